@@ -44,7 +44,7 @@ mops-jobs status seir-1
 mops-jobs validate seir-1
 mops-jobs results seir-1 --download "$place/results"
 mops-jobs results seir-1 --table "$place/results.csv"
-mops-jobs results seir-1 --table - --mean --quantile 0.1,0.9 | head -n 3
+mops-jobs results seir-1 --best peak --limit 3
 
 chapter "Some simulations of a second study fail: which, why, what they have in common, and what came out"
 mops-jobs submit beds.json --auto --engine "$engine" --job-id beds-1 --owner ana --label exp=7 --wait || printf '(exit code %s: partial)\n' $?

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 
@@ -39,6 +40,17 @@ def test_examples_parse() -> None:
             assert name in {call[0] for call in calls}, example
             for call in calls:
                 assert mops_jobs._parse(mops_jobs._join_sort_values(call)).command == call[0], example
+
+
+def test_the_commands_of_the_demonstration_parse() -> None:
+    """A flag that leaves, leaves it too."""
+    lines = (Path(__file__).parents[2] / "examples/demo.sh").read_text(encoding="utf-8").splitlines()
+    calls = [
+        call for line in lines if line.startswith("mops-jobs ") for call in _commands(line.replace("$engine", "local"))
+    ]
+    assert len(calls) > 20
+    for call in calls:
+        assert mops_jobs._parse(mops_jobs._join_sort_values(call)).command == call[0], call
 
 
 def test_the_help_of_the_program_ends_with_examples_too(cli: Cli) -> None:

@@ -157,7 +157,7 @@ def test_duckdb_is_interrupted_after_the_limit_of_time(cli: Cli, jobs: JobRegist
 
 
 @pytest.mark.parametrize(
-    "words", ["--sql S --table -", "--sql S --by set", "--sql S --duckdb out", "--duckdb out --mean"]
+    "words", ["--sql S --table -", "--sql S --by set", "--sql S --duckdb out", "--duckdb out --by set"]
 )
 def test_rows_tables_and_directories_exclude_each_other(cli: Cli, jobs: JobRegistry, words: str) -> None:
     three_tasks(jobs)
