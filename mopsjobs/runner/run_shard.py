@@ -391,8 +391,10 @@ class _Run:
     def _pack(self) -> None:
         """Move the outputs in the outbox into packs. After an earlier run, or a failure, the store may have some."""
         is_sure, self._has_packed = self._has_packed, False
-        self._deliver_outbox(below=results_prefix(self._shard.job_id), is_known_absent=is_sure)
-        self._has_packed = True
+        below = results_prefix(self._shard.job_id)
+        self._has_packed = self._deliver_outbox(
+            below=below, is_known_absent=is_sure, is_over=lambda: self._retry.is_over
+        )
 
     def _deliver_outbox(self, **options: Any) -> bool:
         """Move what is in the outbox into the store. Return whether the store has all of it.

@@ -62,8 +62,12 @@ class _Bounded:
             self._values.move_to_end(key)
         return value
 
+    def remove(self, key: str) -> None:
+        self._size -= len(self._values.pop(key, b""))
+
     def add(self, key: str, value: bytes) -> None:
-        self._size += len(value) - len(self._values.pop(key, b""))
+        self.remove(key)
+        self._size += len(value)
         self._values[key] = value
         while self._size > self._limit and len(self._values) > 1:
             self._size -= len(self._values.popitem(last=False)[1])
@@ -75,6 +79,8 @@ class _Log(NamedTuple):
     indexes: dict[str, PackIndex]
     unusable: list[Entry]
     """The entries of packs that cannot be used."""
+    versions: Mapping[str, VersionToken]
+    """Those of the packs. A job may be removed by hand, and its id given to another one."""
 
     def find(self, parts: Mapping[str, str]) -> tuple[PackIndex, Row] | None:
         """Return where an output is: in the first pack that has it."""
@@ -174,7 +180,7 @@ class PackedStore:
                     return
 
         if "/reduced-" in below:  # outputs of reductions are in no pack
-            log = _Log({}, [])
+            log = _Log({}, [], {})
         elif below or after:
             log = self.list_packs(job_id)
         else:
@@ -233,11 +239,16 @@ class PackedStore:
 
         known = self._logs.get(job_id)
         indexes: dict[str, PackIndex | None] = {}
+        versions: dict[str, VersionToken] = {}
         unread: list[Entry] = []
         for entry in listed:
-            if known is not None and entry.key in known.indexes:
+            versions[entry.key] = entry.version
+            if known is not None and known.versions.get(entry.key, entry.version) != entry.version:
+                self._forget(entry.key)
+            elif known is not None and entry.key in known.indexes:
                 indexes[entry.key] = known.indexes[entry.key]
-            elif entry.value is not None:
+                continue
+            if entry.value is not None:
                 self._keep(entry.key, entry.value)
                 indexes[entry.key] = read(entry)
             else:
@@ -250,7 +261,7 @@ class PackedStore:
         ordered = ((key, indexes[key]) for key in sorted(indexes, key=_log_order))
         usable = {key: index for key, index in ordered if index is not None}
         unusable = [Entry(key, VersionToken(""), None) for key, index in indexes.items() if index is None]
-        log = _Log(usable, unusable)
+        log = _Log(usable, unusable, versions)
         with self._lock:
             self._logs.pop(job_id, None)
             self._logs[job_id] = log
@@ -280,6 +291,10 @@ class PackedStore:
         self._reading.pop(key, None)
         return whole
 
+    def _forget(self, key: str) -> None:
+        with self._lock:
+            self._packs.remove(key)
+
     def _keep(self, key: str, value: bytes) -> None:
         if 0 < len(value) <= MAX_PACK_BYTES:
             with self._lock:
@@ -291,7 +306,7 @@ class PackedStore:
         Raises:
             StoreError: if the pack is damaged there, or if the store does not answer.
         """
-        value = index.inline(row)
+        value = index.inline(row) if row.size else b""
         if value is None:
             start, length = index.span(row)
             is_again, self._last.key = getattr(self._last, "key", "") == index.key, index.key

@@ -78,6 +78,8 @@ class PackIndex:
         Raises:
             RecordError: if it is invalid, or is that of another pack.
         """
+        if size is not None and size > MAX_PACK_BYTES:
+            raise RecordError(f"invalid pack: {size:,} bytes, expected at most {MAX_PACK_BYTES:,}", key=key)
         self.key = key
         self.start = HEAD.size + len(index)
         """Where the outputs begin that are not in the index."""
@@ -90,7 +92,12 @@ class PackIndex:
                 VERSION, parts["job"], int(parts["shard"]),
             )  # fmt: skip
             is_valid = is_ours and type(params) is int and type(rows) is int and params >= 0 and rows >= 0
-            is_valid = is_valid and len(names) <= 2**16 and all(isinstance(name, str) for name in names)
+            is_valid = (
+                is_valid
+                and isinstance(names, list)
+                and len(names) <= 2**16
+                and all(isinstance(name, str) for name in names)
+            )
         except (struct.error, KeyError, TypeError, ValueError) as error:
             raise RecordError(f"invalid pack: {error}", key=key) from None
         if not is_valid:
@@ -119,6 +126,9 @@ class PackIndex:
         for param, seed, name, length, offset, _ in ROW.iter_unpack(self._rows):
             if param >= len(ids) or name >= len(self._names) or (size is not None and offset + length > size):
                 problem = "a row points outside"
+                break
+            if length > MAX_PACKED_BYTES:
+                problem = "an output is too large for a pack"
                 break
             place = (param, str(seed), self._names[name])
             if last is not None and place <= last:

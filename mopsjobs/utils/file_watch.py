@@ -28,6 +28,7 @@ _EVENT = struct.Struct("iIII")
 """Watch, kind, a number that is not used, and the length of the name that follows."""
 
 CACHE = "__pycache__"
+CACHE_ELSEWHERE = "PYTHONPYCACHEPREFIX"
 
 
 class FileWatch:
@@ -50,6 +51,8 @@ class FileWatch:
         try:
             import ctypes  # here: a Python may lack it
 
+            if os.environ.get(CACHE_ELSEWHERE):
+                raise OSError("modules may be read from caches that no watch sees")
             self._libc: Any = ctypes.CDLL(None)
             self._file = self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
             self._add_all(root)

@@ -63,7 +63,7 @@ def test_chance_is_said_to_explain_the_rest(cli: Cli) -> None:
     """The highest losses have nothing in common."""
     [line] = cli.ok("results", "job", "--explain=-loss").lines
     assert line.startswith("No parameter explains the highest ")
-    assert line.endswith("as the mean of 3 replicates): chance does as well.")
+    assert line.endswith("as the mean of 3 replicates): chance is not ruled out.")
 
 
 @pytest.mark.usefixtures("jobs")

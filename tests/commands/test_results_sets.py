@@ -69,6 +69,23 @@ def family(cli: Cli, jobs: JobRegistry) -> str:
     return "job.2"
 
 
+def test_a_job_that_has_got_the_id_of_another_has_its_own_numbers(cli: Cli, jobs: JobRegistry) -> None:
+    """All of the first one was removed by hand. The kept table of sets is that of the first."""
+    means = []
+    for loss in (1.0, 2.0):
+        for key in list(jobs.store.list_keys()):
+            jobs.store.delete(key)
+        cli.clock.advance(minutes=1)
+        manifest = add_job(jobs, "job", [{"x": 1}])
+        Ledger(jobs.store)(attempt(0))
+        leave_scalars(jobs, "job", {0: {"loss": loss}})
+        leave_output(jobs, manifest, 0, loss=loss)
+        jobs.finalize_job("job", "succeeded")
+        cli("sync", "--full")
+        means += [row["loss.mean"] for row in cli("results", "job", "--best", "loss", "--json").json["sets"]]
+    assert means == [1.0, 2.0]
+
+
 def numbers(row: dict[str, Any]) -> tuple[float, ...]:
     names = ("tasks", "done", "failed", "missing", "loss.n", "loss.n_nan", "loss.mean")
     return tuple(float(row[name]) for name in names)
@@ -390,3 +407,17 @@ def test_the_error_of_a_set_is_the_last_of_the_most_frequent_ones(cli: Cli, jobs
     Ledger(jobs.store)(*(attempt(task, "failed", error=error) for task, error in enumerate(errors[:3])))
     (row,) = results_table(cli, "job", "--by", "set")
     assert (row["failed"], row["error"]) == ("3", "ValueError: 2")
+
+
+def test_no_set_is_surely_the_best_if_values_are_left_out(cli: Cli, jobs: JobRegistry) -> None:
+    """A loss that is infinite in half of the replicates is in no mean, so the mean says little of its set."""
+    manifest = add_job(jobs, "job", [{"x": 1}, {"x": 2}], n_replicates=4)
+    losses = [0.1, math.inf, 0.2, math.inf, 2.0, 2.1, 2.2, 2.3]
+    Ledger(jobs.store)(*map(attempt, range(8)))
+    leave_scalars(jobs, "job", {number: {"loss": loss, "size": loss} for number, loss in enumerate(losses)})
+    for number, loss in enumerate(losses):
+        leave_output(jobs, manifest, number, loss=loss)
+    jobs.finalize_job("job", "succeeded")
+    told = cli("results", "job", "--best", "loss").err
+    assert "No other 95 % interval overlaps that of the first; NaN and infinities of loss are in none.\n" in told
+    assert "may be the best" not in told

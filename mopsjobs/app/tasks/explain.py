@@ -71,7 +71,7 @@ class Explained(NamedTuple):
         mean = f" as the mean of {found.values:,} replicates" if found.values > 1 else ""
         bound = f"{self.scalar} {'>=' if self.highest else '<='} {found.bound:.6g}{mean}"
         if not found.findings:
-            return [f"No parameter explains {which} ({bound}): chance does as well."]
+            return [f"No parameter explains {which} ({bound}): chance is not ruled out."]
         return [
             f"{which[:1].upper()}{which[1:]} have {bound}.",
             *(f"  {describe_finding(_to_json(one))}" for one in found.findings),

@@ -144,6 +144,8 @@ class Standing(NamedTuple):
     """Sets with one value, so without an interval."""
     without_value: int
     """Sets without a finite value."""
+    is_finite: bool = True
+    """Whether no task has NaN or an infinity, which are in no mean and in no interval."""
 
     def sentences(self, end: str, scalar: str) -> list[str]:
         """Return what it says, as sentences."""
@@ -152,7 +154,9 @@ class Standing(NamedTuple):
             its = "its 95 % interval overlaps" if self.others == 1 else "their 95 % intervals overlap"
             told.append(f"{pluralize(self.others, 'more set')} may be the {end}: {its} that of the first.")
         elif self.limit is not None:
-            told.append(f"No other set may be the {end}: no other 95 % interval overlaps that of the first.")
+            but = "" if self.is_finite else f"; NaN and infinities of {scalar} are in none"
+            none = "No" if but else f"No other set may be the {end}: no"
+            told.append(f"{none} other 95 % interval overlaps that of the first{but}.")
         if self.without_interval:
             have = "has" if self.without_interval == 1 else "have"
             sets = f"{pluralize(self.without_interval, 'set')} {have} one value of {scalar}"
@@ -385,6 +389,7 @@ class ResultSets:
         """Tell how sure the first set of an order by a scalar is."""
         assert order.scalar is not None  # noqa: S101 - the caller has an order by a scalar
         place = [one.name for one in self.numbers].index(order.scalar)
+        is_finite = self.numbers[place].is_finite
         mean, half = f"m{place}", f"h{place}"
         sign = -1 if order.is_descending else 1
         counts = f"SELECT total({mean} IS NULL), total({mean} IS NOT NULL AND {half} IS NULL) FROM set_row"  # noqa: S608 - names of our own
@@ -394,13 +399,13 @@ class ResultSets:
             f" ORDER BY {sign} * {mean}, number LIMIT 1"
         ).fetchone()
         if first is None or first[1] is None:
-            return Standing(None, 0, without_interval, without_value)
+            return Standing(None, 0, without_interval, without_value, is_finite)
         limit = sign * first[0] + first[1]
         others = self._database.execute(
             f"SELECT count(*) FROM set_row WHERE {sign} * {mean} - {half} <= ? AND number != ?",  # noqa: S608 - names of our own
             (limit, first[2]),
         ).fetchone()[0]
-        return Standing(limit, others, without_interval, without_value)
+        return Standing(limit, others, without_interval, without_value, is_finite)
 
     def open_views(self, cache: str, names: Iterable[str]) -> sqlite3.Connection:
         """Return the connection, with the views `results` and `result_sets`, and those of the cache.

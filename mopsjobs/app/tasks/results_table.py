@@ -518,7 +518,8 @@ def state_of_jobs(connection: sqlite3.Connection, jobs: Iterable[Mapping[str, ob
         ledger = read_ledger(connection, str(job["job_id"]))
         known = () if ledger is None else (ledger.chunks, ledger.problems, ledger.basis, ledger.is_complete)
         lost = count_lost(connection, job) if reused_tasks(job)[0] else 0
-        state.append((job["job_id"], job["tasks_completed"], job["is_active"], lost, *known))
+        # A job may be removed by hand, and its id given to another one.
+        state.append((job["job_id"], job["created_at"], job["tasks_completed"], job["is_active"], lost, *known))
     return tuple(state)
 
 

@@ -148,7 +148,10 @@ def _query_error(error: Exception, view_columns: dict[str, list[str]], hint: str
     ):
         return UsageError("A query may only read the views.", hint=hint)
     if text.rpartition(": ")[2] in RESULTS and text.startswith("no such table"):
-        return UsageError(f"The query failed: {text}.", hint="Name the jobs whose results it reads: --job JOB.")
+        where = "It is a view of: mops-jobs query --job JOB." if view_columns.keys() & set(RESULTS) else None
+        return UsageError(
+            f"The query failed: {text}.", hint=where or "Name the jobs whose results it reads: --job JOB."
+        )
     return UsageError(f"The query failed: {text}.{_nearest_name(text, view_columns)}", hint=hint)
 
 

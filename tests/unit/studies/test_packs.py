@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import struct
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +15,16 @@ from mopsjobs.errors import RecordError, StoreError
 from mopsjobs.registry.keys import NAMES_NAME, OUTPUT, PACK
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.studies.packed_store import PackedStore
-from mopsjobs.studies.packs import MAX_PACKED_BYTES, can_pack, encode_pack, parse_index
+from mopsjobs.studies.packs import (
+    HEAD,
+    MAGIC,
+    MAX_PACK_BYTES,
+    MAX_PACKED_BYTES,
+    can_pack,
+    digest_of,
+    encode_pack,
+    parse_index,
+)
 
 JOB = "sweep-1"
 PREFIX = f"results/{JOB}/"
@@ -140,6 +151,48 @@ def test_the_pack_of_another_job_or_shard_is_refused() -> None:
     for key in (pack_key(0, shard=1), PACK.key(job="sweep-2", shard=0, number="000000")):
         with pytest.raises(RecordError, match="another job"):
             parse_index(key, value, len(value))
+
+
+def test_limits_of_a_pack_hold_for_readers_too() -> None:
+    """A pack of another program may claim any names, sizes and outputs."""
+    large = encode_pack(JOB, 0, [(key_of(), b"x" * (MAX_PACKED_BYTES + 1))])
+    with pytest.raises(RecordError, match="too large for a pack"):
+        parse_index(pack_key(0), large, len(large))
+    fine = encode_pack(JOB, 0, [(key_of("a"), b"x")])
+    with pytest.raises(RecordError, match="expected at most"):
+        parse_index(pack_key(0), fine, MAX_PACK_BYTES + 1)
+    (length,) = struct.unpack_from(">I", fine, HEAD.size)
+    end = HEAD.size + 4 + length
+    meta = json.dumps({**json.loads(fine[end - length : end]), "names": {"a": 1}}).encode()
+    index = struct.pack(">I", len(meta)) + meta + fine[end:-1]
+    other = HEAD.pack(MAGIC, len(index), digest_of(index)) + index + b"x"
+    with pytest.raises(RecordError):
+        parse_index(pack_key(0), other, len(other))
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_the_packs_of_a_job_that_has_got_an_id_again_are_its_own(ranges: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that has read a pack reads the one that took its place."""
+    store = InMemoryVersionedStore()
+    if ranges:
+        monkeypatch.setattr(store, "get_range", _range_of(store), raising=False)
+    packed, found = PackedStore(store), []
+    for content in (b"old", b"new"):
+        store.delete(pack_key(0))
+        store.create_if_absent(pack_key(0), encode_pack(JOB, 0, [(key_of(), content), (key_of("empty"), b"")]))
+        assert list(packed.list_keys(PREFIX)) == [key_of("empty"), key_of()]
+        values = [packed.get(key) for key in (key_of(), key_of("empty"))]
+        found.append([one and one.value for one in values])
+    assert found == [[b"old", b""], [b"new", b""]]
+
+
+def _range_of(store: InMemoryVersionedStore) -> Callable[[str, int, int], bytes | None]:
+    def get_range(key: str, start: int, length: int) -> bytes | None:
+        assert length > 0
+        found = store.get(key)
+        return found and found.value[start : start + length]
+
+    return get_range
 
 
 def test_an_index_row_takes_about_forty_bytes() -> None:

@@ -143,7 +143,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     table.add_argument(
         "--explain",
         metavar="RESULT",
-        help="print which parameters separate the lowest 5%% of a result from the rest; =-RESULT: highest",
+        help="print which parameters separate the lowest twentieth of a result from the rest; =-RESULT: highest",
     )
     table.add_argument(
         "--quantile",
