@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import math
 import random
+import sqlite3
 import stat
 import statistics
 from pathlib import Path
@@ -407,6 +409,22 @@ def test_the_error_of_a_set_is_the_last_of_the_most_frequent_ones(cli: Cli, jobs
     Ledger(jobs.store)(*(attempt(task, "failed", error=error) for task, error in enumerate(errors[:3])))
     (row,) = results_table(cli, "job", "--by", "set")
     assert (row["failed"], row["error"]) == ("3", "ValueError: 2")
+
+
+def test_a_kept_table_goes_with_the_ledgers_of_reused_tasks(cli: Cli, jobs: JobRegistry, family: str) -> None:
+    """If the outputs of a source and its ledgers are gone, no view has their values."""
+    for _ in range(2):
+        cli("results", family, "--by", "set")
+    for key in list(jobs.store.list_keys()):
+        if key.startswith(("ledger/source/", "results/source/")):
+            jobs.store.delete(key)
+    with contextlib.closing(sqlite3.connect(cli.cache)) as cache, cache:
+        for name in ("ledger_chunk", "ledger", "task", "attempt"):
+            cache.execute(f"DELETE FROM {name} WHERE job_id = 'source'")
+    table = csv.DictReader(io.StringIO(cli("results", family, "--table", "-").out))
+    rows = [row for row in table if row["x"] == "3" and row["loss"]]
+    (found,) = [row for row in cli("results", family, "--by", "set", "--json").json["sets"] if row["x"] == 3]
+    assert (len(rows), found["loss.n"]) == (0, 0)
 
 
 def test_no_set_is_surely_the_best_if_values_are_left_out(cli: Cli, jobs: JobRegistry) -> None:

@@ -26,7 +26,7 @@ from mopsjobs.app.run.job_arguments import job_filter
 from mopsjobs.cache.job_json import reused_tasks
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries.families import MAX_MEMBERS
-from mopsjobs.cache.queries.ledgers import count_lost, read_ledger
+from mopsjobs.cache.queries.ledgers import count_chunks, count_lost, read_ledger
 from mopsjobs.cache.queries.task_filters import MISSING
 from mopsjobs.cache.queries.tasks import ListedTask, Simulations, TaskList, TaskQuery, temporary_database
 from mopsjobs.cache.sync.scalars import (
@@ -516,8 +516,12 @@ def state_of_jobs(connection: sqlite3.Connection, jobs: Iterable[Mapping[str, ob
     state = []
     for job in jobs:
         ledger = read_ledger(connection, str(job["job_id"]))
-        known = () if ledger is None else (ledger.chunks, ledger.problems, ledger.basis, ledger.is_complete)
-        lost = count_lost(connection, job) if reused_tasks(job)[0] else 0
+        known: tuple[object, ...] = ()
+        if ledger is not None:
+            known = (ledger.chunks, ledger.problems, ledger.basis, ledger.is_complete)
+        reused, sources = reused_tasks(job)
+        lost = count_lost(connection, job) if reused else 0
+        known += tuple(count_chunks(connection, source) for source in sources)  # a prune may take these alone
         # A job may be removed by hand, and its id given to another one.
         state.append((job["job_id"], job["created_at"], job["tasks_completed"], job["is_active"], lost, *known))
     return tuple(state)

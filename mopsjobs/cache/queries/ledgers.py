@@ -109,6 +109,12 @@ def readable_chunks(connection: sqlite3.Connection, job_id: str) -> list[str]:
     return [key for (key,) in connection.execute(sql, (job_id,))]
 
 
+def count_chunks(connection: sqlite3.Connection, job_id: str) -> int:
+    """Count the chunks of the ledger of a job that the cache has."""
+    row = connection.execute("SELECT count(*) FROM ledger_chunk WHERE job_id = ?", (job_id,)).fetchone()
+    return int(row[0])
+
+
 def hosts_of(connection: sqlite3.Connection, job_id: str) -> list[str]:
     """Return the names of the machines that ran attempts at the tasks of a job, sorted; none without a ledger."""
     sql = "SELECT DISTINCT host FROM attempt WHERE job_id = ? AND host IS NOT NULL ORDER BY host LIMIT ?"
