@@ -110,9 +110,6 @@ def test_a_page_past_the_end_leads_to_the_last(web: Web, number: int) -> None:
     assert "No job matches" in web.ok(f"/jobs?owner=eve&page={number}")
 
 
-FILTERED = "status=active&label=exp%3D7&label=team&hours=12&stuck=true&name=run*&namespace=ns&until=1h&owner=ada&q=run"
-
-
 def test_a_page_is_of_one_moment(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counts and rows agree, whatever is written to the cache between their queries."""
     count = statistics.by_status

@@ -60,12 +60,9 @@ def read_events(
     return [StoredEvent(seq, json.loads(body)) for seq, body in rows]
 
 
-def last_events(
-    connection: sqlite3.Connection, job_id: str, *, limit: int, kind: str | None = None
-) -> list[StoredEvent]:
-    """Return the last events of a job, in their order; only those of one kind if `kind` is given."""
-    kinds = None if kind is None else (kind,)
-    return events_before(connection, 2**63 - 1, job_id=job_id, kinds=kinds, limit=limit)[::-1]
+def last_events(connection: sqlite3.Connection, job_id: str, *, limit: int) -> list[StoredEvent]:
+    """Return the last events of a job, in their order."""
+    return events_before(connection, 2**63 - 1, job_id=job_id, kinds=None, limit=limit)[::-1]
 
 
 def events_before(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
@@ -65,10 +65,10 @@ def log_link(job_id: object, task: object) -> str:
     return f"{job_path(job_id)}/logs?{urlencode({'task': task})}"
 
 
-def tasks_link(job_id: object, conditions: Sequence[str] = (), error: str | None = None) -> str:
-    """Return the address of the failed tasks of a job that meet conditions, or have an error."""
-    others = {"rows": "tasks", "status": FAILED_STATUSES} | ({} if error is None else {"error": error})
-    return f"{job_path(job_id)}/results?{urlencode([*others.items(), *(('param', one) for one in conditions)])}"
+def tasks_link(job_id: object, error: str | None = None) -> str:
+    """Return the address of the failed tasks of a job, or of those with an error."""
+    chosen = {"rows": "tasks", "status": FAILED_STATUSES} | ({} if error is None else {"error": error})
+    return f"{job_path(job_id)}/results?{urlencode(chosen)}"
 
 
 def compare_path(ids: Iterable[str]) -> str:
