@@ -147,12 +147,6 @@ def is_not_finite(value: object) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
 
 
-def path_of(key: str) -> tuple[str, list[str]]:
-    """Split a key into the name of the output and the names on the way to the scalar."""
-    name, _, path = key.partition("/")
-    return name, [part.replace("~1", "/").replace("~0", "~") for part in path.split("/")] if path else []
-
-
 def _walk(path: str, value: object, depth: int) -> Iterator[tuple[str, Any]]:
     """Yield path and value of the scalars in a JSON output, also of those that are too large."""
     if isinstance(value, dict):

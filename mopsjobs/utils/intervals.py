@@ -10,14 +10,13 @@ from typing import NamedTuple
 CONFIDENCE = 0.95
 """Of the intervals of means."""
 
-_NORMAL = 1.959963984540054
-"""The 97.5 % quantile of the normal distribution."""
-
 MAX_PLACES = 6
 """Digits before and after the point of a mean in a text. Others are written with an exponent."""
 
-_FIRST = (12.7062047, 4.3026527, 3.1824463, 2.7764451, 2.5705818, 2.4469119, 2.3646243, 2.3060041, 2.2621572)
-"""The 97.5 % quantiles of Student's t for 1 to 9 degrees of freedom: Abramowitz and Stegun, table 26.10."""
+FEW_DEGREES = 30
+"""Degrees of freedom for which the quantiles of Student's t are found by bisection."""
+
+BISECTIONS = 60
 
 
 class Summary(NamedTuple):
@@ -47,6 +46,35 @@ def summarize(values: Sequence[float]) -> Summary:
     return Summary(n, n_nan, center, sd, student_t(n - 1) * sd / math.sqrt(n))
 
 
+class Interval(NamedTuple):
+    """A mean, or a share, with its confidence interval."""
+
+    mean: float
+    half_width: float
+    """The larger distance of an end of the interval from the mean."""
+
+
+def interval(values: Sequence[float], confidence: float) -> Interval | None:
+    """Return the interval of a mean; None if the values are too few, or too large.
+
+    If all values are 0 or 1, it is that of a proportion (Wilson 1927), else that of Student's t.
+    """
+    if values and set(values) <= {0, 1}:
+        return wilson(sum(values), len(values), confidence)
+    found = summarize(values)
+    if found.mean is None or found.sd is None:
+        return None
+    return Interval(found.mean, student_t(found.n - 1, confidence) * found.sd / math.sqrt(found.n))
+
+
+def wilson(successes: float, n: int, confidence: float) -> Interval:
+    """Return the interval of a proportion by Wilson's score."""
+    z, share = normal_quantile(confidence), successes / n
+    center = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return Interval(share, half + abs(center - share))
+
+
 def mean(values: Sequence[float]) -> float:
     """Return the mean of some numbers."""
     try:
@@ -68,11 +96,20 @@ def mean_text(mean: object, half_width: object) -> str:
 
 
 @lru_cache(maxsize=1_000)
-def student_t(freedom: int) -> float:
-    """Return the 97.5 % quantile of Student's t, to five digits: Abramowitz and Stegun, table 26.10 and 26.7.5."""
-    if freedom <= len(_FIRST):
-        return _FIRST[freedom - 1]
-    z, v = _NORMAL, freedom
+def student_t(freedom: int, confidence: float = CONFIDENCE) -> float:
+    """Return the quantile of Student's t for a two-sided interval, to five digits.
+
+    By the series for whole degrees of freedom if they are few, else by an expansion: Abramowitz and Stegun, 26.7.3,
+    26.7.4 and 26.7.5.
+    """
+    v = freedom
+    if v <= FEW_DEGREES:
+        low, high = 0.0, math.pi / 2
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            low, high = (low, middle) if _student_share(middle, v) > confidence else (middle, high)
+        return math.sqrt(v) * math.tan(low)
+    z = normal_quantile(confidence)
     return (
         z
         + (z**3 + z) / (4 * v)
@@ -80,3 +117,23 @@ def student_t(freedom: int) -> float:
         + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)
         + (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / (92160 * v**4)
     )
+
+
+def _student_share(angle: float, freedom: int) -> float:
+    """Return the share of Student's t within plus and minus `sqrt(freedom) * tan(angle)`."""
+    first = freedom % 2
+    term = total = math.cos(angle) if first else 1.0
+    for place in range(2 + first, freedom - 1, 2):
+        term *= (place - 1) / place * math.cos(angle) ** 2
+        total += term
+    if not first:
+        return total * math.sin(angle)
+    return 2 / math.pi * (angle + (total * math.sin(angle) if freedom > 1 else 0.0))
+
+
+@lru_cache(maxsize=100)
+def normal_quantile(confidence: float) -> float:
+    """Return the quantile of the normal distribution for a two-sided interval."""
+    from statistics import NormalDist  # here, since its import takes 10 ms
+
+    return NormalDist().inv_cdf((1 + confidence) / 2)

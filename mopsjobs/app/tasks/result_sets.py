@@ -40,10 +40,10 @@ from mopsjobs.cache.queries import user_sql
 from mopsjobs.cache.queries.tasks import TaskQuery, temporary_database
 from mopsjobs.errors import UsageError
 from mopsjobs.ledger.attempt import FAILED_OUTCOMES
-from mopsjobs.ledger.scalars import path_of
 from mopsjobs.studies.results import parameter_columns
 from mopsjobs.utils.files import atomic_file, make_directory
 from mopsjobs.utils.intervals import CONFIDENCE, summarize
+from mopsjobs.utils.scalar_keys import is_called
 from mopsjobs.utils.sqlite_file import connect
 from mopsjobs.utils.table_files import Column, distinct_name, free_name, identifier, is_numeric, typed_value
 from mopsjobs.utils.text import did_you_mean, error_line, join_first, pluralize
@@ -104,12 +104,6 @@ class Scalar(NamedTuple):
     is_number: bool
     is_finite: bool
     """Whether no task has NaN or an infinity."""
-
-    def is_called(self, name: str) -> bool:
-        """Return whether a short name fits: the last names on the way to it, with its output before them or not."""
-        output, path = path_of(self.key)
-        whole = ".".join([output, *path])
-        return name in (self.key, whole.replace(".json.", ".", 1)) or f".{whole}".endswith(f".{name}")
 
 
 class Totals(NamedTuple):
@@ -282,7 +276,7 @@ class ResultSets:
             raise UsageError(f"invalid scalar '{name}': no task has left a number so far.")
         names = ", ".join(numbers[:MAX_NAMES] + ["…"] * (len(numbers) > MAX_NAMES))
         found = [one for one in self.scalars if one.name == name] or [
-            one for one in self.scalars if one.is_called(name)
+            one for one in self.scalars if is_called(one.key, name)
         ]
         if not found:
             nearest = did_you_mean(name, numbers)

@@ -49,7 +49,7 @@ from mopsjobs.errors import (
     UsageError,
 )
 from mopsjobs.ledger.attempt import Outcome
-from mopsjobs.ledger.scalars import may_have_scalars, output_order, path_of
+from mopsjobs.ledger.scalars import may_have_scalars, output_order
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.manifest import Manifest, load_manifest
@@ -57,6 +57,7 @@ from mopsjobs.studies.output_directory import RefusedFileError
 from mopsjobs.studies.reductions import ReducedOutputs, find_all_reduced, find_reduced
 from mopsjobs.studies.results import count_tasks, parameter_columns, read_output
 from mopsjobs.studies.study import param_id
+from mopsjobs.utils.scalar_keys import path_of
 from mopsjobs.utils.table_files import Column, free_name, kind_of
 from mopsjobs.utils.text import error_line, pluralize
 

@@ -19,9 +19,9 @@ from mopsjobs.ledger.scalars import (
     encode_scalars,
     extract_scalars,
     parse_scalars,
-    path_of,
     scalars_for_chunk,
 )
+from mopsjobs.utils.scalar_keys import path_of
 
 KEY = ChunkKey("job/3.ab-000000", "job", 3, "scalars")
 

@@ -8,13 +8,25 @@ import statistics
 import pytest
 from scipy import stats
 
-from mopsjobs.utils.intervals import student_t, summarize
+from mopsjobs.utils.intervals import interval, student_t, summarize
 
 
 def test_quantiles_of_student_are_those_of_scipy() -> None:
     """To five digits, from one degree of freedom to a million."""
-    for freedom in (*range(1, 200), 1_000, 10**6):
-        assert student_t(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=5e-6)
+    for confidence in (0.5, 0.9, 0.95, 0.999, 0.9999):
+        for freedom in (*range(1, 200), 1_000, 10**6):
+            expected = stats.t.ppf((1 + confidence) / 2, freedom)
+            assert student_t(freedom, confidence) == pytest.approx(expected, rel=5e-6)
+
+
+def test_zeros_and_ones_have_the_interval_of_a_proportion() -> None:
+    """Also if all of them are zeros, of which the interval of a mean would have no width."""
+    for successes in (0, 3, 40):
+        found = interval([1] * successes + [0.0] * (40 - successes), 0.9)
+        assert found is not None
+        assert found.mean == successes / 40
+        low, high = stats.binomtest(successes, 40).proportion_ci(0.9, "wilson")
+        assert found.half_width == pytest.approx(max(found.mean - low, high - found.mean))
 
 
 def test_a_sample_has_mean_spread_and_interval() -> None:

@@ -1,0 +1,147 @@
+"""Decide how many replicates a parameter set needs: as many as its intervals take to be as narrow as the study asks.
+
+A set is looked at after fixed numbers of replicates, its looks, and by the first replicates alone. So the decision does
+not depend on the order in which replicates finish, on the number of workers, or on when anything was killed. The runner
+and all views call `judge`. See docs/decisions/0119-precision-instead-of-a-count.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from mopsjobs.utils.intervals import Interval, interval
+from mopsjobs.utils.scalar_keys import scalar_called
+
+PRECISE = "precise"
+"""Each interval is as narrow as the study asks."""
+
+MORE = "more"
+"""The set needs more replicates."""
+
+FAILED = "failed"
+"""A replicate failed, or has no finite value of a scalar that the study names. The set gets no further replicates."""
+
+MAX = "max"
+"""The set has as many replicates as the study allows, and an interval is still too wide."""
+
+GROWTH = 4
+"""From one look to the next, the replicates grow by one part in this many."""
+
+
+class Target(NamedTuple):
+    """A scalar, and how precise its mean has to be. Exactly one of `relative` and `absolute` is set."""
+
+    scalar: str
+    """Its key, or a short name, as `--best` takes it."""
+    confidence: float = 0.95
+    relative: float | None = None
+    """The half-width that its interval may have, as a part of the mean."""
+    absolute: float | None = None
+    """The same, in the unit of the scalar."""
+
+    def goal(self, mean: float) -> float:
+        """Return the half-width that the interval around a mean may have."""
+        return self.absolute if self.absolute is not None else (self.relative or 0.0) * abs(mean)
+
+
+class Precision(NamedTuple):
+    """The wish of a study that has no fixed number of replicates."""
+
+    min: int
+    """The first look: at least 2."""
+    max: int
+    """The last one."""
+    until: tuple[Target, ...]
+
+    def looks(self) -> Iterator[int]:
+        """Yield the numbers of replicates after which a set is looked at. They depend on `min` and `max` alone."""
+        look = self.min
+        while look < self.max:
+            yield look
+            look += -(-look // GROWTH)
+        yield self.max
+
+    def next_look(self, n: int) -> int:
+        """Return the look that follows after `n` replicates; `max` if none does."""
+        return next((look for look in self.looks() if look > n), self.max)
+
+
+class Judgement(NamedTuple):
+    """A verdict on the replicates of a parameter set."""
+
+    verdict: str
+    """`PRECISE`, `MORE`, `FAILED` or `MAX`. Only `MORE` asks for further replicates."""
+    n: int
+    """The look that was judged last, a number of replicates; 0 before the first one."""
+    needed: int
+    """Replicates that the set has to have as far as is known: `n` if it is decided, else the next look."""
+    intervals: Mapping[str, Interval | None]
+    """Of each target after `n` replicates, by the target's name; None if it has none."""
+
+    @property
+    def half_widths(self) -> dict[str, float | None]:
+        """Return the half-widths of the intervals, in the unit of the scalar."""
+        return {name: None if found is None else found.half_width for name, found in self.intervals.items()}
+
+
+def judge(precision: Precision, values: Sequence[Mapping[str, object] | None]) -> Judgement:
+    """Judge a parameter set.
+
+    Args:
+        precision: what the study asks for.
+        values: the scalars of the first replicates by their keys, up to the first that has not ended; None for one
+            that failed. Further ones than the looks need are ignored.
+    """
+    columns: dict[str, list[float]] = {target.scalar: [] for target in precision.until}
+    failed_at = math.inf
+    for place, scalars in enumerate(values):
+        found = [None if scalars is None else finite_number(scalars, name) for name in columns]
+        if None in found:
+            failed_at = place
+            break
+        for column, value in zip(columns.values(), found, strict=True):
+            column.append(value)  # type: ignore[arg-type]
+    n, intervals = 0, dict.fromkeys(columns)
+    for look in precision.looks():
+        if failed_at < look:
+            return Judgement(FAILED, n, look, intervals)
+        if len(values) < look:
+            return Judgement(MORE, n, look, intervals)
+        n = look
+        intervals = {one.scalar: interval(columns[one.scalar][:look], one.confidence) for one in precision.until}
+        if all(is_narrow(one, intervals[one.scalar]) for one in precision.until):
+            return Judgement(PRECISE, look, look, intervals)
+    return Judgement(MAX, n, n, intervals)
+
+
+def is_narrow(target: Target, found: Interval | None) -> bool:
+    """Return whether an interval is as narrow as a target asks."""
+    return found is not None and found.half_width <= target.goal(found.mean)
+
+
+def finite_number(scalars: Mapping[str, object], name: str) -> float | None:
+    """Return the value of the scalar with this name; None if it is not a finite number, or several have the name."""
+    value = scalar_called(scalars, name)
+    if not isinstance(value, (int, float)):
+        return None
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def tally(precision: Precision, judgements: Iterable[Judgement]) -> dict[str, int]:
+    """Count parameter sets as a record's `metadata.precision` has them.
+
+    There are `sets`, of which some are `precise`, `failed` or `at_max`. Tasks are `needed`, as far as is known, and
+    there are `at_most` some more.
+    """
+    counts = {"sets": 0, "precise": 0, "failed": 0, "at_max": 0, "needed": 0, "at_most": 0}
+    for judgement in judgements:
+        counts["sets"] += 1
+        counts["precise"] += judgement.verdict == PRECISE
+        counts["failed"] += judgement.verdict == FAILED
+        counts["at_max"] += judgement.verdict == MAX
+        counts["needed"] += judgement.needed
+        counts["at_most"] += precision.max if judgement.verdict == MORE else judgement.needed
+    return counts

@@ -1,0 +1,85 @@
+"""When a parameter set has enough replicates."""
+
+from __future__ import annotations
+
+import math
+import random
+
+from mopsjobs.studies.precision import FAILED, MAX, MORE, PRECISE, Precision, Target, judge, tally
+
+ABSOLUTE = Precision(10, 100, (Target("peak", absolute=0.5),))
+
+
+def _replicates(values: list[float]) -> list[dict[str, object] | None]:
+    return [{"result.json/peak": value} for value in values]
+
+
+def _noise(count: int, seed: int = 1) -> list[float]:
+    chance = random.Random(seed)
+    return [chance.gauss(20, 1) for _ in range(count)]
+
+
+def test_looks_are_fixed_by_the_least_and_the_most_replicates() -> None:
+    looks = list(ABSOLUTE.looks())
+    assert looks[0] == 10
+    assert looks[-1] == 100
+    assert looks == sorted(set(looks))
+    assert [ABSOLUTE.next_look(n) for n in (0, 9, *looks)] == [10, 10, *looks[1:], 100]
+    assert list(Precision(7, 7, ()).looks()) == [7]
+
+
+def test_a_set_is_judged_by_its_looks_alone() -> None:
+    """Replicates that have ended beyond a look change nothing until the next one is reached."""
+    values = _replicates(_noise(100))
+    judged = [judge(ABSOLUTE, values[:count]) for count in range(101)]
+    assert (judged[9].verdict, judged[9].n, judged[9].needed) == (MORE, 0, 10)
+    end = next(count for count, judgement in enumerate(judged) if judgement.verdict == PRECISE)
+    assert end in ABSOLUTE.looks()
+    assert 10 < end < 100
+    assert {judgement.verdict for judgement in judged[:end]} == {MORE}
+    assert all(judgement == judged[end] for judgement in judged[end:])
+    assert judged[end].needed == judged[end].n == end
+    assert judged[end].half_widths["peak"] <= 0.5
+
+
+def test_a_failed_replicate_prevents_precise() -> None:
+    """The set gets no replicate beyond the look, and a failure beyond its end does no harm."""
+    values = _replicates(_noise(100))
+    end = judge(ABSOLUTE, values).n
+    for bad in (None, {}, {"result.json/peak": math.nan}, {"result.json/peak": math.inf}, {"result.json/peak": "7"}):
+        early = judge(ABSOLUTE, [*values[:3], bad])
+        assert (early.verdict, early.n, early.needed) == (FAILED, 0, 10)
+        assert judge(ABSOLUTE, [*values[: end - 1], bad, *values[end:]]).verdict == FAILED
+        assert judge(ABSOLUTE, [*values[:end], bad]).verdict == PRECISE
+
+
+def test_a_set_that_is_never_precise_ends_at_the_most_replicates() -> None:
+    narrow = Precision(10, 100, (Target("peak", relative=0.5), Target("result.peak", relative=1e-6)))
+    found = judge(narrow, _replicates(_noise(100)))
+    assert (found.verdict, found.n, found.needed) == (MAX, 100, 100)
+
+
+def test_a_name_that_two_scalars_have_is_no_value() -> None:
+    values: list[dict[str, object] | None] = [{"result.json/peak": 1.0, "other.json/peak": 2.0}] * 10
+    assert judge(ABSOLUTE, values).verdict == FAILED
+    assert judge(Precision(10, 20, (Target("result.json/peak", absolute=1),)), values).verdict == PRECISE
+
+
+def test_a_rare_event_that_never_came_is_not_precise() -> None:
+    """As a mean, zeros alone would have an interval without a width."""
+    values: list[dict[str, object] | None] = [{"result.json/extinct": False}] * 200
+    assert judge(Precision(10, 200, (Target("extinct", relative=0.5),)), values).verdict == MAX
+    found = judge(Precision(10, 200, (Target("extinct", absolute=0.05),)), values)
+    assert found.verdict == PRECISE
+    assert found.n > 30
+
+
+def test_verdicts_are_counted() -> None:
+    sets = [_replicates(_noise(100)), _replicates(_noise(100, 2)), [None], []]
+    judged = [judge(ABSOLUTE, values) for values in sets]
+    found = tally(ABSOLUTE, judged)
+    assert {name: found[name] for name in ("sets", "precise", "failed", "at_max")} == {
+        "sets": 4, "precise": 2, "failed": 1, "at_max": 0,
+    }  # fmt: skip
+    assert found["needed"] == sum(judgement.needed for judgement in judged)
+    assert found["at_most"] == found["needed"] + 90
