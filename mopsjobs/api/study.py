@@ -72,6 +72,7 @@ class Study:
             StudyError: if a field is invalid. The message names each. It is a `UsageError`.
             UsageError: if the model is a function.
         """
+        given = {name: as_plain(_as_list(value)) for name, value in locals().items() if name in studies.FIELDS}
         function: object = model
         if callable(function):
             name = getattr(function, "__name__", "f")
@@ -83,18 +84,10 @@ class Study:
         """The function of the notebook, whose file is packed with the code; None if the code has the model."""
         self.definition: studies.Study = study_parser.parse_study(
             {
+                **given,
                 "model": model.model if isinstance(model, Cell) else model,
-                "scenario": scenario,
                 "parameter_sets": _as_list(_rows(sets), _as_dict),
-                "sampling_method": sampling_method,
                 "n_replicates": as_plain(replicates),
-                "outputs": _as_list(outputs),
-                "targets": _as_list(targets),
-                "reduce": reduce,
-                "scratch": scratch,
-                "allow_nan": allow_nan,
-                "packs": packs,
-                "metadata": _as_dict(metadata),
             }
         )
         """The study as the commands use it."""

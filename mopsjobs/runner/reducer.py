@@ -22,13 +22,14 @@ from mopsjobs.runner.results import error_fields
 from mopsjobs.runner.retry import OutageRetry
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.bulk import bulk_reads, create_all_if_absent
+from mopsjobs.studies.field_values import is_output_name
 from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.output_directory import RefusedFileError
 from mopsjobs.studies.outputs import WHOLE_JOB, reduction_key
 from mopsjobs.studies.reductions import Reduction, find_reductions
 from mopsjobs.studies.results import Output, sorted_outputs_of, why_not_an_output
-from mopsjobs.studies.study import Task, find_varying, is_output_name, seed_of, set_name
+from mopsjobs.studies.study import Task, find_varying, seed_of, set_name
 from mopsjobs.utils.text import describe_duplicates, pluralize
 
 BATCH_TASKS = 16

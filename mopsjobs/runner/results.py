@@ -34,10 +34,11 @@ from mopsjobs.runner.pools.base import Pool, TaskResult
 from mopsjobs.runner.reporter import Counts
 from mopsjobs.store.base import Entry, Versioned, VersionedStore
 from mopsjobs.store.bulk import TransactionalStore, create_all_if_absent
+from mopsjobs.studies.field_values import is_output_name
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.outputs import output_key
 from mopsjobs.studies.packs import PACK_BYTES, Split, split_outputs
-from mopsjobs.studies.study import Task, Varying, find_varying, is_output_name, task_name
+from mopsjobs.studies.study import Task, Varying, find_varying, task_name
 from mopsjobs.utils.background import MAX_PAUSE, BackgroundWriter
 
 MAX_WAITING_TASKS = 64

@@ -12,8 +12,9 @@ from itertools import groupby
 from mopsjobs.errors import RecordError
 from mopsjobs.registry.keys import NAMES_NAME, OUTPUT, REDUCTION
 from mopsjobs.store.base import Entry, ReadableStore
+from mopsjobs.studies.field_values import is_output_name
 from mopsjobs.studies.manifest import Manifest, Reuse
-from mopsjobs.studies.study import Study, Task, is_output_name
+from mopsjobs.studies.study import Study, Task
 from mopsjobs.utils.json_strict import read_json
 from mopsjobs.utils.text import pluralize
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from mopsjobs.registry.keys import NAMES_NAME
 from mopsjobs.store.base import USUAL_WINDOW, Entry, ReadableStore, VersionedStore
+from mopsjobs.studies.field_values import is_output_name
 from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.outputs import (
@@ -26,7 +27,6 @@ from mopsjobs.studies.outputs import (
     reduced_tasks,
     reduction_prefix,
 )
-from mopsjobs.studies.study import is_output_name
 
 
 class Reduction(NamedTuple):

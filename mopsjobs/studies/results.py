@@ -17,6 +17,7 @@ from mopsjobs.errors import InvalidKeyError, MopsJobsError, NoOutputsError, Reco
 from mopsjobs.registry.keys import NAMES_NAME, PACK
 from mopsjobs.store.base import Entry, Versioned, VersionedStore, VersionToken
 from mopsjobs.store.unread_keys import why_unread
+from mopsjobs.studies.field_values import is_output_name
 from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.manifest import Manifest, Reuse
 from mopsjobs.studies.output_directory import OutputDirectory, RefusedFileError, is_safe_segment
@@ -31,7 +32,7 @@ from mopsjobs.studies.outputs import (
 )
 from mopsjobs.studies.packed_store import PackedStore
 from mopsjobs.studies.reductions import outdated_sets
-from mopsjobs.studies.study import ParameterSet, SeedIndex, Task, is_output_name
+from mopsjobs.studies.study import ParameterSet, SeedIndex, Task
 from mopsjobs.utils.csv_safe import csv_header, csv_text
 from mopsjobs.utils.table_files import free_name
 from mopsjobs.utils.text import pluralize

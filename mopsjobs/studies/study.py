@@ -12,13 +12,23 @@ import hashlib
 import heapq
 import itertools
 import json
-import re
+import operator
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from mopsjobs.registry.keys import LOGGED_NAME
+from mopsjobs.studies.field_values import (
+    is_output_name,
+    parse_function,
+    parse_object,
+    parse_output_names,
+    parse_replicates,
+    parse_switch,
+    parse_text,
+    parse_texts,
+)
 from mopsjobs.utils.text import cut_to_length, strip_control_characters
 
 _CHUNK = 500_000
@@ -86,9 +96,6 @@ class SeedIndex:
                 yield numbers
 
 
-_OUTPUT_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._ -]{0,126}[A-Za-z0-9._-])?", re.ASCII)
-
-
 class Task(NamedTuple):
     """One simulation: one parameter set with one seed. `number` counts the tasks of the study from 0."""
 
@@ -106,27 +113,56 @@ class ParameterSet(NamedTuple):
     seed: int | None
 
 
+class StudyField(NamedTuple):
+    """The use of a field of a study: parser, JSON, comparisons, provenance, reuse and workers follow from it."""
+
+    title: str | None
+    """Its title on a page; None for one that a page shows in parts."""
+    parse: Callable[[object, str, list[str]], Any]
+    """See `studies.field_values`."""
+    default: Any = dataclasses.MISSING
+    is_own: bool = False
+    """Whether ModelOps lacks it. Its default is not written, so the digests of studies without it never change."""
+    is_told: bool = False
+    """Whether each worker is told of it; see engines/worker.py."""
+    bars_reuse: Callable[[Any, Any], bool] | None = None
+    """Whether no task of an earlier study is reused in a new one, by both values; None: the field does not matter."""
+
+
+def _field(*use: Any, **more: Any) -> Any:
+    field = StudyField(*use, **more)
+    return dataclasses.field(default=field.default, metadata={"use": field})
+
+
+def _has_other_names(earlier: tuple[str, ...] | None, new: tuple[str, ...] | None) -> bool:
+    return (earlier and set(earlier)) != (new and set(new))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Study:
     """A study, as its file has it."""
 
-    model: str
-    scenario: str
+    model: str = _field("Model", parse_text)
+    scenario: str = _field("Scenario", parse_text, "baseline")
     parameter_sets: tuple[ParameterSet, ...]
-    sampling_method: str = "manual"
-    n_replicates: int = 1
-    outputs: tuple[str, ...] | None = None
+    sampling_method: str = _field("Sampling", parse_text, "manual")
+    n_replicates: int = _field("Replicates", parse_replicates, 1)
+    outputs: tuple[str, ...] | None = _field(
+        "Outputs", parse_output_names, None, is_told=True, bars_reuse=_has_other_names
+    )
     """The outputs that each task must leave; None if the study names none."""
-    targets: tuple[str, ...] | None = None
-    reduce: str | None = None
+    targets: tuple[str, ...] | None = _field("Targets", parse_texts, None)
+    reduce: str | None = _field("Reduce function", parse_function, None, is_own=True)
     """The reduce function, as `module:function`; None if the study names none. See `studies.reductions`."""
-    scratch: bool = False
+    scratch: bool = _field("Scratch directory", parse_switch, False, is_own=True, is_told=True, bars_reuse=operator.ne)
     """Whether the working directory of each task is one of its own, which is removed after it."""
-    allow_nan: bool = True
+    allow_nan: bool = _field("NaN allowed", parse_switch, True, is_own=True, is_told=True, bars_reuse=operator.gt)
     """Whether a task may leave NaN and infinities. If not, they are its error."""
-    packs: bool = True
+    packs: bool = _field("Packs", parse_switch, True, is_own=True)
     """Whether small outputs may share an object of the store; see `studies.packs`."""
-    metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    metadata: Mapping[str, Any] = dataclasses.field(
+        default_factory=dict, metadata={"use": StudyField(None, parse_object, {})}
+    )
     _duplicates: Mapping[int, int] | None = dataclasses.field(default=None, init=False, repr=False, compare=False)
     """The result of `duplicate_tasks`: seconds of work for a million tasks."""
 
@@ -137,9 +173,9 @@ class Study:
 
     @property
     def setup(self) -> dict[str, Any]:
-        """Return what each worker is told of the study; see engines/worker.py."""
-        names = ("entrypoint", "outputs", "scratch", "allow_nan")
-        return {name: getattr(self, name) for name in names}
+        """Return what each worker is told of the study."""
+        told = {name: getattr(self, name) for name, field in FIELDS.items() if field.is_told}
+        return {"entrypoint": self.entrypoint, **told}
 
     @property
     def tasks_total(self) -> int:
@@ -219,24 +255,23 @@ class Study:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the study as its file would have it."""
-        return {
-            "model": self.model,
-            "scenario": self.scenario,
-            "parameter_sets": [
-                {"params": dict(parameter_set.params)}
-                | ({} if parameter_set.seed is None else {"seed": parameter_set.seed})
-                for parameter_set in self.parameter_sets
-            ],
-            "sampling_method": self.sampling_method,
-            "n_replicates": self.n_replicates,
-            "outputs": None if self.outputs is None else list(self.outputs),
-            "targets": None if self.targets is None else list(self.targets),
-            **({} if self.reduce is None else {"reduce": self.reduce}),
-            **({"scratch": True} if self.scratch else {}),
-            **({} if self.allow_nan else {"allow_nan": False}),
-            **({} if self.packs else {"packs": False}),
-            "metadata": dict(self.metadata),
+        sets = [
+            {"params": dict(parameter_set.params)}
+            | ({} if parameter_set.seed is None else {"seed": parameter_set.seed})
+            for parameter_set in self.parameter_sets
+        ]
+        values = {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, field in FIELDS.items()
+            if (value := getattr(self, name)) != field.default or not field.is_own
         }
+        return {"model": self.model, "scenario": self.scenario, "parameter_sets": sets} | values
+
+
+FIELDS: Mapping[str, StudyField] = {
+    field.name: field.metadata["use"] for field in dataclasses.fields(Study) if field.metadata
+}
+"""The fields of a study, without its parameter sets."""
 
 
 def param_id(params: Mapping[str, Any]) -> str:
@@ -248,11 +283,6 @@ def param_id(params: Mapping[str, Any]) -> str:
 def seed_of(parameter_set: ParameterSet, replicate: int) -> int:
     """Return the seed of a replicate: the named one, else the drawn one."""
     return drawn_seed(parameter_set.param_id, replicate) if parameter_set.seed is None else parameter_set.seed
-
-
-def is_output_name(name: str) -> bool:
-    """Return True if an output may have this name: it becomes the end of a key and the name of a file."""
-    return _OUTPUT_NAME.fullmatch(name) is not None
 
 
 MAX_PARAMETERS = 3

@@ -27,7 +27,7 @@ from mopsjobs.store.base import VersionedStore
 from mopsjobs.studies.lineage import read_later_jobs
 from mopsjobs.studies.manifest import MAX_REUSED, MAX_SOURCES, Manifest, Reuse, load_manifest
 from mopsjobs.studies.outputs import find_complete_tasks
-from mopsjobs.studies.study import Study
+from mopsjobs.studies.study import FIELDS, Study
 from mopsjobs.studies.study_parser import load_study
 from mopsjobs.submission.infer_end import LedgerSummary, summarise_ledger
 from mopsjobs.submission.session import Session
@@ -127,7 +127,7 @@ def find_reusable(extended: Manifest, new: NewJob, session: Session) -> Extensio
     for manifest in _sources(session.store, extended):
         if sum(reuse.task_count for reuse in manifest.reused) == manifest.tasks_total:
             continue  # it has run nothing itself
-        why_not = _study_difference(manifest.study, new.study)
+        why_not = study_difference(manifest.study, new.study)
         # Manifests cost nothing, all else does.
         ledger = None if why_not is not None else summarise_ledger(session.store, manifest.job_id)
         code = None if ledger is None else _compare_code(manifest, new, ledger, session.store)
@@ -226,16 +226,13 @@ def _compare_code(manifest: Manifest, new: NewJob, ledger: LedgerSummary, store:
     return CodeChange(files, untouched, [line for is_said, line in said if is_said])
 
 
-def _study_difference(earlier: Study, new: Study) -> str | None:
+def study_difference(earlier: Study, new: Study) -> str | None:
     """Return why no task of a study is one of the new study, as the end of a sentence; None if some may be."""
     if earlier.entrypoint != new.entrypoint:
         return f"it runs {earlier.entrypoint}, and the study runs {new.entrypoint}"
-    theirs, ours = (None if study.outputs is None else set(study.outputs) for study in (earlier, new))
-    if ours != theirs:
-        return "its study names other outputs"
-    is_looser = earlier.allow_nan and not new.allow_nan
-    if is_looser or earlier.scratch != new.scratch:
-        return f"`{'allow_nan' if is_looser else 'scratch'}` of its study differs"
+    for name, field in FIELDS.items():
+        if field.bars_reuse is not None and field.bars_reuse(getattr(earlier, name), getattr(new, name)):
+            return f"`{name}` of its study differs"
     return None
 
 

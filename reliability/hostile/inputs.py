@@ -20,7 +20,7 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from mopsjobs.studies.study_parser import MAX_TASKS
+from mopsjobs.studies.field_values import MAX_TASKS
 from reliability.hostile import cluster, project, registry, results
 from reliability.hostile.child import BYTES_A_TASK, MANY_MEMORY
 from reliability.hostile.ledger import ALL_READERS

@@ -303,7 +303,7 @@ def test_other_names_of_outputs_run_all_tasks(ran: Desk, calls_file: Path) -> No
     study = ran.write(sets_of(SETS, calls=str(calls_file)), outputs=None)
     said = ran.ok("submit", study, "--auto", "--dry-run", "--extend", "job", "--json")
     assert said.json["reused_tasks"] == 0
-    assert "No task of job is reused: its study names other outputs.\n" in said.err
+    assert "No task of job is reused: `outputs` of its study differs.\n" in said.err
 
 
 def test_lost_and_damaged_outputs_are_computed_again(ran: Desk, calls_file: Path) -> None:

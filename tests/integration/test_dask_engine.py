@@ -31,6 +31,7 @@ from mopsjobs.runner.pools import dask, dask_task
 from mopsjobs.runner.pools.base import TaskResult
 from mopsjobs.runner.pools.dask import DaskProcess
 from mopsjobs.store.base import VersionedStore
+from mopsjobs.studies.study import FIELDS
 from support.cli import Cli, Spawn, sentences
 from support.runs import (
     HOG,
@@ -165,9 +166,11 @@ def _end(local_registry: JobRegistry, job_id: str) -> str:
 
 
 def _pool(cluster: Cluster, directory: Path, entrypoint: str = "model:simulate/baseline", **more: Any) -> DaskProcess:
+    """Return a pool. `more` may have fields of the study, and what `limits_of` takes."""
+    setup = {"entrypoint": entrypoint, **{name: more.pop(name) for name in FIELDS if name in more}}
     with pack(directory) as packed:
         packed.archive.seek(0)
-        return DaskProcess(cluster.url, packed.archive.read(), entrypoint, os.environ, limits=limits_of(more), **more)
+        return DaskProcess(cluster.url, packed.archive.read(), setup, os.environ, limits=limits_of(more), **more)
 
 
 # --- the same as the local engine ---------------------------------------------------------------------------------
@@ -570,7 +573,7 @@ def test_what_the_client_says_is_read_strictly(
     (tmp_path / "astray.py").write_text(text)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(dask, "CHILD", "astray")
-    pool = DaskProcess(NOBODY, b"", "model:simulate/baseline", os.environ)
+    pool = DaskProcess(NOBODY, b"", {"entrypoint": "model:simulate/baseline"}, os.environ)
     with pytest.raises(EngineError, match=told):
         all_of(pool, sets_of(1))
 

@@ -27,9 +27,10 @@ from mopsjobs.ledger.format import parse_attempts, parse_chunk_key
 from mopsjobs.ledger.retry_policy import recorded_policy
 from mopsjobs.ledger.scalars import LEFT_OUT, Scalars, may_have_scalars, parse_scalars
 from mopsjobs.store.base import Entry, VersionedStore, VersionToken
+from mopsjobs.studies.field_values import is_output_name
 from mopsjobs.studies.manifest import Reuse, load_manifest
 from mopsjobs.studies.outputs import output_key
-from mopsjobs.studies.study import Task, is_output_name
+from mopsjobs.studies.study import Task
 
 CHUNKS = 4
 """Chunks read together. Each may have 5,000 attempts with some megabytes of scalars."""

@@ -21,7 +21,7 @@ from mopsjobs.errors import shorten
 from mopsjobs.ledger.environment import Environment
 from mopsjobs.studies.compare_results import ComparedResults, ComparedTask, JobOutputs, compare_results
 from mopsjobs.studies.lineage import family_of
-from mopsjobs.studies.study import ParameterSet, Study
+from mopsjobs.studies.study import FIELDS, ParameterSet, Study
 from mopsjobs.utils.text import parse_whole_number
 
 SCHEMA_VERSION = 1
@@ -45,19 +45,6 @@ MAX_FILE_LINES = 2_000
 
 MAX_DIFF_LINES = 2_000
 """Of all files together."""
-
-STUDY_FIELDS = (
-    "model",
-    "scenario",
-    "sampling_method",
-    "n_replicates",
-    "outputs",
-    "targets",
-    "reduce",
-    "scratch",
-    "allow_nan",
-    "metadata",
-)
 
 Values = tuple[Any, ...]
 """A value of each job, in their order."""
@@ -278,7 +265,7 @@ def _text_lines(job: Provenance, contents: Mapping[str, bytes], name: str) -> li
 def compare_studies(studies: Sequence[Study]) -> StudyDifference:
     """Compare studies. Parameter sets are equal if their parameters and their named seeds are."""
     fields: dict[str, Values] = {}
-    for name in STUDY_FIELDS:
+    for name in FIELDS:
         texts = [json.dumps(getattr(study, name), sort_keys=True) for study in studies]
         if len(set(texts)) > 1:
             fields[name] = tuple(map(json.loads, texts))

@@ -14,11 +14,11 @@ from mopsjobs.cache.job_json import reused_tasks
 from mopsjobs.cache.queries.tasks import ListedTask, TaskQuery
 from mopsjobs.errors import UsageError
 from mopsjobs.ledger.scalars import output_order
+from mopsjobs.studies.field_values import is_output_name
 from mopsjobs.studies.manifest import load_manifest
 from mopsjobs.studies.output_directory import RefusedFileError
 from mopsjobs.studies.outputs import results_prefix
 from mopsjobs.studies.results import read_output
-from mopsjobs.studies.study import is_output_name
 from mopsjobs.utils.text import pluralize
 
 MAX_LISTED = 100

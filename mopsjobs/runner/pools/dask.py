@@ -95,11 +95,8 @@ class DaskProcess:
     Args:
         scheduler: the address of the scheduler.
         bundle: the code, a tar.gz that the runner has checked by unpacking it.
-        entrypoint: the model and scenario to run.
+        setup: what each worker is told of the study; see `Study.setup`.
         env: the environment of the runner, and the variables of the job and the shard for the model.
-        outputs: the outputs that the study names; None: it names none.
-        scratch: whether a task works in the directory that it gets.
-        allow_nan: whether it may leave numbers that are not finite.
         python: the model's interpreter, a path on the workers; None: that of each worker.
         limits: limits of each attempt.
         on_log: called with the task's number and each line that the model printed, when the task has ended.
@@ -108,11 +105,8 @@ class DaskProcess:
 
     scheduler: str
     bundle: bytes
-    entrypoint: str
+    setup: Mapping[str, object]
     env: Mapping[str, str]
-    outputs: Sequence[str] | None = None
-    scratch: bool = False
-    allow_nan: bool = True
     python: str | None = None
     limits: TaskLimits = NO_LIMITS
     on_log: OnLog = lambda _task, _line: None
@@ -129,8 +123,7 @@ class DaskProcess:
     def run(self, tasks: NextTasks, *, wake_seconds: float = 0.5) -> Generator[TaskResult | None, None, None]:
         """Run the tasks; see `Pool.run`."""
         check_installed()
-        names = ("scheduler", "entrypoint", "outputs", "scratch", "allow_nan", "python")
-        setup = {name: getattr(self, name) for name in names}
+        setup = {name: getattr(self, name) for name in ("scheduler", "setup", "python")}
         timeout, memory, (retries, causes) = self.limits
         limits = {"timeout": timeout, "memory": memory, "retries": retries, "causes": sorted(causes)}
         bundle = base64.b64encode(self.bundle).decode()
@@ -280,7 +273,7 @@ class DaskPool:
             "describe": INTERPRETER_SOURCE,
             "env": {name: os.environ[name] for name in JOB_VARIABLES if name in os.environ},
             "bundle": base64.b64decode(setup["bundle"]),
-            **{name: setup[name] for name in ("entrypoint", "outputs", "scratch", "allow_nan", "python", "timeout")},
+            **{name: setup[name] for name in ("setup", "python", "timeout")},
             "starts": STARTS,
         }
         self._id = secrets.token_hex(8)

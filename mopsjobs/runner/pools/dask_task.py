@@ -59,10 +59,7 @@ def run(code: dict[str, Any], job_id: str, task: dict[str, Any], memory: int | N
             - `file_watch`: the text of utils/file_watch.py
             - `describe`: the text of engines/interpreter_script.py
             - `env`: variables of the model's process, besides those of this worker
-            - `entrypoint`: model and scenario
-            - `outputs`: the names that the study gives, or None
-            - `scratch`: whether a task works in the directory that it gets
-            - `allow_nan`: whether it may leave numbers that are not finite
+            - `setup`: what each worker is told of the study
             - `python`: the interpreter, None for this worker's own
             - `timeout`: seconds, or None
             - `starts`: how often a process is started that ends before it has loaded the model

@@ -68,11 +68,8 @@ def open_pool(
         return DaskProcess(
             shard.scheduler,
             bundle,
-            study.entrypoint,
+            study.setup,
             {**os.environ, **job_env},
-            study.outputs,
-            study.scratch,
-            study.allow_nan,
             shard.python,
             shard.limits,
             on_log,

@@ -397,14 +397,7 @@ class Model(ModelProcess):
             root: the directory of code and spool.
             measurement: the module `utils.measurement`.
         """
-        setup = {
-            "root": os.path.join(root, "code"),
-            "entrypoint": code["entrypoint"],
-            "spool": os.path.join(root, "spool"),
-            "outputs": code["outputs"],
-            "scratch": code["scratch"],
-            "allow_nan": code["allow_nan"],
-        }
+        setup = {**code["setup"], "root": os.path.join(root, "code"), "spool": os.path.join(root, "spool")}
         command = [code["python"] or sys.executable, "-u", os.path.join(root, "worker.py")]
         self.lines: list[str] = []
         env = {**_thread_limits(), **os.environ, **code["env"]}

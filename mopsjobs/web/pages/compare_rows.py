@@ -21,7 +21,7 @@ from mopsjobs.cache.job_json import count_run, reused_text
 from mopsjobs.cache.rows import error_of
 from mopsjobs.engines.base import engine_of
 from mopsjobs.ledger.environment import Environment
-from mopsjobs.studies.study import Study
+from mopsjobs.studies.study import FIELDS, Study
 from mopsjobs.utils.intervals import mean
 from mopsjobs.utils.text import cut_to_length, pluralize
 from mopsjobs.utils.times import human_duration
@@ -50,18 +50,6 @@ NOT_RECORDED = "not recorded"
 
 RESULTS_KEY = "results"
 """The key of the section of scalars."""
-
-TITLES = {
-    "model": "Model",
-    "scenario": "Scenario",
-    "sampling_method": "Sampling",
-    "n_replicates": "Replicates",
-    "outputs": "Outputs",
-    "targets": "Targets",
-    "reduce": "Reduce function",
-    "scratch": "Scratch directory",
-    "allow_nan": "NaN allowed",
-}
 
 FIELD_TITLES = {
     "python": "Python",
@@ -265,8 +253,9 @@ def _outcome(sides: Sequence[Side]) -> Iterator[Row | None]:
 
 def _study(sides: Sequence[Side]) -> Iterator[Row | None]:
     yield make_row("Title", [metadata_of(side.job).get("title") for side in sides])
-    for name, title in TITLES.items():
-        yield make_row(title, [_study_value(side, name) for side in sides], _text)
+    for name, field in FIELDS.items():
+        if field.title is not None:
+            yield make_row(field.title, [_study_value(side, name) for side in sides], _text)
     known = [side.study.metadata for side in sides if side.study is not None]
     for key in dict.fromkeys(key for metadata in known for key in metadata if key != "title"):
         values = [Missing(side.missing) if side.study is None else side.study.metadata.get(key) for side in sides]

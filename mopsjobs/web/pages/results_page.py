@@ -27,7 +27,7 @@ from mopsjobs.cache.queries.tasks import TaskQuery
 from mopsjobs.cache.stored_study import StoredStudy
 from mopsjobs.errors import UsageError, command_line, shorten
 from mopsjobs.studies.conditions import split_condition
-from mopsjobs.studies.study import is_output_name
+from mopsjobs.studies.field_values import is_output_name
 from mopsjobs.utils.table_files import csv_pieces
 from mopsjobs.utils.text import did_you_mean, parse_whole_number, strip_control_characters
 from mopsjobs.web.drawings import plots

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mopsjobs.studies import study
+from mopsjobs.studies.field_values import MAX_TASKS
 from mopsjobs.studies.study import find_varying, param_id, seed_of, task_name
-from mopsjobs.studies.study_parser import MAX_TASKS, parse_study
+from mopsjobs.studies.study_parser import parse_study
 
 GOOD = {"model": "m:f", "scenario": "s", "parameter_sets": [{"params": {"x": 1}}]}
 IDS = [

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mopsjobs.errors import UsageError
+from mopsjobs.studies.field_values import MAX_TASKS
 from mopsjobs.studies.study import ParameterSet, Study, param_id
-from mopsjobs.studies.study_parser import MAX_TASKS, StudyError, load_study, parse_study
+from mopsjobs.studies.study_parser import StudyError, load_study, parse_study
 
 GOOD = {"model": "m:f", "scenario": "s", "parameter_sets": [{"params": {"x": 1}}]}
 

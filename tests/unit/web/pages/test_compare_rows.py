@@ -7,6 +7,7 @@ from array import array
 from typing import Any
 
 from mopsjobs.cache.job_json import job_fields
+from mopsjobs.studies.study import FIELDS
 from mopsjobs.web.pages.compare_rows import (
     Cell,
     Missing,
@@ -61,6 +62,12 @@ def test_amounts_are_related_to_those_of_the_first_job() -> None:
     assert rows["CPU time per task"].cells[:2] == [Cell("5 s"), Cell("8 s", ["+60 %"])]
     assert [cell.notes for cell in rows["CPU time"].cells] == [(), ["-20 %"], ()]
     assert (rows["Peak memory"].cells[1], rows["Peak memory"].differs) == (Cell("1,024 MiB"), False)
+
+
+def test_a_field_of_a_study_is_a_row() -> None:
+    """Known from the record, if the study is not; one without a title is shown in parts."""
+    titles = [field.title for field in FIELDS.values() if field.title is not None]
+    assert list(_rows("study", *[_side(metadata=dict.fromkeys(FIELDS, "x"))] * 2))[: len(titles)] == titles
 
 
 def test_labels_are_compared_one_by_one() -> None:

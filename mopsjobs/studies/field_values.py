@@ -1,0 +1,143 @@
+"""The values of the fields of a study: a parser takes the JSON of a field, its name, and the list of problems so far.
+
+What is wrong becomes one more problem, and the value that is returned then does not matter.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+MAX_NUMBER_BITS = 4096
+"""Of a whole number: more than any model needs, and within what every JSON reader of a Python reads."""
+
+MAX_TASKS = 10**7
+"""Of a job. Each reader of a manifest counts the tasks and draws their seeds: half a minute for this number."""
+
+MISSING = object()
+"""In place of the value of a field without a default that the study lacks."""
+
+_FUNCTION = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*")
+
+_OUTPUT_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._ -]{0,126}[A-Za-z0-9._-])?", re.ASCII)
+
+
+def is_output_name(name: str) -> bool:
+    """Return True if an output may have this name: it becomes the end of a key and the name of a file."""
+    return _OUTPUT_NAME.fullmatch(name) is not None
+
+
+def parse_text(value: object, where: str, problems: list[str]) -> str:
+    """Return a text of one line that is not empty."""
+    if isinstance(value, str) and value and value.isprintable():
+        return value
+    problems.append(f"{where}: expected a text, {describe_actual(value)}")
+    return ""
+
+
+def parse_replicates(value: object, where: str, problems: list[str]) -> int:
+    """Return a number of replicates."""
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_TASKS:
+        return value
+    problems.append(f"{where}: expected a whole number from 1 to {MAX_TASKS:,}, {describe_actual(value)}")
+    return 1
+
+
+def parse_output_names(value: object, where: str, problems: list[str]) -> tuple[str, ...] | None:
+    """Return names of outputs, each once; None for none."""
+    names = parse_texts(value, where, problems)
+    problems += [
+        f"{where}: expected names of letters, digits, spaces and . _ -, not {name!r}"
+        for name in names or ()
+        if not is_output_name(name)
+    ]
+    if names is not None and len(set(names)) != len(names):
+        problems.append(f"{where}: expected each name once")
+    return names or None  # an empty list means the same as none: else no task would ever be complete
+
+
+def parse_texts(value: object, where: str, problems: list[str]) -> tuple[str, ...] | None:
+    """Return texts; None for null."""
+    if value is None:
+        return None
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    problems.append(f"{where}: expected a list of texts, or null")
+    return None
+
+
+def parse_function(value: object, where: str, problems: list[str]) -> str | None:
+    """Return the name of a function; None for null."""
+    if value is None:
+        return None
+    if isinstance(value, str) and _FUNCTION.fullmatch(value) and ".py:" not in value:
+        return value
+    problems.append(f"{where}: expected package.module:function, {describe_actual(value)}")
+    return None
+
+
+def parse_switch(value: object, where: str, problems: list[str]) -> bool:
+    """Return true or false."""
+    if not isinstance(value, bool):
+        problems.append(f"{where}: expected true or false, {describe_actual(value)}")
+    return value is True
+
+
+def parse_object(value: object, where: str, problems: list[str]) -> Mapping[str, Any]:
+    """Return an object of JSON, empty for null."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        problems.append(f"{where}: expected an object, {describe_actual(value)}")
+        return {}
+    check_json(value, where, problems)
+    return value
+
+
+def check_json(value: object, where: str, problems: list[str]) -> None:
+    """Note what JSON cannot hold: parameters are hashed, and sent to another process, as JSON."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            if not isinstance(name, str):
+                problems.append(f"{where}: expected texts as names, not {describe(name)}")
+            elif not _is_encodable(name):
+                problems.append(f"{where}: expected texts as names, not {name!r}, which has half a character")
+            else:
+                check_json(item, f"{where}.{name}", problems)
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            check_json(item, f"{where}[{number}]", problems)
+    elif isinstance(value, int) and value.bit_length() > MAX_NUMBER_BITS:
+        problems.append(f"{where}: expected a smaller number")
+    elif isinstance(value, float) and not math.isfinite(value):
+        problems.append(f"{where}: expected a finite number")
+    elif isinstance(value, str) and not _is_encodable(value):
+        problems.append(f"{where}: expected a text, not {value!r}, which has half a character")
+    elif value is not None and not isinstance(value, (str, int, float, bool)):
+        problems.append(f"{where}: expected a number, a text, true, false or null, not {describe(value)}")
+
+
+def _is_encodable(text: str) -> bool:
+    """Return True if UTF-8 can encode it. JSON can write half of a surrogate pair; UTF-8 cannot."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def describe_actual(value: object) -> str:
+    """Return the end of a sentence that says what was expected."""
+    return "but it is missing" if value is MISSING else f"not {describe(value)}"
+
+
+def describe(value: object) -> str:
+    """Return what a value is: itself, if it is short."""
+    names = {dict: "an object", list: "a list", bool: "true or false"}
+    if value is None:
+        return "null"
+    if isinstance(value, int) and value.bit_length() > MAX_NUMBER_BITS:
+        return "a number of very many digits"
+    if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        shown = json.dumps(value)
+        return shown if len(shown) <= 40 else shown[:37] + "…"
+    return names.get(type(value), type(value).__name__)
