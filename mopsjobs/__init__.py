@@ -8,7 +8,8 @@ tests/project/test_layers.py). From the lowest floor up:
     console, engines, store
     registry
     bundles
-    events, ledger, studies
+    events, ledger
+    studies
     cache, modelops, submission
     runner
     app

@@ -9,13 +9,13 @@ from mopsjobs.errors import (
     UnusableStoreError,
     ValueTooLargeError,
 )
-from mopsjobs.store.base import VersionedStore
+from mopsjobs.store.base import ReadableStore
 
 NOT_READ = "not read: "
 """Beginning of the reason, so that a later sync knows that the value was never seen."""
 
 
-def why_unread(store: VersionedStore, key: str, error: StoreError) -> str | None:
+def why_unread(store: ReadableStore, key: str, error: StoreError) -> str | None:
     """Return why the store does not send the value of one key, or None if the key is gone.
 
     An outage and a refusal may concern the whole store. If a listing of the key works, an outage does not. A refusal
@@ -28,7 +28,7 @@ def why_unread(store: VersionedStore, key: str, error: StoreError) -> str | None
         raise error
     is_refusal = isinstance(error, StoreAccessError)
     if is_refusal or isinstance(error, StoreUnavailableError):
-        if next(iter(store.list_keys(key)), None) != key:
+        if next((entry.key for entry in store.scan(key)), None) != key:
             return None
         if is_refusal:
             store.get(_missing_key(key))

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mopsjobs.cache.sync import fetcher, mirror
+from mopsjobs.cache.sync import mirror
 from mopsjobs.cache.sync.records import DeltaSync
 from mopsjobs.errors import StoreError, StoreUnavailableError
 from mopsjobs.registry import transitions
-from mopsjobs.store import cas
+from mopsjobs.store import cas, fetcher
 from mopsjobs.store.base import Entry, VersionToken
 
 Change = Callable[[], None]

@@ -14,9 +14,9 @@ import pandas as pd
 import pytest
 
 from mopsjobs.app.tasks import series as series_module
-from mopsjobs.cache.sync.fetcher import FailedRead, ParallelFetcher
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.base import Entry, Versioned, VersionedStore
+from mopsjobs.store.fetcher import FailedRead, ParallelFetcher
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.outputs import output_key
 from support.cli import Cli

@@ -19,7 +19,6 @@ from mopsjobs.app.run.app import App
 from mopsjobs.cache.job_json import SILENT_SECONDS
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries import statistics
-from mopsjobs.cache.sync.fetcher import FailedRead, ParallelFetcher
 from mopsjobs.cache.sync.identity import check_same_registry
 from mopsjobs.engines.slurm.commands import Commands, NotConfiguredError, is_installed
 from mopsjobs.errors import (
@@ -37,6 +36,7 @@ from mopsjobs.registry.announcements import MAX_CLOCK_SKEW
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.base import Versioned
 from mopsjobs.store.bulk import bulk_reads, pacer_of
+from mopsjobs.store.fetcher import FailedRead, ParallelFetcher
 from mopsjobs.utils.file_systems import network_file_system
 from mopsjobs.utils.text import pluralize
 from mopsjobs.utils.times import human_age, human_duration, parse_time

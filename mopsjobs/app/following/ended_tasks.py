@@ -18,8 +18,6 @@ from mopsjobs.app.run.freshness import FreshnessPolicy
 from mopsjobs.app.tasks.results_table import SUCCEEDED, name_parameters, scalar_names
 from mopsjobs.cache.queries.ledgers import readable_chunks
 from mopsjobs.cache.queries.tasks import ListedTask, TaskList, TaskQuery
-from mopsjobs.cache.sync.fetcher import FailedRead, ParallelFetcher
-from mopsjobs.cache.sync.scalars import OutputReader, TaskOutputs
 from mopsjobs.engines.base import last_launch
 from mopsjobs.errors import RecordError, StoreUnavailableError
 from mopsjobs.ledger.attempt import Attempt
@@ -27,8 +25,10 @@ from mopsjobs.ledger.format import parse_attempts, parse_chunk_key
 from mopsjobs.ledger.retry_policy import recorded_policy
 from mopsjobs.ledger.scalars import LEFT_OUT, Scalars, may_have_scalars, parse_scalars
 from mopsjobs.store.base import Entry, VersionedStore, VersionToken
+from mopsjobs.store.fetcher import FailedRead, ParallelFetcher
 from mopsjobs.studies.field_values import is_output_name
 from mopsjobs.studies.manifest import Reuse, load_manifest
+from mopsjobs.studies.output_scalars import OutputReader, TaskOutputs
 from mopsjobs.studies.outputs import output_key
 from mopsjobs.studies.study import Task
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mopsjobs.app.run.app import App
 from mopsjobs.cache.queries.ledgers import ALL_PROBLEMS as ALL_LEDGER_PROBLEMS
-from mopsjobs.cache.sync.fetcher import ChunkReport
+from mopsjobs.cache.sync.chunks import ChunkReport
 from mopsjobs.cache.sync.records import SyncReport
 from mopsjobs.errors import StoreError, command_line
 

@@ -36,7 +36,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import TypeVar
 
-    from mopsjobs.cache.sync.fetcher import ChunkReport
+    from mopsjobs.cache.sync.chunks import ChunkReport
     from mopsjobs.cache.sync.lock import Holder
     from mopsjobs.cache.sync.records import OnProgress, SyncReport
     from mopsjobs.registry.job_registry import JobRegistry, TakeRecord

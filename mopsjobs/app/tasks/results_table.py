@@ -34,9 +34,7 @@ from mopsjobs.cache.sync.scalars import (
     MAX_KEYS,
     SCHEMA,
     CollectedScalars,
-    OutputReader,
     ScalarReader,
-    TaskOutputs,
     mirror_scalars,
     missing_chunks,
 )
@@ -54,6 +52,7 @@ from mopsjobs.store.base import VersionedStore
 from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.manifest import Manifest, load_manifest
 from mopsjobs.studies.output_directory import RefusedFileError
+from mopsjobs.studies.output_scalars import OutputReader, TaskOutputs
 from mopsjobs.studies.reductions import ReducedOutputs, find_all_reduced, find_reduced
 from mopsjobs.studies.results import count_tasks, parameter_columns, read_output
 from mopsjobs.studies.study import param_id

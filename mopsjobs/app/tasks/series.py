@@ -30,11 +30,11 @@ from typing import Any, NamedTuple, TextIO
 
 from mopsjobs.app.tasks.results_table import Member, scalar_names
 from mopsjobs.cache.job_json import reused_tasks
-from mopsjobs.cache.sync.fetcher import FailedRead, ParallelFetcher
 from mopsjobs.errors import RecordError, UsageError
 from mopsjobs.ledger.scalars import csv_rows, read_result
 from mopsjobs.store.base import Entry, VersionedStore, VersionToken
 from mopsjobs.store.bulk import bulk_reads
+from mopsjobs.store.fetcher import FailedRead, ParallelFetcher
 from mopsjobs.studies.outputs import scan_outputs
 from mopsjobs.studies.results import by_pack, parameter_columns
 from mopsjobs.utils.files import directory_lock, make_directory

@@ -17,11 +17,12 @@ from datetime import datetime, timedelta
 from itertools import chain, islice
 
 from mopsjobs.cache.pruning import is_pruned
-from mopsjobs.cache.sync.fetcher import CHUNKS, Chunk, ChunkReport, ParallelFetcher, fetch_chunks, is_missing
+from mopsjobs.cache.sync.chunks import CHUNKS, Chunk, ChunkReport, fetch_chunks, is_missing
 from mopsjobs.cache.sync_state import get_meta, set_meta, transaction
 from mopsjobs.events.format import BUCKET_FORMAT, PREFIX, ChunkKey, Event, bucket_of, parse_chunk, parse_chunk_key
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.bulk import bulk_reads
+from mopsjobs.store.fetcher import ParallelFetcher
 from mopsjobs.store.unread_keys import NOT_READ
 from mopsjobs.utils.times import json_time, parse_time, utc_now
 

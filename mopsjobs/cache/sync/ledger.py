@@ -22,12 +22,13 @@ from itertools import compress, islice
 from mopsjobs.cache.pruning import is_pruned
 from mopsjobs.cache.queries.ledgers import BY_LEDGER, BY_OUTPUTS
 from mopsjobs.cache.stored_study import StoredSeed, StoredStudy, to_stored_seed
-from mopsjobs.cache.sync.fetcher import CHUNKS, Chunk, ChunkReport, ParallelFetcher, fetch_chunks, is_missing
+from mopsjobs.cache.sync.chunks import CHUNKS, Chunk, ChunkReport, fetch_chunks, is_missing
 from mopsjobs.cache.sync_state import transaction
 from mopsjobs.errors import JobNotFoundError, NoManifestError, RecordError
 from mopsjobs.ledger.format import ChunkKey, ledger_prefix, parse_attempts, parse_chunk_key
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.bulk import bulk_reads
+from mopsjobs.store.fetcher import ParallelFetcher
 from mopsjobs.studies.manifest import Manifest, load_manifest
 from mopsjobs.studies.outputs import find_complete_tasks, find_reused_tasks
 from mopsjobs.studies.study import find_varying

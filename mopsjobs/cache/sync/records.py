@@ -23,12 +23,12 @@ from collections.abc import Callable, Collection, Generator, Iterable, Iterator,
 from typing import Any, NamedTuple
 
 from mopsjobs.cache import deferred_indexes, pruning, rows, sync_state, totals
-from mopsjobs.cache.sync.fetcher import FailedRead, ParallelFetcher
 from mopsjobs.errors import MAX_REASON, StoreError, shorten
 from mopsjobs.registry.announcements import MAX_NAMES
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import MAX_RECORD_BYTES
 from mopsjobs.store.base import Entry, Versioned, VersionToken
+from mopsjobs.store.fetcher import FailedRead, ParallelFetcher
 
 BATCH = 500
 """Entries per transaction: some 30 ms of writing, which is how long other writers wait."""

@@ -13,45 +13,35 @@ import contextlib
 import itertools
 import json
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import groupby, islice
+from collections.abc import Callable, Iterator
+from itertools import groupby
 from typing import NamedTuple
 
 from mopsjobs.cache.stored_study import StoredStudy
-from mopsjobs.cache.sync.fetcher import FailedRead, ParallelFetcher
 from mopsjobs.cache.sync_state import transaction
 from mopsjobs.errors import RecordError
 from mopsjobs.ledger.format import MAX_CHUNK_BYTES, ChunkKey, parse_chunk_key
 from mopsjobs.ledger.scalars import (
     LEFT_OUT,
-    MAX_OUTPUT_BYTES,
     Scalars,
-    extract_scalars,
     is_not_finite,
     may_have_scalars,
     parse_scalars,
 )
-from mopsjobs.store.base import Entry, VersionedStore
+from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.bulk import bulk_reads
+from mopsjobs.store.fetcher import FailedRead, ParallelFetcher
 from mopsjobs.store.unread_keys import NOT_READ
 from mopsjobs.studies.manifest import load_manifest
+from mopsjobs.studies.output_scalars import OutputReader, TaskOutputs, note_problem
 from mopsjobs.studies.outputs import scan_outputs
 from mopsjobs.utils.table_files import kind_of
 
 CHUNKS = 8
 """Chunks fetched together. Each may have some megabytes."""
 
-TASKS = 100
-"""Tasks whose outputs are fetched together, if they are small."""
-
-BATCH_BYTES = 8 * 1024 * 1024
-"""Of the outputs that are fetched together."""
-
 MAX_KEYS = 2_000
 """Different scalars in a table. Others are left out."""
-
-MAX_PROBLEMS = 1_000
-"""Problems that are named."""
 
 LEFT_OUT_NUMBER = -1
 """In place of the number of a key: the value is the count of the scalars of a task that are left out."""
@@ -100,15 +90,6 @@ WHERE member = ? AND param_id = ? AND seed = ? AND scalars IS NULL
 
 
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode
-
-
-class TaskOutputs(NamedTuple):
-    """Outputs that are searched for scalars."""
-
-    numbers: list[int]
-    """The tasks that have them."""
-    entries: Mapping[str, Entry]
-    """By their names."""
 
 
 class ScalarKey(NamedTuple):
@@ -243,56 +224,6 @@ def mirror_scalars(store: VersionedStore, connection: sqlite3.Connection, job_id
     return problems
 
 
-class OutputReader:
-    """Reads the scalars of outputs in the store, many at once."""
-
-    def __init__(
-        self, take: Callable[[int, list[int], Scalars], object], on_progress: Callable[[int], None] | None = None
-    ) -> None:
-        """Prepare to read.
-
-        Args:
-            take: takes a member, its tasks with the same outputs, and their scalars.
-            on_progress: called with the number of tasks whose outputs were read.
-        """
-        self._take = take
-        self._on_progress = on_progress
-        self.tasks_read = 0
-        """Tasks whose outputs were read."""
-        self.bytes_read = 0
-        self.problems: list[tuple[str, str]] = []
-        """Key and reason of outputs that cannot be read, the first `MAX_PROBLEMS`."""
-
-    def read(self, store: VersionedStore, member: int, tasks: Iterator[TaskOutputs]) -> None:
-        """Collect the scalars of tasks of a member.
-
-        Raises:
-            StoreError: if the store cannot be read.
-        """
-        with bulk_reads(store), ParallelFetcher.for_store(store) as fetcher:
-            while batch := list(_take(tasks)):
-                self._read_batch(fetcher, member, batch)
-
-    def _read_batch(self, fetcher: ParallelFetcher, member: int, batch: Sequence[TaskOutputs]) -> None:
-        entries = [entry for _, outputs in batch for entry in outputs.values() if _is_unread(entry)]
-        values = dict(zip((entry.key for entry in entries), fetcher.fetch([one.key for one in entries]), strict=True))
-        for numbers, outputs in batch:
-            found: dict[str, bytes | None] = {}
-            for name, entry in outputs.items():
-                value = values.get(entry.key)
-                if isinstance(value, FailedRead):
-                    _note(self.problems, entry.key, value.reason)
-                elif value is not None:
-                    found[name] = value.value
-                elif not _is_unread(entry):
-                    found[name] = entry.value
-            self.bytes_read += sum(len(value) for value in found.values() if value is not None)
-            self._take(member, numbers, extract_scalars(found))
-        self.tasks_read += sum(bool(outputs) for _, outputs in batch)
-        if self._on_progress is not None:
-            self._on_progress(self.tasks_read)
-
-
 class ScalarReader:
     """Reads the scalars of jobs: from chunks in the cache, and what these lack from outputs in the store."""
 
@@ -371,7 +302,7 @@ class ScalarReader:
         try:
             tasks = parse_scalars(value, key)
         except RecordError as error:
-            _note(self.chunk_problems, key.key, error.reason)
+            note_problem(self.chunk_problems, key.key, error.reason)
             return
         for task, scalars in tasks:
             self._collected.add(member, task, scalars)
@@ -389,28 +320,8 @@ class ScalarReader:
                 yield TaskOutputs(numbers, outputs)
 
 
-def _note(problems: list[tuple[str, str]], key: str, reason: str) -> None:
-    if len(problems) < MAX_PROBLEMS:
-        problems.append((key, reason.removeprefix(NOT_READ)))
-
-
 def _key_beside(key: str) -> ChunkKey:
     """Return the key of the scalars that lie beside a chunk of attempts."""
     parts = parse_chunk_key(key)
     assert parts is not None  # noqa: S101 - the cache has parsed it before
     return parts._replace(kind="scalars")
-
-
-def _is_unread(entry: Entry) -> bool:
-    """Return whether an output has to be fetched: one that is too large is not."""
-    return entry.value is None and (entry.size is None or entry.size <= MAX_OUTPUT_BYTES)
-
-
-def _take(tasks: Iterator[TaskOutputs]) -> Iterator[TaskOutputs]:
-    """Yield the tasks of one batch."""
-    size = 0
-    for task in islice(tasks, TASKS):
-        yield task
-        size += sum(entry.size or 0 for entry in task.entries.values() if _is_unread(entry))
-        if size > BATCH_BYTES:
-            return

@@ -49,7 +49,7 @@ class SQLiteVersionedStore:
     """
 
     is_local = True
-    """Reading costs no network; see `mopsjobs.cache.sync.fetcher.ParallelFetcher`."""
+    """Reading costs no network; see `mopsjobs.store.fetcher.ParallelFetcher`."""
 
     def __init__(self, path: str | os.PathLike[str], when_missing: Callable[[], None] = lambda: None) -> None:
         """Set the path, and open nothing.

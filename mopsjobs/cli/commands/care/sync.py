@@ -8,7 +8,7 @@ from mopsjobs.app.following.notify.notifier import CacheNotifier
 from mopsjobs.app.following.sync_more import SCHEMA_VERSION, SHOWN_PROBLEMS, mirror_events_and_ledgers, sync_json
 from mopsjobs.app.run.app import App
 from mopsjobs.cache.queries import jobs as job_queries
-from mopsjobs.cache.sync.fetcher import ChunkReport
+from mopsjobs.cache.sync.chunks import ChunkReport
 from mopsjobs.cache.sync.records import SyncReport
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, StoreError, command_line

@@ -2,21 +2,19 @@
 
 A key whose value the store does not send is a result of its own, `FailedRead`, and does not end the reading. Only what
 concerns the whole store does: after a failure, a listing of that key must work.
-
-The syncs of events and of ledgers fetch chunks, which never change. The cache knows each by its name.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
-from mopsjobs.errors import RecordError, StoreAccessError, StoreError
-from mopsjobs.store.base import USUAL_WINDOW, Entry, Versioned, VersionedStore
+from mopsjobs.errors import StoreAccessError, StoreError
+from mopsjobs.store.base import USUAL_WINDOW, Entry, ReadableStore, Versioned
 from mopsjobs.store.bulk import pacer_of
-from mopsjobs.store.unread_keys import NOT_READ, reason_of, why_unread
+from mopsjobs.store.unread_keys import reason_of, why_unread
 
 T = TypeVar("T")
 
@@ -25,9 +23,6 @@ MAX_THREADS = USUAL_WINDOW
 
 MAX_KEYS_PER_TASK = 4
 """Keys that a thread fetches per task: handing over each key alone would cost a tenth of fetching it."""
-
-CHUNKS = 64
-"""Chunks fetched together."""
 
 
 class FailedRead(NamedTuple):
@@ -39,7 +34,7 @@ class FailedRead(NamedTuple):
 class ParallelFetcher:
     """Threads that fetch values. Leaving the block ends them after the requests under way."""
 
-    def __init__(self, store: VersionedStore, threads: int = MAX_THREADS) -> None:
+    def __init__(self, store: ReadableStore, threads: int = MAX_THREADS) -> None:
         """Create the threads; with none, `fetch` makes each request when its value is read."""
         self._store = store
         self._pools = [ThreadPoolExecutor(threads)] if threads else []
@@ -49,7 +44,7 @@ class ParallelFetcher:
         """The failure of the whole store, after which nothing is requested."""
 
     @classmethod
-    def for_store(cls, store: VersionedStore) -> Self:
+    def for_store(cls, store: ReadableStore) -> Self:
         """Create as many threads as suit the store.
 
         A store on this machine gets none: it answers at once, and a connection per thread would cost more than the
@@ -135,53 +130,3 @@ class ParallelFetcher:
             yield None if reason is None else FailedRead(reason)
         if self._failure is not None:
             raise self._failure
-
-
-class ChunkReport:
-    """The counts and problems of a sync of chunks."""
-
-    def __init__(self) -> None:
-        self.listed = 0
-        """Listed keys: the cost of the sync."""
-        self.chunks = 0
-        """New chunks."""
-        self.entries = 0
-        """New events, or attempts."""
-        self.problems: list[tuple[str, str]] = []
-        """Key and reason of each new chunk that cannot be read, or not whole. Each is reported once."""
-
-
-class Chunk(NamedTuple):
-    """A chunk as it was read: its entries, or why it could not be read."""
-
-    key: str
-    parts: Any
-    """Of the key: an `events.format.ChunkKey`, or a `ledger.format.ChunkKey`."""
-    entries: Sequence[Any]
-    problem: str | None
-
-
-def is_missing(name: str, known: Mapping[str, str | None], *, retry: bool) -> bool:
-    """Return whether the cache lacks a chunk.
-
-    Args:
-        name: its name.
-        known: the problems of the chunks that the cache knows, by name; None for those without.
-        retry: whether to read all unreadable chunks again, not only those that the store did not send.
-    """
-    problem = known.get(name)
-    return name not in known or (problem is not None and (retry or problem.startswith(NOT_READ)))
-
-
-def fetch_chunks(
-    fetcher: ParallelFetcher, batch: Sequence[tuple[str, Any]], parse: Callable[[bytes, Any], Sequence[Any]]
-) -> Iterator[Chunk]:
-    """Yield chunks, fetched in parallel, and parsed one after the other. A chunk that is gone by now is skipped."""
-    for (key, parts), found in zip(batch, fetcher.fetch([key for key, _ in batch]), strict=True):
-        if isinstance(found, FailedRead):
-            yield Chunk(key, parts, (), found.reason)
-        elif found is not None:
-            try:
-                yield Chunk(key, parts, parse(found.value, parts), None)
-            except RecordError as error:
-                yield Chunk(key, parts, (), str(error))

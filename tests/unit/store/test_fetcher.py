@@ -10,10 +10,11 @@ from unittest import mock
 
 import pytest
 
-from mopsjobs.cache.sync import fetcher, records
+from mopsjobs.cache.sync import records
 from mopsjobs.errors import StoreAccessError, StoreError, StoreUnavailableError, UnusableStoreError
 from mopsjobs.registry.job_state import MAX_RECORD_BYTES
 from mopsjobs.registry.keys import OUTPUT
+from mopsjobs.store import fetcher
 from mopsjobs.store.base import Entry, Versioned, VersionToken, WantsValues, always
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
@@ -133,11 +134,11 @@ class Failing(InMemoryVersionedStore):
             raise self._failures[key]
         return super().get(key)
 
-    def list_keys(self, prefix: str = "") -> Iterator[str]:
+    def scan(self, prefix: str = "", wants_values: WantsValues = always, after: str = "") -> Iterator[Entry]:
         self.listings += 1
         if self._listing is not None:
             raise self._listing
-        return super().list_keys(prefix)
+        return super().scan(prefix, wants_values, after)
 
 
 @pytest.mark.parametrize("failure", [OUTAGE, REFUSAL, StoreError("409 Conflict.")])
