@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import enum
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import compress
 from typing import NamedTuple
 
@@ -23,6 +23,7 @@ from mopsjobs.engines.model_env import model_environment
 from mopsjobs.engines.model_process import describe_interpreter
 from mopsjobs.errors import InvalidKeyError, JobBusyError, NoManifestError, RecordError, UsageError, command_line
 from mopsjobs.ledger.environment import Environment, environment_keys, environment_of_worker, parse_environment
+from mopsjobs.ledger.format import FilesOpened
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.studies.lineage import read_later_jobs
 from mopsjobs.studies.manifest import MAX_REUSED, MAX_SOURCES, Manifest, Reuse, load_manifest
@@ -127,26 +128,31 @@ def find_reusable(extended: Manifest, new: NewJob, session: Session) -> Extensio
     for manifest in _sources(session.store, extended):
         if sum(reuse.task_count for reuse in manifest.reused) == manifest.tasks_total:
             continue  # it has run nothing itself
-        why_not = study_difference(manifest.study, new.study)
-        # Manifests cost nothing, all else does.
-        ledger = None if why_not is not None else summarise_ledger(session.store, manifest.job_id)
-        code = None if ledger is None else _compare_code(manifest, new, ledger, session.store)
-        why_not = why_not or _difference(manifest, new, code, environment, session)
-        if ledger is None or why_not is not None:
+        if (
+            why_not := study_difference(manifest.study, new.study)
+        ) is not None:  # manifests cost nothing, all else does
             reasons.append(f"No task of {manifest.job_id} is reused: {why_not}.")
             continue
+        ledger = summarise_ledger(session.store, manifest.job_id)
         # The tasks of the new study, with the outputs of the earlier job.
         wanted = dataclasses.replace(manifest, study=study, only=None, reused=())
         complete = find_complete_tasks(session.store, wanted, ledger.sizes_of([manifest])).complete
+        numbers = list(compress(range(study.tasks_total), map(int.__and__, complete, left)))
+        if not numbers:
+            continue  # nothing of it is needed, so its code does not matter
+        code = _compare_code(manifest, new, _files_opened(manifest, wanted, numbers, ledger), session.store)
+        if (why_not := _difference(manifest, new, code, environment, session)) is not None:
+            reasons.append(f"No task of {manifest.job_id} is reused: {why_not}.")
+            continue
         if code is not None:
             reasons += code.lines
-            for position, task in wanted.tasks():
-                complete[position] &= (task.param_id, task.seed) in code.untouched
-        numbers = list(compress(range(study.tasks_total), map(int.__and__, complete, left)))
-        if numbers:
-            reused.append(Reuse.of(manifest.job_id, manifest.bundle, numbers))
+            tasks = zip(numbers, _tasks_of(wanted, numbers), strict=True)
+            numbers = [number for number, task in tasks if task in code.untouched]
+        reused.append(Reuse.of(manifest.job_id, manifest.bundle, numbers))
         for number in numbers:
             left[number] = 0
+    if not (reused or reasons):
+        reasons.append(f"No task of {extended.job_id} is reused: it has complete outputs of no task of the study.")
     extension = Extension(extended.job_id, tuple(reused), tuple(reasons))
     if extension.task_count > MAX_REUSED:
         raise UsageError(f"invalid --extend: {extension.describe(study.tasks_total)}, expected at most {MAX_REUSED:,}.")
@@ -190,34 +196,65 @@ class CodeChange(NamedTuple):
     """What to do if none is."""
 
 
-def _compare_code(manifest: Manifest, new: NewJob, ledger: LedgerSummary, store: VersionedStore) -> CodeChange | None:
+def _tasks_of(manifest: Manifest, numbers: Sequence[int]) -> Iterator[tuple[str, int]]:
+    """Yield parameter id and seed of tasks of a whole study, by their numbers in ascending order."""
+    chosen = bytearray(manifest.tasks_total)
+    for number in numbers:
+        chosen[number] = 1
+    return ((task.param_id, task.seed) for number, task in manifest.tasks() if chosen[number])
+
+
+def _files_opened(
+    manifest: Manifest, wanted: Manifest, numbers: Sequence[int], ledger: LedgerSummary
+) -> dict[tuple[str, int], FilesOpened]:
+    """Map tasks of a new study, by their numbers, to the files that they may have opened in an earlier job.
+
+    Tasks are named by parameter id and seed.
+    """
+    opened: dict[tuple[str, int], FilesOpened] = dict.fromkeys(_tasks_of(wanted, numbers))
+    for _, task in manifest.tasks():
+        name = (task.param_id, task.seed)
+        if name in opened and (files := ledger.files.get(task.number)) is not None:
+            opened[name] = files
+    return opened
+
+
+def _compare_code(
+    manifest: Manifest, new: NewJob, opened: Mapping[tuple[str, int], FilesOpened], store: VersionedStore
+) -> CodeChange | None:
     """Compare the code of an earlier job with that of the new one; None if both have the same.
 
     A file that changed matters to the tasks that may have opened it. One that was added or removed matters to all,
     since a model may list a directory, or ask whether a file exists. So does a link. A study changes with each
     extension, so it matters only to tasks that have opened it.
+
+    Args:
+        manifest: that of the earlier job.
+        new: the new job.
+        opened: the files that each of the tasks may have opened that are to be reused.
+        store: has the bundles.
     """
     changes = {} if manifest.bundle == new.bundle else _changed_files(manifest.bundle, new, store)
     if not changes:
         return None if changes is not None else CodeChange(None)
-    job_id, known = manifest.job_id, {task: files for task, files in ledger.files.items() if files is not None}
-    opened = frozenset[str]().union(*set(known.values()))
-    changes = {name: change for name, change in changes.items() if change is not Change.STUDY or name in opened}
+    job_id, sets = manifest.job_id, {files for files in opened.values() if files is not None}
+    read_by_some = frozenset[str]().union(*sets)
+    changes = {name: change for name, change in changes.items() if change is not Change.STUDY or name in read_by_some}
     if not changes:
         return None
     contents = {name for name, change in changes.items() if change in (Change.CONTENT, Change.STUDY)}
-    files = [name for name in changes if name not in contents or name in opened or not known]
-    if contents < changes.keys() or not known:
+    if contents < changes.keys() or not sets:  # those files are named of which each alone matters to all
+        files = [name for name in changes if name not in contents or all(name in files for files in sets)]
         is_data = all(changes[name] is Change.ADDED and not name.endswith(".py") for name in files)
         advice = "; list files other than code in .modelopsignore" if new.is_packed and is_data else ""
-        return CodeChange(files, advice=advice)
-    untouched = {
-        (task.param_id, task.seed)
-        for _, task in manifest.tasks()
-        if task.number in known and contents.isdisjoint(known[task.number])
-    }
-    unread = [name for name in changes if name not in opened]
-    unknown = len(ledger.files) - len(known)
+        unknown_files = (
+            "" if sets or contents.isdisjoint(files) else ", and the files that its tasks read are not known"
+        )
+        return CodeChange(files, advice=advice or unknown_files)
+    files = [name for name in changes if name in read_by_some]
+    unread = [name for name in changes if name not in read_by_some]
+    unknown = sum(one is None for one in opened.values())
+    untouched = {task for task, one in opened.items() if one is not None and contents.isdisjoint(one)}
     said = (
         (unread, f"No task of {job_id} has read {join_first(unread)}, which changed."),
         (files, f"Tasks of {job_id} that may have read {join_first(files)}, which changed, are not reused."),

@@ -198,6 +198,8 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells whi
         (["README.md"], "No task of job has read README.md, which changed.\n2 of 2 tasks reused from job\n"),
         (["README.md", "data.csv"], "No task of job is reused: its code differs in data.csv.\n0 of 2 "),
         (["new.md"], "No task of job is reused: its code differs in new.md; list files "),
+        (["new.py", "README.md"], "No task of job is reused: its code differs in new.py.\n0 of 2 "),
+        (["new.py", "data.csv"], "No task of job is reused: its code differs in data.csv, new.py.\n0 of 2 "),
     ],
 )
 def test_changed_files_matter_to_tasks_that_may_have_read_them(readers: Desk, changed: list[str], said: str) -> None:
@@ -218,6 +220,21 @@ def test_a_job_that_ran_nothing_gives_no_reason(readers: Desk) -> None:
     said = readers.ok("submit", readers.write(sets_of(2)), "--auto", "--dry-run", "--extend", "more").err
     assert "No task of job has read README.md, which changed.\n2 of 2 tasks reused from job\n" in said
     assert "No task of more" not in said
+
+
+@LINUX
+@pytest.mark.parametrize("sets", [[{"x": 0.5}], []])
+def test_a_job_with_nothing_to_reuse_blames_no_file(readers: Desk, sets: list[dict[str, float]]) -> None:
+    """Neither if none of its tasks is of the new study, nor if it has lost all outputs."""
+    for name in ("README.md", "new.py"):
+        (readers.home / name).write_text("2\n")
+    if not sets:
+        for key in list(readers.store.list_keys(results_prefix("job"))):
+            readers.store.delete(key)
+    study = readers.write(sets or sets_of(2))
+    said = readers.ok("submit", study, "--auto", "--dry-run", "--extend", "job").err
+    assert "No task of job is reused: it has complete outputs of no task of the study.\n0 of " in said
+    assert "new.py" not in said
 
 
 @LINUX
@@ -255,7 +272,14 @@ def test_provenance_and_diff_tell_which_files_tasks_read(readers: Desk) -> None:
 @pytest.mark.parametrize(
     ("files", "said"),
     [
-        ((None, None), ["No task of job is reused: its code differs in README.md, data.csv.", "0 of 2 "]),
+        (
+            (None, None),
+            [
+                "No task of job is reused: its code differs in README.md, data.csv, and the files that its tasks read are"
+                " not known.",
+                "0 of 2 ",
+            ],
+        ),
         (
             ({"model.py"}, None),
             [
