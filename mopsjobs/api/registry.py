@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
     from mopsjobs.app.following.notify.notifier import OnEvent
     from mopsjobs.app.following.wait import WaitResult
-    from mopsjobs.app.tasks.result_sets import ResultSets, SetChoice
+    from mopsjobs.app.tasks.result_sets import ResultSets, SetChoice, SetsDocument
     from mopsjobs.app.tasks.results_table import ReducedTable, ResultsTable
     from mopsjobs.cache.queries.tasks import TaskList
     from mopsjobs.registry.job_registry import JobRegistry
@@ -303,7 +303,12 @@ class Registry:
                 return read(connection, age)
             from mopsjobs.app.tasks.result_sets import query_results
 
-            return query_results(jobs, app, lambda results: read(results, age), policy)
+            def read_results(results: sqlite3.Connection, has: SetsDocument) -> Table:
+                table = read(results, age)
+                table.notes = [*has["problems"], *has["notes"]]
+                return table
+
+            return query_results(jobs, app, read_results, policy)
 
         return app.cache.read(view, policy)
 

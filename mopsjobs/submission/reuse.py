@@ -128,9 +128,8 @@ def find_reusable(extended: Manifest, new: NewJob, session: Session) -> Extensio
     for manifest in _sources(session.store, extended):
         if sum(reuse.task_count for reuse in manifest.reused) == manifest.tasks_total:
             continue  # it has run nothing itself
-        if (
-            why_not := study_difference(manifest.study, new.study)
-        ) is not None:  # manifests cost nothing, all else does
+        why_not = study_difference(manifest.study, new.study)
+        if why_not is not None:  # manifests cost nothing, all else does
             reasons.append(f"No task of {manifest.job_id} is reused: {why_not}.")
             continue
         ledger = summarise_ledger(session.store, manifest.job_id)
@@ -141,7 +140,8 @@ def find_reusable(extended: Manifest, new: NewJob, session: Session) -> Extensio
         if not numbers:
             continue  # nothing of it is needed, so its code does not matter
         code = _compare_code(manifest, new, _files_opened(manifest, wanted, numbers, ledger), session.store)
-        if (why_not := _difference(manifest, new, code, environment, session)) is not None:
+        why_not = _difference(manifest, new, code, environment, session)
+        if why_not is not None:
             reasons.append(f"No task of {manifest.job_id} is reused: {why_not}.")
             continue
         if code is not None:
@@ -247,10 +247,8 @@ def _compare_code(
         files = [name for name in changes if name not in contents or all(name in files for files in sets)]
         is_data = all(changes[name] is Change.ADDED and not name.endswith(".py") for name in files)
         advice = "; list files other than code in .modelopsignore" if new.is_packed and is_data else ""
-        unknown_files = (
-            "" if sets or contents.isdisjoint(files) else ", and the files that its tasks read are not known"
-        )
-        return CodeChange(files, advice=advice or unknown_files)
+        is_unknown = not (sets or contents.isdisjoint(files))
+        return CodeChange(files, advice=", and the files that its tasks read are not known" if is_unknown else advice)
     files = [name for name in changes if name in read_by_some]
     unread = [name for name in changes if name not in read_by_some]
     unknown = sum(one is None for one in opened.values())

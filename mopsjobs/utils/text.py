@@ -117,19 +117,22 @@ def compile_pattern(text: str) -> re.Pattern[str]:
         raise UsageError(f"invalid regular expression '{text}': {error}.") from None
 
 
-def describe_duplicates(count: object) -> str:
+def describe_duplicates(count: object, jobs: int = 1) -> str:
     """Return how many of the tasks before it are duplicates, as a clause; an empty text if none is.
 
-    `count` may come from a record, and so be anything.
+    Args:
+        count: may come from a record, and so be anything.
+        jobs: how many jobs have the tasks.
     """
     if type(count) is not int or count <= 0:
         return ""
-    return f", {count:,} of which {repeats_text(count)}"
+    return f", {count:,} of which {repeats_text(count, jobs)}"
 
 
-def repeats_text(count: int) -> str:
-    """Return what tasks do that have the parameters and the seed of an earlier one."""
-    return f"{'repeats an earlier one and shares' if count == 1 else 'repeat an earlier one and share'} its outputs"
+def repeats_text(count: int, jobs: int = 1) -> str:
+    """Return what tasks do that have the parameters and the seed of an earlier one, or outputs of another job."""
+    which = "an earlier one" if jobs == 1 else "another one"
+    return f"{'repeats' if count == 1 else 'repeat'} {which} and {'shares' if count == 1 else 'share'} its outputs"
 
 
 def describe_sets(count: int, different: object) -> str:

@@ -132,8 +132,51 @@ def test_all_forms_have_the_same_numbers(cli: Cli, family: str, tmp_path: Path) 
         "1 failed and 1 missing of 9 tasks: the means leave them out.\n"
         "NaN or infinite, so counted as n_nan and in no mean: loss (2).\n"
         "Not numbers, so without statistics: note.\n"
-        "12 tasks, 3 of which repeat an earlier one and share its outputs; each is counted once\n"
+        "12 tasks, 3 of which repeat an earlier one and share its outputs; each is counted once.\n"
     )
+
+
+@pytest.mark.parametrize("names", [["job.2", "source"], ["source", "job.2"], ["--label", "of=both"]])
+def test_simulations_that_jobs_share_count_once(cli: Cli, family: str, names: list[str]) -> None:
+    """Of a task that one job reuses from another, the row of the newest one counts, as in its own table."""
+    del family
+    for job in ("source", "job.2"):
+        cli("label", job, "of=both")
+    ran = cli("results", *names, "--by", "set", "--json")
+    rows = {(row["job_id"], row["x"]): numbers(row) for row in ran.json["sets"]}
+    assert rows == {("job.2", x): expected for x, expected in EXPECTED.items()} | {
+        ("source", 3): (2, 1, 0, 1, 1, 0, 0.5)
+    }
+    assert ran.json["tasks"] == {"sets": 4, "tasks": 11, "done": 8, "failed": 1, "missing": 2, "repeated": 4}
+    said = "15 tasks, 4 of which repeat another one and share its outputs; each is counted once."
+    assert said in ran.json["notes"]
+    rows = list(csv.DictReader(io.StringIO(cli("results", *names, "--table", "-").out)))
+    assert [(row["job_id"], row["task"], row["repeats"]) for row in rows if row["x"] == "3" and row["repeats"]] == [
+        ("source", "0", "9")
+    ]
+    counted = "SELECT count(*) AS n FROM results WHERE repeats IS NULL"
+    found = cli("results", *names, "--sql", counted, "--json").json
+    assert (found["rows"], found["repeated"]) == ([{"n": 11}], 4)
+    asked = cli("query", counted, "--job", "source", "--job", "job.2", "--json").json
+    assert asked["rows"] == [{"n": 11}]
+    with mopsjobs.connect(env=cli.env) as registry:
+        table = registry.query(counted, jobs=["source", "job.2"])
+        assert (table.rows, said in table.notes) == ([{"n": 11}], True)
+
+
+def test_a_query_says_what_its_views_leave_out(cli: Cli, family: str) -> None:
+    """As the other forms of results do: on stderr, in JSON and in Python."""
+    expected = [
+        "1 failed and 1 missing of 9 tasks: the means leave them out.",
+        "12 tasks, 3 of which repeat an earlier one and share its outputs; each is counted once.",
+    ]
+    query = ("query", "SELECT count(*) FROM results", "--job", family)
+    said, document = cli(*query).err.splitlines(), cli(*query, "--json").json
+    jsonschema.validate(document, load_schema("query"))
+    assert [line for line in said if line in expected] == expected
+    assert [line for line in document["results"]["notes"] if line in expected] == expected
+    assert document["results"]["tasks"]["repeated"] == 3
+    assert cli("query", "SELECT 1 AS one", "--json").json["results"] is None
 
 
 def test_the_tasks_of_a_query_are_those_of_the_table(cli: Cli, family: str) -> None:

@@ -293,7 +293,7 @@ def test_means_and_quantiles_over_replicates(cli: Cli, jobs: JobRegistry) -> Non
             "peak.n_nan": "0",
             "peak.mean": "3.0",
             "peak.sd": "2.6457513110645903",
-            "peak.half_width": "6.572410562285374",
+            "peak.half_width": "6.572410607728432",
             "peak.q0.1": "1.2",
             "peak.q0.5": "2.0",
         },
@@ -388,7 +388,7 @@ def test_a_task_that_repeats_another_one_has_a_row_and_counts_once(cli: Cli, job
     assert sum(int(row["tasks"]) for row in means) == len(first)
     assert sum(int(row["done"]) for row in means) == sum(row["status"] == "succeeded" for row in first)
     left = "1 failed of 5 tasks: the means leave them out.\n"
-    assert ran.err == f"{left}{told}each is counted once\n2 rows\n"
+    assert ran.err == f"{left}{told}each is counted once.\n2 rows\n"
 
 
 # --- refusals -------------------------------------------------------------------------------------------------------

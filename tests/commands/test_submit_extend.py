@@ -275,8 +275,7 @@ def test_provenance_and_diff_tell_which_files_tasks_read(readers: Desk) -> None:
         (
             (None, None),
             [
-                "No task of job is reused: its code differs in README.md, data.csv, and the files that its tasks read are"
-                " not known.",
+                "code differs in README.md, data.csv, and the files that its tasks read are not known.",
                 "0 of 2 ",
             ],
         ),

@@ -67,8 +67,8 @@ FAILURES_FIELDS = [
     "registry_from", "jobs", "failed", "failed_without_reason", "more_groups", "groups",
 ]  # fmt: skip
 QUERY_FIELDS = [
-    "schema_version", "synced_at", "age_seconds", "stale", "foreign_writes_known_to", "columns", "returned",
-    "truncated", "rows",
+    "schema_version", "synced_at", "age_seconds", "stale", "foreign_writes_known_to", "results", "columns",
+    "returned", "truncated", "rows",
 ]  # fmt: skip
 DOCTOR_FIELDS = ["schema_version", "checks", "problems", "store"]
 PRUNE_FIELDS = [

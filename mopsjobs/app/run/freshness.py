@@ -128,7 +128,12 @@ def never_synced_error(hint: str) -> StoreUnavailableError:
 
 
 def query_document(
-    columns: Sequence[str], rows: Sequence[Sequence[object]], freshness: Freshness, *, is_cut: bool
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    freshness: Freshness,
+    *,
+    is_cut: bool,
+    results: Mapping[str, object] | None = None,
 ) -> dict[str, object]:
     """Return the JSON document of rows of a view.
 
@@ -137,6 +142,7 @@ def query_document(
         rows: the values of each row, as JSON types.
         freshness: the age of the cache.
         is_cut: whether there are more rows.
+        results: which tasks the views of results have; None without these views.
     """
     return {
         "schema_version": QUERY_VERSION,
@@ -144,6 +150,7 @@ def query_document(
         "age_seconds": freshness.age_seconds,
         "stale": freshness.stale,
         "foreign_writes_known_to": freshness.foreign_writes_known_to,
+        "results": results,
         **rows_document(columns, rows, is_cut=is_cut),
     }
 

@@ -16,7 +16,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypedDict, TypeVar
 
 from mopsjobs.app.jobs.job_tasks import JobTasks
 from mopsjobs.app.run.app import App
@@ -46,12 +46,12 @@ from mopsjobs.utils.intervals import CONFIDENCE, summarize
 from mopsjobs.utils.scalar_keys import is_called
 from mopsjobs.utils.sqlite_file import connect
 from mopsjobs.utils.table_files import Column, distinct_name, free_name, identifier, is_numeric, typed_value
-from mopsjobs.utils.text import did_you_mean, error_line, join_first, pluralize
+from mopsjobs.utils.text import describe_duplicates, did_you_mean, error_line, join_first, pluralize
 from mopsjobs.utils.times import json_time
 
 T = TypeVar("T")
 
-FORMAT = 1
+FORMAT = 2
 """Of the file. One of another format is made anew."""
 
 MAX_FILES = 20
@@ -114,6 +114,19 @@ class Totals(NamedTuple):
     done: int
     failed: int
     missing: int
+
+
+class SetsDocument(TypedDict):
+    """The tasks that numbers are of, as in `results --by set --json`."""
+
+    tasks: dict[str, int]
+    """The fields of `Totals`, and the tasks that repeat another one."""
+    complete: bool
+    """Whether all values of the tasks that succeeded could be read."""
+    problems: list[str]
+    """What the table lacks, as sentences."""
+    notes: list[str]
+    """What the numbers leave out, as sentences."""
 
 
 class SetOrder(NamedTuple):
@@ -204,7 +217,7 @@ class ResultSets:
         self.left_out_scalars: int = about["left_out_scalars"]
         """Scalars that are not in the table, since it has too many."""
         self.repeated: int = about["repeated"]
-        """Tasks that repeat an earlier one, and are not counted."""
+        """Tasks that repeat another one, and are not counted."""
         self.problems: list[str] = about["problems"]
         """What the table lacks, as sentences."""
         self.is_partial: bool = about["is_partial"]
@@ -248,6 +261,11 @@ class ResultSets:
         """Count sets and tasks."""
         sums = ", ".join(f"coalesce(sum({name}), 0)" for name in COUNTS)
         return Totals(*self._database.execute(f"SELECT count(*), {sums} FROM set_row").fetchone())  # noqa: S608 - constant names
+
+    def document(self) -> SetsDocument:
+        """Return which tasks the numbers have, and what they leave out."""
+        counts = self.totals()._asdict() | {"repeated": self.repeated}
+        return {"tasks": counts, "complete": not self.is_partial, "problems": self.problems, "notes": self.notes()}
 
     def rows(self, order: SetOrder | None = None, limit: int = 0, offset: int = 0) -> Iterator[list[object]]:
         """Yield parameter sets as rows of `columns`: all if the limit is 0."""
@@ -309,7 +327,8 @@ class ResultSets:
             standing = self.standing(order)
             columns.insert(len(BEFORE), Column(f"may_be_{order.end}", frozenset({"boolean"})))
             rows = self.marked(rows, order, standing)
-        return SetPage(columns, rows, order, standing, self.totals().sets, self._notes(order, standing))
+        notes = [] if standing is None or order is None else standing.sentences(str(order.end), str(order.scalar))
+        return SetPage(columns, rows, order, standing, self.totals().sets, notes + self.notes())
 
     def order_of(self, choice: SetChoice) -> SetOrder | None:
         """Return the order that was asked for.
@@ -332,11 +351,10 @@ class ResultSets:
         found = self.find_scalar(name).name
         return SetOrder(self.column_of(found), is_descending, found)
 
-    def _notes(self, order: SetOrder | None, standing: Standing | None) -> list[str]:
+    def notes(self) -> list[str]:
+        """Return what the numbers leave out, as sentences."""
         totals = self.totals()
         notes = []
-        if order is not None and order.end is not None and standing is not None:
-            notes += standing.sentences(order.end, str(order.scalar))
         ends = (("failed", totals.failed), ("missing", totals.missing))
         if left := [f"{count:,} {what}" for what, count in ends if count]:
             notes.append(f"{' and '.join(left)} of {pluralize(totals.tasks, 'task')}: the means leave them out.")
@@ -351,6 +369,9 @@ class ResultSets:
             notes.append(f"Not numbers, so without statistics: {join_first(others)}.")
         if self.left_out_scalars:
             notes.append(f"{pluralize(self.left_out_scalars, 'more result')}: `--table` without `--by set` has all.")
+        if self.repeated:
+            repeats = describe_duplicates(self.repeated, len(self.job_ids))
+            notes.append(f"{pluralize(totals.tasks + self.repeated, 'task')}{repeats}; each is counted once.")
         return notes
 
     def marked(self, rows: Iterable[list[object]], order: SetOrder, standing: Standing) -> Iterator[list[object]]:
@@ -468,11 +489,10 @@ def sets_document(sets: ResultSets, page: SetPage, app: App) -> dict[str, object
         "sorted_by": None if order is None else order.column,
         "descending": order is not None and order.is_descending,
         "may_be_first": None if standing is None or standing.limit is None else standing.others,
-        "tasks": sets.totals()._asdict() | {"repeated": sets.repeated},
-        "complete": not sets.is_partial,
+        **sets.document(),
         "parameters": [column.name for _, column in sets.parameters],
         "results": [{"name": one.name, "key": one.key, "is_number": one.is_number} for one in sets.scalars],
-        "notes": page.notes,
+        "notes": page.notes,  # with how sure the order is
         "total": page.total,
         "returned": len(rows),
         "columns": names,
@@ -510,14 +530,17 @@ def locate_sets(families: Sequence[Sequence[JobTasks]], app: App) -> tuple[str, 
 
 
 def query_results(
-    names: Iterable[str], app: App, view: Callable[[sqlite3.Connection], T], policy: FreshnessPolicy
+    names: Iterable[str],
+    app: App,
+    view: Callable[[sqlite3.Connection, SetsDocument], T],
+    policy: FreshnessPolicy,
 ) -> T:
     """Call `view` with a connection that has the views of the cache, and `results` and `result_sets` of some jobs.
 
     Args:
         names: the jobs, as `find_job` takes them.
         app: the run.
-        view: reads the views; may be called twice: see `CacheAccess`.
+        view: reads the views, and gets the document of what they have; may be called twice: see `CacheAccess`.
         policy: whether the network may be used.
 
     Raises:
@@ -529,7 +552,8 @@ def query_results(
     families = find_results(names, app, policy)
 
     def view_sets(sets: ResultSets) -> T:
-        return view(sets.open_views(app.cache.path, views))
+        has = sets.document()  # before the query, which may read views alone
+        return view(sets.open_views(app.cache.path, views), has)
 
     return read_result_sets(families, app, view_sets, policy)
 
@@ -645,7 +669,6 @@ def _fill_tasks(table: ResultsTable, database: sqlite3.Connection, scalars: Sequ
     def rows() -> Iterator[tuple[object, ...]]:
         for row in table.tasks():
             task, values = row.task.row, table.scalars_of(row)
-            repeats = None if table.simulations is None else table.simulations.repeated_by(row.family, row.task)
             yield (
                 None,
                 number_of(row),
@@ -656,7 +679,7 @@ def _fill_tasks(table: ResultsTable, database: sqlite3.Connection, scalars: Sequ
                 task.seconds,
                 error_line(task.error_type, task.error_message),
                 task.error_key,
-                repeats,
+                table.repeated_by(row),
                 *(_scalar_value(scalars[place], values[place]) for place in places),
             )
 

@@ -149,7 +149,7 @@ class _CountedRows:
         self._outcomes: Counter[str] = Counter()
         self._lacking: Counter[str] = Counter()
         self._not_finite: Counter[str] = Counter()
-        self._output_bytes = 0
+        self._output_bytes = self._without_bytes = 0
         taken = {MEMBER, ROW}
         self.columns = [one._replace(name=distinct_name(one.name, taken)) for one in table.columns]
         scalars = len(self.columns) - len(table.scalar_columns)
@@ -165,7 +165,7 @@ class _CountedRows:
 
     @property
     def repeated(self) -> int:
-        """Count the tasks that repeat an earlier one."""
+        """Count the tasks that repeat another one."""
         return 0 if self.table.simulations is None else self.table.simulations.repeated
 
     @property
@@ -179,7 +179,9 @@ class _CountedRows:
         for task, row in self.table.rows_of_tasks():
             outcome = self.table.outcome_of(task)
             self._outcomes[outcome] += 1
-            self._output_bytes += task.task.row.output_bytes or 0
+            if outcome == SUCCEEDED and not self.table.is_shared(task):
+                self._without_bytes += task.task.row.output_bytes is None
+                self._output_bytes += task.task.row.output_bytes or 0
             if outcome == SUCCEEDED:
                 self._lacking.update(name for place, name in self._asked if row[place] is None)
                 self._not_finite.update(name for place, name in self._asked if is_not_finite(row[place]))
@@ -200,6 +202,8 @@ class _CountedRows:
         read = {"scalars": self.table.bytes_read, **series.bytes_read}
         sizes = ", ".join(f"{human_size(size)} of {name}" for name, size in read.items())
         of_outputs = f"; the outputs have {human_size(self._output_bytes)}" if self._output_bytes else ""
+        if of_outputs and self._without_bytes:
+            of_outputs += f", without {pluralize(self._without_bytes, 'task')} of unknown size or reused"
         counts = {
             "tasks": dict(self._outcomes),
             "repeated": self.repeated,

@@ -78,7 +78,7 @@ COUNT_COLUMN = "tasks"
 MAX_QUANTILES = 20
 
 REPEATS = "repeats"
-"""The column of the earlier task that a task repeats. It is there if some task does."""
+"""The column of the task that counts in the place of another, which repeats it. It is there if some task does."""
 
 SUCCEEDED = str(Outcome.SUCCEEDED)
 
@@ -130,7 +130,10 @@ class ResultsTable:
         self._parameter_kinds: dict[str, set[str]] = {}
         self._tasks_lost = 0
         self.simulations = simulations
-        """None if no task of the jobs repeats an earlier one."""
+        """None if no task of the jobs repeats another one."""
+        self._owners = {one.job.job_id: family[0].job.job_id for family in families for one in family}
+        ages = [(str(family[0].job.job["created_at"]), family[0].job.job_id) for family in families]
+        self._ranks = [sorted(ages, reverse=True).index(age) for age in ages]
         self.left_out = 0
         """Scalars that the rows lack, since they are too large; counted while the rows are read."""
         self._learn_tasks(count_lost)
@@ -230,7 +233,7 @@ class ResultsTable:
                     self.outcome_of(row),
                     task.seconds,
                     error_line(task.error_type, task.error_message),
-                    *([] if self.simulations is None else [self.simulations.repeated_by(row.family, row.task)]),
+                    *([] if self.simulations is None else [self.repeated_by(row)]),
                     *self.scalars_of(row),
                 ],
             )
@@ -269,6 +272,19 @@ class ResultsTable:
         is_lost = self._reader.tasks_lost and not task.attempts and task.outcome == SUCCEEDED and not self.is_read(row)
         return MISSING if is_lost else task.outcome
 
+    def repeated_by(self, row: TableRow) -> int | None:
+        """Return the task that counts in the place of another: an earlier one, or that of a job which reuses it."""
+        return None if self.simulations is None else self.simulations.repeated_by(*self._simulation_of(row))
+
+    def is_shared(self, row: TableRow) -> bool:
+        """Return whether another row has the outputs of a task: an earlier one, or that of the job that ran it."""
+        return not row.task.row.has_row or row.task.row.reused_from in self._owners
+
+    def _simulation_of(self, row: TableRow) -> tuple[str, int, ListedTask]:
+        """Return what `Simulations` takes: of simulations that families share, that of the newest one counts."""
+        owner = row.task.row.reused_from or row.member.job.job_id
+        return self._owners.get(owner, owner), self._ranks[row.family], row.task
+
     def _learn_tasks(self, count_lost: Callable[[Mapping[str, object]], int]) -> None:
         """Learn the kinds of parameters, which tasks succeeded, and how many have lost their outputs."""
         params: object = None
@@ -276,7 +292,7 @@ class ResultsTable:
         for row in self.tasks():
             task = row.task
             if self.simulations is not None:
-                self.simulations.add(row.family, task)
+                self.simulations.add(*self._simulation_of(row))
             if task.row.outcome == MISSING:
                 missing[row.member.number] += 1
             if task.params is not params:
@@ -434,7 +450,9 @@ def read_results_table(
             collected = CollectedScalars(database)
             reader = ScalarReader(connection, (lambda: app.store) if is_readable else None, collected, on_progress)
             reader.chunk_problems += problems
-            may_repeat = any(member.tasks.has_duplicates for family in members for member in family)
+            every = list(itertools.chain.from_iterable(members))
+            may_share = len(members) > 1 and any(reused_tasks(member.job.job)[0] for member in every)
+            may_repeat = may_share or any(member.tasks.has_duplicates for member in every)
             simulations = Simulations(database) if may_repeat else None
             table = ResultsTable(members, reader, collected, simulations, functools.partial(count_lost, connection))
             return view(table)

@@ -38,7 +38,7 @@ MAX_HELD = 10_000
 
 _COLUMNS = (
     "task.task, first_task, task.seed, shard, outcome, attempts, started_ts, seconds, user_seconds + system_seconds,"
-    " max_rss_bytes, host, output_bytes, error_key, error_type, error_where, error_message, true"
+    " max_rss_bytes, host, output_bytes, error_key, error_type, error_where, error_message, reused_from, true"
 )
 
 
@@ -61,6 +61,8 @@ class TaskRow(NamedTuple):
     error_type: str | None = None
     error_where: str | None = None
     error_message: str | None = None
+    reused_from: str | None = None
+    """The job that ran it; None: this one, if any."""
     has_row: bool = False
 
     @property
@@ -344,34 +346,48 @@ def temporary_database(schema: str) -> Iterator[sqlite3.Connection]:
 class Simulations:
     """The simulations of the tasks of families. Tasks with the same parameters and seed are one simulation.
 
-    Each task has a row. Means, quantiles and other statistics count a simulation once, as reductions do.
+    So are tasks of several families whose outputs one job has: an extension reuses them. Each task has a row. Means,
+    quantiles and other statistics count a simulation once, as reductions do.
     """
 
     def __init__(self, database: sqlite3.Connection) -> None:
         """Take a temporary database."""
         self._database = database
         database.execute(
-            "CREATE TABLE simulation (family INTEGER, param_id TEXT, seed TEXT, task INTEGER,"
-            " PRIMARY KEY (family, param_id, seed)) WITHOUT ROWID"
+            "CREATE TABLE simulation (owner TEXT, param_id TEXT, seed TEXT, rank INTEGER, task INTEGER,"
+            " PRIMARY KEY (owner, param_id, seed)) WITHOUT ROWID"
         )
-        self.tasks = self.repeated = 0
-        """The tasks, and those of them that repeat an earlier one."""
+        self.tasks = 0
 
-    def add(self, family: int, task: ListedTask) -> None:
-        """Add a task of a family. They come by their numbers."""
-        values = (family, task.param_id, str(task.row.seed), task.row.task)
+    @property
+    def repeated(self) -> int:
+        """Count the tasks beyond the first of each simulation."""
+        (simulations,) = self._database.execute("SELECT count(*) FROM simulation").fetchone()
+        return self.tasks - int(simulations)
+
+    def add(self, owner: str, rank: int, task: ListedTask) -> None:
+        """Add a task.
+
+        Args:
+            owner: the job that ran it, or the newest of its family.
+            rank: the place of its family. Of a simulation, the task of the first family counts, there the first task.
+            task: the task. Those of a family come by their numbers.
+        """
+        values = (owner, task.param_id, str(task.row.seed), rank, task.row.task)
         self.tasks += 1
-        self.repeated += not self._database.execute(
-            "INSERT OR IGNORE INTO simulation VALUES (?, ?, ?, ?)", values
-        ).rowcount
+        self._database.execute(
+            "INSERT INTO simulation VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE"
+            " SET rank = excluded.rank, task = excluded.task WHERE excluded.rank < rank",
+            values,
+        )
 
-    def repeated_by(self, family: int, task: ListedTask) -> int | None:
-        """Return the earlier task that a task repeats; None if it is the first of its simulation."""
-        (first,) = self._database.execute(
-            "SELECT task FROM simulation WHERE family = ? AND param_id = ? AND seed = ?",
-            (family, task.param_id, str(task.row.seed)),
+    def repeated_by(self, owner: str, rank: int, task: ListedTask) -> int | None:
+        """Return the task that counts in the place of another; None if it counts itself. Takes arguments as `add`."""
+        counted = self._database.execute(
+            "SELECT rank, task FROM simulation WHERE owner = ? AND param_id = ? AND seed = ?",
+            (owner, task.param_id, str(task.row.seed)),
         ).fetchone()
-        return None if first == task.row.task else int(first)
+        return None if counted == (rank, task.row.task) else int(counted[1])
 
 
 def _with_parameters(rows: Iterable[tuple[TaskRow, StoredSet]]) -> Iterator[ListedTask]:

@@ -30,7 +30,7 @@ from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.bulk import bulk_reads
 from mopsjobs.store.fetcher import ParallelFetcher
 from mopsjobs.studies.manifest import Manifest, load_manifest
-from mopsjobs.studies.outputs import find_complete_tasks, find_reused_tasks
+from mopsjobs.studies.outputs import Completeness, find_complete_tasks, find_reused_tasks
 from mopsjobs.studies.study import find_varying
 from mopsjobs.utils.ranges import number_ranges
 from mopsjobs.utils.times import utc_now
@@ -112,8 +112,9 @@ def sync_ledger(
     if manifest is None and full and _has_tasks_by_outputs(connection, job_id):
         manifest = load_manifest(store, job_id)
     if manifest is not None:  # no attempt of this job says how reused tasks ended
-        complete = find_reused_tasks(store, manifest).complete
-        _write_complete_tasks(connection, study, compress(manifest.numbers, complete), forget=True)
+        _write_complete_tasks(
+            connection, study, _complete_tasks(manifest, find_reused_tasks(store, manifest)), forget=True
+        )
     with bulk_reads(store), ParallelFetcher.for_store(store) as fetcher:
         keys = _missing_chunks(connection, store, job_id, report, retry=full)
         while batch := list(islice(keys, CHUNKS)):
@@ -121,8 +122,7 @@ def sync_ledger(
     basis = _basis(connection, job_id)
     if basis == BY_OUTPUTS or (ended is not None and _has_unexplained(connection, study)):
         manifest = manifest or load_manifest(store, job_id)
-        complete = find_complete_tasks(store, manifest).complete
-        _write_complete_tasks(connection, study, compress(manifest.numbers, complete))
+        _write_complete_tasks(connection, study, _complete_tasks(manifest, find_complete_tasks(store, manifest)))
     is_complete = ended is not None and started >= ended + SETTLED_SECONDS
     with transaction(connection):
         connection.execute(
@@ -280,27 +280,37 @@ def _write_chunk(connection: sqlite3.Connection, study: StoredStudy, chunk: Chun
         report.problems.append((chunk.key, problem))
 
 
+def _complete_tasks(manifest: Manifest, found: Completeness) -> Iterator[tuple[int, str | None]]:
+    """Yield the numbers of complete tasks, each with the job whose outputs are reused; None: the job has its own."""
+    for number, is_reused in compress(zip(manifest.numbers, found.reused, strict=True), found.complete):
+        yield number, next(one.job_id for one in manifest.reused if one.has(number)) if is_reused else None
+
+
 def _write_complete_tasks(
-    connection: sqlite3.Connection, study: StoredStudy, numbers: Iterable[int], *, forget: bool = False
+    connection: sqlite3.Connection,
+    study: StoredStudy,
+    tasks: Iterable[tuple[int, str | None]],
+    *,
+    forget: bool = False,
 ) -> None:
     """Write the tasks whose outputs exist, as succeeded, unless an attempt says how they ended.
 
     Args:
         connection: the cache, open to write.
         study: the study of the job.
-        numbers: the tasks.
+        tasks: the result of `_complete_tasks`.
         forget: whether to remove such tasks that an earlier call has written.
     """
-    numbers = iter(numbers)
+    tasks = iter(tasks)
     if forget:
         with transaction(connection):
             connection.execute("DELETE FROM task WHERE job_id = ? AND attempts = 0", (study.job_id,))
-    while batch := list(islice(numbers, BATCH)):
-        rows = [(study.job_id, number, *place) for number, place in _tasks_of(study, batch).items()]
+    while batch := dict(islice(tasks, BATCH)):
+        rows = [(study.job_id, number, *place, batch[number]) for number, place in _tasks_of(study, batch).items()]
         with transaction(connection):
             connection.executemany(
-                "INSERT INTO task (job_id, task, first_task, seed, attempts, outcome)"
-                " VALUES (?, ?, ?, ?, 0, 'succeeded') ON CONFLICT DO UPDATE SET outcome = 'succeeded',"
+                "INSERT INTO task (job_id, task, first_task, seed, reused_from, attempts, outcome)"
+                " VALUES (?, ?, ?, ?, ?, 0, 'succeeded') ON CONFLICT DO UPDATE SET outcome = 'succeeded',"
                 " error_key = NULL, error_type = NULL, error_where = NULL, error_message = NULL WHERE outcome = 'lost'",
                 rows,
             )

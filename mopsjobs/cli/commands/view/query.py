@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sqlite3
+from typing import TYPE_CHECKING
 
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.freshness import Freshness, query_document
@@ -12,7 +13,11 @@ from mopsjobs.cache.queries import user_sql
 from mopsjobs.cli.flags import JOB_HELP, add_form_flags, add_freshness_flags, freshness_policy
 from mopsjobs.cli.sql_rows import CSV, add_limit_flags, show_rows
 from mopsjobs.console.result import Result, Table
+from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE
 from mopsjobs.utils.times import parse_duration
+
+if TYPE_CHECKING:
+    from mopsjobs.app.tasks.result_sets import SetsDocument
 
 HELP = "run an SQL query over the local cache"
 
@@ -47,7 +52,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
 
     policy = freshness_policy(args)
 
-    def show(cache: sqlite3.Connection, freshness: Freshness) -> Result:
+    def show(cache: sqlite3.Connection, freshness: Freshness, has: SetsDocument | None = None) -> Result:
         if args.sql is None:
             rows = [(name, column) for name, columns in user_sql.views(cache).items() for column in columns]
             return Result(Table(("VIEW", "COLUMN"), rows))
@@ -56,11 +61,21 @@ def run(args: argparse.Namespace, app: App) -> Result:
             args,
             app,
             answer,
-            lambda rows, is_cut: query_document(answer.columns, rows, freshness, is_cut=is_cut),
+            lambda rows, is_cut: query_document(
+                answer.columns,
+                rows,
+                freshness,
+                is_cut=is_cut,
+                results=has,
+            ),
             freshness.describe(),
         )
         result.warnings = [*result.warnings, *freshness.warnings("Querying")]
         result.exit_code = freshness.exit_code
+        if has is not None:
+            result.notes = [*result.notes, *has["notes"]]
+            result.warnings = [*result.warnings, *has["problems"]]
+            result.exit_code = result.exit_code or (EXIT_DONE if has["complete"] else EXIT_PARTLY_DONE)
         return result
 
     def view(cache: sqlite3.Connection, freshness: Freshness) -> Result:
@@ -68,6 +83,6 @@ def run(args: argparse.Namespace, app: App) -> Result:
             return show(cache, freshness)
         from mopsjobs.app.tasks.result_sets import query_results  # here: other queries answer as a listing does
 
-        return query_results(args.job, app, lambda results: show(results, freshness), policy)
+        return query_results(args.job, app, lambda results, has: show(results, freshness, has), policy)
 
     return app.cache.read(view, policy)

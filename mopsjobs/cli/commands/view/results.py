@@ -256,9 +256,6 @@ def _sets(args: argparse.Namespace, app: App) -> Result:
     def view(sets: ResultSets) -> Result:
         page = sets.page(choice)
         notes = list(page.notes)
-        if sets.repeated:
-            told = _duplicates_note(sets.totals().tasks + sets.repeated, sets.repeated)
-            notes += [f"{line}; each is counted once" for line in told]
         result = Result(warnings=sets.problems, exit_code=EXIT_PARTLY_DONE if sets.is_partial else EXIT_DONE)
         if args.table is not None:
             notes.append(_write_rows(args.table, page.columns, page.rows, app, args.python))
@@ -316,9 +313,9 @@ def _with_warnings(families: Sequence[Sequence[JobTasks]], app: App, read: Calla
     return result
 
 
-def _duplicates_note(tasks: int, duplicates: int) -> list[str]:
+def _duplicates_note(tasks: int, duplicates: int, jobs: int = 1) -> list[str]:
     """Return the line that says why there are fewer outputs than tasks; none if no tasks share their outputs."""
-    return [pluralize(tasks, "task") + describe_duplicates(duplicates)] if duplicates else []
+    return [pluralize(tasks, "task") + describe_duplicates(duplicates, jobs)] if duplicates else []
 
 
 def _table(args: argparse.Namespace, app: App) -> Result:
@@ -341,7 +338,7 @@ def _table(args: argparse.Namespace, app: App) -> Result:
 def _repeats_note(table: ResultsTable) -> list[str]:
     """Return the line that says how to leave out tasks that repeat an earlier one; none without such tasks."""
     some = table.simulations
-    lines = [] if some is None else _duplicates_note(some.tasks, some.repeated)
+    lines = [] if some is None else _duplicates_note(some.tasks, some.repeated, len(table.family_ids))
     return [f"{line}; see column repeats" for line in lines]
 
 
