@@ -470,6 +470,29 @@ def test_a_kept_table_goes_with_the_ledgers_of_reused_tasks(cli: Cli, jobs: JobR
     assert (len(rows), found["loss.n"]) == (0, 0)
 
 
+def test_a_kept_table_goes_with_outputs_of_a_source(cli: Cli, jobs: JobRegistry) -> None:
+    """After a prune, the outputs of a source tell which reused tasks are complete. Each view follows."""
+    source = add_job(jobs, "source", [{"x": 1}, {"x": 2}])
+    Ledger(jobs.store, "source")(attempt(0), attempt(1))
+    leave_scalars(jobs, "source", {number: {"loss": float(number)} for number in range(2)})
+    for number in range(2):
+        leave_output(jobs, source, number, loss=float(number))
+    add_job(jobs, "job", [{"x": 1}, {"x": 2}, {"x": 3}], reused=(Reuse("source", BUNDLE, ((0, 2),)),))
+    Ledger(jobs.store)(attempt(2, "failed"))
+    for job_id in ("source", "job"):
+        jobs.finalize_job(job_id, "succeeded")
+    cli("list")
+    for _ in range(2):
+        sets = cli("results", "job", "--by", "set", "--json").json["sets"]
+        assert [one["loss.n"] for one in sets] == [1, 1, 0]
+    jobs.store.delete(next(iter(jobs.store.list_keys("results/source/"))))
+    cli.clock.advance(minutes=5)
+    cli("prune", "--older-than", "1m", "--yes")
+    table = csv.DictReader(io.StringIO(cli("results", "job", "--table", "-").out))
+    sets = cli("results", "job", "--by", "set", "--json").json["sets"]
+    assert [one["loss.n"] for one in sets] == [int(row["loss"] != "") for row in table] != [1, 1, 0]
+
+
 def test_no_set_is_surely_the_best_if_values_are_left_out(cli: Cli, jobs: JobRegistry) -> None:
     """A loss that is infinite in half of the replicates is in no mean, so the mean says little of its set."""
     manifest = add_job(jobs, "job", [{"x": 1}, {"x": 2}], n_replicates=4)

@@ -26,7 +26,7 @@ from mopsjobs.app.run.job_arguments import job_filter
 from mopsjobs.cache.job_json import reused_tasks
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries.families import MAX_MEMBERS
-from mopsjobs.cache.queries.ledgers import count_chunks, count_lost, read_ledger
+from mopsjobs.cache.queries.ledgers import count_chunks, count_lost, count_succeeded, read_ledger
 from mopsjobs.cache.queries.task_filters import MISSING
 from mopsjobs.cache.queries.tasks import ListedTask, Simulations, TaskList, TaskQuery, temporary_database
 from mopsjobs.cache.sync.scalars import (
@@ -138,7 +138,7 @@ class ResultsTable:
         """Scalars that the rows lack, since they are too large; counted while the rows are read."""
         self._learn_tasks(count_lost)
         for member in itertools.chain.from_iterable(families):
-            self._reader.read(member.number, member.job.job_id)
+            self._reader.read(member.number, member.job.job_id, reused_tasks(member.job.job)[1])
         if self._reader.tasks_lacking and not collected.has_any():
             raise StoreUnavailableError(
                 f"The results of {families[0][0].job.job_id} have never been read to this machine.",
@@ -538,10 +538,10 @@ def state_of_jobs(connection: sqlite3.Connection, jobs: Iterable[Mapping[str, ob
         if ledger is not None:
             known = (ledger.chunks, ledger.problems, ledger.basis, ledger.is_complete)
         reused, sources = reused_tasks(job)
-        lost = count_lost(connection, job) if reused else 0
+        succeeded = count_succeeded(connection, str(job["job_id"])) if reused else 0  # less without outputs of a source
         known += tuple(count_chunks(connection, source) for source in sources)  # a prune may take these alone
         # A job may be removed by hand, and its id given to another one.
-        state.append((job["job_id"], job["created_at"], job["tasks_completed"], job["is_active"], lost, *known))
+        state.append((job["job_id"], job["created_at"], job["tasks_completed"], job["is_active"], succeeded, *known))
     return tuple(state)
 
 

@@ -188,6 +188,12 @@ def output_sizes(connection: sqlite3.Connection, job_id: str) -> dict[tuple[str,
     return {(param_id, str(seed)): size for param_id, seed, size in rows}
 
 
+def count_succeeded(connection: sqlite3.Connection, job_id: str) -> int:
+    """Count the tasks that succeeded, as far as the cache knows."""
+    sql = "SELECT count(*) FROM task WHERE job_id = ? AND outcome = ?"
+    return int(connection.execute(sql, (job_id, str(Outcome.SUCCEEDED))).fetchone()[0])
+
+
 def count_lost(connection: sqlite3.Connection, job: Mapping[str, Any]) -> int:
     """Count the tasks that were complete at the end of a job, and that its complete ledger does not call succeeded.
 
@@ -196,12 +202,8 @@ def count_lost(connection: sqlite3.Connection, job: Mapping[str, Any]) -> int:
     if job["is_active"]:
         return 0
     job_id, completed = str(job["job_id"]), int(job["tasks_completed"] or 0)
-    row = connection.execute(
-        "SELECT (SELECT count(*) FROM task WHERE job_id = ?1 AND outcome = ?2) FROM ledger"
-        " WHERE job_id = ?1 AND is_complete",
-        (job_id, str(Outcome.SUCCEEDED)),
-    ).fetchone()
-    lost = 0 if row is None else completed - int(row[0])
+    ledger = read_ledger(connection, job_id)
+    lost = completed - count_succeeded(connection, job_id) if ledger is not None and ledger.is_complete else 0
     return max(0, lost - len(find_duplicates(connection, job_id))) if lost > 0 else 0
 
 

@@ -13,7 +13,7 @@ import contextlib
 import itertools
 import json
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 from typing import NamedTuple
 
@@ -66,8 +66,6 @@ ON CONFLICT DO UPDATE SET scalars = CASE WHEN scalars = excluded.scalars THEN sc
 _NOT_MIRRORED = "SELECT key FROM ledger_chunk WHERE job_id = ? AND scalars IS NULL ORDER BY name"
 
 _MIRRORED = "SELECT key, scalars FROM ledger_chunk WHERE job_id = ? AND scalars != ? ORDER BY name"
-
-_SOURCES = "SELECT value FROM job, json_each(record, '$.metadata.reused_from') WHERE job_id = ?"
 
 _IS_WANTED = "SELECT 1 FROM wanted WHERE member = ? AND task = ?"
 
@@ -182,11 +180,6 @@ def missing_chunks(connection: sqlite3.Connection, job_id: str) -> list[ChunkKey
     return [_key_beside(key) for (key,) in connection.execute(_NOT_MIRRORED, (job_id,))]
 
 
-def reused_jobs(connection: sqlite3.Connection, job_id: str) -> list[str]:
-    """Return the jobs that have the outputs of the reused tasks of a job, as far as its record says."""
-    return [source for (source,) in connection.execute(_SOURCES, (job_id,)) if isinstance(source, str)]
-
-
 def mirror_scalars(store: VersionedStore, connection: sqlite3.Connection, job_id: str) -> list[tuple[str, str]]:
     """Bring the chunks of scalars of a job into the cache that lie beside its mirrored chunks of attempts.
 
@@ -255,12 +248,13 @@ class ScalarReader:
         self.chunk_problems: list[tuple[str, str]] = []
         """Key and reason of chunks that cannot be read. The outputs of their tasks are read."""
 
-    def read(self, member: int, job_id: str) -> None:
+    def read(self, member: int, job_id: str, sources: Iterable[str] = ()) -> None:
         """Collect the scalars of the wanted tasks of a job.
 
         Args:
             member: the number of the job.
             job_id: its id.
+            sources: the jobs that did its reused tasks. The cache may have pruned the job, and know only its ledger.
 
         Raises:
             NoManifestError, RecordError: if outputs have to be read, and the manifest is gone or invalid.
@@ -274,7 +268,7 @@ class ScalarReader:
         if not self._collected.count_lacking(member):
             return
         self._collected.share_with_duplicates(member)
-        for source in reused_jobs(self._connection, job_id):
+        for source in sources:
             self._read_reused(member, source)
         lacking = self._collected.count_lacking(member)
         if self.open_store is None:
