@@ -19,6 +19,7 @@ KINDS = {
     "views": "views.sequences",
     "forecast": "forecast.coverage",
     "explain": "explaining",
+    "precision": "precision",
 }
 """Modules of this package, each with `run(trial) -> Iterator[Figure]`."""
 STORES = ("sqlite", "azure", "dynamodb", "s3", "moto")

@@ -8,10 +8,12 @@ and all views call `judge`. See docs/decisions/0119-precision-instead-of-a-count
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
-from mopsjobs.utils.intervals import Interval, interval
+from mopsjobs.utils.intervals import Interval, careful_interval
 from mopsjobs.utils.scalar_keys import scalar_called
 
 PRECISE = "precise"
@@ -26,8 +28,14 @@ FAILED = "failed"
 MAX = "max"
 """The set has as many replicates as the study allows, and an interval is still too wide."""
 
-GROWTH = 4
+GROWTH = 8
 """From one look to the next, the replicates grow by one part in this many."""
+
+MOST_GROWTH = 2
+"""Replicates grow by this factor at most, if an interval is far too wide."""
+
+SKIPPED = 0.75
+"""Looks are left out up to this part of the replicates that an interval seems to take."""
 
 
 class Target(NamedTuple):
@@ -41,9 +49,12 @@ class Target(NamedTuple):
     absolute: float | None = None
     """The same, in the unit of the scalar."""
 
-    def goal(self, mean: float) -> float:
-        """Return the half-width that the interval around a mean may have."""
-        return self.absolute if self.absolute is not None else (self.relative or 0.0) * abs(mean)
+    def ratio(self, found: Interval | None) -> float:
+        """Return how many times as wide as it may be an interval is; infinity if there is none."""
+        if found is None:
+            return math.inf
+        goal = self.absolute if self.absolute is not None else (self.relative or 0.0) * abs(found.mean)
+        return found.half_width / goal if goal else math.inf if found.half_width else 0.0
 
 
 class Precision(NamedTuple):
@@ -55,17 +66,26 @@ class Precision(NamedTuple):
     """The last one."""
     until: tuple[Target, ...]
 
-    def looks(self) -> Iterator[int]:
-        """Yield the numbers of replicates after which a set is looked at. They depend on `min` and `max` alone."""
-        look = self.min
-        while look < self.max:
-            yield look
-            look += -(-look // GROWTH)
-        yield self.max
+    def next_look(self, n: int, ratio: float = 1.0) -> int:
+        """Return the look that follows after `n` replicates; `max` if none does.
 
-    def next_look(self, n: int) -> int:
-        """Return the look that follows after `n` replicates; `max` if none does."""
-        return next((look for look in self.looks() if look > n), self.max)
+        Args:
+            n: the replicates so far.
+            ratio: how many times too wide the interval is. Looks that come much too early are left out.
+        """
+        looks = _looks(self.min, self.max)
+        far = n * min(MOST_GROWTH, SKIPPED * ratio**2)
+        return looks[min(max(bisect_right(looks, n), bisect_right(looks, far) - 1), len(looks) - 1)]
+
+
+@lru_cache(maxsize=100)
+def _looks(least: int, most: int) -> list[int]:
+    """Return the numbers of replicates after which a set may be looked at."""
+    looks = []
+    while least < most:
+        looks.append(least)
+        least += -(-least // GROWTH)
+    return [*looks, most]
 
 
 class Judgement(NamedTuple):
@@ -103,22 +123,18 @@ def judge(precision: Precision, values: Sequence[Mapping[str, object] | None]) -
             break
         for column, value in zip(columns.values(), found, strict=True):
             column.append(value)  # type: ignore[arg-type]
-    n, intervals = 0, dict.fromkeys(columns)
-    for look in precision.looks():
+    n, look, intervals = 0, precision.min, dict.fromkeys(columns)
+    while True:
         if failed_at < look:
             return Judgement(FAILED, n, look, intervals)
         if len(values) < look:
             return Judgement(MORE, n, look, intervals)
         n = look
-        intervals = {one.scalar: interval(columns[one.scalar][:look], one.confidence) for one in precision.until}
-        if all(is_narrow(one, intervals[one.scalar]) for one in precision.until):
-            return Judgement(PRECISE, look, look, intervals)
-    return Judgement(MAX, n, n, intervals)
-
-
-def is_narrow(target: Target, found: Interval | None) -> bool:
-    """Return whether an interval is as narrow as a target asks."""
-    return found is not None and found.half_width <= target.goal(found.mean)
+        intervals = {one.scalar: careful_interval(columns[one.scalar][:n], one.confidence) for one in precision.until}
+        ratio = max(one.ratio(intervals[one.scalar]) for one in precision.until)
+        if ratio <= 1 or n == precision.max:
+            return Judgement(PRECISE if ratio <= 1 else MAX, n, n, intervals)
+        look = precision.next_look(n, ratio)
 
 
 def finite_number(scalars: Mapping[str, object], name: str) -> float | None:

@@ -10,6 +10,16 @@ from mopsjobs.studies.precision import FAILED, MAX, MORE, PRECISE, Precision, Ta
 ABSOLUTE = Precision(10, 100, (Target("peak", absolute=0.5),))
 
 
+def _chain() -> list[int]:
+    looks = [ABSOLUTE.next_look(0)]
+    while looks[-1] < ABSOLUTE.max:
+        looks.append(ABSOLUTE.next_look(looks[-1]))
+    return looks
+
+
+LOOKS = _chain()
+
+
 def _replicates(values: list[float]) -> list[dict[str, object] | None]:
     return [{"result.json/peak": value} for value in values]
 
@@ -20,12 +30,21 @@ def _noise(count: int, seed: int = 1) -> list[float]:
 
 
 def test_looks_are_fixed_by_the_least_and_the_most_replicates() -> None:
-    looks = list(ABSOLUTE.looks())
-    assert looks[0] == 10
-    assert looks[-1] == 100
-    assert looks == sorted(set(looks))
-    assert [ABSOLUTE.next_look(n) for n in (0, 9, *looks)] == [10, 10, *looks[1:], 100]
-    assert list(Precision(7, 7, ()).looks()) == [7]
+    assert LOOKS[0] == 10
+    assert LOOKS[-1] == 100
+    assert sorted(set(LOOKS)) == LOOKS
+    assert [ABSOLUTE.next_look(n) for n in (0, 9, 11, 100)] == [10, 10, LOOKS[1], 100]
+    assert Precision(7, 7, ()).next_look(0) == 7
+
+
+def test_looks_are_left_out_while_an_interval_is_far_too_wide() -> None:
+    """Up to twice the replicates, so that a cluster is not asked in many small steps."""
+    assert ABSOLUTE.next_look(10, 1.05) == LOOKS[1]
+    assert ABSOLUTE.next_look(10, 1.5) in LOOKS[2:]
+    far = ABSOLUTE.next_look(10, math.inf)
+    assert far in LOOKS
+    assert 1.5 * 10 < far <= 2 * 10
+    assert ABSOLUTE.next_look(LOOKS[-2], math.inf) == 100
 
 
 def test_a_set_is_judged_by_its_looks_alone() -> None:
@@ -34,7 +53,7 @@ def test_a_set_is_judged_by_its_looks_alone() -> None:
     judged = [judge(ABSOLUTE, values[:count]) for count in range(101)]
     assert (judged[9].verdict, judged[9].n, judged[9].needed) == (MORE, 0, 10)
     end = next(count for count, judgement in enumerate(judged) if judgement.verdict == PRECISE)
-    assert end in ABSOLUTE.looks()
+    assert end in LOOKS
     assert 10 < end < 100
     assert {judgement.verdict for judgement in judged[:end]} == {MORE}
     assert all(judgement == judged[end] for judgement in judged[end:])

@@ -8,7 +8,7 @@ import statistics
 import pytest
 from scipy import stats
 
-from mopsjobs.utils.intervals import interval, student_t, summarize
+from mopsjobs.utils.intervals import careful_interval, student_t, summarize
 
 
 def test_quantiles_of_student_are_those_of_scipy() -> None:
@@ -21,12 +21,37 @@ def test_quantiles_of_student_are_those_of_scipy() -> None:
 
 def test_zeros_and_ones_have_the_interval_of_a_proportion() -> None:
     """Also if all of them are zeros, of which the interval of a mean would have no width."""
-    for successes in (0, 3, 40):
-        found = interval([1] * successes + [0.0] * (40 - successes), 0.9)
+    for successes in (0, 9, 20, 40):
+        found = careful_interval([1] * successes + [0.0] * (40 - successes), 0.9)
         assert found is not None
         assert found.mean == successes / 40
         low, high = stats.binomtest(successes, 40).proportion_ci(0.9, "wilson")
-        assert found.half_width == pytest.approx(max(found.mean - low, high - found.mean))
+        wide = math.sqrt(1 + 1 / (1 + min(successes, 40 - successes)))
+        middle, half = (low + high) / 2, (high - low) / 2 * wide
+        assert (found.low, found.high) == pytest.approx((max(0, middle - half), min(1, middle + half)))
+
+
+def test_a_careful_interval_is_wider_than_that_of_student() -> None:
+    """By one more value that is as far away as the farthest. It reaches further to the side of the long tail."""
+    even, skewed = [-3.0, -1.0, 0.0, 1.0, 3.0], [0.0, 0.1, 0.2, 0.4, 5.0]
+    found = careful_interval(even, 0.95)
+    assert found is not None
+    plain = summarize(even)
+    assert plain.sd is not None
+    assert plain.half_width is not None
+    assert found.half_width == pytest.approx(plain.half_width * math.sqrt(1 + (3 / plain.sd) ** 2 / 5))
+    assert found.low == pytest.approx(-found.high)
+    found, mirrored = careful_interval(skewed, 0.95), careful_interval([-one for one in skewed], 0.95)
+    assert found is not None
+    assert mirrored is not None
+    assert found.high - found.mean > 1.5 * (found.mean - found.low)
+    assert (mirrored.low, mirrored.high) == pytest.approx((-found.high, -found.low))
+
+
+def test_values_without_a_spread_have_an_interval_without_a_width() -> None:
+    assert careful_interval([7.5] * 5, 0.95) == (7.5, 7.5, 7.5)
+    assert careful_interval([7.5], 0.95) is None
+    assert careful_interval([1.7e308, -1.7e308], 0.95) is None
 
 
 def test_a_sample_has_mean_spread_and_interval() -> None:
