@@ -464,6 +464,19 @@ def quick_runner(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def hour_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each attempt at a task have used an hour of processor time."""
+    from mopsjobs.runner.task_meter import TaskMeter
+
+    add = TaskMeter.add
+
+    def add_hour(meter: Any, result: Any) -> None:
+        add(meter, result._replace(usage=result.usage._replace(user_seconds=3600.0, system_seconds=0.0)))
+
+    monkeypatch.setattr(TaskMeter, "add", add_hour)
+
+
+@pytest.fixture
 def quick_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a runner whose store stays away end at once: it waits for its events and its ledger in vain."""
     monkeypatch.setattr("mopsjobs.events.writer.CLOSE_SECONDS", 0.1)

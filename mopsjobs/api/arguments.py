@@ -53,6 +53,7 @@ class RunnerOptions(TypedDict, total=False):
     retry_on: Choices
     first: int
     max_failures: int | str
+    max_cpu_hours: float | str
     notify: Sequence[str]
     scheduler: str
     shards: int

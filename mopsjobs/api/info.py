@@ -87,6 +87,7 @@ class JobInfo(_Fields):
     duration_seconds: float | None
     queued_seconds: float | None
     run_seconds: float | None
+    max_cpu_hours: float | None
     suspect: str | None
     cpu_seconds: float | None
     task_seconds: float | None

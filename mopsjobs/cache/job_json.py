@@ -154,8 +154,18 @@ def _computed_fields(columns: JobColumns, now: float, known_to: float) -> dict[s
         "duration_seconds": round(until - created, 3),
         "queued_seconds": round(max(queued, 0.0), 3) if has_history else None,
         "run_seconds": None if started is None else round(max(until - started, 0.0), 3),
+        "max_cpu_hours": _budget(columns[0]),
         "suspect": why_suspect(suspect, heartbeat, known_to) if is_active else None,
     }
+
+
+def _budget(record: str) -> float | None:
+    """Return the budget of a job. Most records have none, and are not parsed for it."""
+    if "_max_cpu_hours" not in record:
+        return None
+    from mopsjobs.registry.cpu_budget import budget_of
+
+    return budget_of(json.loads(record))
 
 
 def why_suspect(marked: str | None, heartbeat: float | None, known_to: float) -> str | None:

@@ -103,6 +103,7 @@ CREATE INDEX idx_job_max_rss ON job (coalesce(owner, ''), json_extract(usage, '$
     WHERE usage IS NOT NULL;
 CREATE INDEX idx_job_cancelled_failures ON job (changed_ts)
     WHERE status = 'cancelled' AND json_extract(record, '$.tasks_failed') > 0;
+CREATE INDEX idx_job_budget ON job (changed_ts) WHERE instr(record, '_max_cpu_hours');
 CREATE INDEX idx_job_label_job_id ON job_label (job_id);
 CREATE INDEX idx_event_job_id_seq ON event (job_id, seq);
 CREATE INDEX idx_ledger_chunk_job_id ON ledger_chunk (job_id);

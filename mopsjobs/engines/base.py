@@ -43,6 +43,8 @@ class TaskOptions:
     """Tasks that run before the others; 0 for none."""
     max_failures: str | None = None
     """The limit of failed tasks: `10`, or `10%`; None: no limit."""
+    max_cpu_hours: float | None = None
+    """The processor time that the tasks of the job may use, in hours; None: no limit."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -175,6 +177,7 @@ def _limits(launch: Launch) -> dict[str, str]:
         "retry_on": launch.retry_on,
         "first": launch.first,
         "max_failures": launch.max_failures,
+        "max_cpu_hours": None if launch.max_cpu_hours is None else f"{launch.max_cpu_hours:.12g}",
     }
     return {name: str(value) for name, value in limits.items() if value is not None}
 

@@ -1,7 +1,13 @@
-"""End a job early: after its first tasks, if none of them succeeds, or when too many tasks have failed.
+"""End a job early: after its first tasks, if none of them succeeds, when too many have failed, or at its CPU budget.
 
-Both are judged by the record, in which each shard has its counts. So shards need no other way to reach each other, and
-a shard that has died delays the others for a limited time only.
+All are judged by the record, in which each shard has its counts and what it used. So shards need no other way to reach
+each other. A shard that has died delays the first tasks of the others for a limited time only.
+
+**The budget.** No task begins once the record has as much processor time as the job may use. Tasks at work end, and
+count. Before a worker begins its next task, its shard reports what the last one used, unless that is less than
+`UNREPORTED_SHARE` of what is left. So the tasks that end after the budget is reached were at work then, at most one
+per worker. Short ones may add that share at most. The last shard whose tasks have ended ends the job. Shards that have
+not begun need not: each reports before its first task.
 """
 
 from __future__ import annotations
@@ -12,13 +18,14 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import islice
 
+from mopsjobs.registry.cpu_budget import SECONDS, budget_reason
 from mopsjobs.registry.failure_limit import Tally, parse_failure_limit, tally
 from mopsjobs.runner.pools.base import NextTasks, Pool, TaskResult
 from mopsjobs.runner.reporter import Counts, Reporter
 from mopsjobs.runner.retry import OutageRetry
 from mopsjobs.runner.shard import Shard
 from mopsjobs.studies.study import Task
-from mopsjobs.studies.validation import FAILURES, FIRST, EarlyEnd
+from mopsjobs.studies.validation import BUDGET, FAILURES, FIRST, EarlyEnd
 from mopsjobs.utils.text import pluralize
 from mopsjobs.utils.times import human_duration
 
@@ -35,6 +42,10 @@ DEFAULT_ABOVE = 100
 
 MAX_SKIPPED = 2000
 """Tasks between two further tries, at most. They are kept in memory."""
+
+
+UNREPORTED_SHARE = 0.01
+"""Of the budget that is left, what all shards together may have used without a report. Near its end that is nothing."""
 
 
 def canary_size(shard: Shard, tasks_total: int) -> int:
@@ -58,6 +69,7 @@ class TaskGate:
         _completed: tasks of the job that have completed already.
         _failed: tasks of the job that have failed already.
         _most_in_hand: how many the pool may have at once; None: as many as it takes.
+        _withholds: asked before a task begins; True: neither that one nor a later one may.
         clock: a monotonic clock in seconds.
     """
 
@@ -67,6 +79,7 @@ class TaskGate:
     _completed: int = 0
     _failed: int = 0
     _most_in_hand: int | None = None
+    _withholds: Callable[[], bool] = lambda: False
     clock: Callable[[], float] = time.monotonic
     in_hand: int = 0
     """Tasks that the pool has, and that have not ended."""
@@ -110,6 +123,8 @@ class TaskGate:
         if is_full or not may_begin:
             return None
         following = self._next_task()
+        if self._withholds():
+            raise StopIteration
         self.in_hand += 1
         return following
 
@@ -167,7 +182,11 @@ class FailEarly:
 
     def __post_init__(self) -> None:
         shard = self._shard
+        self._budget = shard.max_cpu_hours
+        """The CPU-hours of the job. In the record of a drop: the part of the shard."""
+        self._is_spent = self._has_withheld = False
         if shard.drop is not None:
+            self._budget = None if self._budget is None else self._budget / shard.shards
             self._shard = shard._replace(number=0, shards=1)
         self._limit = None if shard.max_failures is None else parse_failure_limit(shard.max_failures)
         self._size = canary_size(shard, self._tasks_total)
@@ -175,12 +194,19 @@ class FailEarly:
         """The tasks of the job that have completed and failed before those of this run."""
         self._gate: TaskGate | None = None
         self._pool: Pool | None = None
-        self._end: EarlyEnd | None = None
+        self._cut: EarlyEnd | None = None
 
     @property
     def is_over(self) -> bool:
         """Return whether the run has to end: by a request to stop, since the job has ended, or since it is to end."""
-        return self._retry.is_stopping or self._reporter.ended.is_set() or self.end is not None
+        return self._retry.is_stopping or self._reporter.ended.is_set() or self.cut is not None
+
+    def withholds(self) -> bool:
+        """Return whether the budget is used, so that the next task may not begin."""
+        if self._budget is not None and not self._is_spent:
+            self._is_spent = self._reporter.cpu_seconds()[0] >= self._budget * SECONDS
+        self._has_withheld |= self._is_spent
+        return self._has_withheld
 
     def wait(self, on_log: Callable[[str], None]) -> bool:
         """Wait until the first tasks of the job have ended in other shards, up to a limit.
@@ -225,8 +251,8 @@ class FailEarly:
     def admit(self, tasks: Iterator[tuple[int, Task]], todo: int, pool: Pool) -> TaskGate:
         """Return the tasks for a pool, each when it may begin.
 
-        With a limit, a worker has no second task waiting. So what is at work when the limit is reached is one task per
-        worker. Tasks that wait for their next attempt do not count: workers would idle.
+        With a limit or a budget, a worker has no second task waiting. So what is at work when that is reached is one
+        task per worker. Tasks that wait for their next attempt do not count: workers would idle.
 
         Args:
             tasks: the tasks of the shard.
@@ -234,12 +260,14 @@ class FailEarly:
             pool: is to run them.
         """
         self._pool = pool
-        most = None if self._limit is None else pool.workers
-        self._gate = TaskGate(tasks, todo, self._size, *self._ended_before, most)
+        if self._budget is not None:
+            self._reporter.report()  # a shard that is not in the record has no task at work
+        most = None if self._limit is None and self._budget is None else pool.workers
+        self._gate = TaskGate(tasks, todo, self._size, *self._ended_before, most, self.withholds)
         return self._gate
 
     def note(self, result: TaskResult, *, has_failed: bool) -> None:
-        """Take the result of an attempt. A failure that may end the job is reported at once.
+        """Take the result of an attempt. A failure or a use that may end the job is reported at once.
 
         Args:
             result: the result.
@@ -248,15 +276,38 @@ class FailEarly:
         if self._gate is None:
             return
         self._gate.note(result.attempt, is_final=result.is_final, has_failed=has_failed)
-        if result.is_final and has_failed and (self._limit is not None or not self._gate.has_passed):
+        is_telling = result.is_final and has_failed and (self._limit is not None or not self._gate.has_passed)
+        if is_telling or self._must_report_use():
             self._reporter.report()
+
+    def _must_report_use(self) -> bool:
+        if self._budget is None:
+            return False
+        used, unreported = self._reporter.cpu_seconds()
+        left = max(0.0, self._budget * SECONDS - used)
+        return unreported > left * UNREPORTED_SHARE / self._shard.shards
 
     @property
     def end(self) -> EarlyEnd | None:
-        """Return why the job is to be ended; None if it may go on."""
-        if self._end is None:
-            self._end = self._end_by_first() or self._end_by_limit()
-        return self._end
+        """Return why the job is to be ended, at once or when its last task at work has ended; None if it may go on."""
+        return self.cut or self._end_by_budget()
+
+    @property
+    def cut(self) -> EarlyEnd | None:
+        """Return why the job is to be ended at once, whatever is at work; None if it is not."""
+        if self._cut is None:
+            self._cut = self._end_by_first() or self._end_by_limit()
+        return self._cut
+
+    def _end_by_budget(self) -> EarlyEnd | None:
+        used = self._reporter.cpu_seconds()[0]
+        hours, part, is_alone = self._shard.max_cpu_hours, self._budget, self._shard.drop is not None
+        if hours is None or part is None or used < part * SECONDS:
+            return None
+        completed, failed, _ = self._tally()
+        if not self._has_withheld and (is_alone or completed + failed >= self._tasks_total):
+            return None
+        return EarlyEnd(BUDGET, budget_reason(used, hours, part if is_alone else None))
 
     def _end_by_first(self) -> EarlyEnd | None:
         if self._gate is None or not self._gate.has_failed:

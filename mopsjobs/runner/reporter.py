@@ -22,7 +22,7 @@ from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.notes import WAITS_FOR
 from mopsjobs.registry.transitions import ShardReport
-from mopsjobs.registry.usage import NO_SHARD_USAGE, ShardForecast, ShardUsage, add_usage, shard_usage
+from mopsjobs.registry.usage import NO_SHARD_USAGE, ShardForecast, ShardUsage, add_usage, shard_usage, total_usage
 from mopsjobs.runner.shard import Shard
 from mopsjobs.utils.background import BackgroundWriter
 from mopsjobs.utils.times import record_time, utc_now
@@ -130,6 +130,18 @@ class Reporter:
                 self._write(is_done=self._is_done)
             except MopsJobsError as error:
                 self._writer.note_failure(error)
+
+    def cpu_seconds(self) -> tuple[float, float]:
+        """Return the processor time of the job's tasks, and the part of it that the record does not have yet.
+
+        That of this shard is exact, in all its runs. That of the others is as the record was last read.
+        """
+        runs = [self._used_before, None if self.measured is None else self.measured()[0]]
+        own = sum(run.cpu_seconds or 0.0 for run in runs if run is not None)
+        if self.state is None:
+            return own, own
+        recorded = shard_usage(self.state, self._shard.number).cpu_seconds or 0.0
+        return (total_usage(self.state).cpu_seconds or 0.0) - recorded + own, own - recorded
 
     def report_done(self) -> JobState | None:
         """Write that all tasks of the shard were run, and return the record. The thread goes on to send heartbeats.

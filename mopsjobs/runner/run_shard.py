@@ -243,12 +243,17 @@ class _Run:
         return complete
 
     def _run_tasks(self) -> bool:
-        """Run tasks until none is left, a stop is requested or the job ends. Return whether none is left."""
+        """Run tasks until none is left, a stop is requested or the job ends. Return whether none is left to run.
+
+        If the budget of the job is used, none is.
+        """
         reporter, early, handler = self._reporter, self._early, self._handler
         tasks = self._tasks_to_run()
         first = next(tasks, None)
         if first is not None and (reporter.has_ended() or not early.wait(self._on_log)):
             return False  # before the model is loaded: a pod that is tried again may find the job ended
+        if first is not None and early.withholds():
+            return True
         pool = None if first is None else self._open_pool()
         begun = None if first is None or self._shard.cores is not None else utc_now()  # it may wait for a core first
         self._counts.started_at = shard_started_at(self._directory, self._shard.number, begun)
@@ -360,7 +365,7 @@ class _Run:
                 if self._retry.is_stopping:
                     raise
         if state is not None and not state.is_terminal:
-            is_last = is_done and reduced is not None and self._is_last(state)
+            is_last = self._early.cut is not None or (is_done and reduced is not None and self._is_last(state))
             state = self._retry.call(functools.partial(self._end_job, state, reduced, is_last=is_last))
         return ShardResult(None if state is None else state.status, *self._counts.snapshot(), is_done)
 
@@ -372,12 +377,12 @@ class _Run:
         return f"Outputs are kept in the directory of the job. {deliver_it}"
 
     def _end_job(self, state: JobState, reduced: ReduceEnd | None, *, is_last: bool) -> JobState:
-        """End the job by its outputs, if no other shard has work left. Return the record."""
+        """End the job by its outputs, if it is to be cut or no other shard has work left. Return the record."""
         error, early = self._handler.first_error, self._early.end
         if self._shard.drop is not None:
             text = error if early is None else f"{early.reason}; {error}"
             return state if error is None else self._registry.update_fields(state.job_id, error_message=text)
-        if not is_last and early is None:
+        if not is_last:
             return state
         reduce_error = reduced and reduced.error
         ended = validate(
@@ -386,7 +391,11 @@ class _Run:
         return ended.state
 
     def _is_last(self, state: JobState | None) -> bool:
-        return state is not None and transitions.all_shards_done(state, self._shard.shards)
+        if state is None:
+            return False
+        # At the end of a budget, shards that have not begun have nothing to do.
+        shards = self._shard.shards if self._early.end is None else len(state.shards)
+        return transitions.all_shards_done(state, shards)
 
     def _pack(self) -> None:
         """Move the outputs in the outbox into packs. After an earlier run, or a failure, the store may have some."""

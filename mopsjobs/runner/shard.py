@@ -45,6 +45,8 @@ class Shard(NamedTuple):
     """Tasks that run before the others; None: by default, see `fail_early.canary_size`."""
     max_failures: str | None = None
     """The limit of failed tasks of the job, like `10` or `10%`; None: no limit."""
+    max_cpu_hours: float | None = None
+    """The processor time that the tasks of the job may use, in hours; None: no limit."""
     echo: bool = False
     """Whether lines of the model also go to `on_log`, not only into events: a cluster's logs then have them."""
     drop: Path | None = None

@@ -40,13 +40,16 @@ FIRST = "FIRST"
 FAILURES = "FAILURES"
 """The error code of a job that was ended because too many of its tasks had failed."""
 
+BUDGET = "BUDGET"
+"""The error code of a job that was ended because its tasks had used the processor time that they may."""
+
 REDUCE = "REDUCE"
 """The error code of a job whose tasks are all complete, and whose reduce function has not left its outputs."""
 
 REDUCE_TEXT = "the reduce function "
 """How an error of a record names that function."""
 
-EARLY_CODES = (FIRST, FAILURES)
+EARLY_CODES = (FIRST, FAILURES, BUDGET)
 
 NAMED_MISSING = 5
 """Missing outputs that the record names. With all of them it would grow with the tasks."""

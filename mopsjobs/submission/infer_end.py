@@ -27,6 +27,7 @@ from mopsjobs.ledger.format import (
     parse_chunk_key,
     parse_files_opened,
 )
+from mopsjobs.registry.cpu_budget import spent_budget
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.registry.usage import NO_SHARD_USAGE, ShardUsage, add_usage
@@ -34,7 +35,7 @@ from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.bulk import bulk_reads
 from mopsjobs.studies.manifest import Manifest, load_manifest
 from mopsjobs.studies.outputs import Sizes, SizesOf, find_complete_tasks
-from mopsjobs.studies.validation import EarlyEnd, Validation, end_by_outputs
+from mopsjobs.studies.validation import BUDGET, EarlyEnd, Validation, end_by_outputs
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.shard_drop import first_error
 from mopsjobs.utils.text import parse_whole_number
@@ -240,6 +241,8 @@ def infer_end(judged: JobState, end: RunnerEnd, session: Session, sizes_of: Size
     is_early = end.code is not None
     early = EarlyEnd(str(end.code), str(end.reason).rstrip(".")) if is_early else None
     error = first_error(judged, session) or (None if is_early else end.reason)
+    if (reason := spent_budget(judged)) is not None:
+        early, error = EarlyEnd(BUDGET, reason), error or end.reason
     try:
         validation = end_by_outputs(
             store,

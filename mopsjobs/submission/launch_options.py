@@ -21,6 +21,7 @@ from mopsjobs.engines.slurm.options import JOINS
 from mopsjobs.engines.slurm.options import OPTIONS as SLURM_OPTIONS
 from mopsjobs.errors import OptionError, UsageError, shorten
 from mopsjobs.ledger.retry_policy import MAX_RETRIES, parse_causes
+from mopsjobs.registry.cpu_budget import parse_cpu_hours
 from mopsjobs.registry.failure_limit import parse_failure_limit
 from mopsjobs.utils.sizes import format_size, parse_factor, parse_size
 from mopsjobs.utils.text import parse_whole_number
@@ -60,10 +61,17 @@ RUNNER_OPTIONS = (
         "max_failures", "text", "N|P%",
         "end the job when more tasks than this have failed: a number, or a share of the tasks", "no limit",
     ),
+    LaunchOption(
+        "max_cpu_hours", "text", "N",
+        "begin no more tasks when those of the job have used N hours of processor time (with file drops, each shard has"
+        " an equal part)", "no limit",
+    ),
 )  # fmt: skip
 """The options that every engine has."""
 
-RECORDED = ("workers", "task_timeout", "task_memory", "retries", "retry_on", "first", "max_failures", "shards")
+RECORDED = (
+    "workers", "task_timeout", "task_memory", "retries", "retry_on", "first", "max_failures", "max_cpu_hours", "shards",
+)  # fmt: skip
 """The options that the record of a launch keeps for the next one, besides the interpreter."""
 
 NOTIFY = LaunchOption(
@@ -156,6 +164,7 @@ READERS: Mapping[str, Callable[[Any], Any]] = {
     "retry_on": _read_causes,
     "first": _count("first", 0, MAX_NUMBER, "a number of tasks, 0 for none"),
     "max_failures": lambda value: parse_failure_limit(str(value)).text,
+    "max_cpu_hours": parse_cpu_hours,
     "shards": _count("shards", 1, MAX_NUMBER, "1 or more"),
     "scheduler": str,
     "notify": lambda value: (value,) if isinstance(value, str) else tuple(value),

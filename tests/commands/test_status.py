@@ -514,6 +514,25 @@ def test_a_range_that_has_passed_is_not_shown(cli: Cli, remote: Remote) -> None:
     assert cli.ok("status", "a", "--json").json["eta_latest"] is None
 
 
+def test_each_view_tells_budget_and_use(cli: Cli, remote: Remote, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also of a job that has not begun. `summary` adds them up."""
+    web = Web(cli, capsys)
+    for job_id, hours in (("a", "5"), ("b", "2.5")):
+        add(remote.jobs, job_id, engine="local", metadata={"local_max_cpu_hours": hours}, tasks_total=1000)
+    add(remote.jobs, "c", tasks_total=1000)
+    remote.jobs.report_shard("a", 0, 1, ShardReport(318, 0, usage=USED))
+    cli.ok("sync", "-q")
+    assert "Budget     1.50 of 5 CPU-hours" in cli.ok("status", "a").lines
+    assert "Budget     0.00 of 2.5 CPU-hours" in cli.ok("status", "b").lines
+    assert "1.50 of 5 CPU-hours" in web.ok("/jobs/a")
+    jobs = cli.ok("list", "--json").json["jobs"]
+    assert {job["job_id"]: job["max_cpu_hours"] for job in jobs} == {"a": 5.0, "b": 2.5, "c": None}
+    assert "Budget       1.50 of 7.5 CPU-hours (2 jobs)" in cli.ok("summary").lines
+    budget = {"jobs": 2, "cpu_seconds": 5400.0, "max_cpu_hours": 7.5}
+    assert cli.ok("summary", "--json").json["budget"] == budget
+    assert cli.ok("summary", "--json", "--name", "c").json["budget"] is None
+
+
 def test_each_view_tells_that_a_time_limit_comes_first(
     cli: Cli, remote: Remote, capsys: pytest.CaptureFixture[str]
 ) -> None:

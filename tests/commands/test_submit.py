@@ -19,6 +19,7 @@ from mopsjobs.bundles.git_state import GitState
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.local import LocalEngine
 from mopsjobs.errors import EngineError, EngineUnavailableError, JobBusyError, MopsJobsError, UsageError
+from mopsjobs.registry.cpu_budget import budget_text
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.studies.manifest import Origin, load_manifest
@@ -466,6 +467,29 @@ def test_a_resumed_job_has_the_same_limits(desk: Desk) -> None:
     assert desk.ended("job.3") == "succeeded"
     assert record(desk.jobs, "job.3").metadata.items() >= {"local_first": "0", "local_max_failures": "10%"}.items()
     assert calls(noted).keys() == set(range(30))
+
+
+def test_a_budget_and_its_use_are_in_each_view(desk: Desk) -> None:
+    """A resumed job has the same budget anew, unless a flag gives another one."""
+    desk.submit(sets_of(6), "--workers", "1", "--max-cpu-hours", "1e-7")
+    assert desk.ended() == "partial"
+    reason = "Ended by --max-cpu-hours 1e-07: "
+    assert f"BUDGET: {reason}" in desk.ok("status", "job").out
+    assert f"job: {reason}" in desk("wait", "job").err
+    (job,) = desk.ok("list", "--json").json["jobs"]
+    assert (job["max_cpu_hours"], job["error_code"]) == (1e-7, "BUDGET")
+    text = budget_text(job["cpu_seconds"], 1e-7)
+    assert text.endswith(" of 1e-07 CPU-hours")
+    assert f"Budget     {text}\n" in desk.ok("status", "job").out
+    assert f"Budget       {text} (1 job)\n" in desk.ok("summary").out
+    found = {"jobs": 1, "cpu_seconds": job["cpu_seconds"], "max_cpu_hours": 1e-7}
+    assert desk.ok("summary", "--json").json["budget"] == found
+    desk.ok("resume", "job")
+    assert desk.ended("job.2") == "partial"
+    assert record(desk.jobs, "job.2").metadata["local_max_cpu_hours"] == "1e-07"
+    desk.ok("resume", "job.2", "--max-cpu-hours", "1")
+    assert desk.ended("job.3") == "succeeded"
+    assert "Budget     0.00 of 1 CPU-hours\n" in desk.ok("status", "job.3").out
 
 
 def test_a_job_in_the_foreground_says_why_it_ended(desk: Desk) -> None:

@@ -29,7 +29,7 @@ from mopsjobs.ledger.environment import Environment, environments_prefix, parse_
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.runner.pools import dask, dask_task
 from mopsjobs.runner.pools.base import TaskResult
-from mopsjobs.runner.pools.dask import DaskProcess
+from mopsjobs.runner.pools.dask import FUTURES_PER_THREAD, DaskProcess
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.studies.study import FIELDS
 from support.cli import Cli, Spawn, sentences
@@ -37,6 +37,7 @@ from support.runs import (
     HOG,
     MIB,
     PATIENCE,
+    Bench,
     all_of,
     callers,
     calls,
@@ -412,6 +413,16 @@ def test_a_scheduler_that_goes_away_ends_the_run_and_another_goes_on(
     assert _ended(start(dask_cluster, sets))[0] == 0
     assert {number: calls(noted)[number] for number in range(4)} == dict.fromkeys(range(4), 1)
     assert (record(local_registry).status, record(local_registry).tasks_verified) == ("succeeded", 8)
+
+
+@pytest.mark.usefixtures("hour_each")
+def test_a_budget_ends_a_job_on_dask_with_what_is_on_the_cluster(bench: Bench, dask_cluster: Cluster) -> None:
+    """Its two threads have three tasks each, and all of these count."""
+    noted = bench.path / "calls"
+    bench.given(sets_of(60, calls=str(noted)))
+    ran, _ = bench.work(scheduler=dask_cluster.url, max_cpu_hours=10.0, first=0)
+    assert (ran.status, bench.record().error_code) == ("partial", "BUDGET")
+    assert 10 <= sum(calls(noted).values()) == ran.completed <= 10 + 2 * FUTURES_PER_THREAD - 1
 
 
 @pytest.mark.usefixtures("quick_runner")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ import pytest
 
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.registry.usage import total_usage
 from mopsjobs.store import open_store
 from mopsjobs.store.base import VersionedStore
 from support.cli import Cli, Spawn, copied_program, environment
@@ -222,6 +224,67 @@ def test_a_limit_ends_four_shards_within_their_workers(
     assert cli("list", "--json", **env).json["jobs"][0]["error_message"].startswith(reason)
     assert f"FAILURES: {reason}" in cli("status", "job", **env).out
     assert reason in cli("events", "job", **env).out
+
+
+BURNING = """
+import os, time
+def simulate(params, seed):
+    file = os.open(params["calls"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.write(file, b"%d %d\\n" % (params["x"], os.getpid()))
+    while "gate" in params and not os.path.exists(params["gate"]):
+        time.sleep(0.005)
+    began = time.process_time()
+    while time.process_time() < began + 0.11:
+        pass
+    return {"x": params["x"]}
+"""
+"""Each task uses 0.11 s of processor time."""
+
+
+@pytest.mark.parametrize("backend_of_job", ["embedded", "azurite"])
+def test_a_budget_ends_racing_shards_though_one_is_killed(
+    cli: Cli, spawn: Spawn, tmp_path: Path, backend_of_job: str, request: pytest.FixtureRequest
+) -> None:
+    """At most the tasks at work come too many: one per worker, and the killed one, of which nothing is known.
+
+    The job ends when the restart of the killed shard has seen the budget.
+    """
+    noted, env, budget = tmp_path / "calls", {}, 2.0
+    if backend_of_job == "azurite":
+        azurite = request.getfixturevalue("azurite")
+        env["AZURE_STORAGE_CONNECTION_STRING"] = azurite.connection_string
+        env["MOPS_JOBS_REGISTRY"] = azurite.url(azurite.new_container())
+    with closing(open_store(env.get("MOPS_JOBS_REGISTRY", cli.env["MOPS_JOBS_REGISTRY"]), env)) as store:
+        jobs = JobRegistry(store)
+        sets = sets_of(80, calls=str(noted))
+        sets[7]["gate"] = str(tmp_path / "gate")
+        manifest = place(store, "job", study(sets), code(tmp_path / "code", BURNING))
+        jobs.register_job("job", **manifest.record_fields())
+        words = ("run", "job", "--shards", str(SHARDS), "--workers", "1", "--max-cpu-hours", str(budget / 3600))
+        start = [
+            functools.partial(
+                spawn, *words, JOB_COMPLETION_INDEX=str(index), XDG_STATE_HOME=str(tmp_path / f"pod-{index}"), **env
+            )
+            for index in range(SHARDS)
+        ]
+        killed = start[3]()
+        until(lambda: calls(noted)[7], "the second task of the shard that is killed")
+        pods = [start[index]() for index in range(3)]
+        killed.kill()
+        killed.communicate(timeout=PATIENCE)
+        assert [_ended(pod)[0] for pod in pods] == [0] * 3
+        assert record(jobs).status == "running"
+        (tmp_path / "gate").touch()
+        _ended(start[3]())
+        state = record(jobs)
+    assert (state.status, state.error_code, state.tasks_verified) == ("partial", "BUDGET", state.tasks_completed)
+    ran = sum(calls(noted).values())
+    used = total_usage(state).cpu_seconds or 0.0
+    too_many = state.tasks_completed - math.ceil(budget / (used / state.tasks_completed))
+    print(f"{backend_of_job}: budget {budget} s, used {used:.2f} s by {ran} tasks, {too_many} too many, 1 killed")
+    assert used >= budget
+    assert too_many <= SHARDS - 1
+    assert ran <= math.ceil(budget / 0.11) + SHARDS - 1 + 1
 
 
 def test_tasks_shows_what_a_runner_measured(cli: Cli, jobs: JobRegistry, model: Path, tmp_path: Path) -> None:

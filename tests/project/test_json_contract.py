@@ -29,7 +29,7 @@ PROMISED_JOB_FIELDS = [
     "last_validation_error", "metadata", "write_id", "revision", "transitions", "tasks_failed", "heartbeat_at",
     "shards", "owner", "labels", "engine", "parent_job_id", "usage", "forecast", "progress", "is_active",
     "status_since", "started_at", "ended_at",
-    "duration_seconds", "queued_seconds", "run_seconds", "suspect",
+    "duration_seconds", "queued_seconds", "run_seconds", "max_cpu_hours", "suspect",
     "cpu_seconds", "task_seconds", "held_core_seconds", "cpu_efficiency", "max_rss_bytes", "eta_earliest", "eta_latest",
     "eta_basis", "stragglers", "time_limit_at",
 ]  # fmt: skip
@@ -60,7 +60,7 @@ SUMMARY_FIELDS = [
     "schema_version", "generated_at", "synced_at", "age_seconds", "stale", "foreign_writes_known_to", "registry",
     "registry_from", "total",
     "by_status", "by_owner", "by_day", "failure_rate", "queue_seconds", "run_seconds", "oldest_active",
-    "usage", "usage_by",
+    "usage", "budget", "usage_by",
 ]  # fmt: skip
 FAILURES_FIELDS = [
     "schema_version", "generated_at", "synced_at", "age_seconds", "stale", "foreign_writes_known_to", "registry",

@@ -14,7 +14,7 @@ def submit(reg: mj.Registry, betas: list[float]) -> mj.Job:
     if study.tasks_total > 1000:
         study = mj.Study.from_file("small.yaml")
     try:
-        return reg.submit(study, code=".", workers=4, max_failures="10%", check_determinism=2, job_id="s-1")
+        return reg.submit(study, code=".", workers=4, max_cpu_hours=0.5, check_determinism=2, job_id="s-1")
     except mj.JobExistsError as taken:
         log.warning("%s", taken)
         return reg.job("s-1", max_age="5m")

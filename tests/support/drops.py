@@ -60,12 +60,13 @@ class Site:
         self.calls = code(directory / "code") / "calls"
         self.manifest: Manifest
 
-    def submit(self, sets: list[dict[str, Any]]) -> None:
+    def submit(self, sets: list[dict[str, Any]], **options: str) -> None:
         """Submit a job of two shards with a drop."""
         for one in sets:
             one["calls"] = str(self.calls)
         self.manifest = place(self.store, "job", study(sets), self.calls.parent)
         metadata = {"slurm_file_drop": "yes", "slurm_shards": str(SHARDS)}
+        metadata |= {f"slurm_{name}": text for name, text in options.items()}
         self.registry.register_job("job", engine="slurm", tasks_total=len(sets), metadata=metadata)
         self.registry.update_status("job", "scheduled")
         fill_drop(self.directory, self.manifest, self.store)

@@ -81,6 +81,7 @@ def _run(launch: Launch, app: App) -> FollowResult:
         policy=retry_policy(launch.retries, launch.retry_on),
         first=launch.first,
         max_failures=launch.max_failures,
+        max_cpu_hours=launch.max_cpu_hours,
         scheduler=launch.options.get("scheduler"),
     )
     try:

@@ -126,6 +126,7 @@ def job_card(
         _section("Queued", duration_text(job["queued_seconds"])),
         _section("Running" if job["is_active"] else "Ran", duration_text(job["run_seconds"])),
         _section("Used", usage_text(job)),
+        _section("Budget", _budget(job)),
         _section("Heartbeat", heartbeat and human_age((now - parse_time(heartbeat)).total_seconds())),
         _section("Owner", job["owner"] and [Part(job["owner"], ("owner", job["owner"]))]),
         _section("Labels", _labels(job)),
@@ -352,6 +353,15 @@ def usage_text(usage: Mapping[str, Any]) -> str | None:
         ("peak memory", memory_text(usage["max_rss_bytes"]), ""),
     )
     return ", ".join(f"{title} {text}{more}" for title, text, more in parts if text is not None) or None
+
+
+def _budget(job: Mapping[str, Any]) -> str | None:
+    """Return how much of its budget a job has used; None if it has none."""
+    if job["max_cpu_hours"] is None:
+        return None
+    from mopsjobs.registry.cpu_budget import budget_text  # here: few jobs have one
+
+    return budget_text(job["cpu_seconds"], job["max_cpu_hours"])
 
 
 def memory_text(size: float | None) -> str | None:

@@ -1,13 +1,14 @@
 """Add up jobs of the cache: all of them from its sums, in no time; those that pass a filter from indexes.
 
 The figures of the charts follow: load over time, how jobs ended, how long they took, and what owners used. Days are in
-UTC. All figures come from columns of the rows; no record is parsed.
+UTC. All figures come from columns of the rows. Only the records of jobs with a budget are parsed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import json
 import math
 import sqlite3
 from bisect import bisect_right
@@ -24,7 +25,7 @@ from mopsjobs.cache.job_json import NO_UPDATE
 from mopsjobs.cache.pruning import count_ended
 from mopsjobs.cache.queries.filters import Filter, is_suspect, where_clauses
 from mopsjobs.registry.status import TERMINAL
-from mopsjobs.registry.usage import ShardUsage
+from mopsjobs.registry.usage import ShardUsage, usage_from_json
 
 
 class Tally(NamedTuple):
@@ -330,6 +331,19 @@ def usage(connection: sqlite3.Connection, job_filter: Filter, by: str | None = N
         values,
     )
     return [UsageSum(*row) for row in rows]
+
+
+def budget(connection: sqlite3.Connection, job_filter: Filter) -> tuple[int, float, float] | None:
+    """Return how many of the jobs that pass a filter have a budget, the seconds that they used, and the hours of all.
+
+    None if none has one.
+    """
+    from mopsjobs.registry.cpu_budget import budget_of  # here: charts need none
+
+    sql, values = _select(connection, job_filter, "record, usage", "instr(record, '_max_cpu_hours')")
+    jobs = [(budget_of(json.loads(record)), used) for record, used in connection.execute(sql, values)]
+    found = [(hours, usage_from_json(used).cpu_seconds or 0.0) for hours, used in jobs if hours is not None]
+    return (len(found), sum(used for _, used in found), sum(hours for hours, _ in found)) if found else None
 
 
 def _usage_of_all(connection: sqlite3.Connection, by: str | None) -> list[UsageSum]:

@@ -13,6 +13,7 @@ import pytest
 from mopsjobs.engines.model_errors import ModelError
 from mopsjobs.events.format import RUNNER, parse_chunk
 from mopsjobs.registry.transitions import ShardReport
+from mopsjobs.registry.usage import ShardUsage, total_usage
 from mopsjobs.runner import fail_early
 from mopsjobs.runner import reporter as module
 from mopsjobs.runner.fail_early import WAIT_SECONDS, FailEarly, TaskGate, canary_size
@@ -122,6 +123,70 @@ def test_a_share_counts_the_workers_of_silent_shards(bench: Bench, failed: int, 
     reporter.finish(is_done=False)
     early = FailEarly(shard, 5000, counted, reporter, OutageRetry(0.0, lambda _seconds: None))
     assert (early.end is not None) == ends
+
+
+# --- the budget -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("hour_each")
+@pytest.mark.parametrize(("shards", "workers"), [(1, 1), (1, 3), (4, 1), (4, 2)])
+def test_a_budget_ends_the_job_within_its_workers(bench: Bench, shards: int, workers: int) -> None:
+    """The attempts that end after the budget is reached are those at work then. They count, failures too."""
+    noted, budget = bench.path / "calls", 20
+    bench.given([{"x": number, "calls": str(noted), "fail": number % 5 == 0} for number in range(100)])
+    ended = _pods(bench, shards, workers=workers, max_cpu_hours=float(budget), first=0)
+    assert all(ran.is_done for ran in ended), "nothing is left to a restart"
+    state, ran = bench.record(), sum(calls(noted).values())
+    assert (state.status, state.error_code) == ("partial", "BUDGET")
+    assert budget <= ran <= budget + shards * workers - 1
+    assert (state.tasks_completed + state.tasks_failed, state.tasks_verified) == (ran, state.tasks_completed)
+    assert total_usage(state).cpu_seconds == ran * 3600
+    reason = (
+        f"Ended by --max-cpu-hours 20: {ran}.0 of 20 CPU-hours used; {100 - state.tasks_completed} of 100 tasks left"
+    )
+    assert str(state.error_message).startswith(reason)
+
+
+@pytest.mark.usefixtures("hour_each")
+def test_a_budget_holds_without_a_report_of_the_thread(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each shard reports before a worker begins the next task, however rarely its thread does."""
+    monkeypatch.setattr(module, "PROGRESS_SECONDS", 3600.0)
+    noted = bench.path / "calls"
+    bench.given(sets_of(100, calls=str(noted)))
+    _pods(bench, 4, max_cpu_hours=10.0, first=0)
+    assert 10 <= sum(calls(noted).values()) <= 13
+
+
+@pytest.mark.usefixtures("hour_each")
+def test_a_job_within_its_budget_succeeds(bench: Bench) -> None:
+    """Also if its last task uses the rest."""
+    bench.given(sets_of(8))
+    _pods(bench, 4, max_cpu_hours=8.0, first=0)
+    assert (bench.counts(), bench.record().error_code) == (("succeeded", 8, 0, 8), None)
+
+
+@pytest.mark.usefixtures("hour_each")
+def test_a_shard_that_never_begins_does_not_hold_up_the_end(bench: Bench) -> None:
+    """One that was at work does: it ends when its restart has seen the budget. That runs no task."""
+    noted = bench.path / "calls"
+    bench.given(sets_of(40, calls=str(noted)))
+    bench.registry.report_shard("job", 1, 4, ShardReport(0, 0, usage=ShardUsage(3600.0, None, None, None)))
+    ran, _ = bench.work("pod-0", number=0, shards=4, workers=1, max_cpu_hours=5.0, first=0)
+    assert (ran.status, ran.is_done, sum(calls(noted).values())) == ("running", True, 4)
+    ran, said = bench.work("pod-1", number=1, shards=4, workers=1, max_cpu_hours=5.0, first=0)
+    assert (ran.status, ran.is_done, sum(calls(noted).values())) == ("partial", True, 4)
+    assert said[-1] == "Ended by --max-cpu-hours 5: 5.00 of 5 CPU-hours used."
+    assert bench.record().error_code == "BUDGET"
+
+
+@pytest.mark.usefixtures("hour_each")
+def test_a_restart_counts_what_earlier_runs_of_its_shard_used(bench: Bench) -> None:
+    noted = bench.path / "calls"
+    bench.given(sets_of(40, calls=str(noted)))
+    bench.registry.report_shard("job", 0, 1, ShardReport(0, 0, usage=ShardUsage(7 * 3600.0, None, None, None)))
+    ran, _ = bench.work(workers=1, max_cpu_hours=10.0)
+    assert (ran.status, sum(calls(noted).values())) == ("partial", 3)
+    assert total_usage(bench.record()).cpu_seconds == 10 * 3600
 
 
 # --- the first tasks ------------------------------------------------------------------------------------------------

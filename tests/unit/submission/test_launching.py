@@ -38,7 +38,7 @@ from mopsjobs.submission.session import Session
 from support.docs import load_generator
 
 ANNOTATIONS = {
-    "text": {"str", "int | str", "int"}, "count": {"int"}, "size": {"Size"}, "duration": {"Duration"},
+    "text": {"str", "int | str", "int", "float | str"}, "count": {"int"}, "size": {"Size"}, "duration": {"Duration"},
     "file": {"str | os.PathLike[str]"}, "switch": {"bool"}, "choices": {"Choices"},
     "texts": {"Sequence[str]", "Choices"}, "labels": {"Mapping[str, str] | str"},
 }  # fmt: skip
@@ -101,7 +101,7 @@ def test_texts_and_values_mean_the_same() -> None:
     """Flags give texts; Python programs numbers or texts."""
     texts = {"task_timeout": "1h", "task_memory": "1GiB", "retries": "2", "retry_on": "oom,died", "max_failures": "5"}
     values = {"task_timeout": 3600, "task_memory": 2**30, "retries": 2, "retry_on": ["oom", "died"], "max_failures": 5}
-    assert read_options(texts) == read_options(values)
+    assert read_options({**texts, "max_cpu_hours": "1.5"}) == read_options({**values, "max_cpu_hours": 1.5})
 
 
 REGISTRY = JobRegistry(InMemoryVersionedStore())
@@ -120,6 +120,14 @@ SESSION = Session(registry_url="memory:", open_registry=lambda: REGISTRY, env={}
             "local",
             {"max_failures": "many"},
             "invalid max_failures 'many': expected a number of tasks, or a share above 0% and below 100%.",
+        ),
+        *(
+            (
+                "local",
+                {"max_cpu_hours": hours},
+                f"invalid max_cpu_hours '{hours}': expected CPU-hours above 0, like 50 or 0.5.",
+            )
+            for hours in ("5h", "0", -1, "nan", "inf")
         ),
         ("local", {"shards": 2}, "shards has no effect with the local engine."),
         ("dask", {"cluster": {"service_account": "a"}}, "service_account has no effect with the dask engine."),
@@ -217,7 +225,7 @@ def test_the_interpreter_of_the_active_environment_is_checked(tmp_path: Path, sc
 
 def test_an_earlier_launch_gives_what_the_options_leave_open() -> None:
     """Numbers of a record that no runner can work with count as not recorded."""
-    recorded = {"workers": "3", "task_timeout": "90", "first": "0", "max_failures": "10%"}
+    recorded = {"workers": "3", "task_timeout": "90", "first": "0", "max_failures": "10%", "max_cpu_hours": "0.25"}
     options = LaunchOptions(python=sys.executable)
     launch = make_launch("job", "local", options, SESSION, recorded=recorded)
     assert (launch.workers, launch.task_timeout, launch.first, launch.max_failures) == (3, 90.0, 0, "10%")

@@ -186,6 +186,20 @@ def test_first_tasks_and_failures_count_in_each_shard_alone(site: Site) -> None:
     assert "Ended by --first 1" in str(state.error_message)
 
 
+@pytest.mark.usefixtures("hour_each")
+def test_each_shard_has_its_part_of_a_budget(site: Site) -> None:
+    """Two shards do not see each other: each ends its tasks at half of it."""
+    site.submit(sets_of(12), max_cpu_hours="4")
+    for number in range(2):
+        said = site.work(number, workers=1, max_cpu_hours=4.0)
+        assert said[-1] == "Ended by --max-cpu-hours 4: 2.00 of 2 CPU-hours used by this shard."
+    state = site.reconcile(COMPLETE)
+    assert counts(state) == ("partial", 4, 0)
+    assert state.error_code == "BUDGET"
+    reason = "Ended by --max-cpu-hours 4: 4.00 of 4 CPU-hours used; 8 of 12 tasks left no complete outputs"
+    assert state.error_message == reason
+
+
 def test_the_error_of_a_shard_is_that_of_the_job(site: Site) -> None:
     """It comes after what Slurm says."""
     site.submit([{"x": 0}, {"x": 1, "fail": True}])

@@ -28,7 +28,7 @@ SHOWN_CONDITIONS = 2
 MAX_LINE = 300
 """Characters of a line. A record may hold a text of any length."""
 
-SHOWN = ("Status", "Progress", "Owner", "Labels", "Running", "Ran", "Used", "Error")
+SHOWN = ("Status", "Progress", "Owner", "Labels", "Running", "Ran", "Used", "Budget", "Error")
 """Sections of the job that the text has."""
 
 

@@ -88,6 +88,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
         policy=retry_policy(options.retries, options.retry_on),
         first=options.first,
         max_failures=options.max_failures,
+        max_cpu_hours=options.max_cpu_hours,
         wait_for_manifest=is_in_pod,
         stops_at=parse_whole_number(app.env.get(STOPS_AT, ""), 1, 2**40),
         drop=None if args.file_drop is None else Path(args.file_drop),

@@ -18,6 +18,7 @@ from mopsjobs.console.printer import status_style
 from mopsjobs.console.result import Document, Result, Table, Text
 from mopsjobs.console.terminal import title_text
 from mopsjobs.errors import UsageError
+from mopsjobs.registry.cpu_budget import budget_text
 from mopsjobs.registry.status import ACTIVE, JobStatus
 from mopsjobs.utils.text import invalid_choice, pluralize
 from mopsjobs.utils.times import human_duration, parse_time
@@ -93,6 +94,7 @@ def _document(
     active = copy.copy(job_filter)
     active.statuses = ACTIVE if job_filter.statuses is None else job_filter.statuses & ACTIVE
     order = filters.parse_sort("created")
+    budget = statistics.budget(cache, job_filter)
     oldest = job_queries.page_of_jobs(cache, active, order=order, limit=1, offset=0, now=now.timestamp())
     return {
         **app.document_head(SCHEMA_VERSION, freshness),
@@ -105,6 +107,7 @@ def _document(
         "run_seconds": statistics.spread(cache, job_filter, statistics.RUN)._asdict(),
         "oldest_active": next(oldest, None),
         "usage": next((_usage_json(one) for one in statistics.usage(cache, job_filter)), None),
+        "budget": budget and dict(zip(("jobs", "cpu_seconds", "max_cpu_hours"), budget, strict=True)),
         "usage_by": by
         and {
             "by": by,
@@ -133,6 +136,9 @@ def _show(summary: dict[str, Any], app: App) -> None:
     if summary["usage"] is not None:
         jobs = pluralize(summary["usage"]["jobs"], "job")
         lines.append(_line("Used", f"{usage_text(summary['usage']) or UNKNOWN} ({jobs})"))
+    if (budget := summary["budget"]) is not None:
+        text = budget_text(budget["cpu_seconds"], budget["max_cpu_hours"])
+        lines.append(_line("Budget", f"{text} ({pluralize(budget['jobs'], 'job')})"))
     if oldest is not None:
         age = human_duration((app.now() - parse_time(oldest["created_at"])).total_seconds())
         lines.append([*_line("Oldest", f"{oldest['job_id']}, {age} old, "), status_style(oldest["status"])])

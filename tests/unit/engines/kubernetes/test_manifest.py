@@ -120,6 +120,7 @@ def test_the_runner_is_told_everything() -> None:
         task_timeout=90.5,
         first=0,
         max_failures="10%",
+        max_cpu_hours=50.0,
         env={"B": "2", "A": "1"},
         options={name: value for name, value in EVERYTHING.items() if name != "pod_patch"},
     )
@@ -127,7 +128,7 @@ def test_the_runner_is_told_everything() -> None:
     assert container["command"] == ["mops-jobs"]
     assert " ".join(container["args"]) == (
         "run seir-1 --registry azure://job-registry --shards 2 --echo --workers 3"
-        " --python /venv/bin/python --task-timeout 90.5s --first 0 --max-failures 10%"
+        " --python /venv/bin/python --task-timeout 90.5s --first 0 --max-failures 10% --max-cpu-hours 50"
     )
     assert container["env"] == [{"name": "A", "value": "1"}, {"name": "B", "value": "2"}]
     assert container["envFrom"] == [{"secretRef": {"name": "registry-credentials"}}]
