@@ -214,6 +214,11 @@ class Manifest:
         """Return the job that has the outputs of a reused task; None if the task is not reused."""
         return next((one for one in self.reused if one.has(number)), None)
 
+    def number_of(self, param_id: str, seed: int) -> int | None:
+        """Return the first task of the job with these parameters and this seed; None if it has none."""
+        sets = self.study.sets_by_id().get(param_id, ())
+        return next((one for one in self.study.seed_index(sets).numbers(seed) if self.positions([one])), None)
+
     def record_fields(self) -> dict[str, Any]:
         """Return the arguments of `register_job` for this job, at its submission or later."""
         return {

@@ -10,12 +10,13 @@ import pytest
 from markupsafe import escape
 
 from mopsjobs.app.tasks import task_outputs
-from mopsjobs.studies.manifest import load_manifest
+from mopsjobs.studies.manifest import Reuse, load_manifest
 from mopsjobs.studies.outputs import output_key
 from mopsjobs.web.site import job_reads
 from support.cli import Cli, Remote, add, foreign, key
+from support.events import Writer
 from support.images import png
-from support.ledgers import Ledger, attempt
+from support.ledgers import BUNDLE, Ledger, attempt
 from support.study_jobs import run_study
 from support.web import BIDI, HOSTILE, Web
 
@@ -113,6 +114,30 @@ def test_a_child_shows_what_its_parent_left(web: Web, cli: Cli, remote: Remote) 
     assert "<bdi>x</bdi> = <bdi>17</bdi>" in own
     assert ">17</pre>" in own
     assert ": failed" in _section(web, "/jobs/night/results?task=17")
+
+
+def test_a_reused_task_shows_the_log_of_the_job_that_ran_it(web: Web, cli: Cli, remote: Remote) -> None:
+    """There it has another number. The command names both."""
+    _night(cli, remote, {"result.json": b"3"})
+    events = Writer(remote.store.inner, cli.clock, "night")
+    events("of task 1", task=1)
+    events("of task 3", task=3)
+    run_study(
+        remote.jobs, "more", [{"x": 99}, {"x": 3}], lambda task: None if task.number else "succeeded",
+        reused=(Reuse("night", BUNDLE, ((1, 2),)),), outputs=None,
+    )  # fmt: skip
+    cli.ok("sync", "-q")
+    shown = _section(web, "/jobs/more/results?task=1")
+    assert "Task 1, task 3 of <a" in " ".join(shown.split())
+    assert "of task 3</span>" in shown
+    assert "of task 1</span>" not in shown
+    assert 'href="/jobs/night/logs?task=3"' in shown
+    said = cli.ok("logs", "more", "--task", "1").err
+    assert "Task 1 of more ran in night, whose outputs are reused: mops-jobs logs night --task 3\n" in said
+    assert (
+        "Reused, so without lines here: 1 of 2 tasks, from night."
+        in cli("logs", "more", "--task", "1", "--offline").err
+    )
 
 
 def test_outputs_appear_when_the_task_has_ended(web: Web, cli: Cli, remote: Remote) -> None:

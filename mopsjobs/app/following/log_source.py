@@ -19,6 +19,7 @@ from mopsjobs.app.jobs.reconcile import EngineWatch, early_end_text, is_ended_by
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.freshness import Freshness, FreshnessPolicy
 from mopsjobs.app.run.user_trust import trust_after_question, user_trust
+from mopsjobs.cache.job_json import reused_tasks, reused_text
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries.events import StoredEvent
 from mopsjobs.cache.queries.filters import DEFAULT_SORT, Filter, parse_sort
@@ -27,9 +28,20 @@ from mopsjobs.engines import CLUSTER_ENGINES, open_engine
 from mopsjobs.engines.base import engine_of
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.trust import NotTrustedError
-from mopsjobs.errors import EXIT_DONE, EngineError, OptionError, StoreUnavailableError, exit_code_of
+from mopsjobs.errors import (
+    EXIT_DONE,
+    EngineError,
+    NoManifestError,
+    OptionError,
+    RecordError,
+    StoreError,
+    StoreUnavailableError,
+    command_line,
+    exit_code_of,
+)
 from mopsjobs.events.format import DROPPED
 from mopsjobs.registry.status import BEFORE_RUNNING, TERMINAL
+from mopsjobs.studies.manifest import load_manifest
 from mopsjobs.utils.text import pluralize, strip_control_characters
 
 OVERLAP_SECONDS = 10.0
@@ -103,6 +115,7 @@ class _LogReader:
         self._selection = LogSelection(pattern=request.pattern, after=after, tasks=request.tasks)
         self._is_of_tasks = request.tasks is not None or request.failed
         self._has_lines = False
+        self._tasks_shown: set[object] = set()
 
     def search(self) -> int:
         """Read the lines of several jobs. Returns the exit code."""
@@ -157,8 +170,10 @@ class _LogReader:
                 raise no_such_task_error(str(job["job_id"]), task)
 
     def _note_absence(self, feed: EventFeed) -> None:
-        """Print a note if no line was shown."""
+        """Print a note if no line was shown, or if other jobs have lines of tasks that this one reuses."""
         request, job = self._request, feed.job
+        if job is not None and self._note_reused(job):
+            return
         if self._has_lines or request.tail == 0 or feed.note_absence():
             return
         is_active = job is not None and job["status"] not in TERMINAL and not request.follow
@@ -170,6 +185,33 @@ class _LogReader:
         wait = None if job is None else waits_for_text(job)
         why = "" if wait is None else f" It waits for {strip_control_characters(wait)}"
         self._app.out.note(f"Job {feed.job_id} has no log lines{end}.{why}")
+
+    def _note_reused(self, job: Mapping[str, object]) -> bool:
+        """Name the jobs that ran those of the tasks that a job reuses. Return whether there are any."""
+        tasks = sorted(task for task in self._request.tasks or () if task not in self._tasks_shown)
+        if not tasks or not reused_tasks(job)[0]:
+            return False
+        job_id, has_noted = str(job["job_id"]), False
+        try:
+            if self._request.offline:
+                raise StoreUnavailableError("")
+            manifest = load_manifest(self._app.store, job_id)
+            reused = {task.number: task for _, task in manifest.tasks() if task.number in tasks}
+            for source in manifest.reused:
+                numbers = [number for number in tasks if source.has(number)]
+                if not numbers:
+                    continue
+                there = load_manifest(self._app.store, source.job_id)
+                found = (there.number_of(reused[number].param_id, reused[number].seed) for number in numbers)
+                options = f"--task {','.join(str(number) for number in found if number is not None)}"
+                which = f"Task{'' if len(numbers) == 1 else 's'} {', '.join(map(str, numbers))} of {job_id}"
+                run = command_line("logs", source.job_id, options)
+                self._app.out.note(f"{which} ran in {source.job_id}, whose outputs are reused: {run}")
+                has_noted = True
+        except (StoreError, NoManifestError, RecordError):
+            self._app.out.note(f"Reused, so without lines here: {reused_text(job)}.")
+            return True
+        return has_noted
 
     def _note_end(self, feed: EventFeed) -> None:
         """Print a note if the job was ended before its tasks."""
@@ -294,6 +336,7 @@ class _LogReader:
         """Show the lines of the selected events, and warn of missing ones."""
         if lines := [line for stored in page for line in self._selection.lines(stored.event)]:
             self._has_lines = True
+            self._tasks_shown.update(line.task for line in lines)
             self._show(str(feed.job_id), lines)
         self._warn_of_missing_lines(feed, page)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Mapping, Sequence
 from itertools import islice
@@ -12,7 +13,7 @@ from mopsjobs.app.run.app import App
 from mopsjobs.app.tasks.results_table import place_of_result
 from mopsjobs.cache.job_json import reused_tasks
 from mopsjobs.cache.queries.tasks import ListedTask, TaskQuery
-from mopsjobs.errors import UsageError
+from mopsjobs.errors import NoManifestError, RecordError, UsageError
 from mopsjobs.ledger.scalars import output_order
 from mopsjobs.studies.field_values import is_output_name
 from mopsjobs.studies.manifest import load_manifest
@@ -33,6 +34,8 @@ class TaskOutput(NamedTuple):
 
     job_id: str
     """The job that did the task: the one that was asked for, an ancestor, or one whose outputs these reuse."""
+    number: int | None
+    """The number that the task has there; None if that job's manifest is gone."""
     task: ListedTask
     sizes: Mapping[str, int | None]
     """The bytes of each output by its name; None if the store does not list sizes."""
@@ -68,10 +71,13 @@ def read_task_output(lineage: Sequence[JobTasks], number: int, name: str | None,
     if not found:
         raise no_such_task_error(lineage[0].job_id, number)
     job, task = found[place_of_result([task.row.outcome for _, task in found])]
-    member = job.job_id
+    member, there = job.job_id, number
     if not task.row.attempts and reused_tasks(job.job)[0]:
         source = load_manifest(app.store, member).source_of(number)
-        member = member if source is None else source.job_id
+        if source is not None:
+            member, there = source.job_id, None
+            with contextlib.suppress(NoManifestError, RecordError):
+                there = load_manifest(app.store, member).number_of(task.param_id, int(task.row.seed))
     prefix = f"{results_prefix(member)}{task.param_id}/{int(task.row.seed)}/"
     entries = list(islice(app.store.scan(prefix, lambda: False), MAX_LISTED + 1))
     sizes = {
@@ -82,7 +88,7 @@ def read_task_output(lineage: Sequence[JobTasks], number: int, name: str | None,
     listed = {output: sizes[output] for output in sorted(sizes, key=output_order)}
     name = next(iter(listed), None) if name is None else name
     value, problem = (None, None) if name is None else _read(app, prefix, name, listed)
-    return TaskOutput(member, task, listed, len(entries) > MAX_LISTED, name, value, problem)
+    return TaskOutput(member, there, task, listed, len(entries) > MAX_LISTED, name, value, problem)
 
 
 def no_such_task_error(job_id: str, number: int) -> UsageError:

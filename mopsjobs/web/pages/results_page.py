@@ -270,14 +270,15 @@ class ResultsPage:
         if number is None:
             return None
         kept, reading = self._find(connection, job, query, now)
-        owner = str(job["job_id"]) if kept is None else kept.output.job_id
+        owner, there = (str(job["job_id"]), number) if kept is None else (kept.output.job_id, kept.output.number)
         found: dict[str, Any] = {
             "task": number,
             "reading": reading,
             "output": None,
             "replicates": [] if results is None else _replicates(results, number),
-            "lines": last_lines(connection, owner, number, SHOWN_LINES),
+            "lines": [] if there is None else last_lines(connection, owner, there, SHOWN_LINES),
             "owner": owner,
+            "number_there": there,
             "close": link(list(params), {"task": "", "output": ""}) + "#rows",
         }
         if kept is None:
