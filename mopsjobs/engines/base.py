@@ -54,6 +54,8 @@ class Launch(TaskOptions):
     job_id: str
     registry_url: str
     """The registry of the runner, without secrets."""
+    registry_id: str = ""
+    """The identity of the registry; see `store.urls.identity`."""
     shards: int = 1
     env: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Further environment of the runner. Not for secrets: it is stored in the cluster."""

@@ -53,7 +53,7 @@ class LocalEngine:
             replace_file(str(directory.runner), b"{}")  # so a full disk is known before a process runs
             log_begin = directory.log.stat().st_size if directory.log.exists() else 0
             pid = os.getpid() if launch.foreground else self._start(launch, directory)
-            runner = {**runner_process.note_of(pid), "log_begin": log_begin}
+            runner = {**runner_process.note_of(pid), "log_begin": log_begin, "registry": launch.registry_id}
             replace_file(str(directory.runner), json.dumps(runner).encode())
         return LaunchResult(directory.show_command)
 
@@ -150,6 +150,12 @@ def launched_at(job_id: str, env: Mapping[str, str]) -> datetime | None:
     with contextlib.suppress(OSError):
         return from_timestamp(JobDir.for_job(job_id, env).runner.stat().st_mtime)
     return None
+
+
+def registry_of_runner(job_id: str, env: Mapping[str, str]) -> str | None:
+    """Return the identity of the registry that a runner on this machine was launched for; None if it is not known."""
+    found = runner_process.read_note(JobDir.for_job(job_id, env).runner).get("registry")
+    return found if isinstance(found, str) and found else None
 
 
 def runner_pid(job_id: str, env: Mapping[str, str]) -> int | None:

@@ -13,7 +13,7 @@ from mopsjobs.engines.base import EngineState
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.kubernetes.kubeconfig import is_cluster_configured
 from mopsjobs.engines.kubernetes.manifest import CONTEXT_VARIABLE, is_job_place, job_name, kubectl
-from mopsjobs.engines.local import runner_pid
+from mopsjobs.engines.local import registry_of_runner, runner_pid
 from mopsjobs.engines.slurm.commands import NotConfiguredError, is_installed
 from mopsjobs.engines.trust import choices_of_last_launch
 from mopsjobs.errors import MopsJobsError, modelops_environment
@@ -37,7 +37,7 @@ Found = tuple[EngineAnswer | None, str | None]
 """The answer of an engine, or the reason for None in a sentence; two None if the engine is not configured."""
 
 
-def find_in_engines(job_id: str, env: Mapping[str, str], seconds: float, verb: str | None) -> Found:
+def find_in_engines(job_id: str, env: Mapping[str, str], seconds: float, verb: str | None, registry_id: str) -> Found:
     """Find a job by its id: on this machine first, then in Slurm, then in the cluster of Kubernetes.
 
     Args:
@@ -45,6 +45,7 @@ def find_in_engines(job_id: str, env: Mapping[str, str], seconds: float, verb: s
         env: the environment, with the configuration of the engines.
         seconds: how long the answer of each cluster may take. The system's own name resolution has no time limit.
         verb: what kubectl is to do with a job that no engine knows, such as `get`; None if it cannot be in a cluster.
+        registry_id: the identity of its registry. A runner on this machine may be of a job of another one.
 
     Returns:
         The answer of an engine, None if none knows the job; and the reason for None in a sentence, with what to type
@@ -52,11 +53,14 @@ def find_in_engines(job_id: str, env: Mapping[str, str], seconds: float, verb: s
     """
     job: dict[str, object] = {"job_id": job_id}
     here = open_engine("local", env).state(job)
-    if here.reason != "NotHere":
+    reasons: list[str] = []
+    other = registry_of_runner(job_id, env)
+    if other not in (None, registry_id):
+        reasons.append(f"The job of this id on this machine is of another registry: {other}.")
+    elif here.reason != "NotHere":
         pid = runner_pid(job_id, env)
         show_command = JobDir.for_job(job_id, env).show_command
         return EngineAnswer("local", here, show_command, None if pid is None else f"kill {pid}"), None
-    reasons: list[str] = []
     for engine, is_usable, find, name in (
         ("slurm", is_installed, _find_in_slurm, "Slurm"),
         ("kubernetes", is_cluster_configured, _find_in_cluster, "The cluster"),

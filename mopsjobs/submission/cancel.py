@@ -23,7 +23,7 @@ from mopsjobs.errors import (
 )
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
-from mopsjobs.store.urls import is_local
+from mopsjobs.store.urls import identity, is_local
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.shard_drop import find_drop
 
@@ -124,7 +124,8 @@ def _with_hint(error: StoreError, job_id: str, session: Session) -> StoreError:
         from mopsjobs.engines.lookup import find_in_engines
 
         verb = None if is_local(session.registry_url) else "delete"
-        answer, why_not = find_in_engines(job_id, session.env, ENGINE_SECONDS, verb)
+        ours = identity(session.registry_url, session.env)
+        answer, why_not = find_in_engines(job_id, session.env, ENGINE_SECONDS, verb, ours)
         if answer is not None and answer.stop_command is not None:
             error.hint = f"To stop it by hand: {answer.stop_command}"
         elif why_not is not None:

@@ -18,7 +18,7 @@ from mopsjobs.engines.launch_option import names_of
 from mopsjobs.engines.slurm.options import SETUP_VARIABLE, megabytes, minutes, split_start_flags, wants_file_drop
 from mopsjobs.errors import EngineError, OptionError, UsageError
 from mopsjobs.ledger.retry_policy import retry_policy
-from mopsjobs.store.urls import sqlite_path
+from mopsjobs.store.urls import identity, sqlite_path
 from mopsjobs.submission.launch_options import ENGINE_OPTIONS, LaunchOptions, with_recorded
 from mopsjobs.submission.model_check import find_python
 from mopsjobs.submission.session import Session
@@ -70,6 +70,7 @@ def make_launch(
     launch = Launch(
         job_id=job_id,
         registry_url=_registry_url(engine, own, session),
+        registry_id=identity(session.registry_url, session.env),
         shards=(options.shards if is_cluster else None) or 1,
         foreground=foreground,
         options=own,

@@ -266,7 +266,10 @@ def _find_in_engines(job_id: str, app: App, outage: StoreUnavailableError, secon
     """
     from mopsjobs.engines.lookup import find_in_engines
 
-    answer, why_not = find_in_engines(job_id, app.env, seconds, None if app.settings.is_local else "get")
+    settings = app.settings
+    answer, why_not = find_in_engines(
+        job_id, app.env, seconds, None if settings.is_local else "get", settings.registry_id
+    )
     if answer is None:
         candidates = app.ids_with_prefix(job_id)
         full_id = JobNotFoundError(job_id, candidates=candidates).hint if candidates else None

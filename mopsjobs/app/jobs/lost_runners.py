@@ -24,7 +24,7 @@ from mopsjobs.cache.rows import job_json_from_state
 from mopsjobs.cache.write_through import mark_suspect
 from mopsjobs.engines import LOCAL_ENGINES, runner_process
 from mopsjobs.engines.job_dir import JobDir
-from mopsjobs.engines.local import LocalEngine, last_words, launched_at, runner_end
+from mopsjobs.engines.local import LocalEngine, last_words, launched_at, registry_of_runner, runner_end
 from mopsjobs.errors import InvalidTransitionError, MopsJobsError, StoreUnavailableError
 from mopsjobs.events.format import RUNNER
 from mopsjobs.events.writer import record_event
@@ -92,7 +92,8 @@ def end_lost_runners(job_ids: Iterable[str], app: App) -> None:
     """Do as `end_lost_runner_if_possible` with those of these jobs whose runners have ended, and note that."""
     for job_id in job_ids:
         directory = JobDir.for_job(job_id, app.env)
-        if runner_end(directory) is None:
+        is_ours = registry_of_runner(job_id, app.env) in (None, app.settings.registry_id)
+        if runner_end(directory) is None or not is_ours:
             continue
         job = {"job_id": job_id, "engine": LOCAL_ENGINES[0], "status": JobStatus.RUNNING}  # as far as is known
         if end_lost_runner_if_possible(job, app) is None:

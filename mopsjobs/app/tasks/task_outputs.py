@@ -71,7 +71,8 @@ def read_task_output(lineage: Sequence[JobTasks], number: int, name: str | None,
     if not found:
         raise no_such_task_error(lineage[0].job_id, number)
     job, task = found[place_of_result([task.row.outcome for _, task in found])]
-    member, there = job.job_id, number
+    member = job.job_id
+    there: int | None = number
     if not task.row.attempts and reused_tasks(job.job)[0]:
         source = load_manifest(app.store, member).source_of(number)
         if source is not None:

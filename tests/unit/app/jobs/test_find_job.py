@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from mopsjobs.app.jobs.find_job import find_job
@@ -23,10 +25,10 @@ def synced(cli: Cli, remote: Remote) -> None:
     cli.ok("sync")
 
 
-def _launch_here(cli: Cli, job_id: str) -> None:
+def _launch_here(cli: Cli, job_id: str, **note: str) -> None:
     directory = JobDir.for_job(job_id, cli.env).path
-    directory.mkdir(parents=True)
-    (directory / "runner.json").write_text("{}")
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "runner.json").write_text(json.dumps(note))
 
 
 @pytest.mark.parametrize("name", ["nightly-1", "@latest"])
@@ -95,6 +97,13 @@ def test_an_engine_answers_in_an_outage(cli: Cli, remote: Remote) -> None:
     assert (found.engine.engine, found.engine.state.phase) == ("local", "gone")
     assert (found.job["job_id"], found.job["engine"], found.job["status"]) == ("mine", "local", None)
     assert found.warnings[0].endswith("Showing what the local engine says, not the job's record.")
+    _launch_here(cli, "mine", registry=cli.app().settings.registry_id)
+    assert find_job("mine", cli.app(), AS_IT_IS).engine is not None
+    _launch_here(cli, "mine", registry="sqlite:////elsewhere.db")
+    with pytest.raises(StoreUnavailableError) as caught:
+        find_job("mine", cli.app(), AS_IT_IS)
+    said = "The job of this id on this machine is of another registry: sqlite:////elsewhere.db."
+    assert str(caught.value.hint).startswith(said)
     cli.cache.unlink()
     with pytest.raises(StoreUnavailableError):
         find_job("mine", cli.app(), OFFLINE)
