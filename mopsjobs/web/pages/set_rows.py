@@ -11,7 +11,7 @@ from typing import Any
 
 from mopsjobs.app.tasks.result_sets import COUNTS, ERROR, ResultSets, SetChoice, SetOrder
 from mopsjobs.app.tasks.results_table import BEFORE
-from mopsjobs.cache.queries.task_filters import Condition
+from mopsjobs.cache.queries.task_filters import Condition, check_names
 from mopsjobs.ledger.attempt import FAILED_OUTCOMES, Outcome
 from mopsjobs.utils.intervals import mean_text
 from mopsjobs.web.drawings.heat_map import FAILED, KIND_OF
@@ -54,10 +54,11 @@ def set_rows(
         task: the task that is shown.
 
     Raises:
-        UsageError: if the sets cannot be sorted as the query says.
+        UsageError: if a condition names another parameter, or the sets cannot be sorted as the query says.
     """
     sets = results.table
     assert sets is not None  # noqa: S101 - a page keeps no results without it
+    check_names(query["param"], [name for name, _ in sets.parameters])
     scalar = scalar if scalar in _names(sets) else None
     order, totals = _order(sets, query["sort"], scalar), sets.totals()
     begin, has_filter = (query["page"] - 1) * PAGE_SIZE, bool(query["param"] or query["status"])
