@@ -99,8 +99,6 @@ def test_equal_parameters_of_two_jobs_are_one_set(cli: Cli, jobs: JobRegistry) -
     [
         (["--explain", "los"], "invalid scalar 'los': no result has it. The numbers are: loss. Did you mean 'loss'?"),
         (["--explain", "note"], "invalid scalar 'note': its values are not numbers."),
-        (["--explain", "loss", "--csv"], "--explain prints sentences of its own: leave out "),
-        (["--explain", "loss", "--by", "set"], "--explain prints sentences of its own: leave out "),
     ],
 )
 def test_what_cannot_be_explained_is_a_clear_error(cli: Cli, flags: list[str], message: str) -> None:

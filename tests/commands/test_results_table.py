@@ -16,6 +16,7 @@ import pytest
 
 import mopsjobs
 from mopsjobs.cache.sync import scalars as scalars_module
+from mopsjobs.cli.commands.view.results import CONTRADICTIONS
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.trust import remember_launch
 from mopsjobs.engines.worker import real_numbers
@@ -401,13 +402,12 @@ def test_a_task_that_repeats_another_one_has_a_row_and_counts_once(cli: Cli, job
         (["job", "--by", "task"], "--by task needs --table FILE."),
         (["job", "--tsv"], "--tsv needs --by set or --sql."),
         (["job", "--reduced"], "--reduced needs --table FILE."),
-        (["job", "--by", "task", "--best", "y"], "--best needs rows of parameter sets: --by set."),
         (["job", "--best", "y", "--sort", "y"], "not allowed with argument"),
         (["--best", "y"], "Name a JOB, or select jobs by --label."),
         (["job", "--label", "a=1"], "A JOB contradicts --label, which selects jobs."),
         (["--label", "a=1", "--best", "y"], "No job with tasks has the label a=1."),
-        (["job", "job"], "Several jobs need --table FILE."),
-        (["job", "--offline"], "--offline needs --table FILE or --by set: the cache has no outputs."),
+        (["job", "job"], "Several jobs need --table FILE, --by set, --sql or --explain."),
+        (["job", "--offline"], "--offline needs --table FILE, --by set, --sql or --explain: the cache has no outputs."),
         (["job", "--table", "-", "--quantile", "2"], "invalid quantiles '2': expected up to 20 numbers from 0 to 1"),
         (["job", "--table", "-", "--quantile", "0.5,.5"], "invalid quantiles '0.5,.5': one comes twice"),
         (["job", "--table", "-", "--json"], "not allowed with argument"),
@@ -418,6 +418,20 @@ def test_what_makes_no_table_is_refused(cli: Cli, jobs: JobRegistry, argv: list[
     ran = cli("results", *argv)
     assert (ran.code, ran.out) == (2, "")
     assert sentence in " ".join(ran.err.split())
+
+
+VALUES = {"limit": " 0", "quantile": " 0.5", "table": " -", "reduced": "", "offline": "", "tsv": "", "csv": ""}
+"""Of flags, where another value than `y` is needed."""
+
+
+@pytest.mark.parametrize("pair", [(flag, other) for flag, others in CONTRADICTIONS.items() for other in others])
+def test_flags_that_contradict_each_other_are_both_named(cli: Cli, pair: tuple[str, str]) -> None:
+    """Before anything is read, and whatever the order in which they were typed."""
+    flags = [f"--{name}{'' if name[:3] == 'by ' else VALUES.get(name, ' y')}" for name in pair]
+    argv = f"{flags[1]} {flags[0]}".split()
+    ran = cli("results", "job", *argv)
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err == f"error: --{pair[0]} contradicts --{pair[1]}: leave out one of them.\n"
 
 
 def test_parquet_is_written_by_the_python_of_the_model(
@@ -675,18 +689,6 @@ def test_a_job_that_nothing_reduced_is_refused(
     add_job(jobs, "job", [{"beta": 1}], **study)  # type: ignore[arg-type] - as a study file has it
     ran = cli("results", "job", "--table", "-", "--reduced")
     assert (ran.code, ran.out, ran.err) == (6, "", f"error: {sentence}\n")
-
-
-@pytest.mark.parametrize(
-    ("flags", "sentence"),
-    [
-        (["--by", "set"], "--reduced has a row per parameter set of its own: leave out --by set."),
-        (["--offline"], "--reduced does not work with --offline: the cache has no outputs."),
-    ],
-)
-def test_what_reductions_do_not_have_is_refused(cli: Cli, reduced: Manifest, flags: list[str], sentence: str) -> None:
-    ran = cli("results", "job", "--table", "-", "--reduced", *flags)
-    assert (ran.code, ran.out, ran.err) == (2, "", f"error: {sentence}\n")
 
 
 SETS = [{"x": number} for number in range(3)]

@@ -90,6 +90,35 @@ SHOWN = 50
 SHOWN_RESULTS = 4
 """Results in the table for people. Other forms have all."""
 
+OF_SETS = ("best", "worst", "sort", "quantile", "limit")
+"""Flags that ask for rows of parameter sets, as --by set does."""
+
+_FILES = ("download", "duckdb")
+
+CONTRADICTIONS = {
+    "sql": ("explain", "by set", "by task", *OF_SETS[:-1], "reduced", "table", *_FILES),
+    "explain": ("by set", "by task", *OF_SETS, "reduced", "table", "tsv", "csv", *_FILES),
+    "reduced": ("by set", *OF_SETS, "offline", *_FILES),
+    "by task": OF_SETS,
+    "download": ("by set", "by task", *OF_SETS, "offline"),
+    "duckdb": ("by set", "by task", *OF_SETS, "offline"),
+}
+"""Flags that cannot be told together: each with the others. Those of one group of argparse are not here."""
+
+_ROWS = ("table", "by set", *OF_SETS, "sql", "explain")
+_NEED_ROWS = "--table FILE, --by set, --sql or --explain"
+
+NEEDS = (
+    ("tsv", ("by set", *OF_SETS, "sql"), "--tsv needs --by set or --sql."),
+    ("csv", ("by set", *OF_SETS, "sql"), "--csv needs --by set or --sql."),
+    ("reduced", ("table",), "--reduced needs --table FILE."),
+    ("by task", ("table",), "--by task needs --table FILE."),
+    ("label", _ROWS, f"--label needs {_NEED_ROWS}."),
+    ("several jobs", _ROWS, f"Several jobs need {_NEED_ROWS}."),
+    ("offline", _ROWS, f"--offline needs {_NEED_ROWS}: the cache has no outputs."),
+)
+"""Flags that need one of others, and what to say without it."""
+
 MAX_VALUE = 40
 """Characters of a parameter's value in a cell."""
 
@@ -168,9 +197,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, app: App) -> Result:
     """List or download outputs, or make a table of results."""
-    asks = [name for name in ("quantile", "best", "worst", "sort") if getattr(args, name)]
-    is_by_set = args.by == "set" or bool(asks) or (args.limit is not None and args.sql is None)
-    _check(args, asks, is_by_set=is_by_set)
+    _check(args)
+    is_by_set = args.by == "set" or (args.sql is None and any(getattr(args, name) is not None for name in OF_SETS))
     if args.label:
         args.jobs = jobs_with_labels(args.label, app, FreshnessPolicy(offline=args.offline))
     if args.sql is not None or args.explain is not None:
@@ -204,44 +232,27 @@ def run(args: argparse.Namespace, app: App) -> Result:
     return Result(notes=_duplicates_note(*count_tasks(family)))
 
 
-def _check(args: argparse.Namespace, asks: Sequence[str], *, is_by_set: bool) -> None:
-    """Refuse flags that contradict each other.
+def _check(args: argparse.Namespace) -> None:
+    """Refuse flags that contradict each other, or that have no effect.
 
     Raises:
-        UsageError: if they do.
+        UsageError: if there are some.
     """
     if not args.jobs and not args.label:
         raise UsageError("Name a JOB, or select jobs by --label.")
     if args.jobs and args.label:
         raise UsageError("A JOB contradicts --label, which selects jobs.")
-    has_directory = args.download is not None or args.duckdb is not None
-    if args.sql is not None or args.explain is not None:
-        prints = "--sql prints rows" if args.explain is None else "--explain prints sentences"
-        others = args.explain is not None and (args.sql is not None or args.tsv or args.csv)
-        if is_by_set or args.by or args.reduced or args.table is not None or has_directory or others:
-            raise UsageError(f"{prints} of its own: leave out --table, --download, --by and what these take.")
-        return
+    given = [name for name, value in vars(args).items() if not (value is None or value is False or value == [])]
+    typed = [*given, *([] if args.by is None else [f"by {args.by}"]), *(["several jobs"] if len(args.jobs) > 1 else [])]
+    for flag, others in CONTRADICTIONS.items():
+        for other in others:
+            if flag in typed and other in typed:
+                raise UsageError(f"--{flag} contradicts --{other}: leave out one of them.")
     if args.table is not None:
         form_of(args.table)
-    if is_by_set and args.reduced:
-        raise UsageError(f"--reduced has a row per parameter set of its own: leave out {_flags(asks) or '--by set'}.")
-    if is_by_set and (has_directory or args.by == "task"):
-        raise UsageError(f"{_flags(asks) or '--limit'} needs rows of parameter sets: --by set.")
-    if args.reduced and args.offline:
-        raise UsageError("--reduced does not work with --offline: the cache has no outputs.")
-    if is_by_set or args.table is not None:
-        return
-    if args.tsv or args.csv:
-        raise UsageError(f"--{'tsv' if args.tsv else 'csv'} needs --by set or --sql.")
-    if args.reduced or args.by or args.label or len(args.jobs) > 1:
-        what = "Several jobs" if len(args.jobs) > 1 or args.label else "--reduced" if args.reduced else "--by task"
-        raise UsageError(f"{what} need{'' if what == 'Several jobs' else 's'} --table FILE.")
-    if args.offline:
-        raise UsageError("--offline needs --table FILE or --by set: the cache has no outputs.")
-
-
-def _flags(names: Sequence[str]) -> str:
-    return ", ".join(f"--{name}" for name in names)
+    for flag, needed, sentence in NEEDS:
+        if flag in typed and not any(one in typed for one in needed):
+            raise UsageError(sentence)
 
 
 def _sets(args: argparse.Namespace, app: App) -> Result:
