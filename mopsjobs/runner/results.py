@@ -54,7 +54,10 @@ PACK_SECONDS = 5.0
 """How long an output waits for others in its pack, at most."""
 
 PACK_SHARE = 0.01
-"""The same as a share of the time of the run, if that is longer: a run of a day writes some hundred packs."""
+"""The same as a share of the time of the run, if that is longer: so a run of hours writes fewer packs."""
+
+MAX_PACK_SECONDS = 60.0
+"""The same, however long the run is."""
 
 SOON_SECONDS = 0.25
 """How long the last tasks of a chunk of the ledger may take into the outbox, before they are packed."""
@@ -272,8 +275,8 @@ class OutputSender:
         if not self._unpacked:
             return None, None
         now = self.clock()
-        due_at = self._first_at + max(PACK_SECONDS, PACK_SHARE * (now - self._started))
-        rest = min(due_at, self._soon_at) - now
+        wait = min(max(PACK_SECONDS, PACK_SHARE * (now - self._started)), MAX_PACK_SECONDS)
+        rest = min(self._first_at + wait, self._soon_at) - now
         if rest > 0 and self._unpacked_bytes < PACK_BYTES and not self._packer.is_closing:
             return None, rest
         taken, self._unpacked, self._unpacked_bytes, self._soon_at = self._unpacked, [], 0, math.inf

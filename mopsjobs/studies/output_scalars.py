@@ -11,6 +11,7 @@ from mopsjobs.store.base import Entry, ReadableStore
 from mopsjobs.store.bulk import bulk_reads
 from mopsjobs.store.fetcher import FailedRead, ParallelFetcher
 from mopsjobs.store.unread_keys import NOT_READ
+from mopsjobs.studies.results import by_pack, pack_of
 
 TASKS = 100
 """Tasks whose outputs are fetched together, if they are small."""
@@ -57,13 +58,14 @@ class OutputReader:
         Raises:
             StoreError: if the store cannot be read.
         """
+        tasks = by_pack(store, tasks, lambda task: pack_of(task.entries))
         with bulk_reads(store), ParallelFetcher.for_store(store) as fetcher:
             while batch := list(_take(tasks)):
                 self._read_batch(fetcher, member, batch)
 
     def _read_batch(self, fetcher: ParallelFetcher, member: int, batch: Sequence[TaskOutputs]) -> None:
         entries = [entry for _, outputs in batch for entry in outputs.values() if _is_unread(entry)]
-        values = dict(zip((entry.key for entry in entries), fetcher.fetch([one.key for one in entries]), strict=True))
+        values = dict(zip((entry.key for entry in entries), fetcher.fetch_entries(entries), strict=True))
         for numbers, outputs in batch:
             found: dict[str, bytes | None] = {}
             for name, entry in outputs.items():

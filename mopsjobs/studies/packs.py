@@ -33,6 +33,9 @@ MAX_PACKED_BYTES = 64 * 2**10
 PACK_BYTES = 4 * 2**20
 """Outputs of a pack, about. Those of one task are never in two packs; with more, they stay objects of their own."""
 
+MIN_OUTPUTS = 8
+"""A delivery of fewer outputs has no pack: a listing tells of objects what an index tells of a pack, without a read."""
+
 MAX_ROWS = 50_000
 """Outputs of a pack that is written."""
 
@@ -221,8 +224,12 @@ def split_outputs(outputs: Sequence[tuple[str, bytes]], limit: int = PACK_BYTES,
     size = sum(len(value) for _, value in outputs)
     if len(outputs) <= max_rows and size <= limit and all(can_pack(*output) for output in outputs):
         return Split([], [*outputs])
-    names = {key: key.rpartition("/")[2] for key, _ in outputs}
-    return Split(sorted(outputs, key=lambda output: (names[output[0]] not in _FIRST, names[output[0]])), [])
+    return Split(names_first(outputs), [])
+
+
+def names_first(outputs: Iterable[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
+    """Return outputs in the order in which they are written as objects of their own."""
+    return sorted(outputs, key=lambda output: (output[0].rpartition("/")[2] not in _FIRST, output[0]))
 
 
 def encode_pack(job_id: str, shard: int, outputs: Iterable[tuple[str, bytes]]) -> bytes:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from mopsjobs.errors import InvalidKeyError, MopsJobsError, NoOutputsError, RecordError, StoreError, UsageError
 from mopsjobs.registry.keys import NAMES_NAME, PACK
-from mopsjobs.store.base import Entry, Versioned, VersionedStore, VersionToken
+from mopsjobs.store.base import Entry, ReadableStore, Versioned, VersionedStore, VersionToken
 from mopsjobs.store.unread_keys import why_unread
 from mopsjobs.studies.field_values import is_output_name
 from mopsjobs.studies.lineage import family_of
@@ -320,13 +320,18 @@ def download(
     return DownloadResult(files, refused, tuple(reasons), problem, *count_tasks(family), summary)
 
 
-def by_pack(store: VersionedStore, outputs: Iterator[T], pack_of: Callable[[T], VersionToken]) -> Iterator[T]:
+def by_pack(store: ReadableStore, outputs: Iterator[T], pack_of: Callable[[T], VersionToken]) -> Iterator[T]:
     """Yield outputs, or tasks with theirs, so that each pack is read once for each `WINDOW` of them."""
     if not isinstance(store, PackedStore):
         yield from outputs
         return
     while window := list(itertools.islice(outputs, WINDOW)):
         yield from sorted(window, key=pack_of)
+
+
+def pack_of(outputs: Mapping[str, Entry]) -> VersionToken:
+    """Return the version of an output of a task, which names its pack: that of all its small outputs."""
+    return next((entry.version for entry in outputs.values()), VersionToken(""))
 
 
 def count_tasks(family: Sequence[Manifest]) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.bulk import TransactionalStore, create_all_if_absent, delete_all
 from mopsjobs.studies.outputs import results_prefix
 from mopsjobs.studies.pack_log import PackLog
-from mopsjobs.studies.packs import split_outputs
+from mopsjobs.studies.packs import MIN_OUTPUTS, names_first, split_outputs
 
 BATCH_BYTES = 2**20
 """Values that an embedded registry takes in one transaction: each waits for the disk."""
@@ -140,6 +140,7 @@ class _Packer:
         self._task: list[tuple[str, bytes]] = []
         self._pack: list[tuple[str, bytes]] = []
         self._size = 0
+        self._has_packed = False
         self._known: list[str] = []
         """Keys that the store has already."""
 
@@ -154,8 +155,7 @@ class _Packer:
 
     def _end_task(self) -> None:
         plain, packed = split_outputs(self._task, self._log.limit, self._log.max_rows)
-        _create(self._store, plain, self._on_refused)
-        self._remove(key for key, _ in plain)
+        self._write_alone(plain)
         size = sum(len(value) for _, value in packed)
         if self._size + size > self._log.limit or len(self._pack) + len(packed) > self._log.max_rows:
             self._write()
@@ -164,12 +164,20 @@ class _Packer:
         self._task = []
 
     def finish(self) -> None:
-        """Write the last pack."""
+        """Write the last pack, or what is too little for one."""
         self._end_task()
-        self._write()
+        if self._has_packed or len(self._pack) >= MIN_OUTPUTS:
+            self._write()
+        else:
+            self._write_alone(names_first(self._pack))
         self._remove(self._known)
 
+    def _write_alone(self, outputs: Sequence[tuple[str, bytes]]) -> None:
+        _create(self._store, outputs, self._on_refused)
+        self._remove([key for key, _ in outputs])
+
     def _write(self) -> None:
+        self._has_packed = True
         try:
             self._log.add(self._pack)
         except VALUE_ERRORS:  # a store with another limit

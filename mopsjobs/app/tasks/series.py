@@ -32,11 +32,11 @@ from mopsjobs.app.tasks.results_table import Member, scalar_names
 from mopsjobs.cache.job_json import reused_tasks
 from mopsjobs.errors import RecordError, UsageError
 from mopsjobs.ledger.scalars import csv_rows, read_result
-from mopsjobs.store.base import Entry, VersionedStore, VersionToken
+from mopsjobs.store.base import Entry, VersionedStore
 from mopsjobs.store.bulk import bulk_reads
 from mopsjobs.store.fetcher import FailedRead, ParallelFetcher
 from mopsjobs.studies.outputs import scan_outputs
-from mopsjobs.studies.results import by_pack, parameter_columns
+from mopsjobs.studies.results import by_pack, pack_of, parameter_columns
 from mopsjobs.utils.files import directory_lock, make_directory
 from mopsjobs.utils.table_files import identifier, import_package
 from mopsjobs.utils.text import did_you_mean, join_first, pluralize
@@ -187,7 +187,7 @@ class Series:
             if not wanted or self._open_store is None:
                 return
             store = self._open_store()
-            tasks = by_pack(store, _tasks_of(store, job_id, wanted), _pack_of)
+            tasks = by_pack(store, _tasks_of(store, job_id, wanted), lambda task: pack_of(task.entries))
             with bulk_reads(store), ParallelFetcher.for_store(store) as fetcher:
                 while batch := list(_take(tasks)):
                     self._read_batch(fetcher, scratch, batch)
@@ -265,11 +265,6 @@ def _tasks_of(store: VersionedStore, job_id: str, wanted: set[tuple[str, int]]) 
                 if name.endswith((".json", ".csv", ".parquet")) and not name.startswith("_")
             }
             yield _Task(param_id, int(seed), entries)
-
-
-def _pack_of(task: _Task) -> VersionToken:
-    """Return the version of an output, which names its pack: that of all small outputs of the task."""
-    return next((entry.version for entry in task.entries.values()), VersionToken(""))
 
 
 def _take(tasks: Iterator[_Task]) -> Iterator[_Task]:

@@ -19,6 +19,7 @@ from mopsjobs.store.base import Entry, Versioned, VersionToken, WantsValues, alw
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from mopsjobs.studies import packed_store
+from mopsjobs.studies.output_scalars import OutputReader, TaskOutputs
 from mopsjobs.studies.pack_log import PackLog
 from support.runs import PATIENCE
 
@@ -215,9 +216,9 @@ class Ranges(InMemoryVersionedStore):
         return None if found is None else found.value[start : start + length]
 
 
-def test_the_outputs_of_a_pack_cost_two_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thread reads one of them by its range, and then the whole pack for the others."""
-    monkeypatch.setattr(packed_store, "WHOLE_BYTES", 0)  # the packs are not small
+def three_packs(monkeypatch: pytest.MonkeyPatch) -> tuple[Ranges, dict[str, bytes]]:
+    """Return a store with 1,200 outputs in three packs that are not small, and these outputs."""
+    monkeypatch.setattr(packed_store, "WHOLE_BYTES", 0)
     monkeypatch.setattr(packed_store, "BEGINNING", 64)
     store = Ranges()
     outputs = {
@@ -226,6 +227,12 @@ def test_the_outputs_of_a_pack_cost_two_reads(monkeypatch: pytest.MonkeyPatch) -
     }
     for shard in range(3):
         PackLog(packed_store.PackedStore(store), "job", shard).add(list(outputs.items())[shard::3])
+    return store, outputs
+
+
+def test_the_outputs_of_a_pack_cost_two_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread reads one of them by its range, and then the whole pack for the others."""
+    store, outputs = three_packs(monkeypatch)
     shown = packed_store.PackedStore(store)
     entries = sorted(shown.scan("results/job/"), key=lambda entry: entry.version)
     store.reads, store.together = 0, threading.Barrier(3)
@@ -233,3 +240,15 @@ def test_the_outputs_of_a_pack_cost_two_reads(monkeypatch: pytest.MonkeyPatch) -
         found = values(fetchers.fetch_entries(entries))
     assert found == [outputs[entry.key].decode() for entry in entries]
     assert store.reads <= 6
+
+
+def test_scalars_without_chunks_cost_two_reads_of_a_pack(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks come in the order of their keys, which alternate between the packs. They are read pack by pack."""
+    store, outputs = three_packs(monkeypatch)
+    shown = packed_store.PackedStore(store)
+    tasks = (TaskOutputs([number], {"result.json": entry}) for number, entry in enumerate(shown.scan("results/job/")))
+    read: list[object] = []
+    reader = OutputReader(lambda _member, _tasks, scalars: read.append(scalars))
+    reader.read(shown, 1, tasks)
+    assert (len(read), reader.problems) == (len(outputs), [])
+    assert store.reads <= 12  # two of an index, and two of the outputs

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
@@ -17,6 +18,7 @@ from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.studies.pack_log import PackLog
 from mopsjobs.studies.packed_store import PackedStore
 from mopsjobs.studies.packs import MAX_PACKED_BYTES, split_outputs
+from mopsjobs.submission import relay
 from mopsjobs.submission.relay import deliver
 
 JOB = "sweep-1"
@@ -83,6 +85,40 @@ def test_writers_of_one_shard_leave_what_the_first_of_them_wrote(
     assert outputs_in(store) == {entry.key: entry.value for entry in plain.scan(PREFIX)}
 
 
+few = mock.patch.object(relay, "MIN_OUTPUTS", 3)
+"""Has deliveries of one or two outputs written as objects of their own."""
+
+
+@few
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 1), writes, st.booleans()), max_size=8), faults, faults)
+def test_a_pack_counts_before_objects_of_small_deliveries(
+    adds: list[tuple[int, dict[int, bytes], bool]], broken: list[str], removing: list[str]
+) -> None:
+    """Two runners deliver to one shard, with a look at the store before or without: what counts follows from the data.
+
+    A rival that does not look may pack what a small delivery has stored before. Then the pack counts.
+    """
+    store, outboxes = Faulty(), [Faulty(), Faulty()]
+    logs = [PackLog(PackedStore(store), JOB, 0) for _ in range(2)]
+    plain, packed = dict[int, bytes](), dict[int, bytes]()
+    store.faults, outboxes[0].faults = list(broken), list(removing)
+    for writer, outputs, looks in adds:
+        log, outbox = logs[writer], outboxes[writer]
+        for number, value in outputs.items():
+            InMemoryVersionedStore.create_if_absent(outbox, key_of(number), value)
+        new = {number: value for number, value in outputs.items() if not looks or number not in plain | packed}
+        counts = packed if len(new) >= relay.MIN_OUTPUTS else plain
+        counts.update({number: value for number, value in new.items() if number not in counts})
+        for _ in range(20):
+            with contextlib.suppress(StoreUnavailableError):
+                assert deliver(outbox, log.store, JOB, pytest.fail, log=log, is_known_absent=not looks)
+                break
+        assert outputs_in(store) == {key_of(number): value for number, value in (plain | packed).items()}
+    assert not any(list(outbox.list_keys()) for outbox in outboxes)
+
+
+@few
 @settings(deadline=None)
 @given(writes, writes, writes, faults, faults)
 def test_a_delivery_that_stops_anywhere_loses_nothing_and_changes_nothing(
@@ -138,11 +174,11 @@ def test_a_store_that_takes_no_pack_gets_plain_objects() -> None:
             return super().create_if_absent(key, value)
 
     store, outbox = Small(), InMemoryVersionedStore()
-    for number in range(5):
+    for number in range(10):
         outbox.create_if_absent(key_of(number), b"{}")
     log = PackLog(PackedStore(store), JOB, 0)
     deliver(outbox, log.store, JOB, pytest.fail, log=log)
-    assert list(store.list_keys(PREFIX)) == sorted(key_of(number) for number in range(5))
+    assert list(store.list_keys(PREFIX)) == sorted(key_of(number) for number in range(10))
     assert not list(outbox.list_keys())
 
 
