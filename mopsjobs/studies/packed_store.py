@@ -1,8 +1,8 @@
 """Show the outputs in packs as keys of their own, so that all readers of outputs read both forms.
 
 A shard's packs are a log: numbered, each created once. If several packs have an output, the lowest number counts, then
-the lowest shard. A pack counts before an object of the output's own key. So what counts follows from what is stored,
-and nothing that is stored later changes it, as with `create_if_absent`.
+the lowest shard. A pack counts before an object of the output's own key. So what counts follows from what is stored.
+Nothing that is stored later changes it, unless of two runners one packs what the other one stored as an object.
 
 A pack never changes, so a process reads its index once: by range where the store has ranges. It reads packs whole if
 those of the job are small together, or if a thread reads two outputs in a row from one pack. Else it reads an output
@@ -166,8 +166,9 @@ class PackedStore:
 
     def _scan_job(self, prefix: str, wants_values: WantsValues, after: str) -> Iterator[Entry]:
         job_id, _, below = prefix[len(_RESULTS) :].partition("/")
-        listed = self.unpacked.scan(prefix, wants_values, after)
         before: list[Entry] = []
+        # Small packs come with the listing of some stores, and then their indexes need no request.
+        listed = self.unpacked.scan(prefix, lambda: not (below or before) or wants_values(), after)
 
         def packs() -> Iterator[Entry]:
             """Yield the packs, which come first, and note the keys around them."""

@@ -163,6 +163,17 @@ def test_a_thousand_small_outputs_are_few_requests(line: Line) -> None:
     assert "W" not in delivered()
 
 
+def test_small_packs_come_with_a_listing_of_keys(line: Line) -> None:
+    """Also of keys alone: no index costs a request. Those of S3 do."""
+    log = PackLog(PackedStore(line.registry.store), "a", 0)
+    keys = [OUTPUT.key(job="a", param=f"{number:064x}", seed=number, output="result.json") for number in range(100)]
+    for first in range(0, 100, 10):
+        log.add([(key, b"{}") for key in keys[first : first + 10]])
+    line.sent()
+    assert list(PackedStore(line.registry.store).list_keys("results/a/")) == keys
+    assert len(line.sent()) <= (2 if line.lists_values else 11)
+
+
 @pytest.mark.azurite
 def test_a_scan_lists_records_only_if_many_are_news(
     azurite: Azurite, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

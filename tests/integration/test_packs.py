@@ -17,12 +17,12 @@ import pytest
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.registry.keys import NAMES_NAME, PACK
-from mopsjobs.runner.results import SOON_SECONDS, OutputSender
+from mopsjobs.runner.results import MAX_PACK_SECONDS, SOON_SECONDS, OutputSender
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from mopsjobs.studies.outputs import find_complete_tasks, output_key
 from mopsjobs.studies.packed_store import PackedStore
-from mopsjobs.studies.packs import MAX_PACKED_BYTES
+from mopsjobs.studies.packs import MAX_PACKED_BYTES, MIN_OUTPUTS
 from support.doubles import FaultyStore
 from support.ledgers import attempts_in
 from support.runs import Bench, calls, code, place, results, sets_of, study, until
@@ -273,6 +273,33 @@ def test_a_pack_is_written_when_some_seconds_have_passed() -> None:
     send(sender, "b")
     assert packed.wait(300)
     sender.finish()
+
+
+def test_a_pack_waits_for_a_minute_at_most() -> None:
+    """However long the run is: here for a day."""
+    now, packed = [0.0], threading.Event()
+    sender = OutputSender(InMemoryVersionedStore(), InMemoryVersionedStore(), packed.set, clock=lambda: now[0])
+    now[0] = 86_400.0
+    send(sender, "a")
+    now[0] += MAX_PACK_SECONDS - 1
+    send(sender, "b")
+    assert not packed.is_set()
+    now[0] += 1
+    send(sender, "c")
+    assert packed.wait(300)
+    sender.finish()
+
+
+def test_slow_tasks_leave_objects_and_no_packs(bench: Bench) -> None:
+    """A few outputs at once are written as objects. A rerun finds them, and calls no task again."""
+    noted = bench.path / "calls"
+    sets = sets_of(MIN_OUTPUTS - 1, calls=str(noted))
+    bench.given(sets)
+    assert bench.work(store=PackedStore(bench.line))[0][:4] == ("succeeded", len(sets), 0, True)
+    assert objects_in(bench.line) == sorted(of_tasks(sets))
+    assert outbox_of(bench) == []
+    bench.work("other", store=PackedStore(bench.line))
+    assert sum(calls(noted).values()) == len(sets)
 
 
 def test_a_pack_follows_when_a_chunk_of_the_ledger_is_cut() -> None:
