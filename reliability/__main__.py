@@ -20,6 +20,7 @@ KINDS = {
     "forecast": "forecast.coverage",
     "explain": "explaining",
     "precision": "precision",
+    "packs": "packs",
 }
 """Modules of this package, each with `run(trial) -> Iterator[Figure]`."""
 STORES = ("sqlite", "azure", "dynamodb", "s3", "moto")
