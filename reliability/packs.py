@@ -106,7 +106,6 @@ class Storm:
         }
         self.store = PackedStore(open_store(server.url(container), server.env))
         self._seen: dict[str, bytes] = {}
-        self.rival_said = ""
         self.replaced = 0
         """Outputs of which readers saw that of one runner, and later that of another one."""
         self.exit_code = 0
@@ -158,7 +157,7 @@ class Storm:
             if deeds.rival is not None:
                 home = self.home.parent / "rival"
                 home.mkdir()
-                words = ("run", "job", "--workers", "1", *deeds.rival)
+                words = ("run", "job", *deeds.rival)
                 rival = stack.enter_context(self.start(*words, HOME=str(home)))
                 stack.callback(self._end_rival, rival)
             self.await_part(0.25)
@@ -177,7 +176,7 @@ class Storm:
 
     def _end_rival(self, rival: subprocess.Popen[str]) -> None:
         _, err = rival.communicate()
-        self.rival_said = f"exit code {rival.returncode}: {err[-200:].strip()}"
+        hold(rival.returncode == 0, f"the second runner ended with {rival.returncode}: {err[-2000:]}")
 
     def await_part(self, part: float) -> None:
         """Wait until this part of the tasks has begun once."""
@@ -242,10 +241,9 @@ class Storm:
         again = sum(count - 1 for count in stored.values())
         yield Figure("outputs, each once, and results byte for byte as without packs", len(found))
         yield Figure("packs; outputs that are in two; objects", f"{len(packs)}; {again}; {len(alone)}")
-        yield Figure("outputs that readers saw replaced by those of a rival", self.replaced)
+        yield Figure("outputs that readers saw replaced by those of the second runner", self.replaced)
         yield Figure("calls of the model beyond one per task", sum(called.values()) - len(called))
         yield Figure("jobs of the family", len(family))
-        yield Figure("the rival ended with", self.rival_said or "none")
 
     def _judge_views(self, family: Sequence[str]) -> None:
         """Ask all views of each job for its tasks that are done."""
@@ -312,7 +310,7 @@ def on_slurm(storm: Storm, directory: Path) -> Iterator[Deeds]:
             early=lambda: cluster.run("scancel", array(2)),
             away=lambda: cluster.run("scontrol", "requeue", array(1)),
             late=lambda: cluster.run("scontrol", "requeue", array(0)),
-            rival=["--shard", f"0/{SHARDS}"],
+            rival=["--shard", f"0/{SHARDS}", "--workers", "1"],
         )
 
 
@@ -365,7 +363,7 @@ def on_kubernetes(storm: Storm, directory: Path) -> Iterator[Deeds]:
             early=lambda: lose(1),
             away=lambda: cluster.delete_pod("job", 2),
             late=lambda: lose(0, is_partitioned=True),
-            rival=["--shard", f"0/{SHARDS}"],
+            rival=["--shard", f"0/{SHARDS}", "--workers", "1"],
         )
 
 
