@@ -23,6 +23,7 @@ TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from mopsjobs.api.cell import Cell, cell
+    from mopsjobs.api.checkpoint import Checkpoint, checkpoint
     from mopsjobs.api.current import CurrentTask, current, log
     from mopsjobs.api.info import JobInfo, TaskInfo
     from mopsjobs.api.registry import Job, Registry, connect
@@ -65,6 +66,7 @@ __all__ = [
     "AmbiguousJobError",
     "CacheError",
     "Cell",
+    "Checkpoint",
     "ConfigError",
     "CurrentTask",
     "EngineError",
@@ -102,6 +104,7 @@ __all__ = [
     "UsageError",
     "__version__",
     "cell",
+    "checkpoint",
     "connect",
     "current",
     "grid",
@@ -113,6 +116,7 @@ __all__ = [
 
 _MODULES = {
     "mopsjobs.api.cell": ("Cell", "cell"),
+    "mopsjobs.api.checkpoint": ("Checkpoint", "checkpoint"),
     "mopsjobs.api.current": ("CurrentTask", "current", "log"),
     "mopsjobs.api.info": ("JobInfo", "TaskInfo"),
     "mopsjobs.api.registry": ("Job", "Registry", "connect"),

@@ -48,6 +48,10 @@ class RunnerOptions(TypedDict, total=False):
     workers: int
     python: str | os.PathLike[str]
     task_timeout: Duration
+    attempt_timeout: Duration
+    checkpoint_every: Duration
+    grace: Duration
+    allow_old_checkpoints: bool
     task_memory: Size
     retries: int
     retry_on: Choices

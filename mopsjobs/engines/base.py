@@ -32,7 +32,15 @@ class TaskOptions:
     python: str | None = None
     """The model's interpreter: a path, or a name to look up on the PATH. With dask, a path on the workers."""
     task_timeout: float | None = None
-    """Seconds a task may take; None: no limit."""
+    """Seconds a task may take, in all attempts that went on from each other; None: no limit."""
+    attempt_timeout: float | None = None
+    """Seconds an attempt at a task may take; None: no limit."""
+    checkpoint_every: float | None = None
+    """Seconds between two checkpoints of a task."""
+    grace: float | None = None
+    """Seconds that tasks with checkpoints may take to save, when the runner is told to stop."""
+    allow_old_checkpoints: bool | None = None
+    """Whether tasks may go on from checkpoints of other code."""
     task_memory: int | None = None
     """Bytes of memory a task may have; None: no limit."""
     retries: int | None = None
@@ -169,11 +177,16 @@ def launch_notes(launch: Launch, engine: str) -> dict[str, str]:
     return {NOTE_PREFIXES[engine] + name: value for name, value in options.items()}
 
 
+SECONDS = ("task_timeout", "attempt_timeout", "checkpoint_every", "grace")
+"""The options that a record keeps as numbers of seconds."""
+
+
 def _limits(launch: Launch) -> dict[str, str]:
-    """Return the interpreter of the model and the limits of its tasks, the time limit in seconds."""
+    """Return the interpreter of the model and the limits of its tasks, times in seconds."""
     limits = {
         "python": launch.python,
-        "task_timeout": None if launch.task_timeout is None else f"{launch.task_timeout:g}",
+        **{name: None if (seconds := getattr(launch, name)) is None else f"{seconds:g}" for name in SECONDS},
+        "allow_old_checkpoints": "yes" if launch.allow_old_checkpoints else None,
         "task_memory": None if launch.task_memory is None else format_size(launch.task_memory),
         "retries": launch.retries,
         "retry_on": launch.retry_on,
@@ -186,10 +199,10 @@ def _limits(launch: Launch) -> dict[str, str]:
 
 def runner_flags(launch: Launch) -> list[str]:
     """Return the flags of `mops-jobs run` for the model and the limits of its tasks, as every engine gives them."""
-    limits = _limits(launch)
-    if "task_timeout" in limits:
-        limits["task_timeout"] += "s"
-    return [word for name, value in limits.items() for word in (f"--{name.replace('_', '-')}", value)]
+    limits = {name: value + "s" if name in SECONDS else value for name, value in _limits(launch).items()}
+    is_switched = limits.pop("allow_old_checkpoints", None) is not None
+    flags = [word for name, value in limits.items() for word in (f"--{name.replace('_', '-')}", value)]
+    return [*flags, "--allow-old-checkpoints"] if is_switched else flags
 
 
 RUNNER_MEMORY = 256 * 2**20

@@ -13,6 +13,7 @@ submitted_at       when the job was submitted without the registry
 end_tried          when a listing last tried to end the job, since its runner had ended
 code/              unpacked bundles
 spool/N/           outputs of the tasks of shard N
+checkpoints/       what tasks saved of their state; see runner/checkpoints.py
 ledger/N/          attempts at the tasks of shard N that are not in the store yet; see ledger/writer.py
 slurm.sh           the batch script of the last launch on Slurm
 slurm-A_N.log      what shard N of job array A prints there
@@ -43,7 +44,7 @@ class JobDir:
         self.own_launch, self.launch_fields = path / "own_launch.json", path / "launched.json"
         self.notify_names, self.submission_time = path / "notify.json", path / "submitted_at"
         self.outbox, self.end_tried = path / "outbox.db", path / "end_tried"
-        self.code, self.drop = path / "code", path / "drop"
+        self.code, self.drop, self.checkpoints = path / "code", path / "drop", path / "checkpoints"
 
     @classmethod
     def for_job(cls, job_id: str, env: Mapping[str, str]) -> JobDir:
@@ -63,6 +64,14 @@ class JobDir:
     def spool(self, shard: int) -> Path:
         """Return the directory for outputs of a shard: shards may work here side by side."""
         return self.path / "spool" / str(shard)
+
+    def of_other(self, job_id: str) -> JobDir:
+        """Return the directory of another job, beside this one.
+
+        Args:
+            job_id: a valid id.
+        """
+        return JobDir(self.path.parent / job_id)
 
     def ledger(self, shard: int) -> Path:
         """Return the directory for the journal of a shard's attempts."""

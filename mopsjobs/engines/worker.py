@@ -7,9 +7,12 @@ nothing of mops-jobs. It reads JSON lines from its standard input, and answers w
     -> {"ready": true, "usage": [...], "host": NAME, "python": VERSION} or {"broken": {"type", "message", "traceback"}}
     <- {"task": N, "params": {...}, "param_id": ID, "seed": N, "attempt": N}
     -> {"task": N, "usage": [...], "outputs": {NAME: BASE64 | {"file": PATH}}} or {..., "error": {"type", ...}}
+       or {..., "preempted": true}
 
+A preempted task has saved a checkpoint, and asks to be started again.
 The first line may have `outputs` and `allow_nan` of the study, and `scratch`: whether a task works in the directory
-that it gets. With `check` in it, the first answer has `takes`, the names of the model's arguments. It has `entry_point`
+that it gets. `checkpoints` is where tasks have the directories of theirs, see runner/checkpoints.py.
+With `check` in it, the first answer has `takes`, the names of the model's arguments. It has `entry_point`
 if an entry point of the interpreter names the wire function.
 An error in the model's own code also has `at`, its FILE:LINE. In a function of a notebook it is `cell NAME:LINE`.
 `usage` is a list. In microseconds, it has start, length, and processor time in user mode and in the kernel. Last is the
@@ -72,6 +75,9 @@ NOT_FINITE, VALUE = "$not_finite", "$value"
 MAX_DEPTH = 100
 """Lists and dicts within each other, in a result that the fast encoder refuses. Readers take no more either."""
 
+CHECKPOINT_EXIT = 85
+"""The exit code of a program that has saved a checkpoint and asks to be started again."""
+
 MAX_BITS = 14_000
 """Of a whole number: Python writes and reads no more than 4,300 digits."""
 
@@ -113,7 +119,8 @@ def main(load: Callable[..., Any] | None = None) -> int:
 
 
 def _run_tasks(tasks: TextIO, answers: BinaryIO, call: Call, setup: dict[str, Any], meter: _Meter) -> int:
-    directory = _TaskDirectory(setup)
+    result: Any
+    directory, checkpoints = _TaskDirectory(setup), setup.get("checkpoints")
     for line in tasks:
         task = json.loads(line)
         with contextlib.suppress(OSError):
@@ -121,6 +128,9 @@ def _run_tasks(tasks: TextIO, answers: BinaryIO, call: Call, setup: dict[str, An
         os.environ["MOPS_JOBS_TASK"], os.environ["MOPS_JOBS_SEED"] = str(task["task"]), str(task["seed"])
         if task["param_id"] != os.environ.get("MOPS_JOBS_PARAM_ID"):
             os.environ["MOPS_JOBS_PARAM_ID"] = task["param_id"]
+        if checkpoints is not None:  # nothing is made there before the model does
+            name = f"{task['param_id'][:16]}-{task['seed']}"
+            os.environ["MOPS_JOBS_CHECKPOINT_DIR"] = os.path.join(checkpoints, name)
         at_work["task"] = task
         meter.start()
         try:
@@ -129,7 +139,11 @@ def _run_tasks(tasks: TextIO, answers: BinaryIO, call: Call, setup: dict[str, An
         except KeyboardInterrupt:
             return 130
         except BaseException as error:  # noqa: BLE001 - an error of a task ends that task only
-            field, result = "error", _error_fields(error, setup["root"])
+            code = getattr(error, "code" if isinstance(error, SystemExit) else "returncode", None)
+            if code == CHECKPOINT_EXIT and checkpoints is not None:
+                field, result = "preempted", True
+            else:
+                field, result = "error", _error_fields(error, setup["root"])
         _write_answer(answers, {"task": task["task"], "usage": meter.read(), field: result})
     return 0
 

@@ -21,6 +21,8 @@ class Outcome(enum.StrEnum):
     """The model ran out of memory: a MemoryError, a kill by the kernel, or more than `--task-memory`."""
     DIED = "died"
     """The worker ended while it ran the task."""
+    PREEMPTED = "preempted"
+    """The task saved a checkpoint and ended, to be started again: it was told to stop, or asked for it."""
     CANCELLED = "cancelled"
     """The job was cancelled or the runner was asked to stop."""
     LOST = "lost"
@@ -42,6 +44,17 @@ class AttemptError(NamedTuple):
     """`FILE:LINE` of the innermost line of the model's own code; None if there is none."""
     message: str
     """The message of the error, cut to `MAX_MESSAGE_CHARACTERS`."""
+
+
+class Resumed(NamedTuple):
+    """The checkpoint that an attempt goes on from."""
+
+    number: int
+    """Counts the checkpoints of the task, from 1."""
+    at: str
+    """The name that the model gave it."""
+    seconds: float
+    """How long the task had worked by then, without what was lost."""
 
 
 class Attempt(NamedTuple):
@@ -70,6 +83,8 @@ class Attempt(NamedTuple):
     """None if it succeeded or was stopped."""
     output_bytes: int | None
     """The size of all its outputs together; None if it left none."""
+    resumed: Resumed | None = None
+    """None if it began from the start."""
 
 
 MAX_MESSAGE_CHARACTERS = 500

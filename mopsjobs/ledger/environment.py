@@ -60,6 +60,12 @@ class Environment(NamedTuple):
         """Return the environment in its JSON form."""
         return {**self._asdict(), "packages": dict(self.packages)}
 
+    def digest(self) -> str:
+        """Return a digest of what makes other results: the interpreter, up to its minor version, and the packages."""
+        version = ".".join((self.python or "").split(".")[:2])
+        text = json.dumps([self.implementation, version, dict(self.packages)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
     @classmethod
     def from_json(cls, value: object) -> Environment:
         """Decode what a worker or a note says. What is not valid is None, or left out.
@@ -156,6 +162,7 @@ class EnvironmentNotes:
 
     def __post_init__(self) -> None:
         self._threads: list[threading.Thread] = []
+        self._packages: str | None = None
 
     def describe(self, describe: Callable[[], object]) -> None:
         """Call a function in a thread, and note what it returns.
@@ -171,6 +178,14 @@ class EnvironmentNotes:
         """Note what an interpreter says about itself."""
         self.describe(lambda: answer)
 
+    def packages(self) -> str | None:
+        """Return the digest of the interpreter's kind and version, without its last part, and of all packages.
+
+        It waits a moment for the description. None if there is none.
+        """
+        self.close()
+        return self._packages
+
     def close(self) -> None:
         """Wait a moment for the notes that are under way. Closing twice is harmless."""
         until = time.monotonic() + CLOSE_SECONDS
@@ -180,7 +195,9 @@ class EnvironmentNotes:
     def _note(self, answer: object) -> None:
         try:
             if answer is not None:
-                key, value = encode_environment(self._job_id, environment_of_worker(answer))
+                environment = environment_of_worker(answer)
+                self._packages = self._packages or environment.digest()
+                key, value = encode_environment(self._job_id, environment)
                 try:
                     self._store.create_if_absent(key, value)
                 except StoreUnavailableError:

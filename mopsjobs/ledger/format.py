@@ -14,9 +14,10 @@ between two names. It is missing if that is not known.
 
 By columns, a chunk takes a third of the bytes that it would take by rows. `task` and `started_ms` hold the difference
 to the value before, the first one to 0 and to `epoch_ms`. `host`, `python` and `error` are positions in the lists of
-the first line. Times are whole milliseconds, memory is in KiB. The same attempts give the same bytes. So a writer that
-lost a reply, or was killed, sends its chunk again under the same key, and `create_if_absent` keeps one. See
-docs/decisions/0044-the-ledger.md.
+the first line. Times are whole milliseconds, memory is in KiB. If an attempt went on from a
+checkpoint, `resumed` has its number, its name, and the milliseconds that the task had worked by then. The same attempts
+give the same bytes. So a writer that lost a reply, or was killed, sends its chunk again under the same key, and
+`create_if_absent` keeps one. See docs/decisions/0044-the-ledger.md.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from mopsjobs.errors import RecordError
-from mopsjobs.ledger.attempt import MAX_MESSAGE_CHARACTERS, Attempt, AttemptError, Outcome
+from mopsjobs.ledger.attempt import MAX_MESSAGE_CHARACTERS, Attempt, AttemptError, Outcome, Resumed
 from mopsjobs.registry.job_id import check_job_id
 from mopsjobs.registry.keys import LEDGER
 from mopsjobs.utils.json_strict import check_surrogates, parse_json
@@ -143,6 +144,10 @@ def encode_attempts(job_id: str, shard: int, attempts: Sequence[Attempt], files_
         "error": [_position(errors, one.error and _error_head(one.error)) for one in attempts],
         "message": [one.error and one.error.message[:MAX_MESSAGE_CHARACTERS] for one in attempts],
     }
+    if any(one.resumed for one in attempts):
+        columns["resumed"] = [
+            one.resumed and [one.resumed.number, one.resumed.at, round(one.resumed.seconds * 1000)] for one in attempts
+        ]
     head = {
         "version": VERSION,
         "job_id": job_id,
@@ -278,9 +283,11 @@ def _attempts(head: dict[str, Any], columns: dict[str, list[Any]]) -> Iterator[A
         _sums(columns["started_ms"], head["epoch_ms"]),
         *measured,
         *(columns[name] for name in ("host", "python", "error", "message")),
+        columns.get("resumed") or [None] * head["count"],
         strict=True,
     )
-    for task, attempt, outcome, started_ms, seconds, user, system, rss, size, host, python, error, message in rows:
+    for task, attempt, outcome, started_ms, seconds, user, system, rss, size, host, python, *reason, resumed in rows:
+        error, message = reason
         yield Attempt(
             whole_number(task),
             whole_number(attempt, 1),
@@ -296,7 +303,12 @@ def _attempts(head: dict[str, Any], columns: dict[str, list[Any]]) -> Iterator[A
             if error is None
             else AttemptError(*errors[whole_number(error)], _text(message, MAX_MESSAGE_CHARACTERS)),
             size,
+            None if resumed is None else _resumed(*_list(resumed)),
         )
+
+
+def _resumed(number: object, at: object, milliseconds: object) -> Resumed:
+    return Resumed(whole_number(number, 1), _text(at), whole_number(milliseconds) / 1000)
 
 
 def _position(positions: dict[T, int], value: T | None) -> int | None:

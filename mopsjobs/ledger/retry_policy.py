@@ -47,7 +47,7 @@ class RetryPolicy(NamedTuple):
         """Return whether an attempt that ended so is followed by another one.
 
         Args:
-            attempt: which attempt it was, from 1.
+            attempt: which attempt it was, from 1, without those that were preempted.
             outcome: how it ended.
             error_type: the type of its error.
         """
@@ -70,7 +70,7 @@ class RetryPolicy(NamedTuple):
 
         An attempt that was stopped or lost leaves its task to the next run.
         """
-        if attempt.outcome in (Outcome.CANCELLED, Outcome.LOST):
+        if attempt.outcome in (Outcome.CANCELLED, Outcome.PREEMPTED, Outcome.LOST):
             return False
         return not self.tries_again(attempt.attempt, attempt.outcome, attempt.error and attempt.error.type)
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mopsjobs.errors import VALUE_ERRORS, StoreUnavailableError
-from mopsjobs.ledger.attempt import Attempt, AttemptError, Outcome
+from mopsjobs.ledger.attempt import Attempt, AttemptError, Outcome, Resumed
 from mopsjobs.ledger.format import MAX_CHUNK_ATTEMPTS, FilesOpened, chunk_key, encode_attempts
 from mopsjobs.ledger.scalars import Scalars, encode_scalars
 from mopsjobs.registry.job_id import check_job_id
@@ -175,12 +175,13 @@ def _parse(fields: list[Any]) -> Entry:
     Raises:
         ValueError, TypeError: if it is not one.
     """
-    *values, error, output_bytes, scalars = fields
+    *values, error, output_bytes, resumed, scalars = fields
     task, attempt, outcome, *measured = values
     if not (type(task) is int and type(attempt) is int and task >= 0 and attempt >= 1):
         raise ValueError("invalid attempt")
     reason = None if error is None else AttemptError(*error)
-    found = Attempt._make([task, attempt, Outcome(outcome), *measured, reason, output_bytes])
+    whence = None if resumed is None else Resumed(*resumed)
+    found = Attempt._make([task, attempt, Outcome(outcome), *measured, reason, output_bytes, whence])
     return Entry(found, scalars if isinstance(scalars, dict) else None)
 
 
@@ -234,9 +235,11 @@ class Ticket(NamedTuple):
     identity: tuple[int, int]
 
 
-def begun_attempt(task: int, attempt: int, started_at: float, host: str | None) -> Attempt:
+def begun_attempt(
+    task: int, attempt: int, started_at: float, host: str | None, resumed: Resumed | None = None
+) -> Attempt:
     """Return an attempt that runs now. It is lost, if its end is not seen."""
-    return Attempt(task, attempt, Outcome.LOST, started_at, None, None, None, None, host, None, None, None)
+    return Attempt(task, attempt, Outcome.LOST, started_at, None, None, None, None, host, None, None, None, resumed)
 
 
 @dataclasses.dataclass(eq=False)

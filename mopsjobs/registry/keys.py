@@ -40,6 +40,7 @@ _PARTS = {
     "number": r"\d{6,12}",
     "output": r"[A-Za-z0-9](?:[A-Za-z0-9._ -]{0,126}[A-Za-z0-9._-])?|" + re.escape(NAMES_NAME),
     "param": "[0-9a-f]{64}",
+    "piece": r"\d{6}",
     "probe": "[0-9a-f]{32}",
     "run": "[0-9a-f]{1,32}",
     "seed": r"\d{1,20}",
@@ -104,6 +105,8 @@ ANNOUNCEMENT = KeyForm("announcement", "changes/{slot}/{job}", "submitter, repor
 OUTPUT = KeyForm("output of a task", "results/{job}/{param}/{seed}/{output}", "runner", ANY_SHARD)
 REDUCTION = KeyForm("output of a reduction", "results/{job}/{set}/reduced-{tasks}/{output}", "runner")
 PACK = KeyForm("pack of small outputs", "results/{job}/.packs/{shard}-{number}", "runner, operator")
+CHECKPOINT = KeyForm("checkpoint of a task", "checkpoints/{job}/{param}/{seed}/{number}.json", "runner")
+CHECKPOINT_PIECE = KeyForm("piece of a checkpoint", "checkpoints/{job}/{param}/{seed}/{number}.{run}-{piece}", "runner")
 EVENTS = KeyForm(
     "events", "events/{hour}/{job}/{source}-{number}.ndjson", "submitter, reporter, runner, watcher", ANY_SHARD
 )
@@ -115,8 +118,8 @@ PROBE = KeyForm("probe of conditional writes", PROBES + "{probe}", "each writer"
 PROBE_NOTE = KeyForm("note that a probe has passed", NOTES + "{note}", "each writer")
 
 FORMS = (
-    RECORD, MANIFEST, ANNOUNCEMENT, OUTPUT, REDUCTION, PACK, EVENTS, LEDGER, ENVIRONMENT, CLAIM, BUNDLE, PROBE,
-    PROBE_NOTE,
+    RECORD, MANIFEST, ANNOUNCEMENT, OUTPUT, REDUCTION, PACK, CHECKPOINT, CHECKPOINT_PIECE, EVENTS, LEDGER, ENVIRONMENT,
+    CLAIM, BUNDLE, PROBE, PROBE_NOTE,
 )  # fmt: skip
 
 

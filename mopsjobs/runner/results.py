@@ -28,8 +28,9 @@ from mopsjobs.events.format import RUNNER, TASK_FAILED
 from mopsjobs.events.writer import EventLog
 from mopsjobs.ledger.attempt import Attempt, AttemptError, Outcome, attempt_error
 from mopsjobs.ledger.scalars import scalars_for_chunk
-from mopsjobs.ledger.writer import Ledger, begun_attempt
+from mopsjobs.ledger.writer import Ledger, Ticket, begun_attempt
 from mopsjobs.registry.keys import LOGGED_NAME, NAMES_NAME
+from mopsjobs.runner.checkpoints import Checkpoints
 from mopsjobs.runner.pools.base import Pool, TaskResult
 from mopsjobs.runner.reporter import Counts
 from mopsjobs.store.base import Entry, Versioned, VersionedStore
@@ -345,6 +346,8 @@ class ResultHandler:
     _events: EventLog
     _on_log: Callable[[str], None]
     first_error: str | None = None
+    checkpoints: Checkpoints | None = None
+    """Those of the tasks. They are removed when the outputs are stored."""
 
     def __post_init__(self) -> None:
         self._duplicates_of = Counter(self._manifest.duplicate_tasks().values())
@@ -357,7 +360,7 @@ class ResultHandler:
             return
         self._noted_at = now
         self._ledger.begin(
-            begun_attempt(one.task.number, one.attempt, one.started_at, one.host)
+            begun_attempt(one.task.number, one.attempt, one.started_at, one.host, one.resumed)
             for one in pool.at_work()
             if one.started_at is not None
         )
@@ -369,6 +372,9 @@ class ResultHandler:
             StoreError: if the store takes no outputs.
         """
         task, error, outcome = result.task, result.error, result.outcome
+        if outcome is Outcome.PREEMPTED:
+            self._ledger.add(_attempt(result, outcome, None), is_settled=True)
+            return False
         if error is None and (problem := self._problem_of(result.outputs or {})) is not None:
             error, outcome = problem, Outcome.FAILED
         if error is not None:
@@ -435,8 +441,13 @@ class ResultHandler:
             lambda: self._counts.add(completed=count),
             on_refused,
             before=functools.partial(self._ledger.write, ticket),
-            on_stored=lambda: self._ledger.settle(ticket),
+            on_stored=lambda: self._end(ticket, task),
         )
+
+    def _end(self, ticket: Ticket, task: Task) -> None:
+        self._ledger.settle(ticket)
+        if self.checkpoints is not None:
+            self.checkpoints.remove(task)
 
     def _name(self, task: Task) -> str:
         return task_name(task, self._varying)
@@ -458,4 +469,7 @@ def _reason(error: Mapping[str, str]) -> AttemptError:
 def _attempt(
     result: TaskResult, outcome: Outcome, error: AttemptError | None, *, output_bytes: int | None = None
 ) -> Attempt:
-    return Attempt(result.task.number, result.attempt, outcome, result.started_at, *result.usage, error, output_bytes)
+    return Attempt(
+        result.task.number, result.attempt, outcome, result.started_at, *result.usage, error, output_bytes,
+        result.resumed,
+    )  # fmt: skip

@@ -68,6 +68,10 @@ class OutageRetry:
             self._stopped_at = time.monotonic()
             self.signal = number
 
+    def begin_end(self) -> None:
+        """Begin what is to be done after the last tasks have saved: the time for it is counted from now."""
+        self._stopped_at = time.monotonic()
+
     def call(self, action: Callable[[], T], transient: tuple[type[Exception], ...] = TRANSIENT_ERRORS) -> T:
         """Return what `action` returns; call it again while it raises one of the `transient` errors.
 

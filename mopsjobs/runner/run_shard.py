@@ -37,6 +37,7 @@ from mopsjobs.registry.keys import OUTPUT, belongs_to
 from mopsjobs.registry.notes import MAX_NOTE, OWN_WRITE, own_write_text
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.registry.usage import time_limit_text
+from mopsjobs.runner.checkpoints import Checkpoints
 from mopsjobs.runner.fail_early import FailEarly
 from mopsjobs.runner.pools.base import Feed, Pool
 from mopsjobs.runner.pools.open_pool import open_pool
@@ -48,6 +49,7 @@ from mopsjobs.runner.shard import Shard, ShardResult, TaskProgress
 from mopsjobs.runner.task_meter import TaskMeter
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
+from mopsjobs.studies.lineage import ancestry
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.outputs import find_complete_tasks, results_prefix
 from mopsjobs.studies.pack_log import pack_log
@@ -56,7 +58,7 @@ from mopsjobs.studies.validation import validate
 from mopsjobs.submission.offline import register_offline, shard_started_at
 from mopsjobs.submission.relay import deliver
 from mopsjobs.utils.files import private_opener
-from mopsjobs.utils.text import cut_to_length, strip_control_characters
+from mopsjobs.utils.text import cut_to_length, pluralize, strip_control_characters
 from mopsjobs.utils.times import human_duration, utc_now
 
 
@@ -130,6 +132,9 @@ class _Run:
         self._store_with_outbox = StoreWithOutbox(store, outbox)
         self._duplicates = self._manifest.duplicate_tasks()
         self._counts = Counts()
+        self._checkpoints: Checkpoints | None = None
+        self._saves_until: float | None = None
+        """When tasks that save after a request to stop are ended, by the monotonic clock; None before the request."""
         self._own_write: str | None = None
         """A file that the model wrote into its own directory."""
         self._has_packed = False
@@ -176,7 +181,11 @@ class _Run:
                 with contextlib.closing(self._notes):
                     is_done = self._run_tasks()
             finally:
+                if self._saves_until is not None:
+                    self._retry.begin_end()
                 self._sender.finish()  # also after an error: what was done is kept
+                if self._checkpoints is not None:
+                    self._checkpoints.close(self._shard.grace)
             if self._counts.is_lower_bound and not self._retry.is_stopping:
                 # The store did not answer at the start. It cannot be told whose outputs are there now: those of an
                 # earlier run, most likely. So they count as that. If the store is still away, the next run does it.
@@ -254,7 +263,7 @@ class _Run:
             return False  # before the model is loaded: a pod that is tried again may find the job ended
         if first is not None and early.withholds():
             return True
-        pool = None if first is None else self._open_pool()
+        pool = None if first is None else self._open_pool(checkpoints=self._find_checkpoints())
         begun = None if first is None or self._shard.cores is not None else utc_now()  # it may wait for a core first
         self._counts.started_at = shard_started_at(self._directory, self._shard.number, begun)
         if first is None or pool is None:
@@ -270,6 +279,8 @@ class _Run:
             self._note_wait(pool)
             if self._counts.started_at is None and not pool.is_waiting:
                 self._counts.started_at = shard_started_at(self._directory, self._shard.number, utc_now())
+            if self._checkpoints is not None:
+                self._checkpoints.look((one.task, one.started_at) for one in pool.at_work())
             if self._on_progress is not None:
                 done = sum(self._counts.snapshot())
                 self._on_progress(TaskProgress(done, total, pool.is_ready, pool.is_waiting, meter.left))
@@ -278,15 +289,17 @@ class _Run:
             admitted = early.admit(itertools.chain([first], tasks), self._todo, pool)
             with contextlib.closing(pool.run(admitted)) as results:
                 for result in results:
-                    if result is not None and not early.is_over:
+                    if result is not None and not self._is_over(pool):
                         meter.add(result)
                         early.note(result, has_failed=handler.take(result))
-                    if early.is_over:
+                    if self._is_over(pool):
                         handler.note_begun(pool, is_last=True)
                         return False
                     if result is None:
                         handler.note_begun(pool)
                         show_progress()
+            if self._saves_until is not None:
+                return False
             show_progress()
         except EngineUnavailableError as error:
             # An outage of the cluster ends this run, not the job: a restart runs the other tasks.
@@ -294,6 +307,23 @@ class _Run:
             self._events.emit(RUNNER, text=str(error))
             return False
         return True
+
+    def _is_over(self, pool: Pool) -> bool:
+        """Return whether the tasks have to end. After a request to stop, those with checkpoints may save before."""
+        if not self._early.is_over:
+            return False
+        if self._checkpoints is None or self._reporter.ended.is_set() or self._early.end is not None:
+            return True
+        if self._saves_until is None:
+            self._saves_until = time.monotonic() + self._shard.grace
+            told = self._checkpoints.tell_to_stop(one.task for one in pool.at_work())
+            if not told:
+                self._saves_until = 0.0
+                return True
+            self._handler.note_begun(pool, is_last=True)
+            pool.keep_only({task.number for task in told})
+            self._on_log(f"{pluralize(len(told), 'task')} may save, up to {human_duration(self._shard.grace)}.")
+        return time.monotonic() >= self._saves_until
 
     def _warn_of_own_write(self, name: str | None) -> None:
         """Say once per job that the model writes into its own directory: tasks overwrite each other's files there."""
@@ -319,7 +349,29 @@ class _Run:
             self._events.emit(RUNNER, text=f"The job waits for {CORES_TEXT}.")
         self._reporter.waits_for = CORES_TEXT if pool.is_waiting else None
 
-    def _open_pool(self, feed: Feed | None = None) -> Pool:
+    def _find_checkpoints(self) -> Checkpoints | None:
+        """Find those of earlier runs, also of the jobs that this one continues; None if tasks run elsewhere."""
+        if self._shard.scheduler is not None:
+            return None
+        manifest, directory, is_here = self._manifest, self._directory, getattr(self._store, "is_local", False)
+        ancestors: list[str] = []
+        try:
+            ancestors = [one.job_id for one in ancestry(self._store_with_outbox, manifest)][1:]
+        except MopsJobsError as error:
+            self._on_log(f"Checkpoints of earlier jobs are not used: {error}")
+        self._checkpoints = self._handler.checkpoints = Checkpoints(
+            manifest.job_id,
+            None if is_here or self._shard.drop is not None else self._store,
+            directory.checkpoints,
+            manifest.bundle,
+            self._notes.packages,
+            [(job_id, directory.of_other(job_id).checkpoints) for job_id in ancestors],
+            self._on_log,
+            self._shard.allow_old_checkpoints,
+        )
+        return self._checkpoints
+
+    def _open_pool(self, feed: Feed | None = None, checkpoints: Checkpoints | None = None) -> Pool:
         def on_log(task: int | None, line: str) -> None:
             task = task if feed is None else None  # a reduction has no number
             self._events.emit(LOG, task=task, text=line)
@@ -335,6 +387,7 @@ class _Run:
             on_log,
             notes=self._notes,
             feed=feed,
+            checkpoints=checkpoints,
         )
 
     # --- the end ---------------------------------------------------------------------------------------------

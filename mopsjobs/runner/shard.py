@@ -13,6 +13,11 @@ from mopsjobs.utils.forecast import Forecast
 DEFAULT_OUTAGE_SECONDS = 3600.0
 """How long a runner waits for a registry that does not answer, before it leaves the rest to a restart."""
 
+DEFAULT_CHECKPOINT_SECONDS = 600.0
+
+DEFAULT_GRACE_SECONDS = 20.0
+"""Kubernetes grants 30 s in all, by default."""
+
 DROP_SECONDS = 10.0
 """Seconds between two reports into a drop. Each is a file on the shared file system, and is delivered much later."""
 
@@ -30,7 +35,15 @@ class Shard(NamedTuple):
     python: str | None = None
     """The model's interpreter; None: the active environment's."""
     task_timeout: float | None = None
-    """Seconds a task may take; None: no limit."""
+    """Seconds a task may take, in all attempts that went on from each other; None: no limit."""
+    attempt_timeout: float | None = None
+    """Seconds an attempt at a task may take; None: no limit."""
+    checkpoint_every: float = DEFAULT_CHECKPOINT_SECONDS
+    """Seconds after which a task saves a checkpoint, if its model can."""
+    allow_old_checkpoints: bool = False
+    """Whether tasks may go on from checkpoints of other code."""
+    grace: float = DEFAULT_GRACE_SECONDS
+    """Seconds that tasks may take to save, when a stop is requested."""
     task_memory: int | None = None
     """Bytes of memory a task may have; None: no limit."""
     policy: RetryPolicy = RetryPolicy()
@@ -60,7 +73,7 @@ class Shard(NamedTuple):
     @property
     def limits(self) -> TaskLimits:
         """Return the limits of each attempt at a task."""
-        return TaskLimits(self.task_timeout, self.task_memory, self.policy)
+        return TaskLimits(self.task_timeout, self.task_memory, self.policy, self.attempt_timeout)
 
     @property
     def report_seconds(self) -> float | None:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from mopsjobs.errors import NoManifestError, RecordError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
-from mopsjobs.store.base import VersionedStore
+from mopsjobs.store.base import ReadableStore, VersionedStore
 from mopsjobs.studies.manifest import Manifest, load_manifest, manifest_key
 
 
@@ -50,7 +50,7 @@ def family_states(registry: JobRegistry, job: JobState) -> list[JobState]:
     return [*([] if eldest is None else [eldest]), *_descendants(registry, root)]
 
 
-def ancestry(store: VersionedStore, manifest: Manifest) -> Iterator[Manifest]:
+def ancestry(store: ReadableStore, manifest: Manifest) -> Iterator[Manifest]:
     """Yield a job's manifest, then that of its parent, and so on, as far as they exist.
 
     Raises:

@@ -14,7 +14,7 @@ from numbers import Real
 from operator import index
 from typing import Any
 
-from mopsjobs.engines.base import TaskOptions
+from mopsjobs.engines.base import SECONDS, TaskOptions
 from mopsjobs.engines.kubernetes.options import OPTIONS as KUBERNETES_OPTIONS
 from mopsjobs.engines.launch_option import LaunchOption, option_text
 from mopsjobs.engines.slurm.options import JOINS
@@ -42,7 +42,20 @@ RUNNER_OPTIONS = (
         "python", "file", "PATH", "the model's interpreter; with dask, its path on the workers",
         "that of the active environment, or of the workers",
     ),
-    LaunchOption("task_timeout", "duration", "DURATION", "time limit of one task", "no limit", growth=_DOUBLED),
+    LaunchOption(
+        "task_timeout", "duration", "DURATION", "time limit of one task, with what it worked before a checkpoint",
+        "no limit", growth=_DOUBLED,
+    ),
+    LaunchOption("attempt_timeout", "duration", "DURATION", "time limit of one attempt at a task", "no limit"),
+    LaunchOption("checkpoint_every", "duration", "DURATION", "time between two checkpoints of a task", "10m"),
+    LaunchOption(
+        "grace", "duration", "DURATION", "time that tasks with checkpoints may take to save when the job is stopped",
+        "20s",
+    ),
+    LaunchOption(
+        "allow_old_checkpoints", "switch", "", "go on from checkpoints of other code or packages",
+        "such tasks begin again", is_repeatable=False,
+    ),
     LaunchOption(
         "task_memory", "size", "SIZE", "memory limit of one task and all processes that it starts, like 2GiB",
         "no limit", growth=_DOUBLED,
@@ -70,7 +83,7 @@ RUNNER_OPTIONS = (
 """The options that every engine has."""
 
 RECORDED = (
-    "workers", "task_timeout", "task_memory", "retries", "retry_on", "first", "max_failures", "max_cpu_hours", "shards",
+    "workers", *SECONDS, "task_memory", "retries", "retry_on", "first", "max_failures", "max_cpu_hours", "shards",
 )  # fmt: skip
 """The options that the record of a launch keeps for the next one, besides the interpreter."""
 
@@ -129,13 +142,17 @@ def _count(name: str, least: int, most: int, expected: str) -> Callable[[Any], i
     return read
 
 
-def _read_timeout(value: str | float) -> float:
-    seconds = parse_duration(value) if isinstance(value, str) else value
-    if seconds <= 0:
-        shown = value if isinstance(value, str) else f"{value:g}"
-        hint = "For no limit, leave it out."
-        raise OptionError(f"invalid task_timeout '{shown}': expected more than zero.", "task_timeout", hint=hint)
-    return seconds
+def _seconds(name: str, hint: str | None = None) -> Callable[[Any], float]:
+    """Return the reader of an option that is a duration above zero."""
+
+    def read(value: Any) -> float:
+        seconds: float = parse_duration(value) if isinstance(value, str) else value
+        if seconds <= 0:
+            shown = value if isinstance(value, str) else f"{value:g}"
+            raise OptionError(f"invalid {name} '{shown}': expected more than zero.", name, hint=hint)
+        return seconds
+
+    return read
 
 
 def _read_memory(value: str | int) -> int:
@@ -155,10 +172,16 @@ def _read_causes(value: str | Iterable[str]) -> str:
     return text
 
 
+NO_LIMIT = "For no limit, leave it out."
+
 READERS: Mapping[str, Callable[[Any], Any]] = {
     "workers": _count("workers", 1, MAX_NUMBER, "1 or more"),
     "python": os.fspath,
-    "task_timeout": _read_timeout,
+    "task_timeout": _seconds("task_timeout", NO_LIMIT),
+    "attempt_timeout": _seconds("attempt_timeout", NO_LIMIT),
+    "checkpoint_every": _seconds("checkpoint_every"),
+    "grace": _seconds("grace"),
+    "allow_old_checkpoints": bool,
     "task_memory": _read_memory,
     "retries": _count("retries", 0, MAX_RETRIES, f"a whole number from 0 to {MAX_RETRIES}"),
     "retry_on": _read_causes,
@@ -181,7 +204,7 @@ def with_recorded(options: LaunchOptions, recorded: Mapping[str, str]) -> Launch
     for name in RECORDED:
         if getattr(options, name) is None and recorded.get(name):
             with contextlib.suppress(UsageError):
-                values[name] = READERS[name](recorded[name] + ("s" if name == "task_timeout" else ""))
+                values[name] = READERS[name](recorded[name] + ("s" if name in SECONDS else ""))
     return dataclasses.replace(options, **values)
 
 

@@ -28,6 +28,9 @@ def submit(reg: mj.Registry, betas: list[float]) -> mj.Job:
 
 def simulate(params: dict[str, Any], seed: int) -> dict[str, float]:
     task: mj.CurrentTask | None = mj.current()
+    ck: mj.Checkpoint = mj.checkpoint()
+    if ck.due():
+        ck.save(params, at=seed)
     mj.log(seed=seed, attempt=1 if task is None else task.attempt or 1)
     return {"peak": params["beta"] / params["gamma"]}
 

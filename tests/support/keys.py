@@ -13,6 +13,7 @@ PARTS = {
     "number": "000000",
     "output": "result.json",
     "param": "a" * 64,
+    "piece": "000000",
     "probe": "0" * 32,
     "run": "abc",
     "seed": "7",

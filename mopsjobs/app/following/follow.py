@@ -31,7 +31,7 @@ from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.status import TERMINAL
 from mopsjobs.runner.pools.shared_cores import SharedCores
 from mopsjobs.runner.run_shard import run_shard
-from mopsjobs.runner.shard import Shard, ShardResult, TaskProgress
+from mopsjobs.runner.shard import DEFAULT_CHECKPOINT_SECONDS, DEFAULT_GRACE_SECONDS, Shard, ShardResult, TaskProgress
 from mopsjobs.submission.launching import check_on_node
 from mopsjobs.submission.shard_drop import ShardDrop
 from mopsjobs.utils.files import make_directory
@@ -77,6 +77,10 @@ def _run(launch: Launch, app: App) -> FollowResult:
         workers=launch.workers,
         python=launch.python,
         task_timeout=launch.task_timeout,
+        attempt_timeout=launch.attempt_timeout,
+        checkpoint_every=launch.checkpoint_every or DEFAULT_CHECKPOINT_SECONDS,
+        grace=launch.grace or DEFAULT_GRACE_SECONDS,
+        allow_old_checkpoints=bool(launch.allow_old_checkpoints),
         task_memory=launch.task_memory,
         policy=retry_policy(launch.retries, launch.retry_on),
         first=launch.first,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
+import math
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from mopsjobs.ledger.attempt import NO_USAGE, Outcome, Usage
+from mopsjobs.ledger.attempt import NO_USAGE, Outcome, Resumed, Usage
 from mopsjobs.ledger.retry_policy import MEMORY_LIMIT, OUT_OF_MEMORY, RetryPolicy
 from mopsjobs.studies.study import Task
 from mopsjobs.utils.sizes import format_size
@@ -39,11 +40,27 @@ class TaskLimits(NamedTuple):
     """Limits of each attempt at a task, and which attempts are followed by another one."""
 
     timeout: float | None = None
-    """Seconds that an attempt may take; None: no limit."""
+    """Seconds that a task may take, in all attempts that went on from each other; None: no limit."""
     memory: int | None = None
     """Bytes that a task may have, with all processes that it starts; None: no limit. After an attempt that had more,
     the next one may have twice as many."""
     policy: RetryPolicy = RetryPolicy()
+    attempt_timeout: float | None = None
+    """Seconds that an attempt may take; None: no limit."""
+
+    def seconds_of(self, resumed: Resumed | None) -> float:
+        """Return the seconds that an attempt may take: without those that the task had worked by its checkpoint."""
+        before = 0.0 if resumed is None else resumed.seconds
+        return min(
+            math.inf if self.timeout is None else self.timeout - before,
+            math.inf if self.attempt_timeout is None else self.attempt_timeout,
+        )
+
+    def lateness(self, resumed: Resumed | None) -> End:
+        """Return the end of an attempt that took longer: equal for each attempt, as its signature is."""
+        if self.attempt_timeout is not None and self.seconds_of(resumed) == self.attempt_timeout:
+            return lateness_of(self.attempt_timeout)
+        return lateness_of(self.timeout)
 
 
 NO_LIMITS = TaskLimits()
@@ -65,6 +82,8 @@ class TaskResult(NamedTuple):
     usage: Usage = NO_USAGE
     is_final: bool = True
     """False if the task is tried again."""
+    resumed: Resumed | None = None
+    """The checkpoint that it went on from."""
 
 
 class TaskAtWork(NamedTuple):
@@ -76,6 +95,8 @@ class TaskAtWork(NamedTuple):
     started_at: float | None
     """Seconds since the epoch; None if the pool does not know whether it has begun."""
     host: str | None
+    resumed: Resumed | None = None
+    """The checkpoint that it went on from."""
 
 
 class SeenFiles(Protocol):
@@ -137,6 +158,9 @@ class Pool(Protocol):
     def at_work(self) -> Sequence[TaskAtWork]:
         """Return the attempts that run now."""
 
+    def keep_only(self, tasks: Collection[int]) -> None:
+        """End all attempts but those at these tasks, by their numbers, and begin no more. `run` ends with the last."""
+
 
 End = tuple[Outcome, Mapping[str, str] | None]
 """Outcome and error of an attempt."""
@@ -194,6 +218,10 @@ class Assignment(NamedTuple):
     """How often its limit of memory was doubled: once for each attempt that exceeded it."""
     is_alone: bool = False
     """Whether it has to be the first task of its worker: memory that earlier tasks left is then not its own."""
+    preemptions: int = 0
+    """How many attempts before were preempted. They do not count as retries."""
+    resumed: Resumed | None = None
+    """The checkpoint that it goes on from."""
 
 
 @dataclasses.dataclass
@@ -244,19 +272,26 @@ class TaskQueue:
     ) -> TaskResult:
         """Return the result of an attempt. The task is put back, if it is to be tried again."""
         outcome, error = end
-        is_final = error is None or not self.try_again(assignment, outcome, error["type"])
-        return TaskResult(*assignment[:2], outputs, error, outcome, assignment.attempt, started_at, usage, is_final)
+        again = self.try_again(assignment, outcome, None if error is None else error["type"])
+        return TaskResult(
+            *assignment[:2], outputs, error, outcome, assignment.attempt, started_at, usage, not again,
+            assignment.resumed,
+        )  # fmt: skip
 
     def try_again(self, ended: Assignment, outcome: Outcome, error_type: str | None) -> bool:
         """Put a task back whose attempt ended so, if the policy says so. Return whether it did."""
-        if not self._policy.tries_again(ended.attempt, outcome, error_type):
-            return False
         following = ended._replace(attempt=ended.attempt + 1)
+        if outcome == Outcome.PREEMPTED:
+            self.put_back(following._replace(preemptions=ended.preemptions + 1))
+            return True
+        count = ended.attempt - ended.preemptions
+        if outcome == Outcome.SUCCEEDED or not self._policy.tries_again(count, outcome, error_type):
+            return False
         if error_type == MEMORY_LIMIT:
             if ended.doublings >= self._most_doublings:
                 return False  # it would end in the same way
             following = following._replace(doublings=ended.doublings + 1)
-        pause = self._policy.pause(ended.attempt, outcome)
+        pause = self._policy.pause(count, outcome)
         if pause:
             heapq.heappush(self._waiting, (self._clock() + pause, ended.position, following))
         else:

@@ -20,7 +20,7 @@ import secrets
 import threading
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -124,7 +124,7 @@ class DaskProcess:
         """Run the tasks; see `Pool.run`."""
         check_installed()
         setup = {name: getattr(self, name) for name in ("scheduler", "setup", "python")}
-        timeout, memory, (retries, causes) = self.limits
+        timeout, memory, (retries, causes), _ = self.limits
         limits = {"timeout": timeout, "memory": memory, "retries": retries, "causes": sorted(causes)}
         bundle = base64.b64encode(self.bundle).decode()
         child = Child(CHILD, {**setup, **limits, "bundle": bundle, "wake_seconds": wake_seconds}, self.env)
@@ -198,6 +198,9 @@ class DaskProcess:
     def at_work(self) -> Sequence[TaskAtWork]:
         """Return the attempts that were sent; see `Pool.at_work`."""
         return [TaskAtWork(position, task, 1, None, None) for position, task in self._sent.items()]
+
+    def keep_only(self, tasks: Collection[int]) -> None:
+        """Do nothing: the directories of checkpoints are not on this machine."""
 
 
 def _number(value: object) -> Any:
@@ -356,7 +359,7 @@ class DaskPool:
             self._send(client, code, following, **placement)
 
     def _send(self, client: Client, code: Future[dict[str, Any]], assignment: Assignment, **placement: object) -> None:
-        _, task, attempt, doublings, _ = assignment
+        _, task, attempt, doublings, *_ = assignment
         memory = None if self._memory is None else self._memory << doublings
         key = f"mops-jobs-{self._id}-{task.number}-{attempt}"
         with self._translate_errors(client):
@@ -538,4 +541,4 @@ def _tasks(parent: Parent) -> NextTasks:
 def _to_message(result: TaskResult) -> list[object]:
     outputs = result.outputs
     texts = None if outputs is None else {name: base64.b64encode(value).decode() for name, value in outputs.items()}
-    return [result.position, texts, None if result.error is None else dict(result.error), *result[4:]]
+    return [result.position, texts, None if result.error is None else dict(result.error), *result[4:9]]

@@ -17,11 +17,12 @@ import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 
 from mopsjobs.engines.model_errors import describe_exit, load_error, not_started_error, startup_error
 from mopsjobs.engines.model_process import parse_answer
-from mopsjobs.ledger.attempt import Usage
+from mopsjobs.ledger.attempt import Outcome, Usage
+from mopsjobs.runner.checkpoints import EXIT_CODE, Checkpoints
 from mopsjobs.runner.pools.base import (
     GRACE_SECONDS,
     NO_LIMITS,
@@ -38,7 +39,6 @@ from mopsjobs.runner.pools.base import (
     TaskQueue,
     TaskResult,
     death_of,
-    lateness_of,
     memory_excess_of,
     most_doublings,
     outcome_of,
@@ -139,6 +139,11 @@ class WorkerProcess(ModelProcess):
 TASKS_PER_WORKER = 2
 """Tasks that a worker has at once."""
 
+NOTHING_SAVED: End = (
+    Outcome.FAILED,
+    {"type": "NoCheckpoint", "message": f"it ended with code {EXIT_CODE}, but has left no new checkpoint"},
+)
+
 LIVENESS_SECONDS = 1.0
 """How often dead workers are looked for."""
 
@@ -157,6 +162,7 @@ class WorkerPool:
         env: the workers' environment; None: that of this process.
         feed: the outputs for reductions, if the tasks are these.
         files: sees which files of the bundle its processes open. It is closed with the pool.
+        checkpoints: those of the tasks; None: they have none.
         clock: a monotonic clock in seconds.
     """
 
@@ -169,6 +175,7 @@ class WorkerPool:
     env: Mapping[str, str] = dataclasses.field(default_factory=lambda: os.environ)
     feed: Feed | None = None
     files: SeenFiles = dataclasses.field(default_factory=NothingSeen)
+    checkpoints: Checkpoints | None = None
     clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
@@ -180,6 +187,9 @@ class WorkerPool:
         self._workers: list[WorkerProcess] = []
         self._queue = self._queue_of(iter(()))
         self._failed_starts = 0
+        self._is_ending = False
+        self._ending: list[WorkerProcess] = []
+        """Workers that were asked to end."""
         self._liveness_checked_at = self.clock()
         self._oom_kills = measurement.OomKills()
 
@@ -194,7 +204,8 @@ class WorkerPool:
             while True:
                 self._hand_out()
                 self.is_waiting = self.cores is not None and self._yield_cores(self.cores)
-                if not self.is_waiting and not self._count_busy() and self._queue.seconds_to_next() is None:
+                is_idle = not self.is_waiting and not self._count_busy()
+                if is_idle and (self._is_ending or self._queue.seconds_to_next() is None):
                     return
                 pause = min(self._queue.seconds_to_next() or wake_seconds, wake_seconds)
                 yield None
@@ -210,10 +221,19 @@ class WorkerPool:
     def at_work(self) -> Sequence[TaskAtWork]:
         """Return the attempts that run now; see `Pool.at_work`."""
         return [
-            TaskAtWork(*worker.tasks[0][:3], worker.task_started_ts, worker.host)
+            TaskAtWork(*worker.tasks[0][:3], worker.task_started_ts, worker.host, worker.tasks[0].resumed)
             for worker in self._workers
             if worker.is_ready and worker.tasks
         ]
+
+    def keep_only(self, tasks: Collection[int]) -> None:
+        """End all attempts but some, and begin no more; see `Pool.keep_only`."""
+        self._is_ending = True
+        for worker in list(self._workers):
+            if not (worker.is_ready and worker.tasks and worker.tasks[0].task.number in tasks):
+                self._drop(worker)
+                worker.terminate()
+                self._ending.append(worker)
 
     def close(self) -> None:
         """Stop all workers and their child processes: by SIGTERM, then by SIGKILL. Closing twice is harmless."""
@@ -222,7 +242,7 @@ class WorkerPool:
             self._end_watch(worker)
             worker.terminate()
         until = time.monotonic() + GRACE_SECONDS
-        for worker in workers:
+        for worker in (*workers, *self._ending):
             worker.end(until)
         if self.cores is not None:
             self.cores.leave_line()
@@ -250,6 +270,8 @@ class WorkerPool:
         return cores.is_waiting
 
     def _hand_out(self) -> None:
+        if self._is_ending:
+            return
         # One task for each worker first, then the second: no worker idles while another has two.
         for depth in range(1, self._depth + 1):
             for worker in list(self._workers):
@@ -277,6 +299,9 @@ class WorkerPool:
             core, worker.core = worker.core, None  # for the next worker
             self._remove(worker)
             worker = self._start(core)
+        if self.checkpoints is not None:
+            may_have = assignment.attempt > 1 or assignment.is_alone
+            assignment = assignment._replace(resumed=self.checkpoints.begin(assignment.task, may_have=may_have))
         if not worker.tasks:
             worker.begin_task(self.clock())
         worker.tasks.append(assignment)
@@ -362,9 +387,15 @@ class WorkerPool:
             if outputs is not None:
                 outputs = {name: output_content(content) for name, content in outputs.items()}
             worker.read_logs(assignment.task.number)
-            yield self._queue.result(assignment, outputs, (outcome_of(error), error), started_at, Usage(*usage))
-            if excess is not None:  # it was killed when it had answered
-                self._remove(worker)
+            end = (outcome_of(error), error)
+            if outputs is None and self.checkpoints is not None:
+                has_saved = self.checkpoints.end(assignment.task, started_at)
+                if answer.get("preempted"):
+                    end = (Outcome.PREEMPTED, None) if has_saved or self._is_ending else NOTHING_SAVED
+            yield self._queue.result(assignment, outputs, end, started_at, Usage(*usage))
+            if excess is not None or self._is_ending:  # it was killed when it had answered
+                if worker in self._workers:
+                    self._remove(worker)
                 return
             self._begin_watch(worker)
 
@@ -380,13 +411,17 @@ class WorkerPool:
 
     def _remove(self, worker: WorkerProcess) -> int:
         """Kill a worker; see `WorkerProcess.kill`."""
+        self._drop(worker)
+        return worker.kill()
+
+    def _drop(self, worker: WorkerProcess) -> None:
+        """Listen to a worker no more."""
         for stream in (worker.stdin, worker.stdout, worker.stderr):
             if not stream.closed and stream in self._selector.get_map():
                 self._selector.unregister(stream)
         self._workers.remove(worker)
         self.workers = max(1, len(self._workers))
         self._end_watch(worker)
-        return worker.kill()
 
     def _bury(self, worker: WorkerProcess) -> Iterator[TaskResult]:
         """Remove a dead worker, and put its tasks back; the first counts as begun."""
@@ -411,22 +446,27 @@ class WorkerPool:
             yield self._result_at_end(worker, first, memory_excess_of(excess.limit), peak=excess.peak)
 
     def _stop_late_workers(self) -> Iterator[TaskResult]:
-        if self.limits.timeout is None:
+        if self.limits.timeout is None and self.limits.attempt_timeout is None:
             return
         for worker in list(self._workers):
-            if worker.tasks and worker.is_ready and self.clock() - worker.task_started_at > self.limits.timeout:
+            if not worker.tasks or not worker.is_ready:
+                continue
+            resumed = worker.tasks[0].resumed
+            if self.clock() - worker.task_started_at > self.limits.seconds_of(resumed):
                 late = worker.tasks.popleft()
                 self._queue.put_back(*worker.tasks)
                 worker.tasks.clear()
                 peak = measurement.peak_rss(worker.process.pid)
                 yield from self._bury(worker)
-                yield self._result_at_end(worker, late, lateness_of(self.limits.timeout), peak=peak)
+                yield self._result_at_end(worker, late, self.limits.lateness(resumed), peak=peak)
 
     def _result_at_end(
         self, worker: WorkerProcess, assignment: Assignment, end: End, *, peak: int | None = None
     ) -> TaskResult:
         """Return the result of the attempt at which a worker ended. For `peak`, see `ModelProcess.usage_at_end`."""
         usage = Usage(*worker.usage_at_end(self.clock() - worker.task_started_at, peak))
+        if self.checkpoints is not None:
+            self.checkpoints.end(assignment.task, worker.task_started_ts)
         return self._queue.result(assignment, None, end, worker.task_started_ts, usage)
 
     def _bury_dead_workers(self) -> Iterator[TaskResult]:

@@ -16,6 +16,7 @@ from mopsjobs.engines.model_env import JOB_VARIABLES, active_python, model_envir
 from mopsjobs.engines.model_errors import ModelError, load_error
 from mopsjobs.engines.model_process import describe_interpreter, first_answer, write_reduce_worker, write_worker
 from mopsjobs.ledger.environment import EnvironmentNotes
+from mopsjobs.runner.checkpoints import EVERY_VARIABLE, EXIT_CODE, EXIT_VARIABLE, Checkpoints
 from mopsjobs.runner.pools.base import Feed, NothingSeen, OnLog, Pool
 from mopsjobs.runner.pools.local import WorkerPool
 from mopsjobs.runner.retry import OutageRetry
@@ -27,7 +28,7 @@ from mopsjobs.utils.file_watch import FileWatch
 from mopsjobs.utils.files import make_directory
 
 
-def open_pool(
+def open_pool(  # noqa: PLR0913 - three by name
     shard: Shard,
     manifest: Manifest,
     store: ReadableStore,
@@ -37,6 +38,7 @@ def open_pool(
     *,
     notes: EnvironmentNotes,
     feed: Feed | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> Pool:
     """Unpack the bundle of a job and return a pool for its tasks. The pool starts nothing yet.
 
@@ -49,6 +51,7 @@ def open_pool(
         on_log: see `WorkerPool`.
         notes: describes the interpreter of the tasks.
         feed: the outputs for reductions, which run beside the runner; None: a pool for tasks.
+        checkpoints: those of the tasks.
 
     Raises:
         BundleError: if the bundle is missing or cannot be used.
@@ -80,6 +83,9 @@ def open_pool(
     spool = directory.spool(shard.number)
     paths = {"root": str(root), "spool": str(spool)}
     of_tasks = {**paths, **study.setup}
+    if checkpoints is not None:
+        of_tasks["checkpoints"] = str(checkpoints.root)
+        job_env |= {EVERY_VARIABLE: f"{shard.checkpoint_every:g}", EXIT_VARIABLE: str(EXIT_CODE)}
     of_reductions = {**paths, "reduce": study.reduce}
     if feed is None and shard.number == 0 and study.reduce and manifest.engine in CLUSTER_ENGINES:
         # Elsewhere, the submission has done so.
@@ -101,6 +107,7 @@ def open_pool(
         {**env, **thread_limits(env, cores // workers), **job_env},
         feed,
         FileWatch(str(root)) if feed is None else NothingSeen(),
+        checkpoints,
     )
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mopsjobs.errors import RecordError
-from mopsjobs.ledger.attempt import MAX_MESSAGE_CHARACTERS, Attempt, AttemptError, Outcome
+from mopsjobs.ledger.attempt import MAX_MESSAGE_CHARACTERS, Attempt, AttemptError, Outcome, Resumed
 from mopsjobs.ledger.format import (
     MAX_CHUNK_ATTEMPTS,
     MAX_READ_ATTEMPTS,
@@ -53,6 +53,10 @@ _attempts = st.builds(
     python=st.none() | st.just("3.12.4"),
     error=_errors,
     output_bytes=st.none() | st.integers(0, 2**50),
+    resumed=st.none()
+    | st.builds(
+        Resumed, st.integers(1, 9), st.text("ab7", max_size=9), st.integers(0, 10**10).map(lambda ms: ms / 1000)
+    ),
 )
 
 

@@ -17,7 +17,12 @@ from mopsjobs.engines.model_errors import ModelError
 from mopsjobs.errors import EXIT_DONE, EXIT_REFUSED, EXIT_UNREACHABLE, UsageError
 from mopsjobs.ledger.retry_policy import retry_policy
 from mopsjobs.registry.status import TERMINAL, JobStatus
-from mopsjobs.runner.shard import DEFAULT_OUTAGE_SECONDS, Shard
+from mopsjobs.runner.shard import (
+    DEFAULT_CHECKPOINT_SECONDS,
+    DEFAULT_GRACE_SECONDS,
+    DEFAULT_OUTAGE_SECONDS,
+    Shard,
+)
 from mopsjobs.submission.launch_options import RUNNER_OPTIONS, read_options
 from mopsjobs.submission.model_check import find_interpreter
 from mopsjobs.utils.text import parse_whole_number, pluralize
@@ -84,6 +89,10 @@ def run(args: argparse.Namespace, app: App) -> Result:
         # In a pod, the runner writes a wrong path into the record instead. With Dask, the path is one on the workers.
         python=args.python if is_in_pod or args.scheduler is not None else find_interpreter(args.python, app.env),
         task_timeout=options.task_timeout,
+        attempt_timeout=options.attempt_timeout,
+        checkpoint_every=options.checkpoint_every or DEFAULT_CHECKPOINT_SECONDS,
+        grace=options.grace or DEFAULT_GRACE_SECONDS,
+        allow_old_checkpoints=bool(options.allow_old_checkpoints),
         task_memory=options.task_memory,
         policy=retry_policy(options.retries, options.retry_on),
         first=options.first,

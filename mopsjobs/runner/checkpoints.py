@@ -1,0 +1,400 @@
+"""The checkpoints of the tasks of one run: found where models leave them, kept on this disk, and sent to the store.
+
+A task that uses them has a directory on this machine. `last/` has what it goes on from, `new/` is where its model moves
+new ones, and `stop` appears when it is to save and end. The runner moves a new one to `.kept/<number>/content`, where
+its header is already: so it is whole, or it is not there. What a killed runner leaves is found by the next one.
+
+A local store gets none, since this disk has them. See docs/decisions/0123-checkpoints.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import shutil
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from mopsjobs.errors import RecordError, StoreError, StoreUnavailableError
+from mopsjobs.ledger.attempt import Resumed
+from mopsjobs.store.base import VersionedStore
+from mopsjobs.studies.checkpoints import (
+    KEPT,
+    Saved,
+    is_name,
+    list_numbers,
+    load_checkpoint,
+    parse_saved,
+    read_saved,
+    remove_checkpoints,
+    store_checkpoint,
+)
+from mopsjobs.studies.study import Task
+from mopsjobs.utils.background import BackgroundWriter
+from mopsjobs.utils.files import make_directory, replace_file
+
+log = logging.getLogger(__name__)
+
+EXIT_CODE = 85
+"""Of a program that has saved and asks to be started again: that of HTCondor's `checkpoint_exit_code`."""
+
+EXIT_VARIABLE, EVERY_VARIABLE = "MOPS_JOBS_CHECKPOINT_EXIT", "MOPS_JOBS_CHECKPOINT_EVERY"
+"""Variables of a model: the exit code, and the seconds between two checkpoints."""
+
+FIRST_PAUSE = 2.0
+"""Seconds before the second attempt at a store that does not answer."""
+
+KEPT_HERE, LAST, NEW, STOP = ".kept", "last", "new", "stop"
+
+HEADER, CONTENT = "header.json", "content"
+
+TaskKey = tuple[str, int]
+"""Parameter set and seed."""
+
+
+def directory_name(task: TaskKey) -> str:
+    """Return the name of the directory of a task. engines/worker.py makes it in the same way."""
+    return f"{task[0][:16]}-{task[1]}"
+
+
+class _Place(NamedTuple):
+    """A checkpoint that a task can go on from, and where it is."""
+
+    number: int
+    root: Path | None
+    """The directory of the checkpoints of its job, on this disk; None: it is in the store."""
+    job_id: str
+
+
+@dataclasses.dataclass
+class _State:
+    """The checkpoints of a task, as this run knows them."""
+
+    number: int = 0
+    """The highest that any of them has."""
+    seconds: float = 0.0
+    """How long the task had worked at the last one."""
+    resumed: Resumed | None = None
+    """What the attempt goes on from that began last."""
+    has_new: bool = False
+    """Whether that attempt has left one."""
+
+
+@dataclasses.dataclass(eq=False)
+class Checkpoints:
+    """The checkpoints of one run of a shard. One thread calls it; `remove` any.
+
+    Args:
+        _job_id: the job.
+        _store: where they go; None: they stay on this disk.
+        root: the directory for the checkpoints of the job on this machine. It is made by the first task that uses one.
+        _bundle: the digest of the code.
+        _packages: returns the digest of the interpreter and its packages; it may wait a moment.
+        _ancestors: the parent of the job, its parent, and so on, with the directories of their checkpoints here.
+        _on_log: called with one line about each checkpoint that is not used, or that is of other code.
+        _allows_old: whether tasks may go on from checkpoints of other code.
+    """
+
+    _job_id: str
+    _store: VersionedStore | None
+    root: Path
+    _bundle: str
+    _packages: Callable[[], str | None]
+    _ancestors: Sequence[tuple[str, Path]] = ()
+    _on_log: Callable[[str], None] = lambda _line: None
+    _allows_old: bool = False
+
+    def __post_init__(self) -> None:
+        self._states: dict[str, _State] = {}
+        self._stored: defaultdict[str, list[_Place]] = defaultdict(list)
+        """Those that the store had at the beginning, by the directories of their tasks."""
+        self._lock = threading.Lock()
+        """Held while directories of checkpoints are moved or removed."""
+        self._waiting: dict[TaskKey, bool] = {}
+        """Tasks of which the last checkpoint is to be sent; if True, all are to be removed."""
+        self._writer: BackgroundWriter[tuple[TaskKey, bool]] = BackgroundWriter(
+            f"checkpoints of {self._job_id}",
+            self._take_waiting,
+            self._write,
+            "Checkpoints are kept here until it answers.",
+            first_pause=FIRST_PAUSE,
+        )
+        self._sending: Path | None = None
+        """The directory of the checkpoint that is being sent: it is not removed for a later one."""
+        self._find()
+        if self._store is not None:
+            self._writer.start()
+
+    def _find(self) -> None:
+        """Find the tasks that have checkpoints of earlier runs."""
+        for _, root in ((self._job_id, self.root), *self._ancestors):
+            with contextlib.suppress(OSError):
+                self._states |= {name: _State() for name in os.listdir(root)}
+        if self._store is None:
+            return
+        try:
+            for job_id in (self._job_id, *(job_id for job_id, _ in self._ancestors)):
+                for param_id, seed, number in list_numbers(self._store, job_id):
+                    name = directory_name((param_id, seed))
+                    self._states.setdefault(name, _State())
+                    self._stored[name].append(_Place(number, None, job_id))
+        except StoreError as error:
+            self._on_log(f"The checkpoints in the store are not used: {error}")
+
+    # --- an attempt ------------------------------------------------------------------------------------------
+
+    def begin(self, task: Task, *, may_have: bool) -> Resumed | None:
+        """Prepare the directory of a task for its next attempt. Return what it goes on from.
+
+        Args:
+            task: the task.
+            may_have: whether an earlier attempt of this run may have left a directory. Else nothing looks for it.
+        """
+        key = task.param_id, task.seed
+        name = directory_name(key)
+        path = self.root / name
+        state = self._states.get(name)
+        if state is None and not (may_have and path.is_dir()):
+            return None
+        state = self._states.setdefault(name, _State())
+        state.resumed, state.has_new = None, False
+        try:
+            make_directory(path)
+            self._take(path, name, None)
+            for entry in os.listdir(path):
+                if entry != KEPT_HERE:
+                    _remove(path / entry)
+            for place in self._places(key, name, state):
+                if (saved := self._fetch(place, key, path)) is not None:
+                    (path / LAST).mkdir(0o700)
+                    _copy(path / KEPT_HERE / _number(saved.number) / CONTENT, path / LAST / saved.at)
+                    state.resumed = Resumed(saved.number, saved.at, saved.seconds)
+                    state.seconds = saved.seconds
+                    break
+            (path / NEW).mkdir(0o700)
+        except OSError as error:
+            _remove(path / LAST)
+            self._on_log(f"The checkpoint of a task cannot be used: {error}")
+        state.has_new = False
+        return state.resumed
+
+    def _places(self, key: TaskKey, name: str, state: _State) -> list[_Place]:
+        """Return where checkpoints of a task are, the best first: the newest, and of equal ones that on this disk."""
+        places = [
+            _Place(number, root, job_id)
+            for job_id, root in ((self._job_id, self.root), *self._ancestors)
+            for number in _numbers(root / name)
+        ]
+        places += self._stored.get(name, ())
+        state.number = max([state.number, *(place.number for place in places)])
+        return sorted(places, key=lambda place: (-place.number, place.root is None))
+
+    def _fetch(self, place: _Place, key: TaskKey, path: Path) -> Saved | None:
+        """Return a checkpoint that is now in the directory of its task; None if it cannot be used."""
+        target = path / KEPT_HERE / _number(place.number)
+        name = f"checkpoint {place.number} of parameter set {key[0][:12]}, seed {key[1]}"
+        source = None if place.root is None else place.root / path.name / KEPT_HERE / target.name
+        try:
+            if source is None:
+                assert self._store is not None  # noqa: S101 - it was listed there
+                saved = read_saved(self._store, place.job_id, *key, place.number)
+            else:
+                saved = parse_saved((source / HEADER).read_bytes())
+            if saved is None:
+                return None
+            if not saved.is_of(self._bundle, self._packages()):
+                if not self._allows_old:
+                    self._on_log(f"Not used: {name} is of other code or packages. --allow-old-checkpoints uses it.")
+                    return None
+                self._on_log(f"Used: {name}, of other code or packages.")
+            if source is not None and _size_of(source / CONTENT) != saved.size:  # a power cut
+                raise RecordError("it is incomplete")
+            if place.root == self.root:
+                return saved
+            part = target.with_suffix(".part")
+            _remove(part)
+            make_directory(part)
+            if source is None:
+                assert self._store is not None  # noqa: S101
+                load_checkpoint(self._store, place.job_id, *key, saved, part / CONTENT)
+                os.rename(part / CONTENT / saved.at, part / "whole")
+                os.rmdir(part / CONTENT)
+                os.rename(part / "whole", part / CONTENT)
+            else:
+                _copy(source / CONTENT, part / CONTENT)
+            replace_file(str(part / HEADER), saved.encode())
+            _remove(target)
+            os.rename(part, target)
+        except (RecordError, StoreError, OSError) as error:
+            self._on_log(f"Not used: {name}: {error}")
+            return None
+        return saved
+
+    def look(self, at_work: Iterable[tuple[Task, float | None]]) -> None:
+        """Take the new checkpoints of tasks that run.
+
+        Args:
+            at_work: the tasks, and when their attempts began, in seconds since the epoch.
+        """
+        for task, started_at in at_work:
+            self.end(task, started_at)
+
+    def end(self, task: Task, started_at: float | None) -> bool:
+        """Take the new checkpoint of an attempt, if there is one. Return whether the attempt has left any."""
+        name = directory_name((task.param_id, task.seed))
+        try:
+            if self._take(self.root / name, name, started_at):
+                self._wait_for((task.param_id, task.seed), is_removal=False)
+        except OSError as error:  # the disk is full, for example
+            log.warning("A checkpoint of task %s is not kept: %s", task.number, error)
+        state = self._states.get(name)
+        return state is not None and state.has_new
+
+    def _take(self, path: Path, name: str, started_at: float | None) -> bool:
+        """Move the last checkpoint that a model has left to those that are kept. Return whether there was one."""
+        found = []
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(path / NEW) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):  # the model has replaced it
+                    if is_name(entry.name):
+                        found.append((entry.stat(follow_symlinks=False).st_ctime_ns, entry.name))
+        if not found:
+            return False
+        found.sort()
+        made_ns, at = found[-1]
+        state = self._states.setdefault(name, _State())
+        state.number = max([state.number, *_numbers(path)]) + 1
+        if started_at is not None:
+            before = 0.0 if state.resumed is None else state.resumed.seconds
+            state.seconds = max(state.seconds, before + made_ns / 1e9 - started_at)
+        saved = Saved(
+            state.number, at, self._bundle, self._packages(), round(state.seconds, 3), _size_of(path / NEW / at)
+        )
+        with self._lock:
+            target = path / KEPT_HERE / _number(saved.number)
+            make_directory(target)
+            replace_file(str(target / HEADER), saved.encode())
+            os.rename(path / NEW / at, target / CONTENT)
+            for number in _numbers(path)[:-KEPT]:
+                if (older := path / KEPT_HERE / _number(number)) != self._sending:
+                    _remove(older)
+        for _, name_before in found[:-1]:
+            _remove(path / NEW / name_before)
+        state.has_new = True
+        return True
+
+    # --- the end of tasks ------------------------------------------------------------------------------------
+
+    def tell_to_stop(self, tasks: Iterable[Task]) -> list[Task]:
+        """Tell tasks to save and end. Return those that use checkpoints: the others are not told."""
+        told = []
+        for task in tasks:
+            with contextlib.suppress(OSError):  # it has no directory
+                os.close(os.open(self.root / directory_name((task.param_id, task.seed)) / STOP, os.O_CREAT, 0o600))
+                told.append(task)
+        return told
+
+    def remove(self, task: Task) -> None:
+        """Remove all checkpoints of a task, whose outputs are stored."""
+        key = task.param_id, task.seed
+        path = self.root / directory_name(key)
+        if not path.is_dir():
+            return
+        with self._lock:
+            for root in (self.root, *(root for _, root in self._ancestors)):
+                shutil.rmtree(root / path.name, ignore_errors=True)
+        self._wait_for(key, is_removal=True)
+
+    def close(self, seconds: float) -> None:
+        """Send what waits for a time. Closing twice is harmless."""
+        if self._store is not None and self._writer.is_closing is False:
+            self._writer.close(seconds)
+        with contextlib.suppress(OSError):
+            self.root.rmdir()
+
+    # --- the store -------------------------------------------------------------------------------------------
+
+    def _wait_for(self, key: TaskKey, *, is_removal: bool) -> None:
+        if self._store is not None:
+            with self._writer.changed:
+                self._waiting[key] = is_removal
+                self._writer.changed.notify()
+
+    def _take_waiting(self) -> tuple[tuple[TaskKey, bool] | None, float | None]:
+        if not self._waiting:
+            return None, None
+        key = next(iter(self._waiting))
+        return (key, self._waiting.pop(key)), None
+
+    def _write(self, item: tuple[TaskKey, bool]) -> None:
+        """Send the last checkpoint of a task, or remove all.
+
+        Raises:
+            StoreUnavailableError: if the store does not answer.
+        """
+        assert self._store is not None  # noqa: S101 - else nothing waits
+        key, is_removal = item
+        try:
+            if is_removal:
+                for job_id in {self._job_id, *(place.job_id for place in self._stored.get(directory_name(key), ()))}:
+                    remove_checkpoints(self._store, job_id, *key)
+            else:
+                self._send_last(self._store, key)
+        except StoreUnavailableError:
+            raise
+        except StoreError as error:
+            log.warning("A checkpoint is on this machine alone: %s", error)
+
+    def _send_last(self, store: VersionedStore, key: TaskKey) -> None:
+        path = self.root / directory_name(key)
+        with self._lock:
+            numbers = _numbers(path)
+            self._sending = path / KEPT_HERE / _number(numbers[-1]) if numbers else None
+        if self._sending is None:
+            return
+        try:
+            saved = parse_saved((self._sending / HEADER).read_bytes())
+            store_checkpoint(store, self._job_id, *key, saved, self._sending / CONTENT)
+        except (OSError, RecordError):  # the task has ended, and they were removed
+            return
+        finally:
+            self._sending = None
+        remove_checkpoints(store, self._job_id, *key, before=saved.number - KEPT + 1)
+
+
+def _number(number: int) -> str:
+    return f"{number:06d}"
+
+
+def _numbers(path: Path) -> list[int]:
+    """Return the numbers of the whole checkpoints in the directory of a task, in their order."""
+    try:
+        names = os.listdir(path / KEPT_HERE)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(int(name) for name in names if name.isdigit() and (path / KEPT_HERE / name / CONTENT).exists())
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target)
+    else:
+        shutil.copy2(source, target)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _size_of(path: Path) -> int:
+    if not path.is_dir():
+        return path.stat().st_size
+    return sum(os.stat(os.path.join(root, name)).st_size for root, _, names in os.walk(path) for name in names)

@@ -1,0 +1,203 @@
+"""Tasks that are killed, preempted or late go on from their last checkpoint, with real processes of this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mopsjobs.engines.job_dir import JobDir
+from mopsjobs.ledger.attempt import Attempt, Outcome
+from mopsjobs.ledger.retry_policy import RetryPolicy
+from mopsjobs.runner.shard import TaskProgress
+from support.docs import ROOT
+from support.ledgers import attempts_in
+from support.runs import Bench, code, results, sets_of
+
+pytestmark = pytest.mark.usefixtures("quick_runner")
+
+STEPS = '''
+"""A model of many steps with a random generator, which ends its worker in the steps that its parameters name."""
+import os, random, sys, time
+import mopsjobs as mj
+
+def note(params, step):
+    file = os.open(params["steps"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.write(file, b"%d %d\\n" % (params["x"], step))
+    os.close(file)
+
+def wait_for(path):
+    end = time.monotonic() + 600
+    while not os.path.exists(path) and time.monotonic() < end:
+        time.sleep(0.005)
+
+def simulate(params, seed):
+    rng = random.Random(seed)
+    total, ck = 0.0, mj.checkpoint()
+    if (state := ck.load()) is not None:
+        total = state["total"]
+        rng.setstate(state["rng"])
+    for step in range(ck.at or 0, params["steps_total"]):
+        note(params, step)
+        total += rng.random()
+        if (step + 1) % params.get("every", 10) == 0 or ck.due():
+            ck.save({"total": total, "rng": rng.getstate()}, at=step + 1)
+        marker = "%s-%d-%d" % (params["steps"], params["x"], step)
+        if step in params.get("die", ()) and not os.path.exists(marker):
+            open(marker, "x").close()
+            os.kill(os.getpid(), 9)
+        if step == params.get("gate_at"):
+            open(params["gate"] + "-reached", "a").close()
+            while not os.path.exists(params["gate"]):
+                if ck.due():
+                    ck.save({"total": total, "rng": rng.getstate()}, at=step + 1)
+                time.sleep(0.005)
+    return {"total": total}
+'''
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a model of steps."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return code(tmp_path / "code", STEPS)
+
+
+def _steps(path: Path) -> dict[int, list[int]]:
+    """Return the steps that were made, by `x`."""
+    found: dict[int, list[int]] = {}
+    for line in path.read_text().splitlines():
+        x, step = map(int, line.split())
+        found.setdefault(x, []).append(step)
+    return found
+
+
+def _attempts(bench: Bench, task: int = 0) -> list[Attempt]:
+    return [one for one in attempts_in(bench.line) if one.task == task]
+
+
+def _undisturbed(bench: Bench, sets: list[dict[str, Any]]) -> dict[str, bytes]:
+    """Return what tasks leave that nothing ends."""
+    import random
+
+    from support.runs import study
+
+    found = {}
+    for task in study(sets).tasks():
+        rng, total = random.Random(task.seed), 0.0
+        for _ in range(task.params["steps_total"]):
+            total += rng.random()
+        found[f"{task.param_id}/{task.seed}/result.json"] = json.dumps({"total": total}).encode()
+    return found
+
+
+def _keys(bench: Bench) -> list[str]:
+    return list(bench.line.list_keys("checkpoints/"))
+
+
+def test_a_task_whose_worker_dies_goes_on_from_its_last_checkpoint(bench: Bench, tmp_path: Path) -> None:
+    """It loses the steps since then, its result is the same, and nothing of its checkpoints stays."""
+    sets = sets_of(1, steps=str(tmp_path / "steps"), steps_total=50, die=[34])
+    bench.given(sets)
+    ran, said = bench.work()
+    assert (ran.status, said) == ("succeeded", [])
+    assert _steps(tmp_path / "steps") == {0: [*range(35), *range(30, 50)]}
+    assert results(bench.line) == _undisturbed(bench, sets)
+    first, second = _attempts(bench)
+    assert (first.outcome, first.resumed) == (Outcome.DIED, None)
+    assert second.outcome == Outcome.SUCCEEDED
+    assert second.resumed is not None
+    assert second.resumed.at == "30"
+    assert 0 < second.resumed.seconds <= (first.seconds or 0)
+    assert _keys(bench) == []
+    assert not JobDir(tmp_path / "job").checkpoints.exists()
+
+
+def test_a_run_on_another_machine_goes_on_from_the_store(bench: Bench, tmp_path: Path) -> None:
+    """The first one's worker died, and the job was resumed elsewhere."""
+    sets = sets_of(2, steps=str(tmp_path / "steps"), steps_total=50, die=[34])
+    bench.given(sets)
+    ran, _ = bench.work("here", policy=RetryPolicy(0), number=0, shards=2)
+    assert ran[1:3] == (0, 1)
+    assert {key.rpartition("/")[2].partition(".")[0] for key in _keys(bench)} <= {"000001", "000002", "000003"}
+    ran, said = bench.work("there", policy=RetryPolicy(0), number=0, shards=2)
+    assert (ran.completed, said) == (1, [])
+    assert _steps(tmp_path / "steps") == {0: [*range(35), *range(30, 50)]}
+    assert results(bench.line).items() <= _undisturbed(bench, sets).items()
+    assert _keys(bench) == []
+
+
+def test_a_run_that_is_told_to_stop_lets_its_tasks_save(bench: Bench, tmp_path: Path) -> None:
+    """They end as preempted, which counts as no retry, and the next run goes on from there."""
+    gate = tmp_path / "gate"
+    sets = sets_of(1, steps=str(tmp_path / "steps"), steps_total=20, every=1000, gate=str(gate), gate_at=5)
+    bench.given(sets)
+
+    def stop(_progress: TaskProgress) -> None:
+        if gate.with_name("gate-reached").exists():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    ran, said = bench.work("here", on_progress=stop)
+    assert (ran.is_done, ran.signal, ran.failed) == (False, signal.SIGTERM, 0)
+    assert "1 task may save, up to 20s." in said
+    gate.touch()
+    ran, said = bench.work("there", policy=RetryPolicy(0))
+    assert (ran.status, said) == ("succeeded", [])
+    assert _steps(tmp_path / "steps") == {0: [*range(20)]}
+    assert results(bench.line) == _undisturbed(bench, sets)
+    first, second = sorted(_attempts(bench), key=lambda one: one.started_at or 0)
+    assert (first.outcome, second.outcome) == (Outcome.PREEMPTED, Outcome.SUCCEEDED)
+    assert second.resumed is not None
+    assert (second.resumed.number, second.resumed.at) == (1, "6")
+
+
+SHELL = """
+import os, subprocess
+
+SCRIPT = '''
+set -e
+step=0
+for state in "$MOPS_JOBS_CHECKPOINT_DIR"/last/*; do
+    if [ -e "$state" ]; then step=$(cat "$state"); fi
+done
+mkdir -p "$MOPS_JOBS_CHECKPOINT_DIR/new"
+echo "$step" >> "$STEPS"
+if [ "$step" = 3 ]; then exit 0; fi
+if [ "$step" != "$STUCK" ]; then
+    echo $((step + 1)) > "$MOPS_JOBS_CHECKPOINT_DIR/part"
+    mv "$MOPS_JOBS_CHECKPOINT_DIR/part" "$MOPS_JOBS_CHECKPOINT_DIR/new/$((step + 1))"
+fi
+exit "$MOPS_JOBS_CHECKPOINT_EXIT"
+'''
+
+def simulate(params, seed):
+    env = {**os.environ, "STEPS": params["steps"], "STUCK": params["stuck"]}
+    subprocess.run(["sh", "-c", SCRIPT], check=True, env=env)
+    return {"steps": open(params["steps"]).read().split()}
+"""
+
+
+def test_a_program_of_another_language_asks_to_be_started_again(bench: Bench, tmp_path: Path) -> None:
+    """By its exit code, as often as it has saved; no retry is needed."""
+    code(tmp_path / "code", SHELL)
+    bench.given([{"steps": str(tmp_path / "steps"), "stuck": ""}])
+    ran, said = bench.work(policy=RetryPolicy(0))
+    assert (ran.status, said) == ("succeeded", [])
+    assert json.loads(*results(bench.line).values()) == {"steps": ["0", "1", "2", "3"]}
+    attempts = _attempts(bench)
+    assert [one.outcome for one in attempts] == [*[Outcome.PREEMPTED] * 3, Outcome.SUCCEEDED]
+    assert [one.resumed and one.resumed.at for one in attempts] == [None, "1", "2", "3"]
+
+
+def test_a_program_that_asks_again_without_saving_has_failed(bench: Bench, tmp_path: Path) -> None:
+    """It would go on for ever."""
+    code(tmp_path / "code", SHELL)
+    bench.given([{"steps": str(tmp_path / "steps"), "stuck": "1"}])
+    ran, said = bench.work(policy=RetryPolicy(0))
+    assert ran.status == "failed"
+    assert "NoCheckpoint: it ended with code 85, but has left no new checkpoint" in said[0]
+    assert [one.outcome for one in _attempts(bench)] == [Outcome.PREEMPTED, Outcome.FAILED]
