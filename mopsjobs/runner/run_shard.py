@@ -298,15 +298,13 @@ class _Run:
                     if result is None:
                         handler.note_begun(pool)
                         show_progress()
-            if self._saves_until is not None:
-                return False
             show_progress()
         except EngineUnavailableError as error:
             # An outage of the cluster ends this run, not the job: a restart runs the other tasks.
             self._on_log(str(error))
             self._events.emit(RUNNER, text=str(error))
             return False
-        return True
+        return self._saves_until is None
 
     def _is_over(self, pool: Pool) -> bool:
         """Return whether the tasks have to end. After a request to stop, those with checkpoints may save before."""
