@@ -304,10 +304,11 @@ class JobRegistry(job_registry.JobRegistry):
             manifest = load_manifest(self.store, job_id)
         except NoManifestError as error:
             return ValidationResult("unavailable", error=str(error))
-        complete = find_complete_tasks(show_packs(self.store), manifest).complete
-        missing = (output_key(job_id, task, "") for place, task in manifest.tasks() if not complete[place])
-        named = [key for key, _ in zip(missing, range(NAMED_MISSING), strict=False)]
-        return _result(complete.count(1), complete.count(0), [], named)
+        found = find_complete_tasks(show_packs(self.store), manifest)
+        missing = found.missing()
+        keys = (output_key(job_id, task, "") for place, task in manifest.tasks() if missing[place])
+        named = [key for key, _ in zip(keys, range(NAMED_MISSING), strict=False)]
+        return _result(found.count, missing.count(1), [], named)
 
     def transition_to_validating(self, job_id: str) -> job_state.JobState:
         """Move a job to `validating`, and count the attempt.
@@ -355,7 +356,7 @@ class JobRegistry(job_registry.JobRegistry):
             manifest = load_manifest(self.store, job_id)
         except NoManifestError:
             return []
-        numbers = set(missing_tasks(manifest, find_complete_tasks(show_packs(self.store), manifest).complete))
+        numbers = set(missing_tasks(manifest, find_complete_tasks(show_packs(self.store), manifest)))
         return [
             ResumableTask(
                 ParameterSet(task.param_id, dict(task.params)), task.seed, manifest.bundle, manifest.study.outputs

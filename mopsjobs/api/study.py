@@ -39,7 +39,7 @@ class Study:
         model: str | Cell,
         sets: Iterable[Mapping[str, Any]],
         *,
-        replicates: int = 1,
+        replicates: int | Mapping[str, Any] = 1,
         outputs: Sequence[str] | None = None,
         scenario: str = "baseline",
         targets: Sequence[str] | None = None,
@@ -56,7 +56,9 @@ class Study:
             model: the function, as `module:function`, or a function of the notebook as `cell(function)`, or the name
                 of a model for a wire function.
             sets: parameter sets. One of the form `{"params": {…}, "seed": 7}` names its seed, and has one task.
-            replicates: the tasks of each other set. They differ in their seeds.
+            replicates: the tasks of each other set. They differ in their seeds. Or a precision, as
+                `{"min": 10, "max": 500, "until": {"peak": {"confidence": 0.95, "relative": 0.05}}}`: each set gets
+                tasks until the interval around the mean of each scalar is so narrow.
             outputs: the files that each task must leave; None for no check.
             scenario: the scenario, for a wire function.
             targets: the targets of the study; see `Registry.submit`.

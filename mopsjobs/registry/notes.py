@@ -39,6 +39,9 @@ WAITS_FOR = "waits_for"
 OWN_WRITE = "own_write"
 """The member of metadata that names a file which the model wrote into its own directory."""
 
+PRECISION = "precision"
+"""The member of metadata that counts the parameter sets of an adaptive study by how precise they are, and its tasks."""
+
 MAX_NOTE = 1000
 """Characters of a note. A longer one of `update` is cut in the history, so that records stay small."""
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 from mopsjobs.errors import InvalidTransitionError, RecordError, TerminalStateError, UsageError
 from mopsjobs.registry.job_id import check_new_job_id
 from mopsjobs.registry.job_state import JobState, JsonObject, check_field
-from mopsjobs.registry.notes import NOTE, SUSPECT, WAITS_FOR, is_annotated_by
+from mopsjobs.registry.notes import NOTE, PRECISION, SUSPECT, WAITS_FOR, is_annotated_by
 from mopsjobs.registry.status import CORRECTIONS, INFERRED_CODES, LAUNCH_FAILED, TERMINAL, TRANSITIONS, JobStatus, steps
 from mopsjobs.registry.usage import ShardForecast, ShardUsage, encode_forecast, with_usage
 from mopsjobs.utils.times import parse_time, record_time
@@ -220,6 +220,15 @@ def merge_fields(state: JobState, values: Mapping[str, object]) -> JobState:
     return state.evolve(**merged)
 
 
+class ShardPrecision(NamedTuple):
+    """The part of a shard in the precision of an adaptive study: counts of its parameter sets and tasks."""
+
+    first: Mapping[str, int]
+    """The counts of the job before any decision."""
+    added: Mapping[str, int]
+    """What the decisions of the shard have added to them, by the same names. Less than 0 for what it need not run."""
+
+
 class ShardReport(NamedTuple):
     """The progress of one shard of a job."""
 
@@ -235,6 +244,8 @@ class ShardReport(NamedTuple):
     """What its tasks used, in all runs of the shard; None leaves the record as it is."""
     forecast: ShardForecast | None = None
     """When it expects to end; None if it does not say, or has no task at work."""
+    precision: ShardPrecision | None = None
+    """None if the study is not adaptive."""
     is_relayed: bool = False
     """Whether another program brings the report, late. It does not show that the shard lives."""
 
@@ -258,6 +269,8 @@ def with_shard(state: JobState, shard: int, shards: int, report: ShardReport, at
     )
     if report.is_least and completed < state.tasks_completed:
         return state.evolve(heartbeat_at=heartbeat_at)
+    if report.precision is not None:
+        state = _with_precision(state, shard, shards, report.precision)
     return state.evolve(
         shards=MappingProxyType(by_shard),
         tasks_completed=completed,
@@ -266,13 +279,38 @@ def with_shard(state: JobState, shard: int, shards: int, report: ShardReport, at
     )
 
 
+def _with_precision(state: JobState, shard: int, shards: int, own: ShardPrecision) -> JobState:
+    """Return `state` with the precision of a shard; the tasks of the job are those that it needs as far as is known."""
+    by_shard = counts_of_shards(_precision_by_shard(state), shards, shard, dict(own.added))
+    reports: list[Any] = list(by_shard.values())
+    total = {name: count + sum(added.get(name, 0) for added in reports) for name, count in own.first.items()}
+    metadata = {**state.metadata, PRECISION: {**total, "shards": by_shard}}
+    return state.evolve(metadata=MappingProxyType(metadata), tasks_total=total["needed"])
+
+
+def _precision_by_shard(state: JobState) -> Mapping[str, Any]:
+    """Return what each shard has added to the precision of a job, as far as its record has it."""
+    precision = state.metadata.get(PRECISION)
+    by_shard = precision.get("shards") if isinstance(precision, Mapping) else None
+    return by_shard if isinstance(by_shard, Mapping) else {}
+
+
+def shard_precision(state: JobState, shard: int) -> ShardPrecision | None:
+    """Return the part of a shard in the precision of a job, by the record of its drop; None if that tells none."""
+    added = _precision_by_shard(state).get(str(shard))
+    if added is None:
+        return None
+    total: Any = state.metadata[PRECISION]
+    return ShardPrecision({name: total[name] - added[name] for name in added}, added)
+
+
 def _without_marks(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return metadata that say neither what the job waits for nor why it is suspect."""
     marks = {name: None for name in (WAITS_FOR, SUSPECT) if metadata.get(name) is not None}
     return MappingProxyType({**metadata, **marks}) if marks else metadata
 
 
-def counts_of_shards(by_shard: Mapping[str, object], shards: int, shard: int, own: Sequence[int]) -> dict[str, object]:
+def counts_of_shards(by_shard: Mapping[str, object], shards: int, shard: int, own: object) -> dict[str, object]:
     """Return the counts of each shard that the job has, with newer ones of one of them."""
     others = {name: counts for name, counts in by_shard.items() if name.isdecimal() and int(name) < shards}
     return {**others, str(shard): own}

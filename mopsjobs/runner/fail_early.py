@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import islice
 
 from mopsjobs.registry.cpu_budget import SECONDS, budget_reason
@@ -63,7 +63,7 @@ class TaskGate:
     The first tasks of the job run before the others: a model that fails each task then costs a few of them.
 
     Args:
-        _tasks: the position in the job, and the task.
+        _tasks: the position in the job, and the task; None if none may begin now.
         _todo: how many there are.
         _size: how many tasks of the job run before the others.
         _completed: tasks of the job that have completed already.
@@ -73,7 +73,7 @@ class TaskGate:
         clock: a monotonic clock in seconds.
     """
 
-    _tasks: Iterator[tuple[int, Task]]
+    _tasks: NextTasks
     _todo: int
     _size: int
     _completed: int = 0
@@ -125,13 +125,13 @@ class TaskGate:
         following = self._next_task()
         if self._withholds():
             raise StopIteration
-        self.in_hand += 1
+        self.in_hand += following is not None
         return following
 
-    def _next_task(self) -> tuple[int, Task]:
+    def _next_task(self) -> tuple[int, Task] | None:
         """Return the next task. After failures alone it is one further on: neighbours often fail for one reason."""
         if self._is_retrying:
-            self._skipped.extend(islice(self._tasks, self._between))
+            self._skipped.extend(filter(None, islice(self._tasks, self._between)))
             if (further := next(self._tasks, None)) is not None:
                 return further
         return self._skipped.popleft() if self._skipped else next(self._tasks)
@@ -248,7 +248,7 @@ class FailEarly:
         by_shard = {} if state is None else state.shards
         return tally(by_shard, self._shard.shards, self._shard.number, self._counts.snapshot())
 
-    def admit(self, tasks: Iterator[tuple[int, Task]], todo: int, pool: Pool) -> TaskGate:
+    def admit(self, tasks: NextTasks, todo: int, pool: Pool) -> TaskGate:
         """Return the tasks for a pool, each when it may begin.
 
         With a limit or a budget, a worker has no second task waiting. So what is at work when that is reached is one

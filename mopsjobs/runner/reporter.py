@@ -21,7 +21,7 @@ from mopsjobs.registry.announcements import corrected
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.notes import WAITS_FOR
-from mopsjobs.registry.transitions import ShardReport
+from mopsjobs.registry.transitions import ShardPrecision, ShardReport
 from mopsjobs.registry.usage import NO_SHARD_USAGE, ShardForecast, ShardUsage, add_usage, shard_usage, total_usage
 from mopsjobs.runner.shard import Shard
 from mopsjobs.utils.background import BackgroundWriter
@@ -82,6 +82,8 @@ class Reporter:
     _note: Callable[[str, str | None], None] = lambda _sent_at, _reported_at: None
     measured: Callable[[], tuple[ShardUsage, ShardForecast | None]] | None = None
     """Set when tasks run: returns what the tasks of this run have used, and when the shard will end, if known."""
+    precision: Callable[[], ShardPrecision] | None = None
+    """Set for an adaptive study: returns the part of the shard in the precision of the job."""
     waits_for: str | None = None
     """What tasks or reductions wait for. Meanwhile the record gets that, and the job does not become `running`."""
     state: JobState | None = None
@@ -203,7 +205,8 @@ class Reporter:
 
     def _send(self, counted: tuple[int, int], *, is_done: bool) -> JobState | None:
         shard, is_least = self._shard, self._counts.is_lower_bound and not is_done
-        report = ShardReport(*counted, is_done, is_least, *self._measure())
+        precision = None if self.precision is None else self.precision()
+        report = ShardReport(*counted, is_done, is_least, *self._measure(), precision)
         started_at = self._counts.started_at
         # After an outage, the record still gets the time at which the job began to run.
         registry = self._registry if started_at is None else self._registry.backdated_to(started_at)

@@ -350,7 +350,9 @@ class ResultHandler:
     """Those of the tasks. They are removed when the outputs are stored."""
 
     def __post_init__(self) -> None:
-        self._duplicates_of = Counter(self._manifest.duplicate_tasks().values())
+        duplicates_of = Counter(self._manifest.duplicate_tasks().values())
+        self.count_of: Callable[[int], int] = lambda position: 1 + duplicates_of[position]
+        """Returns how many tasks end with that at a position."""
         self._noted_at = time.monotonic()
 
     def note_begun(self, pool: Pool, *, is_last: bool = False) -> None:
@@ -381,7 +383,7 @@ class ResultHandler:
             reason = _reason(error)
             self._ledger.add(_attempt(result, outcome, reason), is_settled=True)
             if result.is_final:
-                self._counts.add(failed=1 + self._duplicates_of[result.position])
+                self._counts.add(failed=self.count_of(result.position))
                 self.report_failure(self._name(task), error, key=reason.key, task=task.number, seed=task.seed)
             else:
                 text = f"{self._name(task)}: {error['message']}; it is tried again"
@@ -416,7 +418,7 @@ class ResultHandler:
         return None
 
     def _send(self, result: TaskResult) -> None:
-        count, task = 1 + self._duplicates_of[result.position], result.task
+        count, task = self.count_of(result.position), result.task
         study = self._manifest.study
         # What was logged comes first: without it, a task whose run is killed in between may look complete.
         outputs = sorted((result.outputs or {}).items(), key=lambda output: (output[0] != LOGGED_NAME, output[0]))

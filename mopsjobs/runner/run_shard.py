@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from mopsjobs.bundles.extraction import BundleError
@@ -37,9 +37,10 @@ from mopsjobs.registry.keys import OUTPUT, belongs_to
 from mopsjobs.registry.notes import MAX_NOTE, OWN_WRITE, own_write_text
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.registry.usage import time_limit_text
+from mopsjobs.runner.adaptive import AdaptiveFeed
 from mopsjobs.runner.checkpoints import Checkpoints
 from mopsjobs.runner.fail_early import FailEarly
-from mopsjobs.runner.pools.base import Feed, Pool
+from mopsjobs.runner.pools.base import Feed, NextTasks, Pool
 from mopsjobs.runner.pools.open_pool import open_pool
 from mopsjobs.runner.reducer import ReduceEnd, Reducer
 from mopsjobs.runner.reporter import CORES_TEXT, Counts, Reporter
@@ -51,9 +52,8 @@ from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from mopsjobs.studies.lineage import ancestry
 from mopsjobs.studies.manifest import Manifest
-from mopsjobs.studies.outputs import find_complete_tasks, results_prefix
+from mopsjobs.studies.outputs import Completeness, find_complete_tasks, results_prefix
 from mopsjobs.studies.pack_log import pack_log
-from mopsjobs.studies.study import Task
 from mopsjobs.studies.validation import validate
 from mopsjobs.submission.offline import register_offline, shard_started_at
 from mopsjobs.submission.relay import deliver
@@ -138,8 +138,10 @@ class _Run:
         self._own_write: str | None = None
         """A file that the model wrote into its own directory."""
         self._has_packed = False
-        self._todo = 0
-        """Tasks that this run has to run."""
+        self._todo = self._total = 0
+        """Tasks that this run has to run, and those of the shard."""
+        self._feed: AdaptiveFeed | None = None
+        """The tasks of an adaptive study; None for others."""
         self._events = EventLog(store, shard.job_id, source=f"runner-{shard.number}", flush_seconds=pause)
         if shard.drop is None:  # each write to the record leaves an event
             self._registry = self._registry.with_on_write(
@@ -209,19 +211,26 @@ class _Run:
 
     # --- the tasks -------------------------------------------------------------------------------------------
 
-    def _tasks_to_run(self) -> Iterator[tuple[int, Task]]:
+    def _tasks_to_run(self) -> NextTasks:
         """Count the tasks of the shard that are complete, and return the others.
 
         A duplicate is the same simulation as an earlier task, and belongs to the shard and the counts of that.
         """
         number, shards = self._shard.number, self._shard.shards
-        complete = self._find_complete()
+        found = self._find_complete()
+        complete = found.complete
         if not self._counts.is_lower_bound:
             self._send_left(complete)
+        if self._manifest.study.precision is not None:
+            self._feed = AdaptiveFeed(self._manifest, number, shards, found, self._counts)
+            self._handler.count_of, self._reporter.precision = self._feed.count_of, self._feed.precision
+            self._total = self._feed.needed
+            self._todo = self._total - sum(self._counts.snapshot())
+            return self._feed
         self._counts.add(completed=self._count_tasks(complete))
         mine = complete[number::shards]
         repeated = sum(not complete[position] for position in self._duplicates if position % shards == number)
-        self._todo = len(mine) - sum(mine) - repeated
+        self._todo, self._total = len(mine) - sum(mine) - repeated, self._count_tasks()
         return (
             (position, task)
             for position, task in self._manifest.tasks()
@@ -242,14 +251,14 @@ class _Run:
         )
         return sum(counted[number::shards]) + sum(moved)
 
-    def _find_complete(self) -> bytearray:
+    def _find_complete(self) -> Completeness:
         try:
-            complete = find_complete_tasks(self._store_with_outbox, self._manifest).complete
+            found = find_complete_tasks(self._store_with_outbox, self._manifest)
         except StoreUnavailableError:
             # The store may hold more. Those tasks run again; `create_if_absent` then leaves their outputs as they are.
-            return find_complete_tasks(self._outbox, self._manifest).complete
+            return find_complete_tasks(self._outbox, self._manifest)
         self._counts.is_lower_bound = False
-        return complete
+        return found
 
     def _run_tasks(self) -> bool:
         """Run tasks until none is left, a stop is requested or the job ends. Return whether none is left to run.
@@ -268,12 +277,14 @@ class _Run:
         self._counts.started_at = shard_started_at(self._directory, self._shard.number, begun)
         if first is None or pool is None:
             return True
-        total = self._count_tasks()
         meter = TaskMeter(pool, self._todo, self._events, stops_at=self._shard.stops_at, on_late=self._tell_late)
+        done_before = sum(self._counts.snapshot())
         reporter.measured = meter.measured
         self._ledger.files_opened = pool.files.opened
 
         def show_progress() -> None:
+            if self._feed is not None:
+                self._total, meter.todo = self._feed.needed, self._feed.needed - done_before
             meter.update()
             self._warn_of_own_write(pool.files.written())
             self._note_wait(pool)
@@ -283,7 +294,7 @@ class _Run:
                 self._checkpoints.look((one.task, one.started_at) for one in pool.at_work())
             if self._on_progress is not None:
                 done = sum(self._counts.snapshot())
-                self._on_progress(TaskProgress(done, total, pool.is_ready, pool.is_waiting, meter.left))
+                self._on_progress(TaskProgress(done, self._total, pool.is_ready, pool.is_waiting, meter.left))
 
         try:
             admitted = early.admit(itertools.chain([first], tasks), self._todo, pool)
@@ -291,7 +302,10 @@ class _Run:
                 for result in results:
                     if result is not None and not self._is_over(pool):
                         meter.add(result)
-                        early.note(result, has_failed=handler.take(result))
+                        has_failed = handler.take(result)
+                        early.note(result, has_failed=has_failed)
+                        if self._feed is not None:
+                            self._feed.note(result, has_failed=has_failed)
                     if self._is_over(pool):
                         handler.note_begun(pool, is_last=True)
                         return False

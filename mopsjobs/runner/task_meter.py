@@ -46,7 +46,7 @@ class TaskMeter:
 
     Args:
         _pool: runs the tasks, and has not begun.
-        _todo: how many tasks it will run.
+        todo: how many tasks it will run, as far as is known.
         _events: gets an event for each straggler.
         stops_at: when the cluster stops the shard, in seconds since the epoch; None: at no time that is known.
         on_late: called once, with the seconds until then, if the shard will not finish before. Returns the text of an
@@ -56,7 +56,7 @@ class TaskMeter:
     """
 
     _pool: Pool
-    _todo: int
+    todo: int
     _events: EventLog
     stops_at: float | None = None
     on_late: Callable[[float], str] | None = None
@@ -116,7 +116,7 @@ class TaskMeter:
         wall = self.wall_clock()
         at_work = self._at_work(self._pool.at_work(), now, wall)
         self._workers = at_work.workers
-        waiting = max(0, self._todo - self._ended - len(at_work.elapsed))
+        waiting = max(0, self.todo - self._ended - len(at_work.elapsed))
         stragglers = self._stragglers(at_work.known)
         # Nothing tells when a task ends that hangs.
         has_end = stragglers is None or not stragglers.hang(wall)

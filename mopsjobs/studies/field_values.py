@@ -11,6 +11,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from mopsjobs.studies.precision import Precision, Target
+
 MAX_NUMBER_BITS = 4096
 """Of a whole number: more than any model needs, and within what every JSON reader of a Python reads."""
 
@@ -38,12 +40,55 @@ def parse_text(value: object, where: str, problems: list[str]) -> str:
     return ""
 
 
-def parse_replicates(value: object, where: str, problems: list[str]) -> int:
-    """Return a number of replicates."""
+def parse_replicates(value: object, where: str, problems: list[str]) -> int | Precision:
+    """Return a number of replicates, or the precision that decides it."""
+    if isinstance(value, dict):
+        return _parse_precision(value, where, problems)
     if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_TASKS:
         return value
     problems.append(f"{where}: expected a whole number from 1 to {MAX_TASKS:,}, {describe_actual(value)}")
     return 1
+
+
+def _parse_precision(value: Mapping[str, object], where: str, problems: list[str]) -> Precision:
+    before = len(problems)
+    problems += [
+        f"{where}.{name}: unknown field, expected min, max and until" for name in value if name not in Precision._fields
+    ]
+    low, high = (_parse_look(value.get(name, MISSING), f"{where}.{name}", problems) for name in ("min", "max"))
+    if len(problems) == before and low > high:
+        problems.append(f"{where}.max: expected at least min, {low:,}, {describe_actual(high)}")
+    until = value.get("until", MISSING)
+    if not isinstance(until, dict) or not until:
+        problems.append(f"{where}.until: expected an object of scalars, {describe_actual(until)}")
+        until = {}
+    targets = [_parse_target(name, target, f"{where}.until.{name}", problems) for name, target in until.items()]
+    return Precision(low, high, tuple(targets))
+
+
+def _parse_look(value: object, where: str, problems: list[str]) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and 2 <= value <= MAX_TASKS:
+        return value
+    problems.append(f"{where}: expected a whole number from 2 to {MAX_TASKS:,}, {describe_actual(value)}")
+    return 2
+
+
+def _parse_target(name: object, value: object, where: str, problems: list[str]) -> Target:
+    fields = value if isinstance(value, dict) else {}
+    widths = [width for width in ("relative", "absolute") if width in fields]
+    if not isinstance(name, str) or not name.isprintable() or len(widths) != 1 or len(fields) > 2:
+        form = '{"confidence": 0.95, "relative": 0.05}, or absolute in place of relative'
+        problems.append(f"{where}: expected {form}")
+        return Target("")
+    for field, most in (("confidence", 1.0), (widths[0], math.inf)):
+        number = fields.get(field, 0.95)
+        if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 < number < most:
+            below = " and below 1" if most == 1 else ""
+            problems.append(f"{where}.{field}: expected a number above 0{below}, {describe_actual(number)}")
+            return Target("")
+    if unknown := fields.keys() - {"confidence", *widths}:
+        problems.append(f"{where}.{min(unknown)}: unknown field, expected confidence, relative or absolute")
+    return Target(name, **{field: fields[field] for field in fields if field in Target._fields})
 
 
 def parse_output_names(value: object, where: str, problems: list[str]) -> tuple[str, ...] | None:

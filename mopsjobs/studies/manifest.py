@@ -8,8 +8,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mopsjobs.bundles.git_state import GitState, is_commit
@@ -17,8 +17,9 @@ from mopsjobs.engines.base import KUBERNETES_JOB, NOTE_PREFIXES
 from mopsjobs.errors import NoManifestError, RecordError, UsageError, command_line
 from mopsjobs.registry.job_id import check_job_id
 from mopsjobs.registry.keys import MANIFEST, RECORDS
-from mopsjobs.registry.notes import LABEL_HISTORY, NOTE_HISTORY, OWN_WRITE, SUSPECT, WAITS_FOR
+from mopsjobs.registry.notes import LABEL_HISTORY, NOTE_HISTORY, OWN_WRITE, PRECISION, SUSPECT, WAITS_FOR
 from mopsjobs.store.base import ReadableStore
+from mopsjobs.studies.adaptive import count_sets, judge_sets
 from mopsjobs.studies.study import Study, Task
 from mopsjobs.studies.study_parser import parse_study
 from mopsjobs.utils.json_strict import read_json
@@ -165,7 +166,7 @@ class Manifest:
 
     @property
     def tasks_total(self) -> int:
-        """Count the tasks of the job."""
+        """Count the tasks of the job: those that it may need, if the precision of its study decides."""
         return self.study.tasks_total if self.only is None else len(self.only)
 
     @property
@@ -186,6 +187,24 @@ class Manifest:
                 yield position, task
                 position += 1
                 following = next(numbers, None)
+
+    def shard_of(self, shards: int) -> Callable[[int], int]:
+        """Return a function from the position of a task to its shard.
+
+        The replicates of an adaptive set are in one shard: its decision then needs the outputs of that shard alone.
+
+        Args:
+            shards: how many there are.
+        """
+        if self.study.precision is None:
+            return lambda position: position % shards
+        firsts: list[tuple[int, int]] = []
+        numbers, indexes = self.numbers, dict[str, int]()
+        first = 0
+        for one in self.study.parameter_sets:
+            firsts.append((first, indexes.setdefault(one.param_id, len(indexes)) % shards))
+            first += self.study.replicates(one)
+        return lambda position: firsts[bisect_right(firsts, (numbers[position], shards)) - 1][1]
 
     def positions(self, numbers: Iterable[int]) -> list[int]:
         """Map task numbers of the study to positions in the job, without the tasks that are not in the job."""
@@ -219,10 +238,14 @@ class Manifest:
         sets = self.study.sets_by_id().get(param_id, ())
         return next((one for one in self.study.seed_index(sets).numbers(seed) if self.positions([one])), None)
 
+    def first_counts(self) -> dict[str, int]:
+        """Return what the record of an adaptive study says of its precision before any decision."""
+        return count_sets(self.study, judge_sets(self.study, {}))
+
     def record_fields(self) -> dict[str, Any]:
         """Return the arguments of `register_job` for this job, at its submission or later."""
         return {
-            "tasks_total": self.tasks_total,
+            "tasks_total": self.tasks_total if self.study.precision is None else self.first_counts()["needed"],
             "engine": self.engine,
             "owner": self.owner,
             "labels": self.labels,
@@ -243,7 +266,8 @@ class Manifest:
             "bundle": self.bundle,
             "sampling_method": self.study.sampling_method,
             "n_parameter_sets": sets,
-            "n_replicates": self.study.n_replicates,
+            "n_replicates": self.study.max_replicates,
+            **({} if self.study.precision is None else {PRECISION: self.first_counts()}),
             **({DIFFERENT_FIELD: different} if different < sets else {}),
             **({DUPLICATES_FIELD: duplicates} if duplicates else {}),
             **({DEFERRED_FIELD: len(self.deferred)} if self.deferred else {}),
@@ -252,7 +276,7 @@ class Manifest:
             own |= {REUSED_FIELD: sum(one.task_count for one in self.reused)}
             own |= {SOURCES_FIELD: [one.job_id for one in self.reused]}
         used = {*own, DIFFERENT_FIELD, DUPLICATES_FIELD, DEFERRED_FIELD, REUSED_FIELD, SOURCES_FIELD, SUSPECT, APART}
-        used |= {NOTE_HISTORY, LABEL_HISTORY, OWN_WRITE, WAITS_FOR, KUBERNETES_JOB}
+        used |= {NOTE_HISTORY, LABEL_HISTORY, OWN_WRITE, PRECISION, WAITS_FOR, KUBERNETES_JOB}
         notes = tuple(NOTE_PREFIXES.values())
         apart = {name: value for name, value in self.study.metadata.items() if name in used or name.startswith(notes)}
         free = {name: value for name, value in self.study.metadata.items() if name not in apart}

@@ -36,15 +36,20 @@ class OutputReader:
     """Reads the scalars of outputs in the store, many at once."""
 
     def __init__(
-        self, take: Callable[[int, list[int], Scalars], object], on_progress: Callable[[int], None] | None = None
+        self,
+        take: Callable[[int, list[int], Scalars], object],
+        on_progress: Callable[[int], None] | None = None,
+        refuse: Callable[[list[int], str], object] | None = None,
     ) -> None:
         """Prepare to read.
 
         Args:
             take: takes a member, its tasks with the same outputs, and their scalars.
             on_progress: called with the number of tasks whose outputs were read.
+            refuse: takes tasks of which the store does not send an output, and the reason; None: `take` gets the
+                scalars of the others.
         """
-        self._take = take
+        self._take, self._refuse = take, refuse
         self._on_progress = on_progress
         self.tasks_read = 0
         """Tasks whose outputs were read."""
@@ -68,16 +73,21 @@ class OutputReader:
         values = dict(zip((entry.key for entry in entries), fetcher.fetch_entries(entries), strict=True))
         for numbers, outputs in batch:
             found: dict[str, bytes | None] = {}
+            problem: str | None = None
             for name, entry in outputs.items():
                 value = values.get(entry.key)
                 if isinstance(value, FailedRead):
+                    problem = f"{entry.key}: {value.reason}"
                     note_problem(self.problems, entry.key, value.reason)
                 elif value is not None:
                     found[name] = value.value
                 elif not _is_unread(entry):
                     found[name] = entry.value
             self.bytes_read += sum(len(value) for value in found.values() if value is not None)
-            self._take(member, numbers, extract_scalars(found))
+            if problem is not None and self._refuse is not None:
+                self._refuse(numbers, problem)
+            else:
+                self._take(member, numbers, extract_scalars(found))
         self.tasks_read += sum(bool(outputs) for _, outputs in batch)
         if self._on_progress is not None:
             self._on_progress(self.tasks_read)

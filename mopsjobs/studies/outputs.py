@@ -1,19 +1,24 @@
 """Outputs of tasks and of reductions: their keys in the store, and which of them are complete.
 
 One listing of `results/<job_id>/` answers for all tasks of a job. A study that names no outputs may cost one read per
-task.
+task. So may an adaptive one, whose tasks are needed or not by the values in outputs: see `studies.adaptive`.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import compress, groupby
 
 from mopsjobs.errors import RecordError
+from mopsjobs.ledger.scalars import Scalars
 from mopsjobs.registry.keys import NAMES_NAME, OUTPUT, REDUCTION
 from mopsjobs.store.base import Entry, ReadableStore
+from mopsjobs.studies.adaptive import Values, judge_sets, needed_tasks, searched_output, values_of
 from mopsjobs.studies.field_values import is_output_name
 from mopsjobs.studies.manifest import Manifest, Reuse
+from mopsjobs.studies.output_scalars import OutputReader, TaskOutputs
+from mopsjobs.studies.precision import Judgement
 from mopsjobs.studies.study import Study, Task
 from mopsjobs.utils.json_strict import read_json
 from mopsjobs.utils.text import pluralize
@@ -46,11 +51,41 @@ class Completeness:
         """How many outputs belong to no task of the job."""
         self.reduced: dict[str, int] = {}
         """The complete reductions, by the first part of their names: of how many tasks the largest one was made."""
+        self.needed: bytearray | None = None
+        """The tasks that the job needs, as far as the outputs tell; None: all."""
+        self.values: dict[int, Values] = {}
+        """Of an adaptive study: the values of the tasks with outputs, needed or not, by their numbers in the study."""
+        self.judgements: Mapping[str, Judgement] = {}
+        """Of an adaptive study: those of its sets, by their ids."""
 
     @property
     def count(self) -> int:
-        """Count the complete tasks."""
+        """Count the complete tasks, of those that are needed."""
         return self.complete.count(1)
+
+    @property
+    def expected(self) -> int:
+        """Count the tasks that the job needs, complete or not."""
+        return len(self.complete) if self.needed is None else self.needed.count(1)
+
+    def missing(self) -> bytes:
+        """Return which needed tasks are not complete, one byte per task."""
+        missing = self.complete.translate(bytes([1, 0]).ljust(256, b"\0"))
+        return bytes(missing) if self.needed is None else bytes(map(int.__and__, missing, self.needed))
+
+    def judge(self, manifest: Manifest, *, keeps_all: bool) -> None:
+        """Decide which tasks of an adaptive study are needed, once their values are known.
+
+        Args:
+            manifest: the manifest of the job.
+            keeps_all: whether complete tasks count that are not needed.
+        """
+        self.judgements = judge_sets(manifest.study, self.values)
+        needed = needed_tasks(manifest.study, self.judgements)
+        self.needed = needed if manifest.only is None else bytearray(needed[number] for number in manifest.only)
+        if not keeps_all:
+            self.complete = bytearray(map(int.__and__, self.complete, self.needed))
+            self.reused = bytearray(map(int.__and__, self.reused, self.needed))
 
     @property
     def damaged(self) -> dict[int, str]:
@@ -118,7 +153,12 @@ def scan_outputs(store: ReadableStore, job_id: str, below: str = "") -> Iterator
 
 
 def find_complete_tasks(
-    store: ReadableStore, manifest: Manifest, sizes: Sizes | None = None, below: str = ""
+    store: ReadableStore,
+    manifest: Manifest,
+    sizes: Sizes | None = None,
+    below: str = "",
+    *,
+    keeps_all: bool = False,
 ) -> Completeness:
     """Find the complete tasks of a job by one listing of its outputs, and one of each job whose outputs it reuses.
 
@@ -129,13 +169,16 @@ def find_complete_tasks(
         manifest: the manifest of the job.
         sizes: a task whose outputs have another size is missing. Tasks that are not here may have any size.
         below: the beginning of the names that are listed; empty for all.
+        keeps_all: whether complete tasks of an adaptive study count that the job does not need.
 
     Raises:
         StoreError: if a listing failed.
     """
     result = Completeness(manifest.tasks_total)
-    _mark_complete(result, store, manifest, None, (sizes or {}).get(manifest.job_id, {}), below)
+    _find_complete(result, store, manifest, None, (sizes or {}).get(manifest.job_id, {}), below)
     find_reused_tasks(store, manifest, sizes, below, result)
+    if manifest.study.precision is not None:
+        result.judge(manifest, keeps_all=keeps_all)
     return result
 
 
@@ -152,8 +195,35 @@ def find_reused_tasks(
     """
     result = result or Completeness(manifest.tasks_total)
     for reuse in manifest.reused:
-        _mark_complete(result, store, manifest, reuse, (sizes or {}).get(reuse.job_id, {}), below)
+        _find_complete(result, store, manifest, reuse, (sizes or {}).get(reuse.job_id, {}), below)
     return result
+
+
+def _find_complete(
+    result: Completeness,
+    store: ReadableStore,
+    manifest: Manifest,
+    reuse: Reuse | None,
+    sizes: Mapping[tuple[str, str], int],
+    below: str,
+) -> None:
+    """Mark the tasks that are complete by one listing, and read the values that decide, if the study is adaptive."""
+    precision, numbers = manifest.study.precision, manifest.numbers
+
+    def take(_member: int, positions: list[int], scalars: Scalars) -> None:
+        for position in positions:
+            result.values.setdefault(numbers[position], values_of(precision, scalars))
+
+    def refuse(positions: list[int], problem: str) -> None:
+        result.note_damaged(positions[0], problem)
+        for position in positions:
+            result.complete[position] = result.reused[position] = 0
+
+    found = _mark_complete(result, store, manifest, reuse, sizes, below)
+    if precision is None:
+        deque(found, maxlen=0)
+    else:
+        OutputReader(take, refuse=refuse).read(store, 0, found)
 
 
 def _mark_complete(
@@ -163,8 +233,11 @@ def _mark_complete(
     reuse: Reuse | None,
     sizes: Mapping[tuple[str, str], int],
     below: str,
-) -> None:
-    """Mark the tasks that are complete by the outputs of the job itself, or by those of one that it reuses."""
+) -> Iterator[TaskOutputs]:
+    """Mark the tasks that are complete by the outputs of the job itself, or by those of one that it reuses.
+
+    It yields their outputs that may have values, if the study is adaptive.
+    """
     job_id = manifest.job_id if reuse is None else reuse.job_id
     sets = manifest.study.sets_by_id()
     prefix = results_prefix(job_id)
@@ -193,6 +266,9 @@ def _mark_complete(
                 for position in positions:
                     result.reused[position] = reuse is not None and not result.complete[position]
                     result.complete[position] = 1
+                if manifest.study.precision is not None:
+                    searched = {name: one for name, one in outputs.items() if searched_output(manifest.study, name)}
+                    yield TaskOutputs(positions, searched)
 
 
 def _reduced_tasks(manifest: Manifest, sets: Container[str], param: str, segment: str) -> int | None:
@@ -201,9 +277,9 @@ def _reduced_tasks(manifest: Manifest, sets: Container[str], param: str, segment
     return reduced_tasks(segment) if is_known else None
 
 
-def missing_tasks(manifest: Manifest, complete: bytearray) -> tuple[int, ...]:
-    """Return the tasks of a job that are not complete, by their numbers in the study."""
-    return tuple(number for number, flag in zip(manifest.numbers, complete, strict=True) if not flag)
+def missing_tasks(manifest: Manifest, found: Completeness) -> tuple[int, ...]:
+    """Return the tasks that a job needs and that are not complete, by their numbers in the study."""
+    return tuple(compress(manifest.numbers, found.missing()))
 
 
 def _size_of_task(study: Study, outputs: Mapping[str, Entry]) -> int | None:

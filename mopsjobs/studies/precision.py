@@ -56,6 +56,11 @@ class Target(NamedTuple):
         goal = self.absolute if self.absolute is not None else (self.relative or 0.0) * abs(found.mean)
         return found.half_width / goal if goal else math.inf if found.half_width else 0.0
 
+    def to_json(self) -> dict[str, float]:
+        """Return the target as a study has it, below the name of its scalar."""
+        fields = {name: getattr(self, name) for name in ("confidence", "relative", "absolute")}
+        return {name: value for name, value in fields.items() if value is not None}
+
 
 class Precision(NamedTuple):
     """The wish of a study that has no fixed number of replicates."""
@@ -65,6 +70,10 @@ class Precision(NamedTuple):
     max: int
     """The last one."""
     until: tuple[Target, ...]
+
+    def to_json(self) -> dict[str, object]:
+        """Return what the study asks for, as its file has it."""
+        return {"min": self.min, "max": self.max, "until": {one.scalar: one.to_json() for one in self.until}}
 
     def next_look(self, n: int, ratio: float = 1.0) -> int:
         """Return the look that follows after `n` replicates; `max` if none does.

@@ -74,14 +74,16 @@ def find_reductions(
     study = family[0].study
     complete = bytearray(study.tasks_total)
     done: dict[str, int] = {}
+    needed: bytearray | None = None
     for place, member in enumerate(family):
         found = completeness if completeness is not None and not place else find_complete_tasks(store, member)
         for number, flag in zip(member.numbers, found.complete, strict=True):
             if flag and number < len(complete):  # the study of an ancestor may have been replaced
                 complete[number] = 1
+        needed = needed or found.needed  # a job of an adaptive study has all its tasks
         for name, tasks in found.reduced.items():
             done[name] = max(tasks, done.get(name, 0))
-    return Reductions(list(_reductions(family[0], complete, done)), complete)
+    return Reductions(list(_reductions(family[0], complete, done, needed)), complete)
 
 
 def lacks_reductions(store: VersionedStore, manifest: Manifest) -> bool:
@@ -218,7 +220,9 @@ def outdated_sets(store: ReadableStore, family: Sequence[Manifest], below: str =
     return list(accumulate(news[:-1], operator.or_, initial=nothing))
 
 
-def _reductions(manifest: Manifest, complete: bytearray, done: Mapping[str, int]) -> Iterator[Reduction]:
+def _reductions(
+    manifest: Manifest, complete: bytearray, done: Mapping[str, int], needed: bytearray | None
+) -> Iterator[Reduction]:
     study = manifest.study
     repeated = bytearray(study.tasks_total)
     for number in study.duplicate_tasks():
@@ -228,7 +232,7 @@ def _reductions(manifest: Manifest, complete: bytearray, done: Mapping[str, int]
         tasks = total = 0
         for first, parameter_set in sets:
             for number in range(first, first + study.replicates(parameter_set)):
-                if not repeated[number]:
+                if not repeated[number] and (needed is None or needed[number]):
                     total += 1
                     tasks += complete[number]
         all_tasks += tasks

@@ -8,7 +8,7 @@ import heapq
 import io
 import itertools
 from array import array
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
@@ -187,7 +187,7 @@ def sorted_outputs_of(
 class _Part(NamedTuple):
     """The outputs of a member that are listed."""
 
-    redone: frozenset[int]
+    redone: Container[int]
     """Tasks whose outputs are left out: an ancestor may have left some of a task that a descendant did again."""
     below: str
     """The beginning of the names."""
@@ -204,12 +204,14 @@ def _outputs_by_member(
     """Yield the outputs of each member whose names begin with `below`."""
     if not family:
         yield _outputs_of_member(store, job_id, None, _Part(frozenset(), below, {}))
-    redone: frozenset[int] = frozenset()
+    redone: Container[int] = frozenset()
     for place, generation in enumerate(family):
         part = _Part(redone, below, generation.study.sets_by_id() if sets is None else sets[place])
         own = _outputs_of_member(store, generation.job_id, generation, part)
         yield _with_reused(store, own, generation, part) if generation.reused else own
-        if generation.only is not None:
+        if generation.only is None:  # it has what its ancestors did among its reused tasks
+            redone = range(generation.study.tasks_total)
+        elif isinstance(redone, frozenset):
             redone = redone.union(generation.only)
 
 

@@ -29,6 +29,7 @@ from mopsjobs.studies.field_values import (
     parse_text,
     parse_texts,
 )
+from mopsjobs.studies.precision import Precision
 from mopsjobs.utils.text import cut_to_length, strip_control_characters
 
 _CHUNK = 500_000
@@ -146,7 +147,9 @@ class Study:
     scenario: str = _field("Scenario", parse_text, "baseline")
     parameter_sets: tuple[ParameterSet, ...]
     sampling_method: str = _field("Sampling", parse_text, "manual")
-    n_replicates: int = _field("Replicates", parse_replicates, 1)
+    n_replicates: int | Precision = _field("Replicates", parse_replicates, 1)  # noqa: RUF009 - it is immutable
+    """The tasks of a parameter set without a seed; or the precision up to which it gets further ones. Tasks are
+    numbered as if each set had as many as it may have: numbers and seeds depend on no decision."""
     outputs: tuple[str, ...] | None = _field(
         "Outputs", parse_output_names, None, is_told=True, bars_reuse=_has_other_names
     )
@@ -178,8 +181,18 @@ class Study:
         return {"entrypoint": self.entrypoint, **told}
 
     @property
+    def precision(self) -> Precision | None:
+        """Return the precision that decides how many replicates a set gets; None if the study names their number."""
+        return self.n_replicates if isinstance(self.n_replicates, Precision) else None
+
+    @property
+    def max_replicates(self) -> int:
+        """Return the replicates that a set without a seed has at most."""
+        return self.n_replicates.max if isinstance(self.n_replicates, Precision) else self.n_replicates
+
+    @property
     def tasks_total(self) -> int:
-        """Count the simulations of the study."""
+        """Count the simulations of the study: those that it may need, if its precision decides."""
         return sum(self.replicates(parameter_set) for parameter_set in self.parameter_sets)
 
     @property
@@ -193,7 +206,7 @@ class Study:
 
     def replicates(self, parameter_set: ParameterSet) -> int:
         """Count the tasks of a parameter set: one if it names a seed, else one per replicate."""
-        return self.n_replicates if parameter_set.seed is None else 1
+        return self.max_replicates if parameter_set.seed is None else 1
 
     def tasks(self) -> Iterator[Task]:
         """Yield the tasks in their order. A study of millions of tasks needs no list of them."""
@@ -230,7 +243,7 @@ class Study:
         if self._duplicates is not None:
             return self._duplicates
         duplicates: dict[int, int] = {}
-        if self.n_replicates == 1 and self.different_sets == len(self.parameter_sets):
+        if self.max_replicates == 1 and self.different_sets == len(self.parameter_sets):
             return duplicates
         for sets in self.sets_by_id().values():
             if len(sets) == 1 and self.replicates(sets[0][1]) == 1:
@@ -247,7 +260,7 @@ class Study:
             (seed_of(parameter_set, replicate), first + replicate)
             for first, parameter_set in sets
             if parameter_set.seed is None
-            for replicate in range(self.n_replicates)
+            for replicate in range(self.max_replicates)
         )
         return SeedIndex(
             drawn, ((parameter_set.seed, first) for first, parameter_set in sets if parameter_set.seed is not None)
@@ -261,7 +274,7 @@ class Study:
             for parameter_set in self.parameter_sets
         ]
         values = {
-            name: list(value) if isinstance(value, tuple) else value
+            name: json_of(value)
             for name, field in FIELDS.items()
             if (value := getattr(self, name)) != field.default or not field.is_own
         }
@@ -272,6 +285,13 @@ FIELDS: Mapping[str, StudyField] = {
     field.name: field.metadata["use"] for field in dataclasses.fields(Study) if field.metadata
 }
 """The fields of a study, without its parameter sets."""
+
+
+def json_of(value: Any) -> Any:
+    """Return the value of a field as JSON has it."""
+    if isinstance(value, Precision):
+        return value.to_json()
+    return list(value) if isinstance(value, tuple) else value
 
 
 def param_id(params: Mapping[str, Any]) -> str:

@@ -13,16 +13,19 @@ from typing import Any, NamedTuple
 from mopsjobs.errors import RecordError, TerminalStateError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
+from mopsjobs.registry.notes import PRECISION
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.registry.transitions import is_correctable
 from mopsjobs.registry.usage import ShardUsage
 from mopsjobs.store.base import VersionedStore
+from mopsjobs.studies.adaptive import count_sets
 from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.manifest import Manifest, load_manifest
 from mopsjobs.studies.outputs import (
     Completeness,
     SizesOf,
     find_complete_tasks,
+    missing_tasks,
     output_key,
     reduction_key,
     results_prefix,
@@ -171,8 +174,10 @@ def end_by_outputs(
         early = EarlyEnd(str(judged.error_code), str(judged.error_message).partition(";")[0])
     if is_correctable(judged) or not judged.is_terminal:
         fields |= _end_fields(judged, manifest, found, _Reasons(first_error, early, None))
-        verified, total = found.completeness.count, found.tasks_total
-        n_failed = min(max(judged.tasks_failed, _count_failed(manifest, found, failed)), total - verified)
+        verified, total = found.completeness.count, found.completeness.expected
+        lacking = _failed_tasks(manifest, found, failed)
+        n_failed = min(max(judged.tasks_failed, len(lacking)), total - verified)
+        fields |= _precision_fields(judged, manifest, found, lacking)
         fields |= {"tasks_total": total, "tasks_completed": verified, "tasks_failed": n_failed}
         final_status = fields.pop("new_status")
         try:
@@ -182,13 +187,34 @@ def end_by_outputs(
     return _result(state, manifest, found)
 
 
-def _count_failed(manifest: Manifest, found: _Comparison, failed: Collection[int]) -> int:
-    """Return how many tasks of these have no outputs. A task that repeats another one has its attempts."""
+def _failed_tasks(manifest: Manifest, found: _Comparison, failed: Collection[int]) -> list[int]:
+    """Return which tasks of these have no outputs. A task that repeats another one has its attempts."""
     first_of = manifest.study.duplicate_tasks()
-    return sum(
-        not found.completeness.complete[position] and first_of.get(task.number, task.number) in failed
-        for position, task in manifest.tasks()
-    )
+    missing = missing_tasks(manifest, found.completeness)
+    return [number for number in missing if first_of.get(number, number) in failed]
+
+
+def _precision_fields(
+    state: JobState, manifest: Manifest, found: _Comparison, failed: Collection[int] | None
+) -> dict[str, Any]:
+    """Return the tasks and the precision that the record of an adaptive study has at its end.
+
+    Args:
+        state: the record.
+        manifest: the manifest of the job.
+        found: its outputs.
+        failed: the missing tasks that have failed; None: all.
+    """
+    if manifest.study.precision is None:
+        return {}
+    verified, total = found.completeness.count, found.completeness.expected
+    failed = missing_tasks(manifest, found.completeness) if failed is None else failed
+    return {
+        "tasks_total": total,
+        "tasks_completed": verified,
+        "tasks_failed": min(state.tasks_failed, total - verified),
+        "metadata": {PRECISION: count_sets(manifest.study, found.completeness.judgements, failed)},
+    }
 
 
 def _begin_fields(state: JobState) -> dict[str, Any]:
@@ -199,22 +225,21 @@ class _Comparison(NamedTuple):
     """The outputs of a job beside its manifest."""
 
     completeness: Completeness
-    tasks_total: int
     due: Sequence[Reduction]
     """The reductions without outputs."""
     reductions: int
 
 
 def _result(state: JobState, manifest: Manifest, found: _Comparison) -> Validation:
-    completeness, total, due, reductions = found
+    completeness, due, reductions = found
     missing = tuple(itertools.islice(_missing_outputs(manifest, completeness, due), NAMED_MISSING))
-    counts = (total, completeness.count, reductions, reductions - len(due))
+    counts = (completeness.expected, completeness.count, reductions, reductions - len(due))
     return Validation(state, *counts, missing, tuple(completeness.damaged.values()))
 
 
 def _compare(store: VersionedStore, manifest: Manifest, sizes_of: SizesOf | None) -> _Comparison:
     completeness = find_complete_tasks(store, manifest, None if sizes_of is None else sizes_of([manifest]))
-    return _Comparison(completeness, manifest.tasks_total, *_find_due(store, manifest, completeness))
+    return _Comparison(completeness, *_find_due(store, manifest, completeness))
 
 
 def _find_due(store: VersionedStore, manifest: Manifest, completeness: Completeness) -> tuple[Sequence[Reduction], int]:
@@ -243,7 +268,7 @@ class _Reasons(NamedTuple):
 def _end_fields(state: JobState, manifest: Manifest, found: _Comparison, reasons: _Reasons) -> dict[str, Any]:
     """Return the status at the end of a job, and the other fields of its record."""
     completeness, due = found.completeness, found.due
-    verified, total = completeness.count, manifest.tasks_total
+    verified, total = completeness.count, completeness.expected
     is_complete = verified == total and not due and not manifest.deferred
     is_partial = verified or not total  # a child may have no tasks, only reductions
     status = JobStatus.SUCCEEDED if is_complete else JobStatus.PARTIAL if is_partial else JobStatus.FAILED
@@ -254,13 +279,15 @@ def _end_fields(state: JobState, manifest: Manifest, found: _Comparison, reasons
         "validation_completed_at": record_time(utc_now()),
         "results_path": results_prefix(manifest.job_id),
         **_counts(state, verified, total),
+        **_precision_fields(state, manifest, found, None if reasons.early is None else ()),
         **({} if is_complete else _error_fields(manifest, completeness, due, reasons)),
     }
 
 
 def _missing_outputs(manifest: Manifest, completeness: Completeness, due: Sequence[Reduction]) -> Iterator[str]:
+    missing = completeness.missing()
     for position, task in manifest.tasks():
-        if not completeness.complete[position]:
+        if missing[position]:
             for name in manifest.study.outputs or ("",):
                 yield output_key(manifest.job_id, task, name)
     for one in due:
@@ -274,7 +301,8 @@ def _error_fields(
     parts, early = [], reasons.early
     if early is not None:
         parts.append(early.reason)
-    missing, total = manifest.tasks_total - completeness.count, manifest.tasks_total
+    total = completeness.expected
+    missing = total - completeness.count
     if missing:
         parts.append(f"{missing} of {total} tasks left no complete outputs")
     if manifest.deferred:

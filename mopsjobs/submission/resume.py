@@ -35,9 +35,10 @@ from mopsjobs.registry.job_id import check_new_job_id
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import ARCHIVED, JobStatus
 from mopsjobs.registry.transitions import is_correctable
+from mopsjobs.studies.adaptive import reusable_tasks
 from mopsjobs.studies.lineage import read_later_jobs
-from mopsjobs.studies.manifest import Manifest, Origin, load_manifest
-from mopsjobs.studies.outputs import SizesOf, find_complete_tasks, missing_tasks
+from mopsjobs.studies.manifest import Manifest, Origin, Reuse, load_manifest
+from mopsjobs.studies.outputs import Completeness, SizesOf, find_complete_tasks, missing_tasks
 from mopsjobs.studies.reductions import lacks_reductions
 from mopsjobs.submission.client import JobSubmissionClient, launch_again
 from mopsjobs.submission.infer_end import RunnerEnd, infer_end
@@ -104,6 +105,8 @@ class Resumable(NamedTuple):
     """Whether this machine has just delivered what it kept of the job."""
     choices: tuple[str, ...]
     """The choices that only the record makes; see `engines.trust`. `resume_job` needs trust in each."""
+    reused: tuple[Reuse, ...] = ()
+    """Of an adaptive study: the tasks that its child goes on from."""
 
 
 def resume(request: ResumeRequest, session: Session, trust: Trust, *, yes: bool = False) -> ResumeResult:
@@ -147,9 +150,11 @@ def prepare_resume(request: ResumeRequest, session: Session) -> Resumable | Resu
     sizes = None
     if request.sizes_of is not None and state.is_terminal:  # else its runner goes on, and takes any size
         sizes = request.sizes_of([manifest])
-    missing = missing_tasks(manifest, find_complete_tasks(session.store, manifest, sizes).complete)
+    found = find_complete_tasks(session.store, manifest, sizes, keeps_all=True)
+    missing = missing_tasks(manifest, found)
     deferred: tuple[int, ...] = ()
     tasks = missing
+    _refuse_choice(request, manifest)
     if state.is_terminal:
         missing = tuple(sorted({*missing, *manifest.deferred}))
         tasks, deferred = _choose(request.only, manifest, missing)
@@ -164,7 +169,8 @@ def prepare_resume(request: ResumeRequest, session: Session) -> Resumable | Resu
         deliver_shards(infer_end(state, RunnerEnd(), session).state, session)  # no shard ends such a job
         return ResumeResult(None)
     choices = record_choices(state, _engine_name(state), request.options, session.env)
-    return Resumable(request, state, manifest, tasks, deferred, is_delivered, choices)
+    reused = _reused_by_child(manifest, found)
+    return Resumable(request, state, manifest, tasks, deferred, is_delivered, choices, reused)
 
 
 def _choose(only: TaskChoice | None, manifest: Manifest, missing: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
@@ -174,6 +180,23 @@ def _choose(only: TaskChoice | None, manifest: Manifest, missing: tuple[int, ...
     first_of = manifest.study.duplicate_tasks()
     chosen = {task for task in missing if first_of.get(task, task) in only.tasks}
     return tuple(sorted(chosen)), tuple(task for task in missing if task not in chosen)
+
+
+def _reused_by_child(manifest: Manifest, found: Completeness) -> tuple[Reuse, ...]:
+    """Return the tasks that the child of a job has without running them.
+
+    The child of an adaptive study has all its tasks, since decisions may need any of them. Their values up to here are
+    those of its parent, or of a source of that.
+    """
+    if manifest.study.precision is None:
+        return ()
+    is_worth = reusable_tasks(manifest.study, found.values)
+    by_source: dict[tuple[str, str], list[int]] = {}
+    for number in sorted(found.values):
+        if is_worth[number]:
+            source = (manifest.source_of(number) if found.reused[number] else None) or manifest
+            by_source.setdefault((source.job_id, source.bundle), []).append(number)
+    return tuple(Reuse.of(*source, numbers) for source, numbers in by_source.items())
 
 
 def _unknown_ends(request: ResumeRequest, manifest: Manifest, missing: tuple[int, ...]) -> tuple[str, ...]:
@@ -269,9 +292,10 @@ def _submit_child(job: Resumable, session: Session, trust: Trust) -> ResumeResul
             job_id=job_id,
             study=job.manifest.study,
             bundle=job.manifest.bundle if packed is None else packed.digest,
-            only=job.tasks,
+            only=job.tasks if job.manifest.study.precision is None else None,
             deferred=job.deferred,
             parent_job_id=state.job_id,
+            reused=job.reused,
             engine=engine,
             owner=state.owner,
             labels={label: value for label, value in state.labels.items() if label != ARCHIVED},
@@ -352,6 +376,13 @@ def _await_end_of_runner(engine: str, job: Mapping[str, object], session: Sessio
         session.sleep(PROBE_SECONDS / 20)
         has_waited = True
     return has_waited
+
+
+def _refuse_choice(request: ResumeRequest, manifest: Manifest) -> None:
+    """Refuse a choice of tasks of an adaptive study: a decision needs all replicates up to a look."""
+    if request.only is not None and manifest.study.precision is not None:
+        problem = f"Tasks of job {request.job_id} cannot be chosen: its study has a precision, which decides them."
+        raise UsageError(problem, hint="Resume it without a choice of tasks.")
 
 
 def _refuse_change(request: ResumeRequest) -> None:

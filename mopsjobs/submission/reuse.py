@@ -25,6 +25,7 @@ from mopsjobs.errors import InvalidKeyError, JobBusyError, NoManifestError, Reco
 from mopsjobs.ledger.environment import Environment, environment_keys, environment_of_worker, parse_environment
 from mopsjobs.ledger.format import FilesOpened
 from mopsjobs.store.base import VersionedStore
+from mopsjobs.studies.adaptive import Values, reusable_tasks
 from mopsjobs.studies.lineage import read_later_jobs
 from mopsjobs.studies.manifest import MAX_REUSED, MAX_SOURCES, Manifest, Reuse, load_manifest
 from mopsjobs.studies.outputs import find_complete_tasks
@@ -124,7 +125,8 @@ def find_reusable(extended: Manifest, new: NewJob, session: Session) -> Extensio
     """
     study, environment = new.study, _environment_here(new, session)
     left = bytearray([1]) * study.tasks_total
-    reused, reasons = [], []
+    reused, reasons = list[Reuse](), list[str]()
+    values: dict[int, Values | None] = {}
     for manifest in _sources(session.store, extended):
         if sum(reuse.task_count for reuse in manifest.reused) == manifest.tasks_total:
             continue  # it has run nothing itself
@@ -135,8 +137,8 @@ def find_reusable(extended: Manifest, new: NewJob, session: Session) -> Extensio
         ledger = summarise_ledger(session.store, manifest.job_id)
         # The tasks of the new study, with the outputs of the earlier job.
         wanted = dataclasses.replace(manifest, study=study, only=None, reused=())
-        complete = find_complete_tasks(session.store, wanted, ledger.sizes_of([manifest])).complete
-        numbers = list(compress(range(study.tasks_total), map(int.__and__, complete, left)))
+        found = find_complete_tasks(session.store, wanted, ledger.sizes_of([manifest]), keeps_all=True)
+        numbers = list(compress(range(study.tasks_total), map(int.__and__, found.complete, left)))
         if not numbers:
             continue  # nothing of it is needed, so its code does not matter
         code = _compare_code(manifest, new, _files_opened(manifest, wanted, numbers, ledger), session.store)
@@ -151,6 +153,12 @@ def find_reusable(extended: Manifest, new: NewJob, session: Session) -> Extensio
         reused.append(Reuse.of(manifest.job_id, manifest.bundle, numbers))
         for number in numbers:
             left[number] = 0
+            if study.precision is not None:
+                values[number] = found.values[number]
+    if study.precision is not None:
+        is_worth = reusable_tasks(study, values).__getitem__
+        reused = [Reuse.of(one.job_id, one.bundle, filter(is_worth, one.numbers())) for one in reused]
+        reused = [one for one in reused if one.ranges]
     if not (reused or reasons):
         reasons.append(f"No task of {extended.job_id} is reused: it has complete outputs of no task of the study.")
     extension = Extension(extended.job_id, tuple(reused), tuple(reasons))

@@ -40,7 +40,7 @@ from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.keys import ANNOUNCEMENT, EVENTS, RECORD, SHARD, belongs_to
 from mopsjobs.registry.status import JobStatus
-from mopsjobs.registry.transitions import ShardReport, all_shards_done
+from mopsjobs.registry.transitions import ShardReport, all_shards_done, shard_precision
 from mopsjobs.registry.usage import shard_usage
 from mopsjobs.store.base import ReadableStore, Versioned, VersionedStore
 from mopsjobs.store.directory import DirectoryVersionedStore
@@ -291,7 +291,8 @@ def _take_report(state: JobState, shard: int, record: JobState, registry: JobReg
         return state
     counts: Any = record.shards[name]
     usage = shard_usage(record, shard) if name in record.usage else None
-    report = ShardReport(counts[0], counts[1], bool(counts[2]), usage=usage, is_relayed=True)
+    precision = shard_precision(record, shard)
+    report = ShardReport(counts[0], counts[1], bool(counts[2]), usage=usage, precision=precision, is_relayed=True)
     began = next((str(step["at"]) for step in record.transitions if step["status"] == JobStatus.RUNNING), None)
     registry = registry.backdated_to(None if began is None else parse_time(began))
     try:

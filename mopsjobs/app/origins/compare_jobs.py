@@ -21,7 +21,7 @@ from mopsjobs.errors import shorten
 from mopsjobs.ledger.environment import Environment
 from mopsjobs.studies.compare_results import ComparedResults, ComparedTask, JobOutputs, compare_results
 from mopsjobs.studies.lineage import family_of
-from mopsjobs.studies.study import FIELDS, ParameterSet, Study
+from mopsjobs.studies.study import FIELDS, ParameterSet, Study, json_of
 from mopsjobs.utils.text import parse_whole_number
 
 SCHEMA_VERSION = 1
@@ -266,7 +266,7 @@ def compare_studies(studies: Sequence[Study]) -> StudyDifference:
     """Compare studies. Parameter sets are equal if their parameters and their named seeds are."""
     fields: dict[str, Values] = {}
     for name in FIELDS:
-        texts = [json.dumps(getattr(study, name), sort_keys=True) for study in studies]
+        texts = [json.dumps(json_of(getattr(study, name)), sort_keys=True) for study in studies]
         if len(set(texts)) > 1:
             fields[name] = tuple(map(json.loads, texts))
     counts = [Counter(map(_identity, study.parameter_sets)) for study in studies]

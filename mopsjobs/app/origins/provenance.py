@@ -37,7 +37,7 @@ from mopsjobs.ledger.environment import Environment, environment_keys, parse_env
 from mopsjobs.ledger.format import FilesOpened
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.studies.manifest import Manifest, Reuse, load_manifest
-from mopsjobs.studies.study import FIELDS, Study
+from mopsjobs.studies.study import FIELDS, Study, json_of
 from mopsjobs.submission.infer_end import read_files_opened
 from mopsjobs.utils.text import strip_control_characters
 
@@ -205,7 +205,7 @@ def study_json(manifest: Manifest) -> dict[str, Any]:
         "parameters": len(study.parameters),
         "parameter_sets": len(study.parameter_sets),
         "different_parameter_sets": study.different_sets,
-        "replicates": study.n_replicates,
+        "replicates": json_of(study.n_replicates),
         **{name: getattr(study, name) for name, field in FIELDS.items() if field.is_own},
         "tasks": manifest.tasks_total,
     }

@@ -200,7 +200,7 @@ def test_a_reused_task_is_complete_while_its_source_is(store: InMemoryVersionedS
     found = find_complete_tasks(store, job)
     assert [number for number, flag in enumerate(found.complete) if flag] == [0, 1, 3, 4]
     assert [number for number, flag in enumerate(found.reused) if flag] == [0, 1]
-    assert missing_tasks(job, found.complete) == (2, 5, 6, 7, 8, 9)
+    assert missing_tasks(job, found) == (2, 5, 6, 7, 8, 9)
     assert found.unexpected == 0
 
 

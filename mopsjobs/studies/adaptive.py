@@ -1,0 +1,131 @@
+"""Adaptive studies: which of their tasks are needed, as the outputs tell.
+
+A study whose precision decides the number of replicates has its tasks numbered as if each set had as many as it may
+have. A task is needed if the decisions so far ask for its replicate. They are made of the outputs alone, and stored
+nowhere: so runners, restarts, validation and views come to the same ones.
+See docs/decisions/0119-precision-instead-of-a-count.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import NamedTuple
+
+from mopsjobs.ledger.scalars import Scalars, may_have_scalars
+from mopsjobs.studies.precision import FAILED, MORE, Judgement, Precision, judge, tally
+from mopsjobs.studies.study import ParameterSet, Study
+from mopsjobs.utils.scalar_keys import scalar_called
+
+Values = Mapping[str, object]
+"""The values of a task by the names of the targets; None for one that it lacks."""
+
+
+class AdaptiveSet(NamedTuple):
+    """The parameter sets of one id without seeds. They have the same tasks, so they are decided together."""
+
+    param_id: str
+    params: Mapping[str, object]
+    firsts: tuple[int, ...]
+    """The number of the first task of each."""
+
+
+def adaptive_sets(study: Study) -> Iterator[AdaptiveSet]:
+    """Yield the sets whose replicates are decided, in the order of the study."""
+    for param_id, sets in study.sets_by_id().items():
+        if firsts := tuple(first for first, one in sets if one.seed is None):
+            yield AdaptiveSet(param_id, sets[0][1].params, firsts)
+
+
+def named_tasks(study: Study) -> Iterator[tuple[int, ParameterSet]]:
+    """Yield the tasks whose sets name a seed, by their numbers. They are always needed."""
+    for sets in study.sets_by_id().values():
+        yield from ((first, one) for first, one in sets if one.seed is not None)
+
+
+def searched_output(study: Study, name: str) -> bool:
+    """Return whether values of targets may be in an output of this name."""
+    return may_have_scalars(name) and study.keeps_output(name)
+
+
+def values_of(precision: Precision | None, scalars: Scalars) -> Values:
+    """Return the values of the targets of a study among the scalars of a task."""
+    names = () if precision is None else [target.scalar for target in precision.until]
+    return {name: scalar_called(scalars, name) for name in names}
+
+
+def judge_set(precision: Precision, first: int, values: Mapping[int, Values | None]) -> Judgement:
+    """Judge a set by the values of its tasks, up to the first that has none.
+
+    A runner that was killed may have left outputs of a later look, and not all of an earlier one. They tell that it had
+    decided to go on, so all up to the later look are needed.
+
+    Args:
+        precision: that of the study.
+        first: the number of its first task.
+        values: by the numbers of tasks; None for one that failed.
+    """
+    ended = [replicate for replicate in range(precision.max) if first + replicate in values]
+    prefix = [values[first + replicate] for place, replicate in enumerate(ended) if replicate == place]
+    judgement = judge(precision, prefix)
+    if judgement.verdict == MORE and ended:
+        judgement = judgement._replace(needed=max(judgement.needed, precision.next_look(ended[-1])))
+    return judgement
+
+
+def judge_sets(study: Study, values: Mapping[int, Values | None]) -> dict[str, Judgement]:
+    """Judge the sets of an adaptive study, by their ids; see `judge_set`."""
+    precision = study.precision
+    assert precision is not None  # noqa: S101 - it is adaptive
+    return {one.param_id: judge_set(precision, one.firsts[0], values) for one in adaptive_sets(study)}
+
+
+def needed_tasks(study: Study, judgements: Mapping[str, Judgement], *, or_open: bool = False) -> bytearray:
+    """Return which tasks of an adaptive study are needed, one byte per task.
+
+    Args:
+        study: the study.
+        judgements: of its sets, by their ids.
+        or_open: whether all tasks of a set that is not decided count.
+    """
+    needed = bytearray(study.tasks_total)
+    for one in adaptive_sets(study):
+        judgement = judgements[one.param_id]
+        count = study.max_replicates if or_open and judgement.verdict == MORE else judgement.needed
+        for first in one.firsts:
+            needed[first : first + count] = b"\1" * count
+    for number, _ in named_tasks(study):
+        needed[number] = 1
+    return needed
+
+
+def reusable_tasks(study: Study, values: Mapping[int, Values | None]) -> bytearray:
+    """Return the tasks of an adaptive study that are worth reusing, one byte per task.
+
+    Those of a set that is not decided may all be needed yet.
+
+    Args:
+        study: the study.
+        values: of the tasks that others have done, by their numbers.
+    """
+    return needed_tasks(study, judge_sets(study, values), or_open=True)
+
+
+def count_sets(study: Study, judgements: Mapping[str, Judgement], failed: Collection[int] = ()) -> dict[str, int]:
+    """Return what a record says of the precision of a job; see `precision.tally`.
+
+    Args:
+        study: an adaptive study.
+        judgements: of its sets.
+        failed: numbers of tasks without outputs that were tried. Their sets have failed.
+    """
+    precision = study.precision
+    assert precision is not None  # noqa: S101 - it is adaptive
+    counted: list[Judgement] = []
+    for one in adaptive_sets(study):
+        first, judgement = one.firsts[0], judgements[one.param_id]
+        if judgement.verdict == MORE and any(first <= number < first + judgement.needed for number in failed):
+            judgement = judgement._replace(verdict=FAILED)
+        counted += [judgement] * len(one.firsts)
+    counts = tally(precision, counted)
+    named = sum(1 for _ in named_tasks(study))
+    return counts | {name: counts[name] + named for name in ("needed", "at_most")}

@@ -1,0 +1,70 @@
+"""An adaptive study whose parameter sets are precise after different looks, and a model of known values."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from mopsjobs.store.base import VersionedStore
+from mopsjobs.studies.study import Study, seed_of
+from mopsjobs.studies.study_parser import parse_study
+from support.runs import results
+
+MODEL = '''
+"""Values scatter around 100 by `sd`. Durations depend on values, so that their order would bias a careless rule."""
+import os, random, time
+
+def is_named(path, seed):
+    if path is None or not os.path.exists(path):
+        return False
+    with open(path) as file:
+        return str(seed) in file.read().split()
+
+def simulate(params, seed):
+    value = 100 + params["sd"] * random.Random(seed).gauss(0, 1)
+    time.sleep(params.get("pause", 0) * (value > 100))
+    if is_named(params.get("fails"), seed):
+        raise ValueError("as asked")
+    if is_named(params.get("nan"), seed):
+        value = float("nan")
+    return {"peak": value, "seed": seed}
+'''
+
+REPLICATES = {"min": 4, "max": 40, "until": {"peak": {"confidence": 0.95, "absolute": 2.0}}}
+
+SCATTER = (0.1, 0.5, 1.0, 2.0, 3.0, 50.0)
+"""The last set stays imprecise up to `max`."""
+
+
+def adaptive_study(sets: list[dict[str, Any]] | None = None, **fields: Any) -> Study:
+    """Return a study of `MODEL` over these parameters, or over sets that scatter differently."""
+    document = {
+        "model": "model:simulate",
+        "parameter_sets": sets or [{"sd": sd} for sd in SCATTER],
+        "n_replicates": REPLICATES,
+        "outputs": ["result.json"],
+        **fields,
+    }
+    return parse_study(document)
+
+
+def seeds(study: Study, place: int) -> list[int]:
+    """Return the seeds of the replicates of a set."""
+    one = study.parameter_sets[place]
+    return [seed_of(one, replicate) for replicate in range(study.replicates(one))]
+
+
+def counts_by_set(store: VersionedStore, study: Study, job_id: str = "job", *, is_prefix: bool = True) -> list[int]:
+    """Return how many replicates of each set have outputs: they are the first ones, unless some failed."""
+    found = {tuple(name.split("/")[:2]) for name in results(store, job_id)}
+    counts = []
+    for place, one in enumerate(study.parameter_sets):
+        has = [(one.param_id, str(seed)) in found for seed in seeds(study, place)]
+        counts.append(sum(has))
+        assert not is_prefix or has == sorted(has, reverse=True), "the replicates are a prefix"
+    return counts
+
+
+def values(store: VersionedStore, job_id: str = "job") -> dict[str, Any]:
+    """Return the outputs by their names."""
+    return {name: json.loads(value) for name, value in results(store, job_id).items()}

@@ -1,0 +1,134 @@
+"""A shard of an adaptive study: which tasks it runs, what the record says, and how a restart goes on."""
+
+from __future__ import annotations
+
+import pytest
+
+from mopsjobs.registry.notes import PRECISION
+from mopsjobs.studies.study import Study
+from support.adaptive import MODEL, adaptive_study, counts_by_set, seeds
+from support.runs import Bench, code, place, results
+
+pytestmark = pytest.mark.usefixtures("quick_runner")
+
+
+def given(bench: Bench, study: Study) -> Study:
+    code(bench.model, MODEL)
+    manifest = place(bench.line, "job", study, bench.model)
+    bench.registry.register_job("job", **manifest.record_fields())
+    return study
+
+
+def test_sets_stop_at_different_looks_with_any_number_of_workers(bench: Bench) -> None:
+    study = given(bench, adaptive_study())
+    ran, _ = bench.work(workers=3)
+    stopped = counts_by_set(bench.line, study)
+    assert ran[:4] == ("succeeded", sum(stopped), 0, True)
+    assert (stopped[0], stopped[-1]) == (4, 40)
+    assert len(set(stopped)) > 3
+    state = bench.record()
+    assert (state.tasks_total, state.tasks_completed, state.tasks_verified) == (sum(stopped),) * 3
+    assert state.metadata[PRECISION] == {
+        "sets": 6, "precise": 5, "failed": 0, "at_max": 1, "needed": sum(stopped), "at_most": sum(stopped),
+    }  # fmt: skip
+
+
+def test_shards_have_whole_sets_and_the_record_sums_their_precision(bench: Bench) -> None:
+    """Until a shard has reported, its sets count as before their first look."""
+    study = given(bench, adaptive_study())
+    assert bench.record().tasks_total == 24
+    bench.work("shard-0", number=0, shards=2)
+    stopped = counts_by_set(bench.line, study)
+    assert [bool(count) for count in stopped] == [True, False] * 3
+    state = bench.record()
+    assert (state.status, state.tasks_completed, state.tasks_total) == ("running", sum(stopped), sum(stopped) + 12)
+    ran, _ = bench.work("shard-1", number=1, shards=2)
+    assert ran.status == "succeeded"
+    state, stopped = bench.record(), counts_by_set(bench.line, study)
+    assert (state.tasks_completed, state.tasks_total, state.metadata[PRECISION]["precise"]) == (*(sum(stopped),) * 2, 5)
+
+
+def test_a_restart_goes_on_from_the_outputs_alone(bench: Bench) -> None:
+    """Of the undisturbed run, each third output is there: the restart runs the others, and no further one."""
+    study = given(bench, adaptive_study())
+    bench.work("first")
+    whole = results(bench.line)
+    keys = [key for key in bench.line.list_keys("results/job/") if "/.packs/" not in key]
+    assert len(keys) == len(whole)
+    for key in keys[::3] + keys[1::3]:
+        bench.line.delete(key)
+    bench.line.delete("jobs/job/state.json")
+    bench.registry.register_job("job", tasks_total=24)
+    ran, _ = bench.work("second", workers=1)
+    assert results(bench.line) == whole
+    assert ran[:3] == ("succeeded", len(whole), 0)
+    assert bench.record().tasks_total == sum(counts_by_set(bench.line, study)) == len(whole)
+
+
+def test_outputs_beyond_a_look_that_is_open_again_are_not_run_twice(bench: Bench) -> None:
+    """A runner that was killed had sent later outputs, and not yet an earlier one."""
+    study = given(bench, adaptive_study([{"sd": 50.0}]))
+    bench.work("first")
+    whole = results(bench.line)
+    lost = [f"results/job/{name}" for name in whole if name.split("/")[1] == str(seeds(study, 0)[2])]
+    bench.line.delete(lost[0])
+    bench.line.delete("jobs/job/state.json")
+    bench.registry.register_job("job", tasks_total=4)
+    ended: list[tuple[int, int]] = []
+    ran, _ = bench.work("second", on_progress=lambda one: ended.append((one.done, one.total)))
+    assert results(bench.line) == whole
+    assert ran[:3] == ("succeeded", 40, 0)
+    assert ended[0] == (39, 40)
+
+
+@pytest.mark.parametrize("cause", ["fails", "nan"])
+def test_a_failed_replicate_ends_its_set(bench: Bench, cause: str) -> None:
+    """The other replicates of its look run, and none after them. One without a number fails the set, not the job."""
+    path = bench.path / cause
+    study = given(bench, adaptive_study([{"sd": 50.0, cause: str(path)}, {"sd": 3.0}]))
+    path.write_text(str(seeds(study, 0)[5]))
+    ran, _ = bench.work("first")
+    state, missing = bench.record(), int(cause == "fails")
+    needed = 7
+    total = state.tasks_total
+    assert (ran.status, ran.failed) == ("partial" if missing else "succeeded", missing)
+    assert (state.tasks_completed, state.tasks_failed, state.tasks_verified) == (
+        total - missing,
+        missing,
+        total - missing,
+    )
+    precision = state.metadata[PRECISION]
+    assert (precision["precise"], precision["failed"], precision["needed"]) == (1, 1, total)
+    path.unlink()
+    assert total - needed == counts_by_set(bench.line, study, is_prefix=False)[1]
+
+
+def test_the_first_tasks_run_before_others_and_none_is_left_out(bench: Bench) -> None:
+    """All tasks of the first set fail, so that `--first` tries some further on, of other sets."""
+    path = bench.path / "fails"
+    study = given(bench, adaptive_study([{"sd": 0.1, "fails": str(path)}, *({"sd": sd} for sd in (0.1, 0.2, 2.0))]))
+    path.write_text(" ".join(map(str, seeds(study, 0))))
+    ran, _ = bench.work(first=2)
+    stopped = counts_by_set(bench.line, study)
+    assert stopped[:3] == [0, 4, 4]
+    assert ran[:3] == ("partial", sum(stopped), 4)
+
+
+def test_a_limit_of_failures_ends_the_job_with_what_is_known(bench: Bench) -> None:
+    path = bench.path / "fails"
+    study = given(bench, adaptive_study([{"sd": 50.0, "fails": str(path)}, {"sd": 0.1}]))
+    path.write_text(" ".join(map(str, seeds(study, 0)[4:])))
+    ran, _ = bench.work(max_failures="0")
+    state = bench.record()
+    assert (ran.status, state.error_code) == ("partial", "FAILURES")
+    assert state.tasks_completed == sum(counts_by_set(bench.line, study)) <= state.tasks_total
+
+
+def test_sets_that_repeat_or_name_a_seed_have_their_tasks_too(bench: Bench) -> None:
+    """The second set repeats the first, and is decided with it. The third one has a seed of its own, and one task."""
+    given(bench, adaptive_study([{"sd": 2.0}, {"sd": 2.0}, {"params": {"sd": 9.0}, "seed": 5}]))
+    ran, _ = bench.work()
+    outputs = len(results(bench.line))
+    state = bench.record()
+    assert state.tasks_total == state.tasks_completed == 2 * (outputs - 1) + 1 == ran.completed
+    assert (state.status, state.metadata[PRECISION]["sets"]) == ("succeeded", 2)
