@@ -11,7 +11,7 @@ from mopsjobs.store.base import Entry, ReadableStore
 from mopsjobs.store.bulk import bulk_reads
 from mopsjobs.store.fetcher import FailedRead, ParallelFetcher
 from mopsjobs.store.unread_keys import NOT_READ
-from mopsjobs.studies.results import by_pack, pack_of
+from mopsjobs.studies.packed_store import by_pack, pack_of
 
 TASKS = 100
 """Tasks whose outputs are fetched together, if they are small."""

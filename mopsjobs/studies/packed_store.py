@@ -18,11 +18,11 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from mopsjobs.errors import VALUE_ERRORS, RecordError, StoreError
 from mopsjobs.registry.keys import OUTPUT, PACK
-from mopsjobs.store.base import Entry, Versioned, VersionedStore, VersionToken, WantsValues, always
+from mopsjobs.store.base import Entry, ReadableStore, Versioned, VersionedStore, VersionToken, WantsValues, always
 from mopsjobs.store.bulk import bulk_reads
 from mopsjobs.studies.packs import HEAD, MAX_PACK_BYTES, PackIndex, Row, digest_of, index_length, parse_index
 
@@ -40,6 +40,11 @@ BEGINNING = 64 * 2**10
 
 THREADS = 16
 """Indexes that are read at once."""
+
+WINDOW = 100_000
+"""Outputs of a download that are sorted by their packs. Each takes about half a kilobyte meanwhile."""
+
+T = TypeVar("T")
 
 _RESULTS = OUTPUT.prefix
 
@@ -321,6 +326,20 @@ class PackedStore:
             output = f"{row.param_id[:12]}…/{row.seed}/{row.name}"
             raise StoreError(f"The pack {index.key} is damaged: {output} is not as its index says.")
         return Versioned(value, VersionToken(index.key))
+
+
+def by_pack(store: ReadableStore, outputs: Iterator[T], pack_of: Callable[[T], VersionToken]) -> Iterator[T]:
+    """Yield outputs, or tasks with theirs, so that each pack is read once for each `WINDOW` of them."""
+    if not isinstance(store, PackedStore):
+        yield from outputs
+        return
+    while window := list(itertools.islice(outputs, WINDOW)):
+        yield from sorted(window, key=pack_of)
+
+
+def pack_of(outputs: Mapping[str, Entry]) -> VersionToken:
+    """Return the version of an output of a task, which names its pack: that of all its small outputs."""
+    return next((entry.version for entry in outputs.values()), VersionToken(""))
 
 
 def _entries(index: PackIndex, prefix: str, after: str) -> Iterator[Entry]:

@@ -11,11 +11,11 @@ from array import array
 from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from mopsjobs.errors import InvalidKeyError, MopsJobsError, NoOutputsError, RecordError, StoreError, UsageError
 from mopsjobs.registry.keys import NAMES_NAME, PACK
-from mopsjobs.store.base import Entry, ReadableStore, Versioned, VersionedStore, VersionToken
+from mopsjobs.store.base import Entry, Versioned, VersionedStore
 from mopsjobs.store.unread_keys import why_unread
 from mopsjobs.studies.field_values import is_output_name
 from mopsjobs.studies.lineage import family_of
@@ -30,7 +30,7 @@ from mopsjobs.studies.outputs import (
     reduced_tasks,
     results_prefix,
 )
-from mopsjobs.studies.packed_store import PackedStore
+from mopsjobs.studies.packed_store import PackedStore, by_pack
 from mopsjobs.studies.reductions import outdated_sets
 from mopsjobs.studies.study import ParameterSet, SeedIndex, Task
 from mopsjobs.utils.csv_safe import csv_header, csv_text
@@ -40,11 +40,6 @@ from mopsjobs.utils.text import pluralize
 MAX_NAMED_KEYS = 1000
 """Refused keys that are named with the reason. A writer of the registry can create a million."""
 
-
-T = TypeVar("T")
-
-WINDOW = 100_000
-"""Outputs of a download that are sorted by their packs. Each takes about half a kilobyte meanwhile."""
 
 BATCH = 500
 """Rows written at once."""
@@ -320,20 +315,6 @@ def download(
         except RefusedFileError as error:
             problem = str(error)
     return DownloadResult(files, refused, tuple(reasons), problem, *count_tasks(family), summary)
-
-
-def by_pack(store: ReadableStore, outputs: Iterator[T], pack_of: Callable[[T], VersionToken]) -> Iterator[T]:
-    """Yield outputs, or tasks with theirs, so that each pack is read once for each `WINDOW` of them."""
-    if not isinstance(store, PackedStore):
-        yield from outputs
-        return
-    while window := list(itertools.islice(outputs, WINDOW)):
-        yield from sorted(window, key=pack_of)
-
-
-def pack_of(outputs: Mapping[str, Entry]) -> VersionToken:
-    """Return the version of an output of a task, which names its pack: that of all its small outputs."""
-    return next((entry.version for entry in outputs.values()), VersionToken(""))
 
 
 def count_tasks(family: Sequence[Manifest]) -> tuple[int, int]:

@@ -36,7 +36,8 @@ from mopsjobs.store.base import Entry, VersionedStore
 from mopsjobs.store.bulk import bulk_reads
 from mopsjobs.store.fetcher import FailedRead, ParallelFetcher
 from mopsjobs.studies.outputs import scan_outputs
-from mopsjobs.studies.results import by_pack, pack_of, parameter_columns
+from mopsjobs.studies.packed_store import by_pack, pack_of
+from mopsjobs.studies.results import parameter_columns
 from mopsjobs.utils.files import directory_lock, make_directory
 from mopsjobs.utils.table_files import identifier, import_package
 from mopsjobs.utils.text import did_you_mean, join_first, pluralize

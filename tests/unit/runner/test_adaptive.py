@@ -89,7 +89,6 @@ def test_a_failed_replicate_ends_its_set(bench: Bench, cause: str) -> None:
     path.write_text(str(seeds(study, 0)[5]))
     ran, _ = bench.work("first")
     state, missing = bench.record(), int(cause == "fails")
-    needed = 7
     total = state.tasks_total
     assert (ran.status, ran.failed) == ("partial" if missing else "succeeded", missing)
     assert (state.tasks_completed, state.tasks_failed, state.tasks_verified) == (
@@ -99,8 +98,8 @@ def test_a_failed_replicate_ends_its_set(bench: Bench, cause: str) -> None:
     )
     precision = state.metadata[PRECISION]
     assert (precision["precise"], precision["failed"], precision["needed"]) == (1, 1, total)
-    path.unlink()
-    assert total - needed == counts_by_set(bench.line, study, is_prefix=False)[1]
+    stopped = counts_by_set(bench.line, study, is_prefix=False)
+    assert 5 < total - stopped[1] == stopped[0] + missing < 40
 
 
 def test_the_first_tasks_run_before_others_and_none_is_left_out(bench: Bench) -> None:
