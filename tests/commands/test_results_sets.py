@@ -38,11 +38,11 @@ LOSSES = {0: 1.5, 1: math.nan, 2: 2.5, 3: 4.0, 4: 5.0, 9: 7.25, 10: -math.inf}
 """Of `job.2` and its parent: tasks 6 to 8 repeat 0 to 2, task 5 failed, 11 is missing."""
 
 EXPECTED = {
-    1: (3, 3, 0, 0, 2, 1, 2.0),
-    2: (3, 2, 1, 0, 2, 0, 4.5),
-    3: (3, 2, 0, 1, 1, 1, 7.25),
+    1: (3, 3, 0, 0, 0, 2, 1, 2.0),
+    2: (3, 2, 1, 0, 0, 2, 0, 4.5),
+    3: (3, 2, 0, 0, 1, 1, 1, 7.25),
 }
-"""By x: tasks, done, failed, missing, and of the loss n, n_nan, mean."""
+"""By x: tasks, done, failed, missing, waiting, and of the loss n, n_nan, mean."""
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_a_job_that_has_got_the_id_of_another_has_its_own_numbers(cli: Cli, jobs
 
 
 def numbers(row: dict[str, Any]) -> tuple[float, ...]:
-    names = ("tasks", "done", "failed", "missing", "loss.n", "loss.n_nan", "loss.mean")
+    names = ("tasks", "done", "failed", "missing", "waiting", "loss.n", "loss.n_nan", "loss.mean")
     return tuple(float(row[name]) for name in names)
 
 
@@ -126,10 +126,18 @@ def test_all_forms_have_the_same_numbers(cli: Cli, family: str, tmp_path: Path) 
     assert found == dict.fromkeys(forms, EXPECTED)
     tasks = cli("query", means, "--job", family, "--json").json["rows"]
     assert [tuple(row.values()) for row in tasks] == [(1, 2.0), (2, 4.5), (3, 7.25)]
-    assert document["tasks"] == {"sets": 3, "tasks": 9, "done": 7, "failed": 1, "missing": 1, "repeated": 3}
+    assert document["tasks"] == {
+        "sets": 3,
+        "tasks": 9,
+        "done": 7,
+        "failed": 1,
+        "missing": 0,
+        "waiting": 1,
+        "repeated": 3,
+    }
     assert {row["x"]: row["error"] for row in document["sets"]} == {1: None, 2: "ValueError: beta is 0.93", 3: None}
     assert ran.err == (
-        "1 failed and 1 missing of 9 tasks: the means leave them out.\n"
+        "1 failed and 1 waiting of 9 tasks: the means leave them out.\n"
         "NaN or infinite, so counted as n_nan and in no mean: loss (2).\n"
         "Not numbers, so without statistics: note.\n"
         "12 tasks, 3 of which repeat an earlier one and share its outputs; each is counted once.\n"
@@ -145,9 +153,10 @@ def test_simulations_that_jobs_share_count_once(cli: Cli, family: str, names: li
     ran = cli("results", *names, "--by", "set", "--json")
     rows = {(row["job_id"], row["x"]): numbers(row) for row in ran.json["sets"]}
     assert rows == {("job.2", x): expected for x, expected in EXPECTED.items()} | {
-        ("source", 3): (2, 1, 0, 1, 1, 0, 0.5)
+        ("source", 3): (2, 1, 0, 1, 0, 1, 0, 0.5)
     }
-    assert ran.json["tasks"] == {"sets": 4, "tasks": 11, "done": 8, "failed": 1, "missing": 2, "repeated": 4}
+    counts = {"sets": 4, "tasks": 11, "done": 8, "failed": 1, "missing": 1, "waiting": 1, "repeated": 4}
+    assert ran.json["tasks"] == counts
     said = "15 tasks, 4 of which repeat another one and share its outputs; each is counted once."
     assert said in ran.json["notes"]
     rows = list(csv.DictReader(io.StringIO(cli("results", *names, "--table", "-").out)))
@@ -167,7 +176,7 @@ def test_simulations_that_jobs_share_count_once(cli: Cli, family: str, names: li
 def test_a_query_says_what_its_views_leave_out(cli: Cli, family: str) -> None:
     """As the other forms of results do: on stderr, in JSON and in Python."""
     expected = [
-        "1 failed and 1 missing of 9 tasks: the means leave them out.",
+        "1 failed and 1 waiting of 9 tasks: the means leave them out.",
         "12 tasks, 3 of which repeat an earlier one and share its outputs; each is counted once.",
     ]
     query = ("query", "SELECT count(*) FROM results", "--job", family)
@@ -177,6 +186,26 @@ def test_a_query_says_what_its_views_leave_out(cli: Cli, family: str) -> None:
     assert [line for line in document["results"]["notes"] if line in expected] == expected
     assert document["results"]["tasks"]["repeated"] == 3
     assert cli("query", "SELECT 1 AS one", "--json").json["results"] is None
+
+
+def test_tasks_that_have_ended_elsewhere_are_told(cli: Cli, jobs: JobRegistry) -> None:
+    """A runner reports that tasks have ended before it stores how: `status` counts them, the table not yet."""
+    add_job(jobs, "job", [{"x": 1}, {"x": 2}], n_replicates=3)
+    Ledger(jobs.store)(attempt(0), attempt(1, "failed"))
+    leave_scalars(jobs, "job", {0: {"loss": 1.5}})
+    jobs.update_progress("job", 2, tasks_failed=2)
+    said = "2 more tasks have ended: the values follow within seconds."
+    document = cli("results", "job", "--by", "set", "--json").json
+    assert (document["tasks"]["done"], document["tasks"]["waiting"], said in document["notes"]) == (1, 4, True)
+    assert said in cli("results", "job", "--table", "-").err.splitlines()
+    assert said in cli("results", "job", "--sql", "SELECT 1").err.splitlines()
+    Ledger(jobs.store, run="cd")(attempt(2), attempt(3, "failed"))
+    leave_scalars(jobs, "job", {2: {"loss": 2.5}}, number=1)
+    assert said not in cli("results", "job", "--by", "set").err
+    jobs.finalize_job("job", "partial")
+    cli.clock.advance(minutes=2)
+    document = cli("results", "job", "--by", "set", "--json").json
+    assert (document["tasks"]["missing"], document["tasks"]["waiting"]) == (2, 0)
 
 
 def test_the_tasks_of_a_query_are_those_of_the_table(cli: Cli, family: str) -> None:

@@ -154,8 +154,13 @@ def test_sets_of_the_api_are_those_of_the_command(web: Web, cli: Cli, remote: Re
         expected = cli.ok("results", "night", "--by", "set", "--json", "--limit", "0", *flags).json
         found = web.get(f"/api/v1/sets?job=night{query}").get_json()
         assert {**found, "data": ""} == {**expected, "data": ""}
+        assert (found["data"], found["stale"]) == ("read just now", False)
         in_pages = pages(web, f"/api/v1/sets?job=night&limit=7{query}")
         assert [row for page in in_pages for row in page["sets"]] == expected["sets"]
+    web.site.results.put("night", read_results("night", web.app)._replace(state=()))  # more is known by now
+    cli.clock.advance(minutes=2)
+    found = web.get("/api/v1/sets?job=night").get_json()
+    assert (found["data"], found["stale"]) == ("read 2m ago", True)
 
 
 def test_results_that_were_not_read_are_read_for_the_next_request(web: Web, remote: Remote) -> None:

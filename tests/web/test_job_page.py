@@ -463,6 +463,23 @@ def test_an_order_that_no_column_has_is_a_bad_request(grid: Web) -> None:
     assert (answer.status_code, "invalid scalar &#39;peak&#39;" in answer.text) == (400, True)
 
 
+def test_the_page_counts_a_repeated_simulation_once(web: Web, cli: Cli, remote: Remote) -> None:
+    """Banner and table have the same numbers: the third set repeats the first one."""
+    sets = [{"x": 1}, {"x": 2}, {"x": 1}]
+    run_study(
+        remote.jobs,
+        "sobol",
+        sets,
+        lambda task: "failed" if task.number == 0 else "succeeded" if task.number == 1 else None,
+        lambda task: {"y": 1.5},
+        n_replicates=1,
+    )
+    cli.ok("sync", "-q")
+    page = web.complete("/jobs/sobol/results")
+    assert "1 of 2 tasks failed" in page
+    assert cli("results", "sobol", "--by", "set", "--json").json["tasks"]["failed"] == 1
+
+
 def test_results_of_a_family_are_one_table(web: Web, cli: Cli, remote: Remote) -> None:
     """Those of the child, and of its parent where that did the task."""
     sets = [{"x": number} for number in range(20)]

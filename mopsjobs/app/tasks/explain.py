@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from mopsjobs.app.run.app import App
 from mopsjobs.app.tasks.result_sets import ResultSets
 from mopsjobs.app.tasks.results_table import SUCCEEDED
+from mopsjobs.cache.queries.task_filters import WAITING
 from mopsjobs.ledger.attempt import FAILED_OUTCOMES
 from mopsjobs.studies.explaining import Explanation, SetValues, explain_extremes
 from mopsjobs.studies.separating import Finding
@@ -30,7 +31,7 @@ class Explained(NamedTuple):
     highest: bool
     found: Explanation
     left_out: dict[str, int]
-    """Tasks that count for no set: `failed`, `missing`, and `not_finite`, which have no such number."""
+    """Tasks that count for no set: `failed`, `missing`, `waiting`, and `not_finite`, which have no such number."""
     age: str
     is_complete: bool
     """Whether no values of tasks that succeeded are lacking."""
@@ -79,7 +80,9 @@ class Explained(NamedTuple):
 
     def notes(self) -> list[str]:
         """Return what is left out, as a sentence; nothing if that is nothing."""
-        parts = [pluralize(count, f"{how} task") for how in ("failed", "missing") if (count := self.left_out[how])]
+        parts = [
+            pluralize(count, f"{how} task") for how in ("failed", "missing", "waiting") if (count := self.left_out[how])
+        ]
         if count := self.left_out["not_finite"]:
             parts.append(f"{pluralize(count, 'task')} without a finite {self.scalar}")
         if self.found.too_few:
@@ -112,10 +115,10 @@ def explain_scalar(table: ResultSets, name: str) -> Explained:
     scalar = table.find_scalar(name.removeprefix("-"))
     parameters = [parameter for parameter, _ in table.parameters]
     sets: dict[str, SetValues] = {}
-    left_out = Counter(failed=0, missing=0, not_finite=0)
+    left_out = Counter(failed=0, missing=0, waiting=0, not_finite=0)
     for param_id, params, status, value in table.values_of(scalar):
         if status != SUCCEEDED:
-            left_out["failed" if status in FAILED_OUTCOMES else "missing"] += 1
+            left_out["failed" if status in FAILED_OUTCOMES else WAITING if status == WAITING else "missing"] += 1
         elif not isinstance(value, (int, float)) or not math.isfinite(value):
             left_out["not_finite"] += 1
         else:

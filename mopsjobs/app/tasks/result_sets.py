@@ -30,6 +30,7 @@ from mopsjobs.app.tasks.results_table import (
     OnProgress,
     ResultsTable,
     TableRow,
+    describe_unread,
     find_results,
     plain_columns,
     quantile,
@@ -37,6 +38,7 @@ from mopsjobs.app.tasks.results_table import (
     state_of_jobs,
 )
 from mopsjobs.cache.queries import user_sql
+from mopsjobs.cache.queries.task_filters import WAITING
 from mopsjobs.cache.queries.tasks import TaskQuery, temporary_database
 from mopsjobs.errors import UsageError
 from mopsjobs.ledger.attempt import FAILED_OUTCOMES
@@ -51,7 +53,7 @@ from mopsjobs.utils.times import json_time
 
 T = TypeVar("T")
 
-FORMAT = 2
+FORMAT = 3
 """Of the file. One of another format is made anew."""
 
 MAX_FILES = 20
@@ -61,8 +63,8 @@ MAX_FILES_BYTES = 2**30
 SETS_VERSION = 1
 """The `schema_version` of `results --by set --json`."""
 
-COUNTS = ("tasks", "done", "failed", "missing")
-"""Columns of a parameter set: its tasks, and how many of them succeeded, failed, or did neither so far."""
+COUNTS = ("tasks", "done", "failed", "missing", "waiting")
+"""Columns of a parameter set: its tasks, and how many of them succeeded, failed, are missing, or wait for their end."""
 
 STATISTICS = (("n", "integer"), ("n_nan", "integer"), ("mean", "number"), ("sd", "number"), ("half_width", "number"))
 """Columns of each scalar that is a number, after its name and a dot: the fields of `Summary`."""
@@ -114,6 +116,7 @@ class Totals(NamedTuple):
     done: int
     failed: int
     missing: int
+    waiting: int
 
 
 class SetsDocument(TypedDict):
@@ -221,7 +224,11 @@ class ResultSets:
         self.problems: list[str] = about["problems"]
         """What the table lacks, as sentences."""
         self.is_partial: bool = about["is_partial"]
+        self.unread: int = about["unread"]
+        """Tasks that have ended, and whose ends are not in the store yet."""
         self.age: str = about["age"]
+        self.is_stale: bool = about["is_stale"]
+        """Whether more is known by now."""
         self.quantiles: tuple[float, ...] = ()
         self._table = "set_row"
 
@@ -355,9 +362,11 @@ class ResultSets:
         """Return what the numbers leave out, as sentences."""
         totals = self.totals()
         notes = []
-        ends = (("failed", totals.failed), ("missing", totals.missing))
+        ends = (("failed", totals.failed), ("missing", totals.missing), ("waiting", totals.waiting))
         if left := [f"{count:,} {what}" for what, count in ends if count]:
-            notes.append(f"{' and '.join(left)} of {pluralize(totals.tasks, 'task')}: the means leave them out.")
+            which = " and ".join(filter(None, [", ".join(left[:-1]), left[-1]]))
+            notes.append(f"{which} of {pluralize(totals.tasks, 'task')}: the means leave them out.")
+        notes += describe_unread(self.unread)
         places = [place for place, one in enumerate(self.numbers) if not one.is_finite]
         sums = ", ".join(f"total(x{place})" for place in places) or "0"
         counts = self._database.execute(f"SELECT {sums} FROM set_row").fetchone()  # noqa: S608 - names of our own
@@ -474,15 +483,26 @@ class ResultSets:
         return columns
 
 
-def sets_document(sets: ResultSets, page: SetPage, app: App) -> dict[str, object]:
-    """Return the document of `results --by set --json`."""
+def sets_document(
+    sets: ResultSets, page: SetPage, app: App, *, age: str | None = None, stale: bool | None = None
+) -> dict[str, object]:
+    """Return the document of `results --by set --json`.
+
+    Args:
+        sets: the table.
+        page: its rows.
+        app: the run.
+        age: the age of a table that was made earlier, in words.
+        stale: whether more is known by now than when it was made.
+    """
     names = [column.name for column in page.columns]
     order, standing = page.order, page.standing
     rows = [dict(zip(names, row, strict=True)) for row in page.rows]
     return {
         "schema_version": SETS_VERSION,
         "generated_at": json_time(app.now()),
-        "data": sets.age,
+        "data": sets.age if age is None else age,
+        "stale": sets.is_stale if stale is None else stale,
         "registry": app.settings.registry_id,
         "jobs": sets.job_ids,
         "confidence": CONFIDENCE,
@@ -515,7 +535,9 @@ def read_result_sets(
     with contextlib.suppress(sqlite3.DatabaseError), _open_kept(*file) as kept:  # a power cut may have damaged it
         if kept is not None:
             sets, newest = ResultSets(kept), families[0][0]
-            sets.age = newest.read(TaskQuery(), lambda tasks: newest.describe_age(tasks.ledger))
+            sets.age, sets.is_stale = newest.read(
+                TaskQuery(), lambda tasks: (newest.describe_age(tasks.ledger), newest.is_stale(tasks.ledger))
+            )
             return view(sets)
     return read_results_table(families, app, lambda table: make_sets(table, *file, view), policy, on_progress)
 
@@ -637,7 +659,9 @@ def _fill(table: ResultsTable, database: sqlite3.Connection, state: str) -> None
         "repeated": 0 if simulations is None else simulations.repeated,
         "problems": table.problems(),
         "is_partial": table.is_partial,
+        "unread": table.tasks_unread,
         "age": table.describe_age(),
+        "is_stale": table.is_stale,
     }
     database.execute("INSERT INTO about VALUES (?)", (json.dumps(document),))
     database.execute("COMMIT")
@@ -701,7 +725,8 @@ def _fill_sets(database: sqlite3.Connection, table: str, scalars: Sequence[Scala
             _, statuses, error_keys, errors, *values = zip(*of_set, strict=True)
             ends = Counter(statuses)
             failed = sum(ends[outcome] for outcome in FAILED_OUTCOMES)
-            counts = (len(statuses), ends[SUCCEEDED], failed, len(statuses) - ends[SUCCEEDED] - failed)
+            done, waiting = ends[SUCCEEDED], ends[WAITING]
+            counts = (len(statuses), done, failed, len(statuses) - done - failed - waiting, waiting)
             statistics: list[object] = []
             for column in values:
                 found = [float(value) for value in column if value is not None]
@@ -710,7 +735,7 @@ def _fill_sets(database: sqlite3.Connection, table: str, scalars: Sequence[Scala
                 statistics += [quantile(ordered, one) if ordered else None for one in quantiles]
             yield (number, *counts, _worst_error(error_keys, errors), *statistics)
 
-    width = 6 + len(places) * (len(STATISTICS) + len(quantiles))
+    width = 2 + len(COUNTS) + len(places) * (len(STATISTICS) + len(quantiles))
     database.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * width)})", rows())  # noqa: S608 - names of our own
 
 

@@ -27,7 +27,7 @@ from mopsjobs.cache.job_json import reused_tasks
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries.families import MAX_MEMBERS
 from mopsjobs.cache.queries.ledgers import count_chunks, count_lost, count_succeeded, read_ledger
-from mopsjobs.cache.queries.task_filters import MISSING
+from mopsjobs.cache.queries.task_filters import MISSING, WAITING
 from mopsjobs.cache.queries.tasks import ListedTask, Simulations, TaskList, TaskQuery, temporary_database
 from mopsjobs.cache.sync.scalars import (
     LEFT_OUT_NUMBER,
@@ -58,7 +58,7 @@ from mopsjobs.studies.results import count_tasks, parameter_columns, read_output
 from mopsjobs.studies.study import param_id
 from mopsjobs.utils.scalar_keys import path_of
 from mopsjobs.utils.table_files import Column, free_name, kind_of
-from mopsjobs.utils.text import error_line, pluralize
+from mopsjobs.utils.text import describe_duplicates, error_line, pluralize
 
 T = TypeVar("T")
 OnProgress = Callable[[int], None] | None
@@ -129,6 +129,8 @@ class ResultsTable:
         self._reader = reader
         self._parameter_kinds: dict[str, set[str]] = {}
         self._tasks_lost = 0
+        self.tasks_unread = 0
+        """Tasks that have ended by the records of the jobs, and whose ends are not in the store yet."""
         self.simulations = simulations
         """None if no task of the jobs repeats another one."""
         self._owners = {one.job.job_id: family[0].job.job_id for family in families for one in family}
@@ -196,6 +198,20 @@ class ResultsTable:
         """Return the age of the tasks of the newest job in words."""
         newest = self._families[0][0]
         return newest.job.describe_age(newest.tasks.ledger)
+
+    @property
+    def is_stale(self) -> bool:
+        """Return whether the tasks of the newest job are older than they should be."""
+        newest = self._families[0][0]
+        return newest.job.is_stale(newest.tasks.ledger)
+
+    def notes(self) -> list[str]:
+        """Return which rows repeat others, and which are yet to come, as sentences."""
+        some = self.simulations
+        if some is None or not some.repeated:
+            return describe_unread(self.tasks_unread)
+        repeats = describe_duplicates(some.repeated, len(self._families))
+        return [f"{pluralize(some.tasks, 'task')}{repeats}; see column repeats", *describe_unread(self.tasks_unread)]
 
     @property
     def tasks_lost(self) -> int:
@@ -289,12 +305,13 @@ class ResultsTable:
         """Learn the kinds of parameters, which tasks succeeded, and how many have lost their outputs."""
         params: object = None
         missing: Counter[int] = Counter()
+        ended: Counter[int] = Counter()
         for row in self.tasks():
             task = row.task
             if self.simulations is not None:
                 self.simulations.add(*self._simulation_of(row))
-            if task.row.outcome == MISSING:
-                missing[row.member.number] += 1
+            missing[row.member.number] += task.row.outcome == MISSING
+            ended[row.member.number] += task.row.outcome not in (MISSING, WAITING)
             if task.params is not params:
                 params = task.params
                 learn_kinds(self._parameter_kinds, task.params)
@@ -303,6 +320,15 @@ class ResultsTable:
         for member in itertools.chain.from_iterable(self._families):
             if count := missing[member.number]:  # later jobs may have done again what this one has lost
                 self._tasks_lost += min(count, count_lost(member.job.job))
+            if (job := member.job.job)["is_active"]:
+                reported = int(str(job["tasks_completed"])) + int(str(job["tasks_failed"] or 0))
+                self.tasks_unread += max(0, reported - ended[member.number])
+
+
+def describe_unread(count: int) -> list[str]:
+    """Return the sentence about tasks that have ended and are not in the table yet; none without such tasks."""
+    have = "has" if count == 1 else "have"
+    return [f"{pluralize(count, 'more task')} {have} ended: the values follow within seconds."] if count else []
 
 
 def plain_columns(kinds: Iterable[tuple[str, str]]) -> list[Column]:
@@ -541,7 +567,8 @@ def state_of_jobs(connection: sqlite3.Connection, jobs: Iterable[Mapping[str, ob
         succeeded = count_succeeded(connection, str(job["job_id"])) if reused else 0  # less without outputs of a source
         known += tuple(count_chunks(connection, source) for source in sources)  # a prune may take these alone
         # A job may be removed by hand, and its id given to another one.
-        state.append((job["job_id"], job["created_at"], job["tasks_completed"], job["is_active"], succeeded, *known))
+        facts = ("job_id", "created_at", "tasks_completed", "tasks_failed", "is_active")
+        state.append((*(job[name] for name in facts), succeeded, *known))
     return tuple(state)
 
 

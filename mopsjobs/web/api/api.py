@@ -26,7 +26,7 @@ from mopsjobs.cache.queries.task_filters import Place, invalid_cursor
 from mopsjobs.console.result import Document
 from mopsjobs.errors import NoManifestError, UsageError, command_line
 from mopsjobs.utils.table_files import json_objects, type_of
-from mopsjobs.utils.times import json_time, json_timestamp
+from mopsjobs.utils.times import human_age, json_time, json_timestamp
 from mopsjobs.web.api.openapi import (
     ATTEMPTS,
     EVENTS,
@@ -237,13 +237,15 @@ class _Handlers:
         found = self._find_results(query["job"])
         if isinstance(found, Response):
             return found
-        job_id, results, _ = found
+        job_id, results, reading = found
         sets, skip, limit = results.table, query["skip"], query["limit"]
         if sets is None:
             return problem(503, "Unavailable", f"The parameter sets of {job_id} are not known.", None)
         page = sets.page(SetChoice(query["sort"], query["best"], query["worst"], skip + limit))
         page = page._replace(rows=islice(page.rows, skip, None))
-        content = sets_document(sets, page, self._site.app)
+        app = self._site.app
+        age = human_age(app.now().timestamp() - results.made_at)
+        content = sets_document(sets, page, app, age=f"read {age}", stale=reading is not None)
         after = skip + limit if skip + limit < page.total else None
         return _page("".join(Document(content).pieces(None)), "skip", after)
 

@@ -336,9 +336,10 @@ class ResultsPage:
 
 
 def _left_out(results: Results) -> str | None:
-    """Return which tasks a mean leaves out, since they failed; None if none did."""
-    failed = results.kinds.count(0)
-    return describe_left_out(failed, len(results.kinds), results.separates) if failed else None
+    """Return which simulations a mean leaves out, since they failed, as the table counts them; None if none did."""
+    assert results.table is not None  # noqa: S101 - a page keeps no results without it
+    totals = results.table.totals()
+    return describe_left_out(totals.failed, totals.tasks, results.separates) if totals.failed else None
 
 
 def _replicates(results: Results, number: int) -> list[tuple[int, str, str]]:

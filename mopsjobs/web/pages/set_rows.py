@@ -11,7 +11,7 @@ from typing import Any
 
 from mopsjobs.app.tasks.result_sets import COUNTS, ERROR, ResultSets, SetChoice, SetOrder
 from mopsjobs.app.tasks.results_table import BEFORE
-from mopsjobs.cache.queries.task_filters import Condition, check_names
+from mopsjobs.cache.queries.task_filters import WAITING, Condition, check_names
 from mopsjobs.ledger.attempt import FAILED_OUTCOMES, Outcome
 from mopsjobs.utils.intervals import mean_text
 from mopsjobs.web.drawings.heat_map import FAILED, KIND_OF
@@ -175,7 +175,7 @@ def _filter(
     """Return what tells whether a set meets conditions, and has a task with one of some statuses."""
     columns = [column.name for column in sets.columns][len(BEFORE) :]
     names = [(name, column) for (name, _), column in zip(sets.parameters, columns, strict=False)]
-    known = {str(Outcome.SUCCEEDED): "done"} | dict.fromkeys(FAILED_OUTCOMES, "failed")
+    known = {str(Outcome.SUCCEEDED): "done", WAITING: WAITING} | dict.fromkeys(FAILED_OUTCOMES, "failed")
     counts = COUNTS[1:] if statuses is None else {known.get(status, "missing") for status in statuses}
 
     def passes(row: Row) -> bool:

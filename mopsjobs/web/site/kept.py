@@ -261,6 +261,7 @@ def _collect(table: ResultsTable, job_id: str, now: float, state: ResultsState) 
     places: dict[str, int] = {}
     sets: list[Mapping[str, Any]] = []
     set_of, tasks, kinds = array("L"), array("L"), array("B")
+    has_failed: list[bool | None] = []
     kept, rows = TableRows(), table.rows()
     while batch := list(islice(rows, BATCH)):
         for row in batch:
@@ -273,6 +274,7 @@ def _collect(table: ResultsTable, job_id: str, now: float, state: ResultsState) 
             tasks.append(_task_of(row))
             kinds.append(KIND_OF[str(row[begin + len(names) + STATUS])])
             is_repeated = table.simulations is not None and row[first - 1] is not None  # it counts once
+            has_failed.append(None if is_repeated else FAILED_OR_NOT.get(kinds[-1]))
             for place, numbers in values.items():
                 numbers.append(_number(None if is_repeated else row[first + place]))
         kept.add(batch)
@@ -293,7 +295,7 @@ def _collect(table: ResultsTable, job_id: str, now: float, state: ResultsState) 
         problems=table.problems(),
         tasks=tasks,
         kinds=kinds,
-        separates=separate_failed(sets, set_of, [FAILED_OR_NOT.get(kind) for kind in kinds]),
+        separates=separate_failed(sets, set_of, has_failed),
     )
 
 

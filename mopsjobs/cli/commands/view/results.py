@@ -324,9 +324,9 @@ def _with_warnings(families: Sequence[Sequence[JobTasks]], app: App, read: Calla
     return result
 
 
-def _duplicates_note(tasks: int, duplicates: int, jobs: int = 1) -> list[str]:
+def _duplicates_note(tasks: int, duplicates: int) -> list[str]:
     """Return the line that says why there are fewer outputs than tasks; none if no tasks share their outputs."""
-    return [pluralize(tasks, "task") + describe_duplicates(duplicates, jobs)] if duplicates else []
+    return [pluralize(tasks, "task") + describe_duplicates(duplicates)] if duplicates else []
 
 
 def _table(args: argparse.Namespace, app: App) -> Result:
@@ -339,18 +339,11 @@ def _table(args: argparse.Namespace, app: App) -> Result:
     def view(table: ResultsTable) -> Result:
         note = _write_rows(args.table, table.columns, table.rows(), app, args.python)
         notes = [f"{note}; data: {table.describe_age()}" if args.offline else note]
-        notes = _repeats_note(table) + notes
+        notes = table.notes() + notes
         exit_code = EXIT_PARTLY_DONE if table.is_partial else EXIT_DONE
         return Result(notes=notes, warnings=table.problems(), exit_code=exit_code)
 
     return _with_warnings(families, app, lambda said: read_results_table(families, app, view, policy, said))
-
-
-def _repeats_note(table: ResultsTable) -> list[str]:
-    """Return the line that says how to leave out tasks that repeat an earlier one; none without such tasks."""
-    some = table.simulations
-    lines = [] if some is None else _duplicates_note(some.tasks, some.repeated, len(table.family_ids))
-    return [f"{line}; see column repeats" for line in lines]
 
 
 def _sql(args: argparse.Namespace, app: App) -> Result:
@@ -370,7 +363,7 @@ def _sql(args: argparse.Namespace, app: App) -> Result:
                 lambda rows, is_cut: head | rows_document(columns, rows, is_cut=is_cut),
                 f"data: {results.describe_age()}",
             )
-        result.notes = [*result.notes, *_repeats_note(results), *answer.notes]
+        result.notes = [*result.notes, *results.notes(), *answer.notes]
         result.warnings = [*results.problems(), *series.problems]
         result.exit_code = EXIT_PARTLY_DONE if results.is_partial or series.problems else EXIT_DONE
         return result
