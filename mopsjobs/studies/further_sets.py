@@ -1,4 +1,4 @@
-"""Find a condition that too few failed parameter sets cannot prove, and the further sets that would decide it.
+"""Find a condition that too few failed parameter sets cannot prove, and the further sets that would settle it.
 
 **The suspected condition** is the one that `separating` would name at `SUSPECTED_RATE` in place of its own rate.
 
@@ -7,8 +7,9 @@ a number lies near the cut. Each is a drawn set of the study, with the condition
 all values are those of the study, and the search has no more conditions to correct for. If no such set is new, as in a
 full grid, numbers are drawn between those of two sets, whole ones from whole ones.
 
-**How many** is the least even number with which the test of `separating` names a condition. Further sets are taken to
-fail at the rates seen so far, inside and outside of the suspected condition. Nothing is suspected if `MAX_FURTHER` are
+**How many** is `MARGIN` times the least even number with which the test of `separating` names a condition. Further sets
+are taken to fail at the rates seen so far, inside and outside of the suspected condition. One that is fitted to few
+sets looks better than it is, so the least number proves only two of three. Nothing is suspected if `MAX_FURTHER` are
 too few.
 """
 
@@ -23,8 +24,11 @@ from mopsjobs.studies.conditions import Comparison, Condition, is_number
 from mopsjobs.studies.separating import RATE, SetOutcomes, best_condition, compare_sets
 from mopsjobs.studies.study import param_id
 
-SUSPECTED_RATE = 0.5
-"""How often chance may give a suspected condition. The test is careful: it gives one in some 5 %."""
+SUSPECTED_RATE = 1.0
+"""How often chance may give a suspected condition. The test is careful: it gives one in 6 to 15 %."""
+
+MARGIN = 2
+"""How many times the least number of further sets there are."""
 
 MAX_FURTHER = 40
 
@@ -68,7 +72,7 @@ def find_suspicion(sets: Sequence[SetOutcomes], key: str) -> Suspicion | None:
     least = _least_number(compared, further)
     if least is None:
         return None
-    return Suspicion(condition, sum(failed), [dict(one.params) for one in further[:least]])
+    return Suspicion(condition, sum(failed), [dict(one.params) for one in further[: MARGIN * least]])
 
 
 def _with_outcomes(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from mopsjobs.errors import EXIT_USAGE
 from mopsjobs.ledger.attempt import Attempt, AttemptError, error_signature
 from mopsjobs.studies import separating
 from support.cli import Cli, Remote, add
-from support.ledgers import Ledger, add_job, attempt
+from support.ledgers import Ledger, add_job, attempt, leave_scalars
 
 Cause = Callable[[int, dict[str, Any]], tuple[str, str | None, str] | None]
 
@@ -219,23 +219,90 @@ def test_an_error_of_several_jobs_is_one_group(cli: Cli, remote: Remote) -> None
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["job", "--more", "-"], "No study for --more: no condition is suspected of the failed tasks of job."),
-        (["job", "--more", "{}"], "exists: name another file for the study."),
-        (["job", "--more", "-", "--offline"], "--more does not work with --offline: the cache has no study."),
-        (["--more", "-"], "--more needs one JOB."),
-        (["job", "job", "--more", "-"], "--more needs one JOB."),
+        (["job", "--design"], "No design: no condition is suspected of the failed tasks of job."),
+        (["job", "--design", "--offline"], "--design does not work with --offline: the cache has no study."),
+        (["--design"], "--design needs one JOB."),
+        (["job", "job", "--design"], "--design needs one JOB."),
+        (["job", "--within", "peak=5%"], "--within needs --design."),
+        *(
+            (["job", "--design", "--within", text], f"invalid --within '{text}': expected SCALAR=WIDTH or SCALAR=P%")
+            for text in ("peak", "peak=", "=5%", "peak=0", "peak=-1", "peak=5 %", "peak=nan")
+        ),
+        (["job", "--design", "--within", "a=1", "--within", "a=5%"], "--within names a twice."),
+        (["job", "--design", "--within", "peak=5%"], "invalid scalar 'peak': no task has left a number so far."),
     ],
 )
-def test_a_study_that_cannot_be_written_is_refused(
-    cli: Cli, remote: Remote, tmp_path: Path, flags: list[str], message: str
-) -> None:
-    """Nothing is suspected, or the file may be the user's own."""
+def test_a_study_that_cannot_be_designed_is_refused(cli: Cli, remote: Remote, flags: list[str], message: str) -> None:
+    """In one sentence, and nothing is printed."""
     run_job(remote, "job", draw_sets(5), lambda *_: None)
-    (tmp_path / "study.json").write_text("mine")
-    ran = cli("failures", *(flag.format(tmp_path / "study.json") for flag in flags))
+    ran = cli("failures", *flags)
     assert (ran.code, ran.out) == (EXIT_USAGE, "")
     assert message in ran.err
-    assert (tmp_path / "study.json").read_text() == "mine"
+
+
+def test_a_design_with_more_replicates_follows_from_the_spread_so_far(cli: Cli, remote: Remote) -> None:
+    """Set by set: the spreads are 0, 1 and 2, and a half-width of 0.5 takes 2, 18 and 64 replicates."""
+    add_job(remote.jobs, "job", [{"x": number} for number in range(3)], n_replicates=4)
+    Ledger(remote.store.inner, "job")(*map(attempt, range(12)))
+    root = math.sqrt(3 / 4)
+    leave_scalars(
+        remote.jobs, "job", {task: {"peak": 10 + task // 4 * root * (-1) ** task, "r": task} for task in range(12)}
+    )
+    remote.jobs.update_status("job", "succeeded")
+    ran = cli.ok("failures", "job", "--design", "--within", "peak=5%", "--within", "r=100")
+    until = {"peak": {"confidence": 0.95, "relative": 0.05}, "r": {"confidence": 0.95, "absolute": 100.0}}
+    assert ran.json["n_replicates"] == {"min": 4, "max": 130, "until": until}
+    assert [one["params"] for one in ran.json["parameter_sets"]] == [{"x": 0}, {"x": 1}, {"x": 2}]
+    assert "2 of 3 sets need more than 4 replicates, by their spread so far: n = (t sd / width)^2." in ran.err
+    assert "About 86 tasks in all, of which job has 12." in ran.err
+
+
+CORNERS = 20
+
+
+def in_corner(_task: int, params: dict[str, Any]) -> tuple[str, str, str] | None:
+    return ("ValueError", "model.py:21", "no bed") if params["p0"] > 0.5 and params["p1"] > 0.5 else None
+
+
+def planted(seed: int, parameters: int = 4, sets: int = 20, in_it: int = 5) -> list[dict[str, Any]]:
+    """Return drawn parameter sets, of which some are in the corner."""
+    draw = random.Random(seed)
+    while True:
+        drawn = [
+            {"params": {f"p{number}": round(draw.random(), 4) for number in range(parameters)}} for _ in range(sets)
+        ]
+        if sum(in_corner(0, one["params"]) is not None for one in drawn) == in_it:
+            return drawn
+
+
+def test_one_design_names_most_corners_of_five_in_twenty_sets(cli: Cli, remote: Remote) -> None:
+    """A user follows the printed study once. Then at least 15 of 20 planted corners are named, and none wrongly."""
+
+    def named(job_id: str) -> list[str]:
+        (group,) = cli.ok("failures", job_id, "--json", "--refresh").json["groups"]
+        return [one["condition"] for one in group["separates"]]
+
+    before = after = designed = wrong = 0
+    added = []
+    for seed in range(CORNERS):
+        sets = planted(seed)
+        run_job(remote, f"job-{seed}", sets, in_corner)
+        found = named(f"job-{seed}")
+        before += bool(found)
+        ran = cli("failures", f"job-{seed}", "--design")
+        if not found and ran.code == 0:
+            more = ran.json["parameter_sets"]
+            assert more[: len(sets)] == sets
+            designed += 1
+            added.append(len(more) - len(sets))
+            assert f"{added[-1]} further parameter sets ({added[-1]} tasks), inside and beside p" in ran.err
+            run_job(remote, f"more-{seed}", more, in_corner)
+            found = named(f"more-{seed}")
+        after += bool(found)
+        wrong += any("p2" in one or "p3" in one for one in found)
+    sizes = f"{designed} designs of {min(added)} to {max(added)} sets"
+    print(f"{CORNERS} corners of 5 in 20 sets: {before} named; {sizes}; {after} named after one, {wrong} wrongly")
+    assert (after >= 15, wrong) == (True, 0)
 
 
 def test_a_job_that_mops_jobs_did_not_submit_is_left_out(cli: Cli, remote: Remote) -> None:

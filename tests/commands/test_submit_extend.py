@@ -72,26 +72,26 @@ def test_more_replicates_and_sets_run_only_what_is_new(ran: Desk, calls_file: Pa
 
 
 def test_the_study_of_failures_with_more_sets_proves_their_region(desk: Desk, tmp_path: Path) -> None:
-    """`failures --more` writes it, `submit --extend` runs it as it is, and the failures of both have a condition."""
+    """`failures --design` prints it, `submit --extend` runs it as it is, and the failures of both have a condition."""
     draw = random.Random(3)
     sets = [{"x": draw.randrange(5), "rate": round(draw.random(), 3), "mode": draw.choice("xyz")} for _ in range(20)]
     failing = 'if params["x"] >= 3 and params["rate"] > 0.5: raise ValueError("no bed")'
     (desk.home / "model.py").write_text(f"def simulate(params, seed):\n    {failing}\n    return {{}}\n")
     desk.submit(sets, n_replicates=2)
     assert desk.ended() == "partial"
-    more = str(tmp_path / "more.json")
+    more = tmp_path / "more.json"
     ran = desk.ok("failures", "job")
-    assert "8 failed sets are too few to name a region: about 4 more near x > 2 and rate > 0.4 would tell" in ran.out
-    assert "Write a study with 4 further parameter sets: mops-jobs failures job --more more.json" in ran.lines
-    said = desk.ok("failures", "job", "--more", more).err
-    assert f"The study of job with 4 further parameter sets: {more}\n" in said
-    command = ["submit", more, "--extend", "job"]
-    assert f"Run them: mops-jobs {' '.join(command)}\n" in said
+    assert "8 failed sets are too few to name a region: about 8 more near x > 2 and rate > 0.4 would tell" in ran.out
+    assert "Print a study with 8 further parameter sets: mops-jobs failures job --design" in ran.lines
+    ran = desk.ok("failures", "job", "--design")
+    assert "8 further parameter sets (16 tasks), inside and beside x > 2 and rate > 0.4: " in ran.err
+    assert "Run them from more.json, if this was written there: mops-jobs submit more.json --extend job\n" in ran.err
+    more.write_text(ran.out)
     desk.launched.add("more")
-    assert "24 of 48 tasks reused from job\n" in desk.ok(*command, "--job-id", "more").err
+    assert "24 of 56 tasks reused from job\n" in desk.ok("submit", str(more), "--extend", "job", "--job-id", "more").err
     assert desk.ended("more") == "partial"
-    assert "all 20 have x > 2 and rate > 0.4; no other has" in desk.ok("failures", "more").out
-    assert desk("failures", "more", "--more", "-").code == EXIT_USAGE
+    assert "all 24 have x > 2 and rate > 0.4; no other has" in desk.ok("failures", "more").out
+    assert desk("failures", "more", "--design").code == EXIT_USAGE
 
 
 def test_a_job_of_known_tasks_alone_runs_none(ran: Desk, calls_file: Path) -> None:

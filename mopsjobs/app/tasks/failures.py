@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import sqlite3
 from collections import Counter
@@ -37,12 +36,11 @@ from mopsjobs.errors import (
     RecordError,
     StoreAccessError,
     StoreUnavailableError,
-    UsageError,
     command_line,
 )
 from mopsjobs.ledger.attempt import error_signature
 from mopsjobs.studies.separating import Finding, Separation, SetOutcomes
-from mopsjobs.studies.study import ParameterSet, Study, param_id
+from mopsjobs.studies.study import param_id
 from mopsjobs.utils.text import join_first, pluralize
 from mopsjobs.utils.times import json_timestamp
 
@@ -367,7 +365,7 @@ def commands_after(failures: Failures, app: App) -> list[tuple[str, str]]:
     more = []
     if further := further_sets(failures, job_id):
         count = pluralize(len(further), "further parameter set")
-        more = [(f"Write a study with {count}", command_line("failures", job_id, "--more more.json"))]
+        more = [(f"Print a study with {count}", command_line("failures", job_id, "--design"))]
 
     def view(connection: sqlite3.Connection) -> list[tuple[str, str]]:
         job = newest = job_queries.find_job(connection, job_id, now=now)
@@ -385,7 +383,7 @@ def commands_after(failures: Failures, app: App) -> list[tuple[str, str]]:
 
 
 def further_sets(failures: Failures, job_id: str) -> list[dict[str, Any]]:
-    """Return the parameter sets that would decide what is suspected of a job, each once."""
+    """Return the parameter sets that would settle what is suspected of a job, each once."""
     sets = (
         params
         for group in failures.groups
@@ -394,28 +392,6 @@ def further_sets(failures: Failures, job_id: str) -> list[dict[str, Any]]:
         for params in one["further_sets"]
     )
     return list({param_id(params): params for params in sets}.values())
-
-
-def extended_study(failures: Failures, app: App) -> tuple[str, Study]:
-    """Return a job, and its study with the further sets that would decide what is suspected, for `--extend`.
-
-    A further set has as many tasks as the first set of the study, with the same seeds if the study names them.
-
-    Raises:
-        UsageError: if nothing is suspected.
-        StoreError: if the study cannot be read.
-    """
-    from mopsjobs.studies.manifest import load_manifest  # here: few views need it
-
-    [job_id] = failures.by_job
-    further = further_sets(failures, job_id)
-    if not further:
-        raise UsageError(f"No study for --more: no condition is suspected of the failed tasks of {job_id}.")
-    study = load_manifest(app.store, job_id).study
-    first = study.parameter_sets[0].param_id
-    seeds = [one.seed for one in study.parameter_sets if one.param_id == first]
-    sets = [ParameterSet(param_id(params), params, seed) for params in further for seed in seeds]
-    return job_id, dataclasses.replace(study, parameter_sets=(*study.parameter_sets, *sets))
 
 
 def _keep(connection: sqlite3.Connection, new: NewFailures) -> None:

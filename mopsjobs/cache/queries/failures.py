@@ -21,7 +21,7 @@ from mopsjobs.studies.further_sets import find_suspicion
 from mopsjobs.studies.separating import Finding, Separation, SetOutcomes
 from mopsjobs.utils.ranges import is_in_ranges
 
-VERSION = 7
+VERSION = 8
 """Of the kept form, and of the way in which it is made."""
 
 _HAVE_FAILED_TASKS = "json_extract(record, '$.tasks_failed') > 0"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from mopsjobs.app.run.app import App
+from mopsjobs.app.run.freshness import FreshnessPolicy
 from mopsjobs.app.run.job_arguments import DEFAULT_LIMIT
 from mopsjobs.app.tasks.failures import (
     Failures,
@@ -15,10 +16,8 @@ from mopsjobs.app.tasks.failures import (
     commands_after,
     describe_condition,
     describe_suspicion,
-    extended_study,
     failures_of_filter,
     failures_of_jobs,
-    further_sets,
 )
 from mopsjobs.cli.flags import (
     add_filter_flags,
@@ -32,7 +31,6 @@ from mopsjobs.cli.flags import (
 from mopsjobs.console.result import Document, RawText, Result, Text
 from mopsjobs.console.terminal import style_text
 from mopsjobs.errors import UsageError, command_line
-from mopsjobs.utils.files import replace_file
 from mopsjobs.utils.text import cut_to_length, pluralize
 from mopsjobs.utils.times import human_age
 
@@ -47,6 +45,7 @@ DESCRIPTION = (
 EXAMPLES = (
     "mops-jobs failures @latest",
     "mops-jobs failures --hours 48 --owner me",
+    "mops-jobs failures nightly-1 --design > more.json",
     "mops-jobs failures nightly-1 --json | jq -r '.groups[].separates[].condition'",
 )
 
@@ -71,10 +70,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--json", action="store_true", help="print one JSON document")
     how.add_argument(
-        "--more",
-        metavar="FILE",
-        help="write the study of one JOB with the further sets that would name a region, for submit --extend JOB;"
-        " - for stdout",
+        "--design",
+        action="store_true",
+        help="print the study of one JOB with further parameter sets that would settle a suspected region, for"
+        " submit --extend JOB",
+    )
+    parser.add_argument(
+        "--within",
+        metavar="SCALAR=WIDTH",
+        action="append",
+        default=[],
+        help="with --design, add replicates instead, until the 95 %% interval of the mean of this result is this wide,"
+        " plus or minus: 0.3, or 5%%; repeatable",
     )
     add_freshness_flags(parser)
 
@@ -83,15 +90,13 @@ def run(args: argparse.Namespace, app: App) -> Result:
     """Group failed tasks."""
     policy = freshness_policy(args)
     check_jobs_or_filters(args)
-    if args.more is not None:
-        _check_more(args)
+    if args.design or args.within:
+        return _design(args, app, policy)
     if args.job:
         failures = failures_of_jobs(args.job, app, policy)
     else:
         limit = DEFAULT_LIMIT if args.limit is None else args.limit
         failures = failures_of_filter(filter_of(args, app.now()), limit, app, policy, resumed=args.resumed)
-    if args.more is not None:
-        return _study(failures, args.more, app)
     result = Result(warnings=failures.warnings, notes=_notes(failures), exit_code=failures.freshness.exit_code)
     if args.json:
         result.body = Document(failures.to_json(app))
@@ -101,36 +106,32 @@ def run(args: argparse.Namespace, app: App) -> Result:
     return result
 
 
-def _check_more(args: argparse.Namespace) -> None:
-    """Refuse arguments with which no study can be written. An existing file may be the user's study.
+def _design(args: argparse.Namespace, app: App, policy: FreshnessPolicy) -> Result:
+    """Print a study with the next tasks.
 
     Raises:
-        UsageError: if they are such.
+        UsageError: if there is not one job, or nothing is suspected of it.
     """
+    if not args.design:
+        raise UsageError("--within needs --design.")
     if len(args.job) != 1:
-        raise UsageError("--more needs one JOB.")
+        raise UsageError("--design needs one JOB.")
     if args.offline:
-        raise UsageError("--more does not work with --offline: the cache has no study.")
-    if args.more != "-" and Path(args.more).exists():
-        raise UsageError(f"{args.more} exists: name another file for the study.")
+        raise UsageError("--design does not work with --offline: the cache has no study.")
+    from mopsjobs.app.tasks.design import design_regions, design_replicates, parse_target  # here: most views have none
 
-
-def _study(failures: Failures, path: str, app: App) -> Result:
-    """Write the study with further parameter sets."""
-    job_id, study = extended_study(failures, app)
-    text = json.dumps(study.to_dict(), indent=2, ensure_ascii=False) + "\n"
-    result = Result(warnings=failures.warnings)
-    if path == "-":
-        result.body = RawText(text)
-        return result
-    try:
-        replace_file(path, text.encode(), mode=0o666)
-    except OSError as error:
-        raise UsageError(f"Cannot write {path}: {error.strerror}.") from None
-    count = pluralize(len(further_sets(failures, job_id)), "further parameter set")
-    result.notes = [f"The study of {job_id} with {count}: {path}"]
-    result.notes.append(f"Run them: {command_line('submit', path, f'--extend {job_id}')}")
-    return result
+    targets = [parse_target(text) for text in args.within]
+    if twice := [name for name, count in Counter(one.scalar for one in targets).items() if count > 1]:
+        raise UsageError(f"--within names {twice[0]} twice.")
+    if targets:
+        design, warnings = design_replicates(args.job[0], targets, app, policy), []
+    else:
+        failures = failures_of_jobs(args.job, app, policy)
+        design, warnings = design_regions(failures, app), failures.warnings
+    run = command_line("submit", "more.json", f"--extend {design.job_id}")
+    notes = [*design.notes, f"Run them from more.json, if this was written there: {run}"]
+    text = json.dumps(design.document, indent=2, ensure_ascii=False) + "\n"
+    return Result(RawText(text), notes=notes, warnings=warnings)
 
 
 def _notes(failures: Failures) -> list[str]:
