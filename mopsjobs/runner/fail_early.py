@@ -305,7 +305,9 @@ class FailEarly:
         if hours is None or part is None or used < part * SECONDS:
             return None
         completed, failed, _ = self._tally()
-        if not self._has_withheld and (is_alone or completed + failed >= self._tasks_total):
+        state = self._reporter.state
+        total = (state and state.tasks_total) or self._tasks_total  # an adaptive study may need fewer
+        if not self._has_withheld and (is_alone or completed + failed >= total):
             return None
         return EarlyEnd(BUDGET, budget_reason(used, hours, part if is_alone else None))
 

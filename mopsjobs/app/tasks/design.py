@@ -23,7 +23,7 @@ from mopsjobs.app.tasks.result_sets import ResultSets, read_result_sets
 from mopsjobs.app.tasks.results_table import find_results
 from mopsjobs.errors import UsageError
 from mopsjobs.studies.manifest import load_manifest
-from mopsjobs.studies.precision import Target
+from mopsjobs.studies.precision import Precision, Target
 from mopsjobs.studies.study import ParameterSet, param_id
 from mopsjobs.utils.intervals import student_t
 from mopsjobs.utils.text import join_first, pluralize
@@ -105,22 +105,24 @@ def design_replicates(name: str, targets: Sequence[Target], app: App, policy: Fr
     study = load_manifest(app.store, families[0][0].job_id).study
     if any(one.seed is not None for one in study.parameter_sets):
         raise UsageError("No design: the study names its seeds, so a parameter set has no further replicates.")
-    needed = read_result_sets(families, app, lambda sets: _count_needed(sets, targets), policy)
-    least = max(2, study.n_replicates)
+    needed, done = read_result_sets(
+        families, app, lambda sets: (_count_needed(sets, targets), sets.totals().done), policy
+    )
+    least = study.n_replicates.min if isinstance(study.n_replicates, Precision) else max(2, study.n_replicates)
     most = max([least, *(MARGIN * count for count in needed if count is not None)])
     most = min(_round_up(most), max(MAX_REPLICATES, least))
-    asked = {"min": least, "max": most, "until": {one.scalar: _target_json(one) for one in targets}}
+    designed = dataclasses.replace(study, n_replicates=Precision(least, most, tuple(targets)))
     tasks = sum(least if count is None else min(max(least, count), most) for count in needed)
     open_sets = sum(count is not None and count > least for count in needed)
     job_id = families[0][0].job_id
     sets = f"{open_sets:,} of {pluralize(len(needed), 'set')} need more than {pluralize(least, 'replicate')}"
     notes = [
         f"{sets}, by their spread so far: n = (t sd / width)^2. The study has at most {most:,}.",
-        f"About {tasks:,} tasks in all, of which {job_id} has {study.tasks_total:,}.",
+        f"About {tasks:,} tasks in all, of which {done:,} are done.",
     ]
     if unknown := sum(count is None for count in needed):
         notes.append(f"{pluralize(unknown, 'set')} of these have no spread so far, or no mean to be relative to.")
-    return Design(job_id, study.to_dict() | {"n_replicates": asked}, notes)
+    return Design(job_id, designed.to_dict(), notes)
 
 
 def replicates_for(mean: float, sd: float, target: Target) -> int | None:
@@ -160,7 +162,3 @@ def _round_up(count: int) -> int:
     """Return a number of at most two significant digits that is not smaller."""
     unit = int("1" + "0" * max(0, len(str(count)) - 2))
     return -(-count // unit) * unit
-
-
-def _target_json(target: Target) -> dict[str, float]:
-    return {name: value for name, value in target._asdict().items() if isinstance(value, float)}
