@@ -21,6 +21,7 @@ KINDS = {
     "explain": "explaining",
     "precision": "precision",
     "packs": "packs",
+    "checkpoints": "checkpoints",
 }
 """Modules of this package, each with `run(trial) -> Iterator[Figure]`."""
 STORES = ("sqlite", "azure", "dynamodb", "s3", "moto")

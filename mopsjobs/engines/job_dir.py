@@ -13,6 +13,7 @@ submitted_at       when the job was submitted without the registry
 end_tried          when a listing last tried to end the job, since its runner had ended
 code/              unpacked bundles
 spool/N/           outputs of the tasks of shard N
+packages           the digest of the packages of the model in the last run; see ledger/environment.py
 checkpoints/       what tasks saved of their state; see runner/checkpoints.py
 ledger/N/          attempts at the tasks of shard N that are not in the store yet; see ledger/writer.py
 slurm.sh           the batch script of the last launch on Slurm
@@ -45,6 +46,7 @@ class JobDir:
         self.notify_names, self.submission_time = path / "notify.json", path / "submitted_at"
         self.outbox, self.end_tried = path / "outbox.db", path / "end_tried"
         self.code, self.drop, self.checkpoints = path / "code", path / "drop", path / "checkpoints"
+        self.packages = path / "packages"
 
     @classmethod
     def for_job(cls, job_id: str, env: Mapping[str, str]) -> JobDir:

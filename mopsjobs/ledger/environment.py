@@ -16,12 +16,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
+from pathlib import Path
 from typing import NamedTuple
 
 from mopsjobs.errors import RecordError, StoreUnavailableError
 from mopsjobs.registry.job_id import check_job_id
 from mopsjobs.registry.keys import ENVIRONMENT, belongs_to
 from mopsjobs.store.base import VersionedStore
+from mopsjobs.utils.files import replace_file
 from mopsjobs.utils.json_strict import read_json
 from mopsjobs.utils.text import strip_control_characters
 from mopsjobs.version import __version__
@@ -154,11 +156,13 @@ class EnvironmentNotes:
         _job_id: the job.
         _store: where the notes go. They do not go by the sender of outputs: what it refuses ends the job.
         _outbox: where a note waits if the store does not answer.
+        _path: takes the digest of `packages` for the next run; None: no run asks.
     """
 
     _job_id: str
     _store: VersionedStore
     _outbox: VersionedStore
+    _path: Path | None = None
 
     def __post_init__(self) -> None:
         self._threads: list[threading.Thread] = []
@@ -196,7 +200,10 @@ class EnvironmentNotes:
         try:
             if answer is not None:
                 environment = environment_of_worker(answer)
-                self._packages = self._packages or environment.digest()
+                if self._packages is None:
+                    self._packages = environment.digest()
+                    if self._path is not None:
+                        replace_file(str(self._path), self._packages.encode())
                 key, value = encode_environment(self._job_id, environment)
                 try:
                     self._store.create_if_absent(key, value)

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import RecordError, StoreError, StoreUnavailableError
 from mopsjobs.ledger.attempt import Resumed
 from mopsjobs.store.base import VersionedStore
@@ -62,6 +63,32 @@ def directory_name(task: TaskKey) -> str:
     return f"{task[0][:16]}-{task[1]}"
 
 
+class Origin(NamedTuple):
+    """A job whose tasks may have left checkpoints on this machine: the one that runs, or an ancestor of it."""
+
+    job_id: str
+    bundle: str
+    """The digest of its code."""
+    root: Path
+    """The directory for its checkpoints. It is made by the first task that uses one."""
+    packages: str | None
+    """The digest of the interpreter and the packages of its last run here; None if they are not known."""
+
+
+def origin_of(job_id: str, bundle: str, directory: JobDir) -> Origin:
+    """Return a job of a family.
+
+    Args:
+        job_id: the job.
+        bundle: the digest of its code.
+        directory: that of the job on this machine.
+    """
+    packages = None
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        packages = directory.packages.read_text("ascii")[:64]
+    return Origin(job_id, bundle, directory.checkpoints, packages)
+
+
 class _Place(NamedTuple):
     """A checkpoint that a task can go on from, and where it is."""
 
@@ -83,6 +110,8 @@ class _State:
     """What the attempt goes on from that began last."""
     has_new: bool = False
     """Whether that attempt has left one."""
+    is_known: bool = False
+    """Whether what earlier runs left was looked at."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -90,26 +119,21 @@ class Checkpoints:
     """The checkpoints of one run of a shard. One thread calls it; `remove` any.
 
     Args:
-        _job_id: the job.
+        _origins: the job, its parent, and so on.
         _store: where they go; None: they stay on this disk.
-        root: the directory for the checkpoints of the job on this machine. It is made by the first task that uses one.
-        _bundle: the digest of the code.
-        _packages: returns the digest of the interpreter and its packages; it may wait a moment.
-        _ancestors: the parent of the job, its parent, and so on, with the directories of their checkpoints here.
+        _packages: returns the digest of the interpreter and its packages in this run; it may wait a moment.
         _on_log: called with one line about each checkpoint that is not used, or that is of other code.
         _allows_old: whether tasks may go on from checkpoints of other code.
     """
 
-    _job_id: str
+    _origins: Sequence[Origin]
     _store: VersionedStore | None
-    root: Path
-    _bundle: str
     _packages: Callable[[], str | None]
-    _ancestors: Sequence[tuple[str, Path]] = ()
     _on_log: Callable[[str], None] = lambda _line: None
     _allows_old: bool = False
 
     def __post_init__(self) -> None:
+        self._job_id, self._bundle, self.root, _ = self._origins[0]
         self._states: dict[str, _State] = {}
         self._stored: defaultdict[str, list[_Place]] = defaultdict(list)
         """Those that the store had at the beginning, by the directories of their tasks."""
@@ -132,17 +156,17 @@ class Checkpoints:
 
     def _find(self) -> None:
         """Find the tasks that have checkpoints of earlier runs."""
-        for _, root in ((self._job_id, self.root), *self._ancestors):
+        for origin in self._origins:
             with contextlib.suppress(OSError):
-                self._states |= {name: _State() for name in os.listdir(root)}
+                self._states |= {name: _State() for name in os.listdir(origin.root)}
         if self._store is None:
             return
         try:
-            for job_id in (self._job_id, *(job_id for job_id, _ in self._ancestors)):
-                for param_id, seed, number in list_numbers(self._store, job_id):
+            for origin in self._origins:
+                for param_id, seed, number in list_numbers(self._store, origin.job_id):
                     name = directory_name((param_id, seed))
                     self._states.setdefault(name, _State())
-                    self._stored[name].append(_Place(number, None, job_id))
+                    self._stored[name].append(_Place(number, None, origin.job_id))
         except StoreError as error:
             self._on_log(f"The checkpoints in the store are not used: {error}")
 
@@ -164,8 +188,11 @@ class Checkpoints:
         state = self._states.setdefault(name, _State())
         state.resumed, state.has_new = None, False
         try:
+            if not state.is_known:
+                state.is_known = True
+                for origin in self._origins:  # what a killed run has left
+                    self._take(origin.root / name, origin, state, None)
             make_directory(path)
-            self._take(path, name, None)
             for entry in os.listdir(path):
                 if entry != KEPT_HERE:
                     _remove(path / entry)
@@ -186,9 +213,9 @@ class Checkpoints:
     def _places(self, key: TaskKey, name: str, state: _State) -> list[_Place]:
         """Return where checkpoints of a task are, the best first: the newest, and of equal ones that on this disk."""
         places = [
-            _Place(number, root, job_id)
-            for job_id, root in ((self._job_id, self.root), *self._ancestors)
-            for number in _numbers(root / name)
+            _Place(number, origin.root, origin.job_id)
+            for origin in self._origins
+            for number in _numbers(origin.root / name)
         ]
         places += self._stored.get(name, ())
         state.number = max([state.number, *(place.number for place in places)])
@@ -248,15 +275,17 @@ class Checkpoints:
         """Take the new checkpoint of an attempt, if there is one. Return whether the attempt has left any."""
         name = directory_name((task.param_id, task.seed))
         try:
-            if self._take(self.root / name, name, started_at):
-                self._wait_for((task.param_id, task.seed), is_removal=False)
+            if os.path.lexists(self.root / name / NEW):
+                here = self._origins[0]._replace(packages=self._packages())
+                state = self._states.setdefault(name, _State(is_known=True))
+                if self._take(self.root / name, here, state, started_at):
+                    self._wait_for((task.param_id, task.seed), is_removal=False)
         except OSError as error:  # the disk is full, for example
             log.warning("A checkpoint of task %s is not kept: %s", task.number, error)
-        state = self._states.get(name)
-        return state is not None and state.has_new
+        return name in self._states and self._states[name].has_new
 
-    def _take(self, path: Path, name: str, started_at: float | None) -> bool:
-        """Move the last checkpoint that a model has left to those that are kept. Return whether there was one."""
+    def _take(self, path: Path, origin: Origin, state: _State, started_at: float | None) -> bool:
+        """Move the last checkpoint that a task has left to those that are kept. Return whether there was one."""
         found = []
         with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(path / NEW) as entries:
             for entry in entries:
@@ -267,14 +296,18 @@ class Checkpoints:
             return False
         found.sort()
         made_ns, at = found[-1]
-        state = self._states.setdefault(name, _State())
-        state.number = max([state.number, *_numbers(path)]) + 1
+        numbers = _numbers(path)
+        # One that a killed run has left follows on those here: another machine may have gone on meanwhile.
+        number = 1 + (max(numbers, default=0) if started_at is None else max([state.number, *numbers]))
         if started_at is not None:
             before = 0.0 if state.resumed is None else state.resumed.seconds
             state.seconds = max(state.seconds, before + made_ns / 1e9 - started_at)
-        saved = Saved(
-            state.number, at, self._bundle, self._packages(), round(state.seconds, 3), _size_of(path / NEW / at)
-        )
+        elif numbers:
+            with contextlib.suppress(OSError, RecordError):
+                state.seconds = parse_saved((path / KEPT_HERE / _number(numbers[-1]) / HEADER).read_bytes()).seconds
+        seconds, size = round(state.seconds, 3), _size_of(path / NEW / at)
+        saved = Saved(number, at, origin.bundle, origin.packages, seconds, size)
+        state.number = max(state.number, number)
         with self._lock:
             target = path / KEPT_HERE / _number(saved.number)
             make_directory(target)
@@ -306,16 +339,17 @@ class Checkpoints:
         if not path.is_dir():
             return
         with self._lock:
-            for root in (self.root, *(root for _, root in self._ancestors)):
-                shutil.rmtree(root / path.name, ignore_errors=True)
+            for origin in self._origins:
+                shutil.rmtree(origin.root / path.name, ignore_errors=True)
         self._wait_for(key, is_removal=True)
 
     def close(self, seconds: float) -> None:
         """Send what waits for a time. Closing twice is harmless."""
         if self._store is not None and self._writer.is_closing is False:
             self._writer.close(seconds)
-        with contextlib.suppress(OSError):
-            self.root.rmdir()
+        for origin in self._origins:
+            with contextlib.suppress(OSError):  # it is not empty
+                origin.root.rmdir()
 
     # --- the store -------------------------------------------------------------------------------------------
 

@@ -38,7 +38,7 @@ from mopsjobs.registry.notes import MAX_NOTE, OWN_WRITE, own_write_text
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.registry.usage import time_limit_text
 from mopsjobs.runner.adaptive import AdaptiveFeed
-from mopsjobs.runner.checkpoints import Checkpoints
+from mopsjobs.runner.checkpoints import Checkpoints, origin_of
 from mopsjobs.runner.fail_early import FailEarly
 from mopsjobs.runner.pools.base import Feed, NextTasks, Pool
 from mopsjobs.runner.pools.open_pool import open_pool
@@ -149,7 +149,7 @@ class _Run:
             )
         self._reporter = Reporter(self._registry, shard, self._counts, self._register, self._note_report)
         self._ledger = Ledger(store, outbox, shard.job_id, shard.number, self._directory.ledger(shard.number))
-        self._notes = EnvironmentNotes(shard.job_id, store, outbox)
+        self._notes = EnvironmentNotes(shard.job_id, store, outbox, self._directory.packages)
         self._log = pack_log(store, self._manifest, shard.number)
         self._sender = OutputSender(store, outbox, None if self._log is None else self._pack)
         self._ledger.on_cut = self._sender.pack_soon
@@ -365,19 +365,17 @@ class _Run:
         """Find those of earlier runs, also of the jobs that this one continues; None if tasks run elsewhere."""
         if self._shard.scheduler is not None:
             return None
-        manifest, directory, is_here = self._manifest, self._directory, getattr(self._store, "is_local", False)
-        ancestors: list[str] = []
+        family = [self._manifest]
         try:
-            ancestors = [one.job_id for one in ancestry(self._store_with_outbox, manifest)][1:]
+            family = list(ancestry(self._store_with_outbox, self._manifest))
         except MopsJobsError as error:
             self._on_log(f"Checkpoints of earlier jobs are not used: {error}")
+        directories = [self._directory, *(self._directory.of_other(one.job_id) for one in family[1:])]
+        is_here = getattr(self._store, "is_local", False) or self._shard.drop is not None
         self._checkpoints = self._handler.checkpoints = Checkpoints(
-            manifest.job_id,
-            None if is_here or self._shard.drop is not None else self._store,
-            directory.checkpoints,
-            manifest.bundle,
+            [origin_of(one.job_id, one.bundle, place) for one, place in zip(family, directories, strict=True)],
+            None if is_here else self._store,
             self._notes.packages,
-            [(job_id, directory.of_other(job_id).checkpoints) for job_id in ancestors],
             self._on_log,
             self._shard.allow_old_checkpoints,
         )
