@@ -46,6 +46,7 @@ class Study:
         reduce: str | None = None,
         scratch: bool = False,
         allow_nan: bool = True,
+        seeds: str | Sequence[int] | Mapping[str, int] = "mops-jobs",
         packs: bool = True,
         sampling_method: str = "manual",
         metadata: Mapping[str, Any] | None = None,
@@ -66,6 +67,8 @@ class Study:
                 set, and over all. `Job.reduced` has what it returns.
             scratch: whether the working directory of each task is one of its own, which is removed after it.
             allow_nan: whether a task may leave NaN and infinities. If not, it fails with an error that names the key.
+            seeds: the rule of the seeds: `mops-jobs`, `modelops` or `common`. Or the seeds of the replicates, common to
+                all sets, as a list or as `{"base": N}`.
             packs: whether small outputs may share objects of the store.
             sampling_method: how the sets were drawn; kept with the study.
             metadata: other facts, kept with the study.

@@ -12,7 +12,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from mopsjobs.studies.study import drawn_seed
+from mopsjobs.studies.seeds import SeedRule, drawn_seed
 from mopsjobs.utils.ranges import is_in_ranges
 
 StoredSeed = int | str
@@ -22,36 +22,44 @@ StoredSeed = int | str
 class StoredSet(NamedTuple):
     """A parameter set of a job."""
 
+    rule: SeedRule
+    """That of the seeds of the study."""
     first_task: int
     tasks: int
     """Tasks of the set in the study. A child job may have fewer of them."""
     param_id: str
     seed: StoredSeed | None
-    """None if the seeds are drawn."""
+    """The seed of the first task, from which the others count up; None if they are drawn or listed."""
     params: str
     """JSON."""
 
     def seed_of(self, number: int) -> int:
         """Return the seed of the task with this number."""
-        return drawn_seed(self.param_id, number - self.first_task) if self.seed is None else int(self.seed)
+        replicate = number - self.first_task
+        return drawn_seed(self.rule, self.param_id, replicate) if self.seed is None else int(self.seed) + replicate
 
 
 class StoredStudy:
     """The study of a job, read set by set."""
 
-    def __init__(self, connection: sqlite3.Connection, job_id: str, tasks_total: int, task_ranges: str | None) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, job_id: str, tasks_total: int, task_ranges: str | None, seeds: str
+    ) -> None:
         self.job_id = job_id
         self.tasks_total = tasks_total
         self._connection = connection
         self._ranges: list[tuple[int, int]] | None = None
         if task_ranges is not None:
             self._ranges = [(first, end) for first, end in json.loads(task_ranges)]
+        rule = json.loads(seeds)
+        self._rule: SeedRule = tuple(rule) if isinstance(rule, list) else rule
         self._last_set: StoredSet | None = None
 
     @classmethod
     def load(cls, connection: sqlite3.Connection, job_id: str) -> StoredStudy | None:
         """Return the study of a job; None if its ledger was never looked at."""
-        row = connection.execute("SELECT tasks_total, task_ranges FROM ledger WHERE job_id = ?", (job_id,)).fetchone()
+        sql = "SELECT tasks_total, task_ranges, seeds FROM ledger WHERE job_id = ?"
+        row = connection.execute(sql, (job_id,)).fetchone()
         return None if row is None else cls(connection, job_id, *row)
 
     def sets(self, *, descending: bool = False, after: int | None = None) -> Iterator[StoredSet]:
@@ -66,7 +74,7 @@ class StoredStudy:
             f" AND {'true' if begin is None else condition} ORDER BY first_task {order}",
             (self.job_id,) if begin is None else (self.job_id, begin),
         )
-        return (StoredSet(*row) for row in rows)
+        return (StoredSet(self._rule, *row) for row in rows)
 
     def numbers_of(self, one: StoredSet, *, descending: bool = False, after: int | None = None) -> Iterator[int]:
         """Yield the numbers of the tasks of a set that are of the job; only those after `after`, if it is given."""
@@ -95,7 +103,8 @@ class StoredStudy:
             " ORDER BY param_id, first_task",
             (self.job_id,),
         )
-        for _, sets in itertools.groupby(map(StoredSet._make, rows), key=lambda one: one.param_id):
+        found = (StoredSet(self._rule, *row) for row in rows)
+        for _, sets in itertools.groupby(found, key=lambda one: one.param_id):
             first_of: dict[int, int] = {}
             for one in sets:
                 for number in self.numbers_of(one):
@@ -119,7 +128,7 @@ class StoredStudy:
                 " WHERE job_id = ? AND first_task <= ? ORDER BY first_task DESC LIMIT 1",
                 (self.job_id, number),
             ).fetchone()
-            last = self._last_set = None if row is None else StoredSet(*row)
+            last = self._last_set = None if row is None else StoredSet(self._rule, *row)
         return last if last is not None and number < last.first_task + last.tasks else None
 
     def _has(self, number: int) -> bool:

@@ -29,7 +29,7 @@ from mopsjobs.studies.adaptive import (
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.outputs import Completeness
 from mopsjobs.studies.precision import FAILED, Judgement, tally
-from mopsjobs.studies.study import Task, seed_of
+from mopsjobs.studies.study import Task
 
 
 @dataclasses.dataclass(eq=False)
@@ -194,4 +194,4 @@ class AdaptiveFeed:
     def _task(self, number: int) -> Task:
         place = bisect_right(self._firsts, number) - 1
         one = self._study.parameter_sets[place]
-        return Task(number, one.param_id, seed_of(one, number - self._firsts[place]), one.params)
+        return Task(number, one.param_id, self._study.seed_of(one, number - self._firsts[place]), one.params)

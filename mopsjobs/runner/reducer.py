@@ -29,7 +29,7 @@ from mopsjobs.studies.output_directory import RefusedFileError
 from mopsjobs.studies.outputs import WHOLE_JOB, reduction_key
 from mopsjobs.studies.reductions import Reduction, find_reductions
 from mopsjobs.studies.results import Output, sorted_outputs_of, why_not_an_output
-from mopsjobs.studies.study import Task, find_varying, seed_of, set_name
+from mopsjobs.studies.study import Task, find_varying, set_name
 from mopsjobs.utils.text import describe_duplicates, pluralize
 
 BATCH_TASKS = 16
@@ -131,8 +131,8 @@ class OutputFeed:
         sets = self._sets[0]
         for of_id in sets.values() if param_id is None else [sets.get(param_id, [])]:
             for first, one in of_id:
-                for replicate in range(self._family[0].study.replicates(one)):
-                    yield Task(first + replicate, one.param_id, seed_of(one, replicate), one.params)
+                for number, seed in enumerate(self._family[0].study.seeds_of(one), first):
+                    yield Task(number, one.param_id, seed, one.params)
 
     def _values(self, outputs: Sequence[Output]) -> list[bytes]:
         """Return the contents of outputs.

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mopsjobs.studies.precision import Precision, Target
+from mopsjobs.studies.seeds import COMMON, MAX_SEED, MODELOPS, MOPS_JOBS, SeedRule
 
 MAX_NUMBER_BITS = 4096
 """Of a whole number: more than any model needs, and within what every JSON reader of a Python reads."""
@@ -89,6 +90,19 @@ def _parse_target(name: object, value: object, where: str, problems: list[str]) 
     if unknown := fields.keys() - {"confidence", *widths}:
         problems.append(f"{where}.{min(unknown)}: unknown field, expected confidence, relative or absolute")
     return Target(name, **{field: fields[field] for field in fields if field in Target._fields})
+
+
+def parse_seeds(value: object, where: str, problems: list[str]) -> SeedRule:
+    """Return a rule of seeds."""
+    seeds = list(value.values()) if isinstance(value, dict) and list(value) == ["base"] else value
+    if isinstance(seeds, list) and seeds and all(type(seed) is int and 0 <= seed <= MAX_SEED for seed in seeds):
+        if len(set(seeds)) == len(seeds):
+            return {"base": seeds[0]} if isinstance(value, dict) else tuple(seeds)
+    elif value in (MOPS_JOBS, MODELOPS, COMMON):
+        return str(value)
+    expected = f'{MOPS_JOBS}, {MODELOPS}, {COMMON}, a list of different seeds, or {{"base": seed}}'
+    problems.append(f"{where}: expected {expected}, {describe_actual(value)}")
+    return MOPS_JOBS
 
 
 def parse_output_names(value: object, where: str, problems: list[str]) -> tuple[str, ...] | None:

@@ -20,6 +20,7 @@ from mopsjobs.registry.keys import MANIFEST, RECORDS
 from mopsjobs.registry.notes import LABEL_HISTORY, NOTE_HISTORY, OWN_WRITE, PRECISION, SUSPECT, WAITS_FOR
 from mopsjobs.store.base import ReadableStore
 from mopsjobs.studies.adaptive import count_sets, judge_sets
+from mopsjobs.studies.seeds import MOPS_JOBS, describe_seeds
 from mopsjobs.studies.study import Study, Task
 from mopsjobs.studies.study_parser import parse_study
 from mopsjobs.utils.json_strict import read_json
@@ -131,6 +132,9 @@ MANIFEST_VERSION = 1
 
 APART = "study_metadata"
 """Where a record has the entries of a study's metadata whose names mops-jobs uses itself."""
+
+SEEDS_FIELD = "seeds"
+"""The entry of a record's metadata that names the rule of the seeds; absent if it is `mops-jobs`."""
 
 DUPLICATES_FIELD = "n_duplicate_tasks"
 """The entry of a record's metadata that counts the tasks which repeat an earlier one; absent if there are none."""
@@ -268,6 +272,7 @@ class Manifest:
             "n_parameter_sets": sets,
             "n_replicates": self.study.max_replicates,
             **({} if self.study.precision is None else {PRECISION: self.first_counts()}),
+            **({} if self.study.seeds == MOPS_JOBS else {SEEDS_FIELD: describe_seeds(self.study.seeds)}),
             **({DIFFERENT_FIELD: different} if different < sets else {}),
             **({DUPLICATES_FIELD: duplicates} if duplicates else {}),
             **({DEFERRED_FIELD: len(self.deferred)} if self.deferred else {}),
@@ -276,7 +281,7 @@ class Manifest:
             own |= {REUSED_FIELD: sum(one.task_count for one in self.reused)}
             own |= {SOURCES_FIELD: [one.job_id for one in self.reused]}
         used = {*own, DIFFERENT_FIELD, DUPLICATES_FIELD, DEFERRED_FIELD, REUSED_FIELD, SOURCES_FIELD, SUSPECT, APART}
-        used |= {NOTE_HISTORY, LABEL_HISTORY, OWN_WRITE, PRECISION, WAITS_FOR, KUBERNETES_JOB}
+        used |= {SEEDS_FIELD, NOTE_HISTORY, LABEL_HISTORY, OWN_WRITE, PRECISION, WAITS_FOR, KUBERNETES_JOB}
         notes = tuple(NOTE_PREFIXES.values())
         apart = {name: value for name, value in self.study.metadata.items() if name in used or name.startswith(notes)}
         free = {name: value for name, value in self.study.metadata.items() if name not in apart}

@@ -32,7 +32,8 @@ from mopsjobs.studies.outputs import (
 )
 from mopsjobs.studies.packed_store import PackedStore, by_pack
 from mopsjobs.studies.reductions import outdated_sets
-from mopsjobs.studies.study import ParameterSet, SeedIndex, Task
+from mopsjobs.studies.seeds import SeedIndex
+from mopsjobs.studies.study import ParameterSet, Task
 from mopsjobs.utils.csv_safe import csv_header, csv_text
 from mopsjobs.utils.table_files import free_name
 from mopsjobs.utils.text import pluralize
@@ -406,7 +407,7 @@ class _TaskFinder:
         self._reduce = None if manifest is None else manifest.study.reduce
         self._param_id: str | None = None
         self._current_sets: list[tuple[int, ParameterSet]] = []
-        self._seeds = SeedIndex((), ())
+        self._seeds = SeedIndex()
 
     def find(self, name: str) -> Task | None:
         param_id, _, rest = name.partition("/")

@@ -1,20 +1,15 @@
 """A study: what a scientist asks for, and the tasks that follow from it.
 
-The file is ModelOps' `SimulationStudy`, a contract with programs outside this project. Parameter ids and seeds are
-computed as in ModelOps (modelops-contracts: `make_param_id`, `SimulationStudy._generate_seed`), so that the same study
-gives the same tasks everywhere.
+The file is ModelOps' `SimulationStudy`, a contract with programs outside this project. Parameter ids are computed as in
+ModelOps (modelops-contracts: `make_param_id`), and seeds by the rule that the study names; see `studies.seeds`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import heapq
-import itertools
 import json
 import operator
-from array import array
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -25,76 +20,14 @@ from mopsjobs.studies.field_values import (
     parse_object,
     parse_output_names,
     parse_replicates,
+    parse_seeds,
     parse_switch,
     parse_text,
     parse_texts,
 )
 from mopsjobs.studies.precision import Precision
+from mopsjobs.studies.seeds import MODELOPS, MOPS_JOBS, SeedIndex, SeedRule, comes_from_modelops, drawn_seed
 from mopsjobs.utils.text import cut_to_length, strip_control_characters
-
-_CHUNK = 500_000
-"""Tasks that are sorted at once. Sorting takes five times the memory of what is sorted."""
-
-_BITS = 32
-"""Of a drawn seed, and of the number of a task: packed into one integer they sort by seed."""
-
-
-def drawn_seed(param_id: str, replicate: int) -> int:
-    """Return the seed that is drawn for a replicate: BLAKE2b-64 of `<param_id>:<replicate>`, modulo 2^32."""
-    digest = hashlib.blake2b(f"{param_id}:{replicate}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") % 2**32
-
-
-class SeedIndex:
-    """The tasks of one parameter id by their seeds.
-
-    A dict would take 200 bytes per task, and a manifest of a hundred bytes may name ten million tasks.
-    """
-
-    def __init__(self, drawn: Iterable[tuple[int, int]], named: Iterable[tuple[int, int]]) -> None:
-        """Build the index.
-
-        Args:
-            drawn: seed and number of each task with a drawn seed: both below 2^32.
-            named: seed and number of each task with a seed that the study names: any seed.
-        """
-        self._named: dict[int, list[int]] = {}
-        for seed, number in named:
-            self._named.setdefault(seed, []).append(number)
-        self._drawn: list[array[int]] = []
-        packed = (seed << _BITS | number for seed, number in drawn)
-        while chunk := sorted(itertools.islice(packed, _CHUNK)):
-            self._drawn.append(array("Q", chunk))
-
-    def numbers(self, seed: int) -> list[int]:
-        """Return the numbers of the tasks with a seed, ascending."""
-        numbers = list(self._named.get(seed, ()))
-        lowest = seed << _BITS
-        for chunk in self._drawn if seed >> _BITS == 0 else ():
-            place = bisect_left(chunk, lowest)
-            while place < len(chunk) and chunk[place] >> _BITS == seed:
-                numbers.append(chunk[place] & (1 << _BITS) - 1)
-                place += 1
-        return sorted(numbers)
-
-    def numbers_of_text(self, seed: str) -> list[int]:
-        """Return the numbers of the tasks with a seed as it stands in a key; none if the text is not a seed."""
-        is_seed = seed.isascii() and seed.isdigit() and len(seed) <= 20 and (seed == "0" or seed[0] != "0")
-        return self.numbers(int(seed)) if is_seed else []
-
-    def duplicate_groups(self) -> Iterator[list[int]]:
-        """Yield for each seed of more than one task the numbers of its tasks, ascending."""
-        yielded = set()
-        last = -1
-        for packed in heapq.merge(*self._drawn):
-            seed = packed >> _BITS
-            if seed == last and seed not in yielded:
-                yielded.add(seed)
-                yield self.numbers(seed)
-            last = seed
-        for seed in self._named:
-            if seed not in yielded and len(numbers := self.numbers(seed)) > 1:
-                yield numbers
 
 
 class Task(NamedTuple):
@@ -112,6 +45,8 @@ class ParameterSet(NamedTuple):
     param_id: str
     params: Mapping[str, Any]
     seed: int | None
+    modelops_seed: int | None = None
+    """The seed of its first task in ModelOps, from which the others count up. `Study` computes it if it is needed."""
 
 
 class StudyField(NamedTuple):
@@ -161,6 +96,8 @@ class Study:
     """Whether the working directory of each task is one of its own, which is removed after it."""
     allow_nan: bool = _field("NaN allowed", parse_switch, True, is_own=True, is_told=True, bars_reuse=operator.gt)
     """Whether a task may leave NaN and infinities. If not, they are its error."""
+    seeds: SeedRule = _field("Seeds", parse_seeds, MOPS_JOBS, is_own=True)  # noqa: RUF009 - a text, which cannot change
+    """The rule of the seeds."""
     packs: bool = _field("Packs", parse_switch, True, is_own=True)
     """Whether small outputs may share an object of the store; see `studies.packs`."""
     metadata: Mapping[str, Any] = dataclasses.field(
@@ -168,6 +105,17 @@ class Study:
     )
     _duplicates: Mapping[int, int] | None = dataclasses.field(default=None, init=False, repr=False, compare=False)
     """The result of `duplicate_tasks`: seconds of work for a million tasks."""
+
+    def __post_init__(self) -> None:
+        if self.seeds == MODELOPS:
+            following: dict[str, int] = {}
+            sets = []
+            for one in self.parameter_sets:
+                drawn = drawn_seed(MODELOPS, one.param_id, 0) if one.seed is None else one.seed
+                first = following.get(one.param_id, drawn)
+                following[one.param_id] = first + self.replicates(one)
+                sets.append(one._replace(modelops_seed=first))
+            object.__setattr__(self, "parameter_sets", tuple(sets))
 
     @property
     def entrypoint(self) -> str:
@@ -208,12 +156,32 @@ class Study:
         """Count the tasks of a parameter set: one if it names a seed, else one per replicate."""
         return self.max_replicates if parameter_set.seed is None else 1
 
+    def first_seed(self, parameter_set: ParameterSet) -> int | None:
+        """Return the seed from which those of a set count up, task by task; None if they are drawn or listed."""
+        if self.seeds == MODELOPS:
+            return parameter_set.modelops_seed
+        if parameter_set.seed is None and isinstance(self.seeds, Mapping):
+            return self.seeds["base"]
+        return parameter_set.seed
+
+    def seeds_of(self, parameter_set: ParameterSet) -> Iterable[int]:
+        """Return the seeds of the tasks of a set, in their order."""
+        first, count = self.first_seed(parameter_set), self.replicates(parameter_set)
+        if first is not None:
+            return range(first, first + count)
+        return (drawn_seed(self.seeds, parameter_set.param_id, replicate) for replicate in range(count))
+
+    def seed_of(self, parameter_set: ParameterSet, replicate: int) -> int:
+        """Return the seed of a replicate of a set."""
+        first = self.first_seed(parameter_set)
+        return drawn_seed(self.seeds, parameter_set.param_id, replicate) if first is None else first + replicate
+
     def tasks(self) -> Iterator[Task]:
         """Yield the tasks in their order. A study of millions of tasks needs no list of them."""
         number = 0
         for parameter_set in self.parameter_sets:
-            for replicate in range(self.replicates(parameter_set)):
-                yield Task(number, parameter_set.param_id, seed_of(parameter_set, replicate), parameter_set.params)
+            for seed in self.seeds_of(parameter_set):
+                yield Task(number, parameter_set.param_id, seed, parameter_set.params)
                 number += 1
 
     def sets_by_id(self) -> dict[str, list[tuple[int, ParameterSet]]]:
@@ -243,10 +211,12 @@ class Study:
         if self._duplicates is not None:
             return self._duplicates
         duplicates: dict[int, int] = {}
+        if self.seeds == MODELOPS:
+            return duplicates  # it never repeats a seed
         if self.max_replicates == 1 and self.different_sets == len(self.parameter_sets):
             return duplicates
         for sets in self.sets_by_id().values():
-            if len(sets) == 1 and self.replicates(sets[0][1]) == 1:
+            if len(sets) == 1 and (self.replicates(sets[0][1]) == 1 or not isinstance(self.seeds, str)):
                 continue
             for first, *others in self.seed_index(sets).duplicate_groups():
                 duplicates.update(dict.fromkeys(others, first))
@@ -255,16 +225,7 @@ class Study:
 
     def seed_index(self, sets: Iterable[tuple[int, ParameterSet]]) -> SeedIndex:
         """Index the tasks of parameter sets of one id, as in `sets_by_id`, by their seeds."""
-        sets = list(sets)
-        drawn = (
-            (seed_of(parameter_set, replicate), first + replicate)
-            for first, parameter_set in sets
-            if parameter_set.seed is None
-            for replicate in range(self.max_replicates)
-        )
-        return SeedIndex(
-            drawn, ((parameter_set.seed, first) for first, parameter_set in sets if parameter_set.seed is not None)
-        )
+        return SeedIndex((seed, number) for first, one in sets for number, seed in enumerate(self.seeds_of(one), first))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the study as its file would have it."""
@@ -278,7 +239,10 @@ class Study:
             for name, field in FIELDS.items()
             if (value := getattr(self, name)) != field.default or not field.is_own
         }
-        return {"model": self.model, "scenario": self.scenario, "parameter_sets": sets} | values
+        document = {"model": self.model, "scenario": self.scenario, "parameter_sets": sets} | values
+        if comes_from_modelops({"metadata": self.metadata}):
+            document.setdefault("seeds", MOPS_JOBS)  # else its file would have those of ModelOps
+        return document
 
 
 FIELDS: Mapping[str, StudyField] = {
@@ -298,11 +262,6 @@ def param_id(params: Mapping[str, Any]) -> str:
     """Compute the id of a parameter set as ModelOps does: BLAKE2b-256 over its canonical JSON, in hex."""
     canonical = json.dumps(params, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.blake2b(f"contracts:param:v1|{canonical}".encode(), digest_size=32).hexdigest()
-
-
-def seed_of(parameter_set: ParameterSet, replicate: int) -> int:
-    """Return the seed of a replicate: the named one, else the drawn one."""
-    return drawn_seed(parameter_set.param_id, replicate) if parameter_set.seed is None else parameter_set.seed
 
 
 MAX_PARAMETERS = 3

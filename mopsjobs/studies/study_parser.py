@@ -10,6 +10,7 @@ from typing import Any
 
 from mopsjobs.errors import RecordError, UsageError, shorten
 from mopsjobs.studies.field_values import MAX_TASKS, MISSING, check_json, describe
+from mopsjobs.studies.seeds import MAX_SEED, MODELOPS, comes_from_modelops
 from mopsjobs.studies.study import FIELDS, ParameterSet, Study, param_id
 from mopsjobs.utils.json_strict import read_json
 
@@ -65,6 +66,8 @@ def load_study(text: bytes, source: str) -> Study:
         subject = "it " if error.reason.startswith("has ") else ""
         is_named = source == "-" or source.lower().endswith((".json", ".yaml", ".yml"))
         raise StudyError(source, [subject + error.reason], hint=None if is_named else NAME_HINT) from None
+    if isinstance(document, dict) and comes_from_modelops(document):
+        document = {"seeds": MODELOPS} | document
     return parse_study(document, source)
 
 
@@ -124,6 +127,15 @@ def _parse(document: object, problems: list[str]) -> Study | None:
     study = Study(parameter_sets=sets, **values)
     if not problems and study.tasks_total > MAX_TASKS:
         problems.append(f"{study.tasks_total:,} tasks: expected at most {MAX_TASKS:,} in one job")
+    if isinstance(study.seeds, tuple) and len(study.seeds) < study.max_replicates:
+        problems.append(
+            f"seeds: expected one for each of {study.max_replicates:,} replicates, not {len(study.seeds):,}"
+        )
+    if study.seeds == MODELOPS and study.precision is not None:  # repeated sets would not have the same tasks
+        problems.append(f"seeds: expected another rule than {MODELOPS}, which has a number of replicates")
+    firsts = ((study.first_seed(one), study.replicates(one)) for one in study.parameter_sets)
+    if any(first is not None and first + count - 1 > MAX_SEED for first, count in firsts):
+        problems.append("seeds: expected all below 2^64")
     return study
 
 

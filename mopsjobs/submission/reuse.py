@@ -140,6 +140,8 @@ def find_reusable(extended: Manifest, new: NewJob, session: Session) -> Extensio
         found = find_complete_tasks(session.store, wanted, ledger.sizes_of([manifest]), keeps_all=True)
         numbers = list(compress(range(study.tasks_total), map(int.__and__, found.complete, left)))
         if not numbers:
+            if manifest.study.seeds != study.seeds:
+                reasons.append(f"No task of {manifest.job_id} is reused: `seeds` of its study differs.")
             continue  # nothing of it is needed, so its code does not matter
         code = _compare_code(manifest, new, _files_opened(manifest, wanted, numbers, ledger), session.store)
         why_not = _difference(manifest, new, code, environment, session)

@@ -71,6 +71,20 @@ def test_more_replicates_and_sets_run_only_what_is_new(ran: Desk, calls_file: Pa
     assert len(ran.results("more")) == 13
 
 
+@pytest.mark.parametrize("rule", ["common", [7, 5, 3, 1], {"base": 9}, "modelops"])
+def test_an_extension_keeps_the_seeds_of_a_rule(desk: Desk, tmp_path: Path, rule: object) -> None:
+    """More replicates and more sets run only what is new. Another rule reuses nothing, and says why."""
+    noted = tmp_path / "calls"
+    desk.submit(sets_of(2, calls=str(noted)), "--wait", n_replicates=2, seeds=rule)
+    sets = desk.write(sets_of(3, calls=str(noted)), n_replicates=4, seeds=rule)
+    said = desk.ok("submit", sets, "--auto", "--job-id", "more", "--extend", "job", "--wait").err
+    assert "4 of 12 tasks reused from job\n" in said
+    assert calls(noted) == {0: 4, 1: 4, 2: 4}
+    other = desk.write(sets_of(2, calls=str(noted)), seeds={"base": 2**40})
+    said = desk("submit", other, "--auto", "--extend", "job", "--dry-run").err
+    assert "No task of job is reused: `seeds` of its study differs.\n" in said
+
+
 def test_the_study_of_failures_with_more_sets_proves_their_region(desk: Desk, tmp_path: Path) -> None:
     """`failures --design` prints it, `submit --extend` runs it as it is, and the failures of both have a condition."""
     draw = random.Random(3)

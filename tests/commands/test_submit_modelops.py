@@ -57,7 +57,10 @@ STUDY = {
 
 
 def test_a_modelops_bundle_and_study_run_unchanged(desk: Desk, tmp_path: Path) -> None:
-    """The wire function is that of the entry point, the registry is packed, and names of outputs may have spaces."""
+    """The wire function is that of the entry point, the registry is packed, and names of outputs may have spaces.
+
+    A repeated parameter set has further seeds, as ModelOps runs it.
+    """
     tree(desk.home, BUNDLE)
     study = tmp_path / "study.json"
     study.write_text(json.dumps(STUDY, indent=2))
@@ -67,8 +70,12 @@ def test_a_modelops_bundle_and_study_run_unchanged(desk: Desk, tmp_path: Path) -
     out = tmp_path / "out"
     desk.ok("results", "job", "--download", str(out))
     tables = sorted(path.read_text() for path in out.glob("*/*/daily cases by age.csv"))
-    assert len(tables) == 4
-    assert all(table.startswith("scenario,beta,seed\nbaseline,0.") for table in tables)
+    seeds = {0.25: [1124470915, 1124470916], 0.5: [531761812, 531761813, 531761814, 531761815]}
+    rows = [f"baseline,{beta},{seed}" for beta, some in seeds.items() for seed in some]
+    assert tables == [f"scenario,beta,seed\n{row}\n" for row in rows]
+    assert ", seeds: modelops\n" in ran.err
+    assert "Seeds" in desk.ok("status", "job").out
+    assert "6 tasks, seeds: modelops" in desk.ok("provenance", "job").out
     assert "verified" in desk.ok("validate", "job").out
 
 

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from mopsjobs.store.base import VersionedStore
-from mopsjobs.studies.study import Study, seed_of
+from mopsjobs.studies.study import Study
 from mopsjobs.studies.study_parser import parse_study
 from support.runs import results
 
@@ -51,7 +51,7 @@ def adaptive_study(sets: list[dict[str, Any]] | None = None, **fields: Any) -> S
 def seeds(study: Study, place: int) -> list[int]:
     """Return the seeds of the replicates of a set."""
     one = study.parameter_sets[place]
-    return [seed_of(one, replicate) for replicate in range(study.replicates(one))]
+    return list(study.seeds_of(one))
 
 
 def counts_by_set(store: VersionedStore, study: Study, job_id: str = "job", *, is_prefix: bool = True) -> list[int]:

@@ -234,7 +234,7 @@ def _study(job: Mapping[str, Any]) -> Iterator[Section]:
     size, method = " x ".join(sizes), metadata.get("sampling_method")
     size = f"{size}, {method}" if size and isinstance(method, str) else size
     texts = (metadata.get("model"), metadata.get("scenario"), size, metadata.get("bundle"))
-    for title, text in zip(ABOUT_STUDY, texts, strict=True):
+    for title, text in (*zip(ABOUT_STUDY, texts, strict=True), ("Seeds", metadata.get("seeds"))):
         if isinstance(text, str):
             yield _section(title, cut_to_length(text, MAX_TITLE))
 

@@ -37,6 +37,7 @@ from mopsjobs.ledger.environment import Environment, environment_keys, parse_env
 from mopsjobs.ledger.format import FilesOpened
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.studies.manifest import Manifest, Reuse, load_manifest
+from mopsjobs.studies.seeds import MOPS_JOBS
 from mopsjobs.studies.study import FIELDS, Study, json_of
 from mopsjobs.submission.infer_end import read_files_opened
 from mopsjobs.utils.text import strip_control_characters
@@ -175,7 +176,10 @@ def _find_hosts(job_id: str, app: App, problems: list[str]) -> list[str] | None:
 
 def study_digest(study: Study) -> str:
     """Return `sha256:` and the hash of a study's canonical JSON. Comments and the order of names do not change it."""
-    text = json.dumps(study.to_dict(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    document = study.to_dict()
+    if study.seeds == MOPS_JOBS:  # also if a file would need it, as `to_dict` says
+        document.pop("seeds", None)
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return f"sha256:{hashlib.sha256(text.encode('ascii')).hexdigest()}"
 
 

@@ -72,6 +72,7 @@ class Ledger(NamedTuple):
     """The parameters that do not have the same value in all sets."""
     task_ranges: str | None
     """The tasks of a child job: see `StoredStudy`."""
+    seeds: str
     chunks: int
     """Chunks that were read, or that cannot be read."""
     problems: int
@@ -91,8 +92,8 @@ def read_ledger(connection: sqlite3.Connection, job_id: str) -> Ledger | None:
     if not connection.in_transaction:
         connection.execute("BEGIN")
     row = connection.execute(
-        "SELECT synced_ts, is_complete, basis, tasks_total, parameters, varying, task_ranges, count(ledger_chunk.name),"
-        " count(ledger_chunk.problem) FROM ledger LEFT JOIN ledger_chunk USING (job_id)"
+        "SELECT synced_ts, is_complete, basis, tasks_total, parameters, varying, task_ranges, seeds,"
+        " count(ledger_chunk.name), count(ledger_chunk.problem) FROM ledger LEFT JOIN ledger_chunk USING (job_id)"
         " WHERE ledger.job_id = ? AND synced_ts IS NOT NULL GROUP BY ledger.job_id",
         (job_id,),
     ).fetchone()

@@ -142,7 +142,7 @@ class TaskList:
         check_names(query.conditions, ledger.parameters)
         self.ledger = ledger
         self._connection = connection
-        self._study = StoredStudy(connection, job_id, ledger.tasks_total, ledger.task_ranges)
+        self._study = StoredStudy(connection, job_id, ledger.tasks_total, ledger.task_ranges, ledger.seeds)
         self._query = query
         self._unseen = WAITING if is_active else MISSING
         self.has_duplicates = has_duplicates

@@ -241,8 +241,8 @@ def _write_study(connection: sqlite3.Connection, manifest: Manifest, now: float)
     ranges = None if manifest.only is None else json.dumps(list(number_ranges(manifest.only)), separators=(",", ":"))
     with transaction(connection):
         connection.execute(
-            "INSERT OR IGNORE INTO ledger (job_id, looked_at, tasks_total, parameters, varying, task_ranges)"
-            " VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO ledger (job_id, looked_at, tasks_total, parameters, varying, task_ranges, seeds)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
             (
                 job_id,
                 now,
@@ -250,6 +250,7 @@ def _write_study(connection: sqlite3.Connection, manifest: Manifest, now: float)
                 json.dumps(manifest.study.parameters),
                 json.dumps(find_varying(manifest.study).parameters),
                 ranges,
+                json.dumps(manifest.study.seeds),
             ),
         )
 
@@ -334,9 +335,9 @@ def _set_rows(manifest: Manifest) -> Iterator[tuple[str, int, int, str, StoredSe
             if low == high:
                 return
         if low < first + tasks:
-            seed = None if one.seed is None else to_stored_seed(one.seed)
+            seed = manifest.study.first_seed(one)
             params = json.dumps(one.params, allow_nan=False, separators=(",", ":"))
-            yield manifest.job_id, first, tasks, one.param_id, seed, params
+            yield manifest.job_id, first, tasks, one.param_id, None if seed is None else to_stored_seed(seed), params
         first += tasks
 
 

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mopsjobs.studies import study
+from mopsjobs.studies import seeds
 from mopsjobs.studies.field_values import MAX_TASKS
-from mopsjobs.studies.study import find_varying, param_id, seed_of, task_name
+from mopsjobs.studies.seeds import SeedIndex, drawn_seed
+from mopsjobs.studies.study import find_varying, param_id, task_name
 from mopsjobs.studies.study_parser import parse_study
 
 GOOD = {"model": "m:f", "scenario": "s", "parameter_sets": [{"params": {"x": 1}}]}
@@ -75,7 +76,7 @@ def test_sets_that_repeat_are_tasks_which_share_an_earlier_ones_outputs() -> Non
 
 def test_tasks_are_made_one_by_one() -> None:
     study = parse_study(GOOD | {"n_replicates": MAX_TASKS})
-    assert next(study.tasks()).seed == seed_of(study.parameter_sets[0], 0)
+    assert next(study.tasks()).seed == drawn_seed("mops-jobs", X1, 0)
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 500_000])
@@ -89,8 +90,8 @@ def test_the_index_of_seeds_tells_what_a_dict_would(chunk: int, drawn: list[int]
     expected: dict[int, list[int]] = {}
     for seed, number in tasks:
         expected.setdefault(seed, []).append(number)
-    with mock.patch.object(study, "_CHUNK", chunk):
-        index = study.SeedIndex(tasks[: len(drawn)], tasks[len(drawn) :])
+    with mock.patch.object(seeds, "_CHUNK", chunk):
+        index = SeedIndex(tasks)
     for seed in (*range(7), 2**32 - 1, 2**32, 2**64 - 1, 2**70):
         assert index.numbers(seed) == index.numbers_of_text(str(seed)) == expected.get(seed, [])
     assert sorted(index.duplicate_groups()) == sorted(numbers for numbers in expected.values() if len(numbers) > 1)
@@ -99,7 +100,7 @@ def test_the_index_of_seeds_tells_what_a_dict_would(chunk: int, drawn: list[int]
 @pytest.mark.parametrize("text", ["", "00", "01", "+1", "1_0", "-0", " 1", "\u0661", "1" * 21])
 def test_what_is_no_seed_in_its_one_form_is_that_of_no_task(text: str) -> None:
     """Else two keys would be outputs of one task."""
-    assert study.SeedIndex([(seed, seed) for seed in range(20)], ()).numbers_of_text(text) == []
+    assert SeedIndex((seed, seed) for seed in range(20)).numbers_of_text(text) == []
 
 
 CASES: list[tuple[list[dict[str, Any]], dict[str, Any], int, str]] = [

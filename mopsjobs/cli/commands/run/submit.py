@@ -16,6 +16,7 @@ from mopsjobs.engines import ENGINES, LOCAL_ENGINES
 from mopsjobs.engines.base import Launch
 from mopsjobs.errors import UsageError, command_line
 from mopsjobs.studies.outputs import results_prefix
+from mopsjobs.studies.seeds import MOPS_JOBS, describe_seeds
 from mopsjobs.studies.study import Study
 from mopsjobs.studies.study_parser import load_study, read_study
 from mopsjobs.submission.launching import no_effect_error
@@ -160,7 +161,8 @@ def _body(prepared: PreparedJob, status: str | None, *, as_json: bool) -> Docume
 
 
 def _count_tasks(study: Study, how: str = "") -> str:
-    return pluralize(study.tasks_total, "task") + how + describe_duplicates(len(study.duplicate_tasks()))
+    seeds = "" if study.seeds == MOPS_JOBS else f", seeds: {describe_seeds(study.seeds)}"
+    return pluralize(study.tasks_total, "task") + how + describe_duplicates(len(study.duplicate_tasks())) + seeds
 
 
 def _tasks_text(prepared: PreparedJob) -> str:

@@ -12,6 +12,7 @@ from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.console.terminal import TITLE_WIDTH, style_text, title_text
 from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE
 from mopsjobs.ledger.environment import Environment
+from mopsjobs.studies.seeds import describe_seeds
 from mopsjobs.utils.text import describe_sets, pluralize
 from mopsjobs.utils.times import whole_seconds
 
@@ -136,6 +137,7 @@ def _study(found: Provenance) -> str | None:
     return (
         f"{study['digest']}: {study['model']}/{study['scenario']}, {counts},"
         f" {pluralize(study['replicates'], 'replicate')}, {pluralize(study['tasks'], 'task')}"
+        f", seeds: {describe_seeds(found.manifest.study.seeds)}"
     )
 
 

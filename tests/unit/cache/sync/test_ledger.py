@@ -12,6 +12,7 @@ import pytest
 
 from mopsjobs.cache.database import open_to_write
 from mopsjobs.cache.queries.ledgers import read_ledger
+from mopsjobs.cache.stored_study import StoredStudy
 from mopsjobs.cache.sync import ledger
 from mopsjobs.cache.sync.ledger import sync_ledger
 from mopsjobs.errors import NoManifestError
@@ -91,6 +92,19 @@ def test_a_large_seed_keeps_all_its_digits(cache: sqlite3.Connection) -> None:
     sync_ledger(store, cache, "job")
     seeds = [int(seed) for (seed,) in cache.execute("SELECT seed FROM tasks ORDER BY task")]
     assert seeds == [2**64 - 1, 2**63 - 1]
+
+
+@pytest.mark.parametrize("rule", ["mops-jobs", "modelops", "common", [5, 2**64 - 1, 0], {"base": 2**63 - 1}])
+def test_the_cache_has_the_seeds_of_the_study(cache: sqlite3.Connection, rule: object) -> None:
+    """Also of repeated sets and named seeds, for each task and for each that repeats another."""
+    store, sets = InMemoryVersionedStore(), [{"x": 1}, {"x": 2}, {"x": 1}, {"params": {"x": 1}, "seed": 3407198642}]
+    study = put_manifest(store, "job", sets, n_replicates=3, seeds=rule).study
+    sync_ledger(store, cache, "job")
+    stored = StoredStudy.load(cache, "job")
+    assert stored is not None
+    places = [stored.place_of(task.number) for task in study.tasks()]
+    assert [int(place[1]) for place in places if place is not None] == [task.seed for task in study.tasks()]
+    assert dict(stored.duplicates()) == study.duplicate_tasks()
 
 
 def test_a_child_has_the_sets_of_its_own_tasks(cache: sqlite3.Connection) -> None:
