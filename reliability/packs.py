@@ -39,8 +39,11 @@ TASKS = 600
 SHARDS = 3
 WORKERS = 2
 OUTAGE_SECONDS = 12.0
-OUTAGE = Plan(1.0, ("busy", "gateway", "lost", "cut", "late"))
-"""All requests fail. Of some, the server has done what was asked."""
+REFUSALS = Plan(1.0, ("busy", "throttled"))
+"""All requests fail."""
+
+LOSSES = Plan(1.0, ("busy", "gateway", "lost", "cut", "late"))
+"""All requests fail. Of most, the server has done what was asked."""
 
 TASK_SECONDS = 0.15
 EXIT_PARTIAL = 104
@@ -167,9 +170,10 @@ class Storm:
             deeds.early()
             self.look()
             self.await_part(0.4)
-            self._line.follow(OUTAGE)
+            self._line.follow(REFUSALS)
             time.sleep(outage_seconds / 2)
             deeds.away()
+            self._line.follow(LOSSES)
             time.sleep(outage_seconds / 2)
             self._line.calm()
             self.look()

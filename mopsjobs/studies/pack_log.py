@@ -12,8 +12,8 @@ from mopsjobs.errors import VALUE_ERRORS, MopsJobsError, RecordError
 from mopsjobs.registry.keys import PACK
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.studies.manifest import Manifest, load_manifest
-from mopsjobs.studies.packed_store import PACKS, PackedStore
-from mopsjobs.studies.packs import MAX_ROWS, PACK_BYTES, encode_pack
+from mopsjobs.studies.packed_store import PackedStore
+from mopsjobs.studies.packs import MAX_ROWS, PACK_BYTES, PackIndex, encode_pack
 
 MAX_KEYS_BYTES = 50 * 2**10
 """What the index of a pack may take of the limit of a store, about."""
@@ -39,6 +39,8 @@ class PackLog:
         self._job_id, self._shard = job_id, shard
         self._number: int | None = None
         """The next one; None before the log was listed."""
+        self._others: list[PackIndex] = []
+        """The packs of other writers that were met."""
 
     def of_shard(self, shard: int) -> PackLog:
         """Return the log of another shard of the job."""
@@ -52,6 +54,8 @@ class PackLog:
             StoreError: if the store refuses the pack.
         """
         rest = dict(outputs)
+        for taken in self._others:
+            self._leave_out(taken, rest)
         while rest:
             number = self._next_number() if self._number is None else self._number
             key = PACK.key(job=self._job_id, shard=self._shard, number=f"{number:06d}")
@@ -60,16 +64,19 @@ class PackLog:
             else:
                 # By another runner of the shard; or by this one, if a reply was lost, and then it has all of these.
                 with contextlib.suppress(RecordError, *VALUE_ERRORS):
-                    taken = self.store.read_index(key)
-                    root = PACK.prefix_of(self._job_id)
-                    for row in taken.rows():
-                        rest.pop(f"{root}{row.param_id}/{row.seed}/{row.name}", None)
+                    self._others.append(self.store.read_index(key))
+                    self._leave_out(self._others[-1], rest)
             self._number = number + 1
 
+    def _leave_out(self, taken: PackIndex, outputs: dict[str, bytes]) -> None:
+        root = PACK.prefix_of(self._job_id)
+        for row in taken.rows():
+            outputs.pop(f"{root}{row.param_id}/{row.seed}/{row.name}", None)
+
     def _next_number(self) -> int:
-        prefix = f"{PACK.prefix_of(self._job_id)}{PACKS}{self._shard}-"
-        numbers = (int(parts["number"]) for key in self.store.list_keys(prefix) if (parts := PACK.parse(key)))
-        return max(numbers, default=-1) + 1
+        """Return the number behind the packs that were listed last: later ones may have some of the outputs, too."""
+        found = map(PACK.parse, self.store.listed_packs(self._job_id))
+        return max((int(one["number"]) for one in found if one and one["shard"] == str(self._shard)), default=-1) + 1
 
 
 def pack_log(store: VersionedStore, manifest: Manifest, shard: int) -> PackLog | None:

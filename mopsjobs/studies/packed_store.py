@@ -16,7 +16,7 @@ import itertools
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
@@ -208,6 +208,10 @@ class PackedStore:
             StoreError: if the store does not answer.
         """
         return self._note(job_id, self.unpacked.scan(f"{_RESULTS}{job_id}/{PACKS}"))
+
+    def listed_packs(self, job_id: str) -> Collection[str]:
+        """Return the keys of a job's packs as they were last listed."""
+        return (self._logs.get(job_id) or self.list_packs(job_id)).versions
 
     def read_index(self, key: str, size: int | None = None) -> PackIndex:
         """Return the index of a pack.

@@ -85,6 +85,18 @@ def test_writers_of_one_shard_leave_what_the_first_of_them_wrote(
     assert outputs_in(store) == {entry.key: entry.value for entry in plain.scan(PREFIX)}
 
 
+def test_a_writer_leaves_out_what_others_have_packed_since_it_looked() -> None:
+    """Also if it comes to those outputs later: each is stored once."""
+    store = InMemoryVersionedStore()
+    first, second = (PackLog(PackedStore(store), JOB, 0) for _ in range(2))
+    assert not list(second.store.list_keys(PREFIX))
+    first.add([(key_of(number), b"1") for number in range(3)])
+    second.add([(key_of(number), b"2") for number in (2, 3)])
+    second.add([(key_of(number), b"2") for number in (0, 4)])
+    packs = PackedStore(store).list_packs(JOB).indexes.values()
+    assert [sorted(int(row.seed) for row in pack.rows()) for pack in packs] == [[0, 1, 2], [3], [4]]
+
+
 few = mock.patch.object(relay, "MIN_OUTPUTS", 3)
 """Has deliveries of one or two outputs written as objects of their own."""
 
