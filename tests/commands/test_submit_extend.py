@@ -108,6 +108,26 @@ def test_the_study_of_failures_with_more_sets_proves_their_region(desk: Desk, tm
     assert desk("failures", "more", "--design").code == EXIT_USAGE
 
 
+def test_the_study_of_failures_with_more_replicates_reaches_its_width(desk: Desk, tmp_path: Path) -> None:
+    """`failures --design --within` prints it, and each set has as many as it needs. Those that exist are reused."""
+    noise = 'return {"result.json": json.dumps({"peak": 10 + params["x"] * random.Random(seed).gauss(0, 1)}).encode()}'
+    (desk.home / "model.py").write_text(f"import json, random\ndef simulate(params, seed):\n    {noise}\n")
+    desk.submit([{"x": 0}, {"x": 2}], n_replicates=4)
+    assert desk.ended() == "succeeded"
+    more = tmp_path / "more.json"
+    more.write_text(desk.ok("failures", "job", "--design", "--within", "peak=10%").out)
+    desk.launched.add("more")
+    said = desk.ok("submit", str(more), "--extend", "job", "--job-id", "more").err
+    assert "8 of " in said
+    assert desk.ended("more") == "succeeded"
+    state = record(desk.jobs, "more")
+    precision = state.metadata["precision"]
+    assert (precision["sets"], precision["precise"]) == (2, 2)
+    assert 8 < state.tasks_completed < json.loads(more.read_text())["n_replicates"]["max"]
+    rows = desk.ok("results", "more", "--by", "set", "--json").json["sets"]
+    assert all(row["peak.half_width"] <= 0.1 * row["peak.mean"] for row in rows)
+
+
 def test_a_job_of_known_tasks_alone_runs_none(ran: Desk, calls_file: Path) -> None:
     said = extend(ran, calls_file, replicates=1)
     assert "4 of 4 tasks reused from job\nLaunched none of 4 tasks: all are reused\n" in said

@@ -5,7 +5,7 @@
 **Replicates** make intervals of means as narrow as asked. It takes the least n with `t * sd / sqrt(n) <= width`. There,
 `sd` is the spread of a set so far, and t is Student's for n - 1 degrees of freedom. The study asks for the precision
 itself, so that the runner decides set by set. Its `min` is the present number of replicates. Its `max` is `MARGIN`
-times the largest n, since spreads of few replicates are uncertain, and looking often costs some more.
+times the largest n, with the upper 95 % limit of the spread of its set.
 """
 
 from __future__ import annotations
@@ -25,11 +25,17 @@ from mopsjobs.errors import UsageError
 from mopsjobs.studies.manifest import load_manifest
 from mopsjobs.studies.precision import Precision, Target
 from mopsjobs.studies.study import ParameterSet, param_id
-from mopsjobs.utils.intervals import student_t
+from mopsjobs.utils.intervals import normal_quantile, student_t
 from mopsjobs.utils.text import join_first, pluralize
 
 MARGIN = 2
-"""How many times what would do, if what is seen so far were sure."""
+"""How many times the least number. A condition looks better than it is, and looking often takes more replicates."""
+
+LIMIT = 0.9
+"""Of the two-sided interval of a spread, whose upper end it exceeds in 5 % of cases."""
+
+LIMIT_OF_TWO = 15.95
+"""How many times as large as that of two values their spread may be: the limit of `spread_limit`, exactly."""
 
 MAX_REPLICATES = 10_000
 """That a study asks for at most."""
@@ -74,7 +80,8 @@ def design_regions(failures: Failures, app: App) -> Design:
     [job_id] = failures.by_job
     further = further_sets(failures, job_id)
     if not further:
-        raise UsageError(f"No design: no condition is suspected of the failed tasks of {job_id}.")
+        problem = f"No design: no condition is suspected of the failed tasks of {job_id}."
+        raise UsageError(problem, hint="Name a width for more replicates: --within SCALAR=P%")
     study = load_manifest(app.store, job_id).study
     first = study.parameter_sets[0].param_id
     seeds = [one.seed for one in study.parameter_sets if one.param_id == first]
@@ -109,19 +116,23 @@ def design_replicates(name: str, targets: Sequence[Target], app: App, policy: Fr
         families, app, lambda sets: (_count_needed(sets, targets), sets.totals().done), policy
     )
     least = study.n_replicates.min if isinstance(study.n_replicates, Precision) else max(2, study.n_replicates)
-    most = max([least, *(MARGIN * count for count in needed if count is not None)])
-    most = min(_round_up(most), max(MAX_REPLICATES, least))
+    known = [need for need in needed if need is not None]
+    if not known:
+        raise UsageError("No design: no parameter set has two values, so their spread is not known.")
+    most = min(_round_up(MARGIN * max(need.at_most for need in known)), MAX_REPLICATES)
+    most = max(most, study.max_replicates, least)
     designed = dataclasses.replace(study, n_replicates=Precision(least, most, tuple(targets)))
-    tasks = sum(least if count is None else min(max(least, count), most) for count in needed)
-    open_sets = sum(count is not None and count > least for count in needed)
+    tasks = sum(max(least, need.expected) for need in known) + least * (len(needed) - len(known))
+    open_sets = sum(need.expected > least for need in known)
     job_id = families[0][0].job_id
     sets = f"{open_sets:,} of {pluralize(len(needed), 'set')} need more than {pluralize(least, 'replicate')}"
     notes = [
         f"{sets}, by their spread so far: n = (t sd / width)^2. The study has at most {most:,}.",
         f"About {tasks:,} tasks in all, of which {done:,} are done.",
     ]
-    if unknown := sum(count is None for count in needed):
-        notes.append(f"{pluralize(unknown, 'set')} of these have no spread so far, or no mean to be relative to.")
+    if len(known) < len(needed):
+        unknown = pluralize(len(needed) - len(known), "set")
+        notes.append(f"{unknown}: no spread is known so far, or the mean is 0 and the width relative to it.")
     return Design(job_id, designed.to_dict(), notes)
 
 
@@ -143,19 +154,42 @@ def replicates_for(mean: float, sd: float, target: Target) -> int | None:
     return high
 
 
-def _count_needed(sets: ResultSets, targets: Sequence[Target]) -> list[int | None]:
+class _Need(NamedTuple):
+    """The replicates that a set needs."""
+
+    expected: int
+    """By its spread so far."""
+    at_most: int
+    """By the upper limit of that."""
+
+
+def _count_needed(sets: ResultSets, targets: Sequence[Target]) -> list[_Need | None]:
     """Return the replicates that each set needs for all targets; None if that is not known."""
     names = [column.name for column in sets.columns]
     scalars = [sets.find_scalar(target.scalar).name for target in targets]
-    places = [[names.index(sets.column_of(scalar, what)) for what in ("mean", "sd")] for scalar in scalars]
-    needed: list[int | None] = []
+    places = [[names.index(sets.column_of(scalar, what)) for what in ("n", "mean", "sd")] for scalar in scalars]
+    needed: list[_Need | None] = []
     for row in sets.rows():
-        counts = []
-        for target, (mean, sd) in zip(targets, places, strict=True):
-            known = isinstance(row[mean], float | int) and isinstance(row[sd], float | int)
-            counts.append(replicates_for(row[mean], row[sd], target) if known else None)  # type: ignore[arg-type]
-        needed.append(None if None in counts else max(count for count in counts if count is not None))
+        values: list[list[Any]] = [[row[place] for place in columns] for columns in places]
+        pairs = [
+            [None if sd is None else replicates_for(mean, factor * sd, target) for factor in (1.0, spread_limit(n))]
+            for target, (n, mean, sd) in zip(targets, values, strict=True)
+        ]
+        counts = [[count for count in column if count is not None] for column in zip(*pairs, strict=True)]
+        is_known = all(len(column) == len(targets) for column in counts)
+        needed.append(_Need(*map(max, counts)) if is_known else None)
     return needed
+
+
+def spread_limit(n: int) -> float:
+    """Return how many times as large as that of a sample the spread may be: the upper 95 % limit, for a normal sample.
+
+    By the expansion of the quantiles of chi-squared by Wilson and Hilferty (PNAS 17, 1931). That fails for two values.
+    """
+    if n <= 2:
+        return LIMIT_OF_TWO
+    part = 2 / (9 * (n - 1))
+    return math.pow(1 - part - normal_quantile(LIMIT) * math.sqrt(part), -1.5)
 
 
 def _round_up(count: int) -> int:

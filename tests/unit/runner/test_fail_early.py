@@ -158,6 +158,18 @@ def test_a_budget_holds_without_a_report_of_the_thread(bench: Bench, monkeypatch
 
 
 @pytest.mark.usefixtures("hour_each")
+def test_a_budget_ends_an_adaptive_study(bench: Bench) -> None:
+    """Its sets ask for more replicates, and get none. A resumed job goes on with a budget of its own."""
+    noted = bench.path / "calls"
+    wish = {"min": 2, "max": 50, "until": {"seed": {"absolute": 1.0}}}
+    bench.given(sets_of(4, calls=str(noted)), n_replicates=wish)
+    _pods(bench, 2, max_cpu_hours=20.0, first=0)
+    state = bench.record()
+    assert (state.status, state.error_code) == ("partial", "BUDGET")
+    assert 20 <= sum(calls(noted).values()) == state.tasks_completed <= 21
+
+
+@pytest.mark.usefixtures("hour_each")
 def test_a_job_within_its_budget_succeeds(bench: Bench) -> None:
     """Also if its last task uses the rest."""
     bench.given(sets_of(8))
