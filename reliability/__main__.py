@@ -18,6 +18,7 @@ KINDS = {
     "life": "life.day",
     "views": "views.sequences",
     "forecast": "forecast.coverage",
+    "plans": "plans",
     "explain": "explaining",
     "precision": "precision",
     "packs": "packs",

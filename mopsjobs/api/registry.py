@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from mopsjobs.registry.job_registry import JobRegistry
     from mopsjobs.registry.job_state import JobState
     from mopsjobs.store.base import VersionedStore
-    from mopsjobs.submission.submit import Code
+    from mopsjobs.submission.submit import Code, SubmitRequest
     from mopsjobs.utils.table_files import Column, Row
 
 T = TypeVar("T")
@@ -401,27 +401,13 @@ class Registry:
             StoreAccessError: if the registry refuses the credentials.
             EngineError: if the engine refuses the job.
         """
-        from mopsjobs.submission.submit import SubmitRequest, prepare, submit_prepared
+        from mopsjobs.submission.submit import prepare, submit_prepared
 
-        check_is_study(study)
-        check_texts(bundle=bundle, engine=engine, job_id=job_id, owner=owner)
-        require(extend is None or isinstance(extend, (str, Job)), "extend", extend, "a job, or its id")
-        require(isinstance(without_targets, bool), "without_targets", without_targets, "True or False")
-        has_code = bundle is not None or (extend is not None and code is None and study.cell is None)
-        if study.cell is not None and engine == "local":
-            options = {"python": sys.executable, **options}
-        request = SubmitRequest(
-            study=study.definition,
-            code=None if has_code else self._code_of(study, code),
-            bundle=bundle,
-            engine=engine,
-            options=launch_options(options, Registry.submit, self.app),
-            job_id=job_id,
-            owner=owner,
-            labels=labels_to_set(labels),
-            extend=extend if extend is None or isinstance(extend, str) else extend.id,
-            without_targets=without_targets,
+        request = self._request(
+            Registry.submit, study, code, bundle, engine, extend, options, without_targets=without_targets
         )
+        check_texts(job_id=job_id, owner=owner)
+        request = replace(request, job_id=job_id, owner=owner, labels=labels_to_set(labels))
         session = self.app.session()
         with prepare(request, session) as prepared:
             if check_determinism is not None:
@@ -431,6 +417,71 @@ class Registry:
             submitted = submit_prepared(prepared, session)
         _warn(self.app, submitted.warnings)
         return Job(self, submitted.job_id)
+
+    def plan(
+        self,
+        study: Study,
+        code: str | os.PathLike[str] | None = None,
+        *,
+        bundle: str | None = None,
+        engine: str = "local",
+        extend: Job | str | None = None,
+        probe: int | None = None,
+        without_targets: bool = False,
+        **options: Unpack[RunnerOptions],
+    ) -> dict[str, Any]:
+        """Return what `submit` would do with the same arguments, and its costs: see `submit --dry-run --json`.
+
+        These follow from earlier jobs. With `probe`, this many tasks run here instead, and are not stored.
+
+        Raises:
+            UsageError: if `submit` would raise one.
+        """
+        from mopsjobs.app.jobs.plan import make_plan, plan_document
+        from mopsjobs.submission.submit import prepare
+
+        require(probe is None or type(probe) is int, "probe", probe, "a number of tasks")
+        request = self._request(
+            Registry.plan, study, code, bundle, engine, extend, options, without_targets=without_targets
+        )
+        with prepare(request, self.app.session()) as prepared:
+            return plan_document(prepared, make_plan(prepared, self.app, probe=probe), self.app)
+
+    def _request(  # noqa: PLR0917 - the arguments of two methods
+        self,
+        method: Callable[..., object],
+        study: Study,
+        code: str | os.PathLike[str] | None,
+        bundle: str | None,
+        engine: str,
+        extend: Job | str | None,
+        options: RunnerOptions,
+        *,
+        without_targets: bool,
+    ) -> SubmitRequest:
+        """Return the request of `submit` or `plan`, with their arguments.
+
+        Raises:
+            UsageError: if an argument is invalid.
+        """
+        from mopsjobs.submission.submit import SubmitRequest
+
+        check_is_study(study)
+        check_texts(bundle=bundle, engine=engine)
+        require(extend is None or isinstance(extend, (str, Job)), "extend", extend, "a job, or its id")
+        require(isinstance(without_targets, bool), "without_targets", without_targets, "True or False")
+        has_code = bundle is not None or (extend is not None and code is None and study.cell is None)
+        if study.cell is not None and engine == "local":
+            options = {"python": sys.executable, **options}
+        return SubmitRequest(
+            study=study.definition,
+            code=None if has_code else self._code_of(study, code),
+            bundle=bundle,
+            engine=engine,
+            options=launch_options(options, method, self.app),
+            extend=extend if extend is None or isinstance(extend, str) else extend.id,
+            without_targets=without_targets,
+        )
 
     def _code_of(self, study: Study, directory: str | os.PathLike[str] | None) -> Code:
         from mopsjobs.submission.submit import Code

@@ -101,6 +101,13 @@ class Usage(NamedTuple):
     host: str | None
     python: str | None
 
+    @property
+    def cpu_seconds(self) -> float | None:
+        """Return the processor time, in user mode and in the kernel; None if neither was observed."""
+        if self.user_seconds is None and self.system_seconds is None:
+            return None
+        return (self.user_seconds or 0.0) + (self.system_seconds or 0.0)
+
 
 NO_USAGE = Usage(None, None, None, None, None, None)
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import NamedTuple
 
 from mopsjobs.bundles.extraction import extract
-from mopsjobs.engines.model_env import JOB_VARIABLES, model_environment
+from mopsjobs.engines.model_env import JOB_VARIABLES, model_environment, python_here
 from mopsjobs.engines.model_process import write_worker
+from mopsjobs.ledger.attempt import Usage
 from mopsjobs.ledger.retry_policy import RetryPolicy
 from mopsjobs.runner.pools.base import OnLog, TaskLimits
 from mopsjobs.runner.pools.local import WorkerPool
 from mopsjobs.studies.study import Study, Task
+from mopsjobs.submission.submit import PreparedJob
 from mopsjobs.utils.cores import thread_limits, usable_cores
 
 ONE_TRY = TaskLimits(policy=RetryPolicy(retries=0))
@@ -42,6 +46,43 @@ class RunResult(NamedTuple):
     """Those that its study keeps; None if it failed."""
     error: Mapping[str, str] | None
     """`type` and `message`, of an error in the model also `traceback`; None if it did not fail."""
+    seconds: float = 0.0
+    """How long its attempts took, added up."""
+    cpu_seconds: float | None = None
+    """Their processor time; None if it was not measured."""
+
+
+def place_of(prepared: PreparedJob, archive: bytes, env: Mapping[str, str], policy: RetryPolicy) -> Place:
+    """Return the place in which tasks of a job run on this machine before it is submitted.
+
+    Args:
+        prepared: the job.
+        archive: its code.
+        env: the environment of this process.
+        policy: which attempts are followed by another one.
+    """
+    launch = prepared.launch
+    python = launch.python or sys.executable
+    if prepared.request.engine != "local":
+        python = python_here(launch.python, env)
+    limits = TaskLimits(launch.task_timeout, launch.task_memory, policy)
+    return Place(archive, prepared.request.study, python, launch.job_id, env, limits)
+
+
+def spread_tasks(study: Study, count: int, among: bytearray | None = None) -> list[Task]:
+    """Return tasks of a study at equal distances, each in the middle of its part.
+
+    Args:
+        study: the study.
+        count: how many, at most.
+        among: has a 1 for each task that may be taken; None for all.
+    """
+    numbers = range(study.tasks_total) if among is None else [*compress(range(study.tasks_total), among)]
+    count = min(count, len(numbers))
+    chosen = bytearray(study.tasks_total)
+    for place in range(count):
+        chosen[numbers[(2 * place + 1) * len(numbers) // (2 * count)]] = 1
+    return [*compress(study.tasks(), chosen)]
 
 
 def run_once(place: Place, tasks: Sequence[Task], on_log: OnLog, *, workers: int = 1) -> dict[int, RunResult]:
@@ -58,6 +99,7 @@ def run_once(place: Place, tasks: Sequence[Task], on_log: OnLog, *, workers: int
         ModelError: if the model cannot be loaded.
     """
     found: dict[int, RunResult] = {}
+    used: dict[int, list[Usage]] = {}
     study = place.study
     with tempfile.TemporaryDirectory(prefix="mops-jobs-", ignore_cleanup_errors=True) as directory:
         root, spool = Path(directory, "code"), Path(directory, "spool")
@@ -72,7 +114,14 @@ def run_once(place: Place, tasks: Sequence[Task], on_log: OnLog, *, workers: int
         pool = WorkerPool(command, setup, workers, limits=place.limits, on_log=on_log, env=env)
         with contextlib.closing(pool.run(iter(enumerate(tasks)))) as results:
             for result in results:
-                if result is not None and result.is_final:
+                if result is None:
+                    continue
+                number = result.task.number
+                used.setdefault(number, []).append(result.usage)
+                if result.is_final:
                     kept = {name: value for name, value in (result.outputs or {}).items() if study.keeps_output(name)}
-                    found[result.task.number] = RunResult(None if result.error else kept, result.error)
+                    cpu = [one.cpu_seconds for one in used[number] if one.cpu_seconds is not None]
+                    seconds = sum(one.seconds or 0.0 for one in used[number])
+                    total = sum(cpu) if cpu else None
+                    found[number] = RunResult(None if result.error else kept, result.error, seconds, total)
     return found

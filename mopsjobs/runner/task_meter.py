@@ -92,10 +92,7 @@ class TaskMeter:
     def add(self, result: TaskResult) -> None:
         """Take an attempt that has ended."""
         used = result.usage
-        cpu = None
-        if used.user_seconds is not None or used.system_seconds is not None:
-            cpu = (used.user_seconds or 0.0) + (used.system_seconds or 0.0)
-        self._used = add_usage((self._used, ShardUsage(cpu, used.seconds, None, used.max_rss_bytes)))
+        self._used = add_usage((self._used, ShardUsage(used.cpu_seconds, used.seconds, None, used.max_rss_bytes)))
         if result.is_final:
             self._ended += 1
             if used.seconds is not None:

@@ -244,7 +244,7 @@ def _compare_code(
         opened: the files that each of the tasks may have opened that are to be reused.
         store: has the bundles.
     """
-    changes = {} if manifest.bundle == new.bundle else _changed_files(manifest.bundle, new, store)
+    changes = {} if manifest.bundle == new.bundle else changed_files(manifest.bundle, new.load_archive, store)
     if not changes:
         return None if changes is not None else CodeChange(None)
     job_id, sets = manifest.job_id, {files for files in opened.values() if files is not None}
@@ -303,8 +303,8 @@ class Change(enum.Enum):
     OTHER = enum.auto()
 
 
-def _changed_files(bundle: str, new: NewJob, store: VersionedStore) -> dict[str, Change] | None:
-    """Return the names of files that differ between two bundles, and how.
+def changed_files(bundle: str, load_archive: Callable[[], bytes], store: VersionedStore) -> dict[str, Change] | None:
+    """Return the names of files that differ between a bundle of the store and another archive, and how.
 
     The rules that say what is packed are left out.
 
@@ -312,7 +312,7 @@ def _changed_files(bundle: str, new: NewJob, store: VersionedStore) -> dict[str,
         None if a bundle cannot be read.
     """
     try:
-        archives = (load_bundle(store, bundle), new.load_archive())
+        archives = (load_bundle(store, bundle), load_archive())
         sides = [{file.name: file for file in list_files(archive)} for archive in archives]
     except BundleError:
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -85,6 +86,20 @@ class PreparedJob(NamedTuple):
     packed: PackedBundle | None
     extension: Extension | None = None
     """The tasks that need not run; None if the job extends no other."""
+
+    @property
+    def python(self) -> str | None:
+        """Return the interpreter of the model; None where the engine has its own."""
+        return self.launch.python or (sys.executable if self.request.engine == "local" else None)
+
+    def counts(self) -> dict[str, int]:
+        """Return the counts of its tasks, as scripts get them."""
+        study = self.request.study
+        return {
+            "tasks_total": study.tasks_total,
+            "duplicate_tasks": len(study.duplicate_tasks()),
+            "reused_tasks": 0 if self.extension is None else self.extension.task_count,
+        }
 
     def load_archive(self, store: VersionedStore) -> bytes:
         """Return the archive of the code: the packed one, else that in the store.

@@ -63,3 +63,32 @@ def test_each_command_names_the_project_file_that_it_ignores(cli: Cli) -> None:
     for argv in (*EVERY, ("sync", "-q")):
         assert cli.ok(*argv).err.splitlines().count(warning) == 1, argv
     assert not (path.parent / "project.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("prices = 3", "invalid prices in the configuration file"),
+        ("[prices]\ncore_hour = 1", "invalid currency in [prices]"),
+        ('[prices]\ncurrency = "EUR"', "missing price in [prices]"),
+        ('[prices]\ncurrency = "EUR"\ncore_hour = -1', "invalid core_hour in [prices]"),
+        ('[prices]\ncurrency = "EUR"\ngib_month = nan', "invalid gib_month in [prices]"),
+        ('[prices]\ncurrency = "EUR"\ncore_hours = 1', "Did you mean 'core_hour'?"),
+    ],
+)
+def test_a_table_of_prices_that_means_nothing_is_refused(cli: Cli, text: str, message: str) -> None:
+    (cli.cache.parent / ".mops-jobs.toml").write_text(text)
+    ran = cli("config", "show")
+    assert ran.code == 2
+    assert message in ran.err
+
+
+def test_prices_are_settings_of_the_nearest_file(cli: Cli) -> None:
+    home = cli.cache.parent
+    (home / ".config" / "mops-jobs").mkdir(parents=True)
+    (home / ".config" / "mops-jobs" / "config.toml").write_text('[prices]\ncurrency = "EUR"\ncore_hour = 0.05\n')
+    shown = cli.ok("config", "show", "--json").json["prices"]
+    assert shown == {"value": "0.05 EUR per core-hour", "origin": f"file {home}/.config/mops-jobs/config.toml"}
+    (home / ".mops-jobs.toml").write_text('[prices]\ncurrency = "USD"\ncore_hour = 2\ngib_month = 0.02\n')
+    shown = cli.ok("config", "show", "--json").json["prices"]
+    assert shown["value"] == "2 USD per core-hour, 0.02 USD per GiB and month"

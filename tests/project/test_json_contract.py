@@ -16,8 +16,10 @@ from mopsjobs.ledger.attempt import Outcome
 from mopsjobs.ledger.environment import encode_environment, environment_of_worker
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.status import JobStatus
+from mopsjobs.registry.transitions import ShardReport
+from mopsjobs.registry.usage import ShardUsage
 from support.cli import Cli, Remote, add, foreign, key
-from support.ledgers import Ledger, add_job, attempt, leave_scalars
+from support.ledgers import BUNDLE, Ledger, add_job, attempt, leave_scalars
 from support.runs import code, place, sets_of, study
 
 JOB_FIELDS = [*job_fields()]
@@ -69,6 +71,11 @@ FAILURES_FIELDS = [
 QUERY_FIELDS = [
     "schema_version", "synced_at", "age_seconds", "stale", "foreign_writes_known_to", "results", "columns",
     "returned", "truncated", "rows",
+]  # fmt: skip
+PLAN_FIELDS = [
+    "schema_version", "job_id", "tasks_total", "duplicate_tasks", "reused_tasks", "bundle", "engine", "bundle_files",
+    "bundle_bytes", "python", "dry_run", "tasks", "cpu_hours", "wall_seconds", "workers", "start_up_seconds",
+    "output_bytes", "requests", "price", "basis",
 ]  # fmt: skip
 DOCTOR_FIELDS = ["schema_version", "checks", "problems", "store"]
 PRUNE_FIELDS = [
@@ -122,6 +129,29 @@ def test_tasks_keeps_its_promise(cli: Cli, remote: Remote, flags: tuple[str, ...
     assert list(document) == TASKS_FIELDS
     assert all(list(task) == TASK_FIELDS for task in document["tasks"])
     assert cli.ok("tasks", "job", "--jsonl", *flags).objects == document["tasks"]
+
+
+def test_plans_keep_their_promise(cli: Cli, remote: Remote) -> None:
+    """`submit --dry-run --json` fits its schema, with nothing measured, and with all that a plan can tell."""
+    code(Path.cwd() / "desk")
+    Path("study.json").write_text(json.dumps(study(sets_of(3)).to_dict()))
+    words = ("submit", "study.json", "--bundle", BUNDLE, "--dry-run", "--json")
+    config = Path(cli.env["HOME"], ".config", "mops-jobs", "config.toml")
+    config.parent.mkdir(parents=True)
+    config.write_text('[prices]\ncurrency = "EUR"\ncore_hour = 0.05\ngib_month = 0.02\n')
+    document = cli.ok(*words).json
+    _check(cli, "plan", document)
+    assert (list(document), document["cpu_hours"]) == (PLAN_FIELDS, None)
+    add_job(remote.jobs, "job", sets_of(3))
+    remote.jobs.report_shard("job", 0, 1, ShardReport(3, 0, is_done=True, usage=ShardUsage(6.0, 7.0, 8.0, None)))
+    remote.jobs.update_status("job", "succeeded")
+    Ledger(remote.store.inner)(*(attempt(number) for number in range(3)))
+    cli.ok("sync")
+    document = cli.ok(*words).json
+    _check(cli, "plan", document)
+    assert list(document) == PLAN_FIELDS
+    assert None not in document["price"].values()
+    assert None not in document["requests"].values()
 
 
 def test_prune_keeps_its_promise(cli: Cli, remote: Remote) -> None:
@@ -337,6 +367,7 @@ def test_fields_that_are_unknown_here_stay_inside(cli: Cli) -> None:
         ("doctor", DOCTOR_FIELDS),
         ("prune", PRUNE_FIELDS),
         ("version", VERSION_FIELDS),
+        ("plan", PLAN_FIELDS),
     ],
 )
 def test_the_schema_describes_every_field(cli: Cli, name: str, fields: list[str]) -> None:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from itertools import compress
-
 from mopsjobs.app.run.app import App
 from mopsjobs.errors import NotDeterministicError, OptionError
-from mopsjobs.runner.run_once import ONE_TRY, Place, run_once
-from mopsjobs.studies.study import Study, Task, find_varying, task_name
+from mopsjobs.runner.run_once import ONE_TRY, place_of, run_once, spread_tasks
+from mopsjobs.studies.study import find_varying, task_name
 from mopsjobs.submission.submit import PreparedJob
 from mopsjobs.utils.cores import usable_cores
 from mopsjobs.utils.text import error_line, join_first, pluralize
@@ -36,9 +32,8 @@ def check_determinism(prepared: PreparedJob, count: int, app: App) -> None:
     if count < 1:
         raise OptionError(f"invalid check_determinism '{count}': expected 1 or more.", "check_determinism")
     study = request.study
-    place = Place(prepared.load_archive(app.store), study, launch.python or sys.executable, launch.job_id, app.env)
-    place = place._replace(limits=ONE_TRY._replace(timeout=launch.task_timeout, memory=launch.task_memory))
-    tasks = list(_spread(study, count))
+    place = place_of(prepared, prepared.load_archive(app.store), app.env, ONE_TRY.policy)
+    tasks = spread_tasks(study, count)
     workers = min(launch.workers or usable_cores(), len(tasks))
     first, second = (run_once(place, some, lambda _task, _line: None, workers=workers) for some in (tasks, tasks[::-1]))
     varying = find_varying(study)
@@ -54,7 +49,7 @@ def check_determinism(prepared: PreparedJob, count: int, app: App) -> None:
                 f"{problem.rstrip('.')}. Nothing was submitted.", hint="Correct the model, or submit without the check."
             )
         app.out.warn(problem)
-    different = [task for task in tasks if task not in failed and first[task.number] != second[task.number]]
+    different = [task for task in tasks if task not in failed and first[task.number][:2] != second[task.number][:2]]
     if different:
         names = join_first([task_name(task, varying) for task in different])
         raise NotDeterministicError(
@@ -63,12 +58,3 @@ def check_determinism(prepared: PreparedJob, count: int, app: App) -> None:
             hint="Draw random numbers from the seed alone, or submit without the check.",
         )
     app.out.note(f"{pluralize(len(tasks) - len(failed), 'task')} run twice: equal outputs")
-
-
-def _spread(study: Study, count: int) -> Iterator[Task]:
-    """Return tasks at equal distances, the first one included."""
-    total = study.tasks_total
-    chosen = bytearray(total)
-    for place in range(min(count, total)):
-        chosen[place * total // min(count, total)] = 1
-    return compress(study.tasks(), chosen)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from mopsjobs.app.run.notify_rules import Rule
+    from mopsjobs.app.run.prices import Prices
 
 MAX_FILE_BYTES = 8192
 """Size of a configuration file. Every command reads it, and it may come with the study of another person. The time that
@@ -49,8 +50,8 @@ class Settings:
     """All settings of one run. Nothing changes them after `load`."""
 
     __slots__ = (
-        "cache", "color", "files", "ignored", "max_local_workers", "registry", "registry_id", "rules", "stale_after",
-        "trusted",
+        "cache", "color", "files", "ignored", "max_local_workers", "prices", "registry", "registry_id", "rules",
+        "stale_after", "trusted",
     )  # fmt: skip
 
     def __init__(
@@ -61,6 +62,8 @@ class Settings:
         ignored: tuple[str, ...],
         trusted: tuple[str, ...] = (),
         rules: tuple[Rule, ...] = (),
+        *,
+        prices: tuple[Prices, str] | None = None,
     ) -> None:
         self.registry = values["registry"]
         self.cache = values["cache"]
@@ -77,6 +80,8 @@ class Settings:
         """What records may choose without a question, as `KIND:VALUE`; only from the user's file."""
         self.rules = rules
         """The rules of notifications; only from the user's file."""
+        self.prices = prices
+        """What the user pays, for plans, and the file that says so; None without prices."""
 
     @property
     def redirected_by(self) -> str | None:
@@ -101,12 +106,17 @@ class Settings:
         own = {TRUSTED: " ".join(self.trusted)} if self.trusted else {}
         own |= {f"{NOTIFY}.{rule.name}": rule.describe() for rule in self.rules}
         listed = {name: Setting(text, f"file {self.files[-1]}") for name, text in own.items()}
+        if self.prices is not None:
+            listed[PRICES] = Setting(self.prices[0].describe(), f"file {self.prices[1]}")
         return {**{name: getattr(self, name) for name in _ENV}, **listed}
 
 
 TRUSTED = "trusted"
 
 NOTIFY = "notify"
+
+PRICES = "prices"
+"""A table that both files may have."""
 
 _ONLY_OF_USER = (TRUSTED, NOTIFY)
 """Keys that only the user's file may have. A project file may come from elsewhere, like a record."""
@@ -160,8 +170,13 @@ def load(
     files = tuple(path for path in (project, user) if path and os.path.isfile(path))
     trusted: tuple[str, ...] = ()
     rules: tuple[Rule, ...] = ()
+    prices: tuple[Prices, str] | None = None
     for path in files:
         document = _read(path)
+        if (table := document.pop(PRICES, None)) is not None and prices is None:
+            from mopsjobs.app.run.prices import parse_prices  # here: most users have none
+
+            prices = parse_prices(path, table), path
         own = {name: document.pop(name) for name in _ONLY_OF_USER if name in document}
         if path == project and (foreign := [name for name, value in own.items() if value]):
             raise ConfigError(
@@ -185,7 +200,7 @@ def load(
     if "cache" not in found:
         found["cache"] = _default_cache(env, registry_id)
     found["cache"].value = os.path.abspath(user_dirs.expand_home(found["cache"].value))
-    return Settings(found, registry_id, files, ignored, trusted, rules)
+    return Settings(found, registry_id, files, ignored, trusted, rules, prices=prices)
 
 
 def _project_value(path: str, name: str, value: str) -> str:
@@ -256,10 +271,10 @@ def _read(path: str) -> dict[str, Any]:
     if type(workers := document.get(MAX_LOCAL_WORKERS)) is int:
         document[MAX_LOCAL_WORKERS] = str(workers)
     for name, value in document.items():
-        if name in _ONLY_OF_USER:
+        if name in (PRICES, *_ONLY_OF_USER):
             continue
         if name not in _ENV:
-            known = ", ".join((*_ENV, *_ONLY_OF_USER))
+            known = ", ".join((*_ENV, PRICES, *_ONLY_OF_USER))
             raise ConfigError(f"The configuration file {path} has an unknown key '{name}': expected one of {known}.")
         if not isinstance(value, str) or not value or not value.isprintable():
             raise ConfigError(f"invalid {name} in {named}: expected a text of printable characters.")

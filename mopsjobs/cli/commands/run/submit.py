@@ -85,11 +85,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="first run N tasks twice here, and submit nothing if their outputs differ (default: no check)",
     )
     flags = parser.add_mutually_exclusive_group()
-    flags.add_argument("--dry-run", action="store_true", help="print what would be submitted; run and submit nothing")
+    flags.add_argument(
+        "--dry-run", action="store_true", help="print what would be submitted, and what it will cost; submit nothing"
+    )
     flags.add_argument(
         "--print-manifest",
         action="store_true",
         help="print the Job of Kubernetes that would be created, as YAML, or as JSON with --json; submit nothing",
+    )
+    parser.add_argument(
+        "--probe",
+        metavar="N",
+        type=positive_number,
+        help="with --dry-run: run N tasks here to learn their costs, and store nothing (default: by earlier jobs)",
     )
     parser.add_argument("--json", action="store_true", help="print the job's id in one JSON object")
 
@@ -98,6 +106,8 @@ def run(args: argparse.Namespace, app: App) -> Result:
     """Submit a study."""
     if not args.auto and args.bundle is args.extend is None:
         raise UsageError(f"one of these flags is required: --auto ({AUTO_HELP}), --bundle ({BUNDLE_HELP}).")
+    if args.probe is not None and not args.dry_run:
+        raise UsageError("--probe has no effect without --dry-run.")
     study = load_study(sys.stdin.buffer.read(), "-") if args.study == "-" else read_study(args.study)
     request = SubmitRequest(
         study=study,
@@ -120,7 +130,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
         if args.print_manifest:
             return _manifest(prepared.launch, app, as_json=args.json)
         if args.dry_run:
-            return _plan(prepared, as_json=args.json)
+            return _plan(prepared, app, args.probe, as_json=args.json)
         if args.check_determinism is not None:
             from mopsjobs.app.origins.determinism import check_determinism  # here: few need the pools of a runner
 
@@ -143,21 +153,12 @@ def run(args: argparse.Namespace, app: App) -> Result:
     )
 
 
-def _counts(prepared: PreparedJob) -> dict[str, int]:
-    study, extension = prepared.request.study, prepared.extension
-    return {
-        "tasks_total": study.tasks_total,
-        "duplicate_tasks": len(study.duplicate_tasks()),
-        "reused_tasks": 0 if extension is None else extension.task_count,
-    }
-
-
 def _body(prepared: PreparedJob, status: str | None, *, as_json: bool) -> Document | Text:
     request, launch = prepared.request, prepared.launch
     if not as_json:
         return Text([launch.job_id])
-    document = {"job_id": launch.job_id, "engine": request.engine, **_counts(prepared)}
-    return Document({**document, "status": status, "python": _python(launch, request)})
+    document = {"job_id": launch.job_id, "engine": request.engine, **prepared.counts()}
+    return Document({**document, "status": status, "python": prepared.python})
 
 
 def _count_tasks(study: Study, how: str = "") -> str:
@@ -167,7 +168,7 @@ def _count_tasks(study: Study, how: str = "") -> str:
 
 def _tasks_text(prepared: PreparedJob) -> str:
     """Return how many tasks were launched, and with which interpreter."""
-    study, extension, python = prepared.request.study, prepared.extension, _python(prepared.launch, prepared.request)
+    study, extension, python = prepared.request.study, prepared.extension, prepared.python
     reused = 0 if extension is None else extension.task_count
     if reused == study.tasks_total:
         return f"none of {pluralize(reused, 'task')}: all are reused"
@@ -175,26 +176,20 @@ def _tasks_text(prepared: PreparedJob) -> str:
     return launched + _count_tasks(study, "" if python is None else f" with {python}")
 
 
-def _python(launch: Launch, request: SubmitRequest) -> str | None:
-    """Return the interpreter of the model; None where the engine has its own."""
-    return launch.python or (sys.executable if request.engine == "local" else None)
-
-
 def _size(count: int) -> str:
     return f"{count} B" if count < 1000 else f"{count / 1e3:.1f} kB" if count < 999_950 else f"{count / 1e6:.1f} MB"
 
 
-def _plan(prepared: PreparedJob, *, as_json: bool) -> Result:
-    """Show what a submission would do."""
+def _plan(prepared: PreparedJob, app: App, probe: int | None, *, as_json: bool) -> Result:
+    """Show what a submission would do, and cost."""
+    from mopsjobs.app.jobs.plan import make_plan, plan_document, plan_lines, plan_warnings  # here: few need it
+
+    plan = make_plan(prepared, app, probe=probe)
+    warnings = plan_warnings(plan)
+    if as_json:
+        return Result(Document(plan_document(prepared, plan, app)), warnings=warnings)
     request, launch, bundle, packed, _ = prepared
     study, job_id = request.study, launch.job_id
-    python = _python(launch, request)
-    if as_json:
-        plan = {"job_id": job_id, **_counts(prepared), "bundle": bundle, "engine": request.engine}
-        files, size = (None, None) if packed is None else (packed.files, packed.bytes)
-        return Result(
-            Document({**plan, "bundle_files": files, "bundle_bytes": size, "python": python, "dry_run": True})
-        )
     code = bundle
     if packed is not None:
         code = f"{bundle} ({Path.cwd()}: {pluralize(packed.files, 'file')}, {_size(packed.bytes)} packed)"
@@ -205,11 +200,13 @@ def _plan(prepared: PreparedJob, *, as_json: bool) -> Result:
         f"Study    {study.entrypoint}: {sets}, {_count_tasks(study)}",
         f"Bundle   {code}",
         f"Engine   {request.engine}",
-        f"Python   {python or 'the default of the engine'}",
+        f"Python   {prepared.python or 'the default of the engine'}",
         f"Outputs  {outputs}, under {results_prefix(job_id)}",
         *([] if study.reduce is None else [f"Reduce   {study.reduce}, after the tasks"]),
+        *plan_lines(plan, request.engine, app),
     ]
-    return Result(Text(lines, indent=9), notes=["Nothing was done."])
+    notes = ["Nothing was submitted." if probe else "Nothing was done."]
+    return Result(Text(lines, indent=9), notes=notes, warnings=warnings)
 
 
 def _manifest(launch: Launch, app: App, *, as_json: bool) -> Result:

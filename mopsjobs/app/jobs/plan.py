@@ -1,0 +1,421 @@
+"""The plan of a job before its submission: what its tasks will cost, as ranges, and what these rest on.
+
+The costs of tasks come from the ledgers of earlier jobs of the model. Or they come from a probe: some tasks run here,
+and are not stored. Without either, they are unknown. See docs/decisions/0121-plans.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from mopsjobs.app.jobs.job_tasks import mirror_ledger
+from mopsjobs.app.run.freshness import FreshnessPolicy
+from mopsjobs.cache.queries.costs import Costs, EarlierJob, costs_of, earlier_jobs, span_of
+from mopsjobs.cache.rows import study_of
+from mopsjobs.errors import MopsJobsError, OptionError
+from mopsjobs.ledger.retry_policy import retry_policy
+from mopsjobs.runner.requests import Load, Requests, count_requests
+from mopsjobs.runner.run_once import place_of, run_once, spread_tasks
+from mopsjobs.studies.costs import MeasuredSet, PlannedSet, Range, beyond, estimate_total
+from mopsjobs.studies.study import Task, find_varying, task_name
+from mopsjobs.submission.reuse import Change, changed_files
+from mopsjobs.utils.cores import usable_cores
+from mopsjobs.utils.sizes import human_size
+from mopsjobs.utils.text import error_line, join_first, pluralize
+from mopsjobs.utils.times import human_range
+
+if TYPE_CHECKING:
+    from mopsjobs.app.run.app import App
+    from mopsjobs.submission.submit import PreparedJob
+
+PLAN_VERSION = 1
+"""The `schema_version` of `submit --dry-run --json`."""
+
+MAX_JOBS = 5
+"""Earlier jobs whose ledgers count."""
+
+MAX_BUNDLES = 3
+"""Bundles of earlier jobs that are compared with the code, file by file."""
+
+LEDGERS, PROBE = "ledgers", "probe"
+
+SHORT = 600.0
+"""Seconds of processor time. Less is not shown in hours."""
+
+CENT = 0.01
+"""Of a currency. No price is shown with more digits."""
+
+NOTHING = Range(0.0, 0.0)
+
+
+class Basis(NamedTuple):
+    """The evidence for a plan."""
+
+    kind: str | None
+    """`LEDGERS`, `PROBE`, or None if nothing was measured."""
+    costs: Costs = Costs([], [], [], 0.0)
+    jobs: tuple[str, ...] = ()
+    """The earlier jobs, the newest first."""
+    same_code: bool | None = None
+    """Whether these had the code that is submitted."""
+    same_engine: bool | None = None
+    """Whether they ran on the engine of the job."""
+    start_up: Range | None = None
+    """Seconds besides those of the tasks, from the submission to the end; None if no earlier job tells."""
+
+    def describe(self, engine: str) -> str:
+        """Return what was measured, and where."""
+        tasks = pluralize(self.costs.tasks, "task")
+        if self.kind == PROBE:
+            return f"from {tasks} on this machine"
+        code = "the same code" if self.same_code else "other code"
+        place = "" if self.same_engine else f", another engine than {engine}"
+        return f"from {tasks} of {join_first(self.jobs)} with {code}{place}"
+
+
+class Plan(NamedTuple):
+    """The plan of a job. Ranges that nothing tells are None."""
+
+    tasks: Range
+    """How many tasks run."""
+    reused: int
+    """How many need not run."""
+    basis: Basis
+    cpu_seconds: Range | None = None
+    """Processor time, of all attempts."""
+    core_seconds: Range | None = None
+    """How long cores are held: that time, or how long tasks take if that is longer."""
+    workers: int | None = None
+    """Tasks that run at once, at most; None if the cluster decides."""
+    wall_seconds: Range | None = None
+    """From the submission to the end, without any wait for a cluster."""
+    output_bytes: Range | None = None
+    requests: Requests | None = None
+    """Those to a store across a network."""
+    beyond: tuple[str, ...] = ()
+    """Parameters with values that are below or above all measured ones."""
+
+
+def make_plan(prepared: PreparedJob, app: App, *, probe: int | None = None) -> Plan:
+    """Return the plan of a prepared job.
+
+    Args:
+        prepared: the job.
+        app: the run: its cache, its settings and its messages.
+        probe: how many tasks to run here as the basis; None to take earlier jobs.
+
+    Raises:
+        OptionError: if the number of tasks is not above zero.
+        ModelError: if tasks are to run here, and the model cannot be loaded.
+        BundleError, StoreError: if they are, and the code cannot be read.
+    """
+    if probe is not None and probe < 1:
+        raise OptionError(f"invalid probe '{probe}': expected 1 or more.", "probe")
+    left = _left(prepared)
+    sets = _planned_sets(prepared, left)
+    count = left.count(1)
+    reused = 0 if prepared.extension is None else prepared.extension.task_count
+    tasks, workers = Range(count, count), _workers(prepared, app)
+    if not count:
+        return Plan(tasks, reused, Basis(None), NOTHING, NOTHING, workers, NOTHING, NOTHING)
+    basis = _from_ledgers(prepared, app) if probe is None else _from_probe(prepared, left, probe, workers, app)
+    costs = basis.costs
+    cpu, seconds = estimate_total(costs.cpu, sets), estimate_total(costs.seconds, sets)
+    size = estimate_total(costs.size, sets, run_spread=0.0)
+    if seconds is None:
+        return Plan(tasks, reused, basis, workers=workers)
+    core = seconds if cpu is None else Range(*map(max, cpu, seconds))
+    wall = None if workers is None else _wall(seconds, min(workers, count), basis)
+    requests = None
+    if wall is not None and size is not None and not app.settings.is_local:
+        study = prepared.request.study
+        outputs = 1 if study.outputs is None else len(study.outputs)
+        requests = count_requests(Load(tasks, wall, size, outputs, study.packs, prepared.launch.shards))
+    outside = tuple(beyond(costs.seconds, sets))
+    return Plan(tasks, reused, basis, cpu, core, workers, wall, size, requests, outside)
+
+
+def _left(prepared: PreparedJob) -> bytearray:
+    """Return a 1 for each task of the study that runs: not those that are reused, or that repeat an earlier one."""
+    study = prepared.request.study
+    left = bytearray([1]) * study.tasks_total
+    for number in study.duplicate_tasks():
+        left[number] = 0
+    for reuse in () if prepared.extension is None else prepared.extension.reused:
+        for first, end in reuse.ranges:
+            left[first:end] = bytes(end - first)
+    return left
+
+
+def _planned_sets(prepared: PreparedJob, left: bytearray) -> list[PlannedSet]:
+    """Return the parameter sets with tasks that run. Those with the same parameters are one."""
+    study, first = prepared.request.study, 0
+    duplicates = study.duplicate_tasks()
+    sets: dict[str, PlannedSet] = {}
+    for one in study.parameter_sets:
+        end = first + study.replicates(one)
+        tasks = left.count(1, first, end)
+        done = end - first - tasks
+        if duplicates:
+            done -= sum(number in duplicates for number in range(first, end))
+        known = sets.get(one.param_id, PlannedSet(one.param_id, one.params, 0))
+        sets[one.param_id] = known._replace(tasks=known.tasks + tasks, done=known.done + done)
+        first = end
+    return [one for one in sets.values() if one.tasks]
+
+
+def _workers(prepared: PreparedJob, app: App) -> int | None:
+    """Return how many tasks run at once; None if the cluster decides."""
+    launch, engine = prepared.launch, prepared.request.engine
+    if engine == "dask":
+        return None
+    if engine == "kubernetes":
+        from mopsjobs.engines.kubernetes.options import read_cpu
+
+        return launch.shards * (launch.workers or read_cpu(launch.options)[1])
+    if engine == "slurm":
+        from mopsjobs.engines.slurm.options import workers
+
+        return launch.shards * workers(launch)
+    limit = app.settings.local_workers
+    return min(launch.workers or limit, limit)
+
+
+def _wall(seconds: Range, workers: int, basis: Basis) -> Range:
+    """Return how long workers take for tasks, in any order: at most their share, and a longest task after it.
+
+    That is Graham's bound for lists (1969).
+    """
+    start_up = basis.start_up or NOTHING
+    last = basis.costs.longest * (1 - 1 / workers)
+    return Range(start_up.low + seconds.low / workers, start_up.high + seconds.high / workers + last)
+
+
+# --- what was measured --------------------------------------------------------------------------------------------
+
+
+def _from_ledgers(prepared: PreparedJob, app: App) -> Basis:
+    """Return what earlier jobs of the model measured: those with the same code and engine, if there are any.
+
+    Else those with the same code count, else those on the same engine, else any.
+
+    A registry across a network is asked for the ledgers of these alone, not for jobs that the cache does not know.
+    """
+    study = prepared.request.study
+    named = study_of({"model": study.model, "scenario": study.scenario})
+    is_same = _code_comparison(prepared, app)
+    jobs: list[tuple[tuple[bool, bool], EarlierJob]] = [
+        ((is_same(job.bundle), job.engine == prepared.request.engine), job)
+        for job in _read(app, lambda connection: earlier_jobs(connection, named or "")) or ()
+    ]
+    jobs.sort(key=lambda pair: pair[0], reverse=True)  # it keeps the newest first
+    for (same_code, same_engine), alike in itertools.groupby(jobs, key=lambda pair: pair[0]):
+        some = [job for _, job in itertools.islice(alike, MAX_JOBS)]
+        for job in some:
+            with contextlib.suppress(MopsJobsError):
+                mirror_ledger(job.job_id, app, FreshnessPolicy())
+        ids = [job.job_id for job in some]
+        costs = app.cache.read_cached(functools.partial(costs_of, job_ids=ids))
+        if costs is not None and costs.seconds:
+            start_up = _start_up(some, app) if same_engine else None
+            return Basis(LEDGERS, costs, tuple(ids), same_code, same_engine, start_up)
+    return Basis(None)
+
+
+def _read(app: App, view: Callable[[sqlite3.Connection], list[EarlierJob]]) -> list[EarlierJob] | None:
+    with contextlib.suppress(MopsJobsError):
+        if app.settings.is_local and app.embedded.missing_path() is None:
+            return app.cache.read(lambda connection, _age: view(connection), FreshnessPolicy())
+        return app.cache.read_cached(view)
+    return None
+
+
+def _code_comparison(prepared: PreparedJob, app: App) -> Callable[[str | None], bool]:
+    """Return what tells whether a bundle has the code of the job: the same files, but for studies."""
+    load_archive = functools.cache(lambda: prepared.load_archive(app.store))
+    compared: dict[str, bool] = {prepared.bundle: True}
+
+    def is_same(bundle: str | None) -> bool:
+        if bundle is None or bundle in compared or len(compared) > MAX_BUNDLES:
+            return compared.get(bundle or "", False)
+        compared[bundle] = False
+        with contextlib.suppress(MopsJobsError):
+            changes = changed_files(bundle, load_archive, app.store)
+            compared[bundle] = changes is not None and all(one is Change.STUDY for one in changes.values())
+        return compared[bundle]
+
+    return is_same
+
+
+def _start_up(jobs: Sequence[EarlierJob], app: App) -> Range | None:
+    """Return what jobs took besides their tasks: from the least of them to twice the most."""
+
+    def view(connection: sqlite3.Connection) -> list[float]:
+        spans = ((job.seconds, span_of(connection, job.job_id)) for job in jobs)
+        return [max(0.0, seconds - span) for seconds, span in spans if span is not None]
+
+    found = app.cache.read_cached(view)
+    return Range(min(found), 2 * max(found)) if found else None
+
+
+def _from_probe(prepared: PreparedJob, left: bytearray, count: int, workers: int | None, app: App) -> Basis:
+    """Run some of the tasks here, at equal distances in the study, and return what they cost. Nothing is stored."""
+    study, launch = prepared.request.study, prepared.launch
+    place = place_of(prepared, prepared.load_archive(app.store), app.env, retry_policy(launch.retries, launch.retry_on))
+    tasks = spread_tasks(study, count, left)
+    at_once = min(workers or 1, usable_cores(), len(tasks))
+    results = run_once(place, tasks, lambda _task, _line: None, workers=at_once)
+    failed = [task for task in tasks if results[task.number].error]
+    if failed:
+        error = results[failed[0].number].error or {}
+        reason = error_line(error.get("type"), error.get("message"))
+        name = task_name(failed[0], find_varying(study))
+        app.out.warn(f"{len(failed):,} of {pluralize(len(tasks), 'task')} of the probe failed: {name}: {reason}")
+    pairs = [(task, results[task.number]) for task in tasks]
+    costs = Costs(
+        _measured((task, result.cpu_seconds) for task, result in pairs),
+        _measured((task, result.seconds) for task, result in pairs),
+        _measured((task, sum(map(len, (result.outputs or {}).values()))) for task, result in pairs),
+        max(result.seconds for _, result in pairs),
+    )
+    return Basis(PROBE, costs)
+
+
+def _measured(values: Iterable[tuple[Task, float | None]]) -> list[MeasuredSet]:
+    sets: dict[str, tuple[Task, list[float]]] = {}
+    for task, value in values:
+        if value is not None:
+            sets.setdefault(task.param_id, (task, []))[1].append(value)
+    found = []
+    for task, some in sets.values():
+        mean = sum(some) / len(some)
+        squares = sum((value - mean) ** 2 for value in some)
+        found.append(MeasuredSet(task.param_id, task.params, len(some), mean, squares))
+    return found
+
+
+# --- what is shown ------------------------------------------------------------------------------------------------
+
+
+def plan_document(prepared: PreparedJob, plan: Plan, app: App) -> dict[str, object]:
+    """Return a plan as scripts get it, with what would be submitted; see docs/reference/json.md."""
+    launch, packed, basis = prepared.launch, prepared.packed, plan.basis
+    return {
+        "schema_version": PLAN_VERSION,
+        "job_id": launch.job_id,
+        **prepared.counts(),
+        "bundle": prepared.bundle,
+        "engine": prepared.request.engine,
+        "bundle_files": None if packed is None else packed.files,
+        "bundle_bytes": None if packed is None else packed.bytes,
+        "python": prepared.python,
+        "dry_run": True,
+        "tasks": {"low": int(plan.tasks.low), "high": int(plan.tasks.high)},
+        "cpu_hours": _json(plan.cpu_seconds, 3600),
+        "wall_seconds": _json(plan.wall_seconds),
+        "workers": plan.workers,
+        "start_up_seconds": _json(basis.start_up),
+        "output_bytes": _json(plan.output_bytes),
+        "requests": _requests_json(plan.requests),
+        "price": _price_json(plan, app),
+        "basis": {
+            "kind": basis.kind,
+            "jobs": list(basis.jobs),
+            "same_code": basis.same_code,
+            "same_engine": basis.same_engine,
+            "tasks": basis.costs.tasks,
+            "parameter_sets": len(basis.costs.seconds),
+            "beyond": list(plan.beyond),
+        },
+    }
+
+
+def plan_lines(plan: Plan, engine: str, app: App) -> list[str]:
+    """Return the plan in lines for people."""
+    reused = f", {plan.reused:,} reused" if plan.reused else ""
+    lines = [f"Tasks    {_count_text(plan.tasks)} to run{reused}"]
+    if plan.core_seconds is None:
+        return [*lines, "CPU      unknown: no ended job of this model has measured any. Add --probe 3"]
+    if not plan.tasks.high:
+        return lines
+    basis = plan.basis.describe(engine)
+    lines.append(f"CPU      {_cpu_text(plan.cpu_seconds)}, {basis}")
+    if plan.wall_seconds is not None:
+        without = "" if plan.basis.start_up else ", and the start of the engine"
+        lines.append(
+            f"Time     {human_range(*plan.wall_seconds)} with {pluralize(plan.workers or 0, 'worker')}{without}"
+        )
+    if plan.output_bytes is not None:
+        sizes = [human_size(round(size)) for size in plan.output_bytes]
+        lines.append(f"Storage  {' to '.join(dict.fromkeys(sizes))}")
+    if plan.requests is not None:
+        counts = (f"{_count_text(count)} {name}" for name, count in plan.requests._asdict().items())
+        lines.append(f"Requests {', '.join(counts)}")
+    if price := _price_text(plan, app):
+        lines.append(f"Price    {price}")
+    return lines
+
+
+def plan_warnings(plan: Plan) -> list[str]:
+    """Return why the ranges may be wrong."""
+    if plan.basis.kind != LEDGERS or not plan.beyond:
+        return []
+    names = join_first(plan.beyond)
+    return [f"Values of {names} lie beyond those that were measured. To measure some of these tasks: --probe 5"]
+
+
+def _requests_json(requests: Requests | None) -> dict[str, object] | None:
+    return None if requests is None else {name: one.to_json() for name, one in requests._asdict().items()}
+
+
+def _prices(plan: Plan, app: App) -> dict[str, Range | None] | None:
+    """Return what the cores cost, and a month of the outputs; None without a price or without a range."""
+    if app.settings.prices is None or plan.core_seconds is None:
+        return None
+    prices, size = app.settings.prices[0], plan.output_bytes
+    cores = None if prices.core_hour is None else plan.core_seconds.times(prices.core_hour / 3600)
+    month = None if prices.gib_month is None or size is None else size.times(prices.gib_month / 2**30)
+    return {"cores": cores, "storage_month": month}
+
+
+def _price_json(plan: Plan, app: App) -> dict[str, object] | None:
+    found, prices = _prices(plan, app), app.settings.prices
+    if found is None or prices is None:
+        return None
+    return {"currency": prices[0].currency, **{name: _json(one) for name, one in found.items()}}
+
+
+def _price_text(plan: Plan, app: App) -> str:
+    found, prices = _prices(plan, app), app.settings.prices
+    if found is None or prices is None:
+        return ""
+    units = (("cores", ""), ("storage_month", " per month for storage"))
+    parts = ((found[name], what) for name, what in units)
+    texts = (
+        (_range_text(one) if one.high >= CENT else f"below {CENT}", what) for one, what in parts if one is not None
+    )
+    return ", and ".join(f"{text} {prices[0].currency}{what}" for text, what in texts)
+
+
+def _json(one: Range | None, unit: float = 1.0) -> dict[str, float] | None:
+    return None if one is None else one.times(1 / unit).to_json()
+
+
+def _cpu_text(cpu: Range | None) -> str:
+    if cpu is None:
+        return "unknown"
+    text = f"{_range_text(cpu)} seconds" if cpu.high < SHORT else f"{_range_text(cpu.times(1 / 3600))} hours"
+    return f"{text} (90 %)"
+
+
+def _count_text(count: Range) -> str:
+    return " to ".join(dict.fromkeys(f"{round(number):,}" for number in count))
+
+
+def _range_text(one: Range) -> str:
+    return " to ".join(dict.fromkeys(f"{number:,.0f}" if number >= 100 else f"{number:.2g}" for number in one))
