@@ -161,15 +161,15 @@ def test_a_task_that_the_job_lacks_is_refused(ran: Desk, task: str) -> None:
 
 
 def test_a_submission_is_refused_if_tasks_differ(drawing: Desk, noted: Path) -> None:
-    """Two of four tasks are run twice, at equal distances: the first one and the third one."""
+    """Two of four tasks are run twice, at equal distances: the second one and the fourth one."""
     sets = sets_of(4, calls=str(noted))
-    sets[2]["is_random"] = True
+    sets[3]["is_random"] = True
     found = drawing("submit", drawing.write(sets, outputs=OUTPUTS), "--auto", "--check-determinism", "2")
     assert (found.code, found.out) == (9, "")
-    assert "1 of 2 tasks left other outputs when run twice: task 2 (x=2, is_random=True). Nothing was submitted." in (
+    assert "1 of 2 tasks left other outputs when run twice: task 3 (x=3, is_random=True). Nothing was submitted." in (
         " ".join(found.err.split())
     )
-    assert sorted(noted.read_text().split()) == ["0", "0", "2", "2"]
+    assert sorted(noted.read_text().split()) == ["1", "1", "3", "3"]
     assert list(drawing.jobs.list_jobs()) == []
 
 

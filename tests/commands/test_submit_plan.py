@@ -164,6 +164,14 @@ def test_values_beyond_the_measured_ones_are_a_warning(desk: Desk) -> None:
     assert "warning: Values of x lie beyond those that were measured." in ran.err
 
 
+@pytest.mark.parametrize(("budget", "verb"), [("0.00000001", "will"), ("1000", None)])
+def test_a_budget_that_the_tasks_exceed_is_a_warning(desk: Desk, budget: str, verb: str | None) -> None:
+    code(desk.home, COSTLY)
+    words = ("--auto", "--dry-run", "--probe", "2", "--max-cpu-hours", budget)
+    err = desk.ok("submit", desk.write([{"x": 5}, {"x": 4}]), *words).err
+    assert (f"CPU-hours {verb} end the job" in err) if verb else err == "Nothing was submitted.\n"
+
+
 def test_jobs_of_a_registry_in_a_network_tell_requests_too(cli: Cli, remote: Remote) -> None:
     """All attempts at a task cost. Those that were stopped or lost say too little, and jobs at work say nothing yet."""
     code(Path.cwd() / "desk")

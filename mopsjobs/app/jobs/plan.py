@@ -361,12 +361,16 @@ def plan_lines(plan: Plan, engine: str, app: App) -> list[str]:
     return lines
 
 
-def plan_warnings(plan: Plan) -> list[str]:
-    """Return why the ranges may be wrong."""
-    if plan.basis.kind != LEDGERS or not plan.beyond:
-        return []
-    names = join_first(plan.beyond)
-    return [f"Values of {names} lie beyond those that were measured. To measure some of these tasks: --probe 5"]
+def plan_warnings(plan: Plan, budget: float | None) -> list[str]:
+    """Return why the ranges may be wrong, and that the job may reach its budget of CPU-hours."""
+    warnings = []
+    if plan.basis.kind == LEDGERS and plan.beyond:
+        names = join_first(plan.beyond)
+        warnings.append(f"Values of {names} lie beyond those that were measured. To measure some tasks: --probe 5")
+    if budget is not None and plan.cpu_seconds is not None and plan.cpu_seconds.high > budget * 3600:
+        verb = "may" if plan.cpu_seconds.low <= budget * 3600 else "will"
+        warnings.append(f"The budget of {budget:g} CPU-hours {verb} end the job before its last task.")
+    return warnings
 
 
 def _requests_json(requests: Requests | None) -> dict[str, object] | None:

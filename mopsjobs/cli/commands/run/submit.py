@@ -185,7 +185,7 @@ def _plan(prepared: PreparedJob, app: App, probe: int | None, *, as_json: bool) 
     from mopsjobs.app.jobs.plan import make_plan, plan_document, plan_lines, plan_warnings  # here: few need it
 
     plan = make_plan(prepared, app, probe=probe)
-    warnings = plan_warnings(plan)
+    warnings = plan_warnings(plan, prepared.launch.max_cpu_hours)
     if as_json:
         return Result(Document(plan_document(prepared, plan, app)), warnings=warnings)
     request, launch, bundle, packed, _ = prepared
