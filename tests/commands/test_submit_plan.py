@@ -97,6 +97,22 @@ def test_an_extension_plans_what_is_left(desk: Desk) -> None:
     assert shown.endswith("Tasks    0 to run, 4 reused\n")
 
 
+def test_where_a_precision_decides_the_plan_has_the_fewest_and_the_most(desk: Desk) -> None:
+    """The ranges reach from the lower end for the fewest replicates to the upper end for all that are allowed."""
+    desk.submit(sets_of(2), n_replicates=3)
+    assert desk.ended() == "succeeded"
+    least, most = (planned(desk, desk.write(sets_of(2), n_replicates=count)) for count in (3, 40))
+    until = {"min": 3, "max": 40, "until": {"x": {"relative": 0.1}}}
+    plan = planned(desk, desk.write(sets_of(2), n_replicates=until))
+    assert plan["tasks"] == {"low": 6, "high": 80}
+    for name in ("cpu_hours", "wall_seconds", "output_bytes"):
+        assert plan[name] == {"low": least[name]["low"], "high": most[name]["high"]}
+    assert (
+        "Tasks    6 to 80 to run\n"
+        in desk.ok("submit", desk.write(sets_of(2), n_replicates=until), "--auto", "--dry-run").out
+    )
+
+
 def test_a_probe_runs_tasks_of_all_parts_and_stores_nothing(desk: Desk, tmp_path: Path) -> None:
     noted = tmp_path / "calls"
     path = desk.write(sets_of(9, calls=str(noted)), n_replicates=4)

@@ -117,20 +117,22 @@ def make_plan(prepared: PreparedJob, app: App, *, probe: int | None = None) -> P
     if probe is not None and probe < 1:
         raise OptionError(f"invalid probe '{probe}': expected 1 or more.", "probe")
     left = _left(prepared)
-    sets = _planned_sets(prepared, left)
-    count = left.count(1)
+    needed = _needed(prepared, left)
+    tasks = Range(needed.count(1), left.count(1))
     reused = 0 if prepared.extension is None else prepared.extension.task_count
-    tasks, workers = Range(count, count), _workers(prepared, app)
-    if not count:
+    workers = _workers(prepared, app)
+    if not tasks.high:
         return Plan(tasks, reused, Basis(None), NOTHING, NOTHING, workers, NOTHING, NOTHING)
     basis = _from_ledgers(prepared, app) if probe is None else _from_probe(prepared, left, probe, workers, app)
     costs = basis.costs
-    cpu, seconds = estimate_total(costs.cpu, sets), estimate_total(costs.seconds, sets)
-    size = estimate_total(costs.size, sets, run_spread=0.0)
+    sets = _planned_sets(prepared, left, left)
+    fewest = sets if needed is left else _planned_sets(prepared, left, needed)
+    cpu, seconds = _between(costs.cpu, fewest, sets), _between(costs.seconds, fewest, sets)
+    size = _between(costs.size, fewest, sets, run_spread=0.0)
     if seconds is None:
         return Plan(tasks, reused, basis, workers=workers)
     core = seconds if cpu is None else Range(*map(max, cpu, seconds))
-    wall = None if workers is None else _wall(seconds, min(workers, count), basis)
+    wall = None if workers is None else _wall(seconds, min(workers, round(tasks.high)), basis)
     requests = None
     if wall is not None and size is not None and not app.settings.is_local:
         study = prepared.request.study
@@ -152,15 +154,38 @@ def _left(prepared: PreparedJob) -> bytearray:
     return left
 
 
-def _planned_sets(prepared: PreparedJob, left: bytearray) -> list[PlannedSet]:
-    """Return the parameter sets with tasks that run. Those with the same parameters are one."""
+def _needed(prepared: PreparedJob, left: bytearray) -> bytearray:
+    """Return those of the tasks that run in any case: if a precision decides, the first replicates of each set."""
+    study = prepared.request.study
+    if study.precision is None:
+        return left
+    needed, first = left[:], 0
+    for one in study.parameter_sets:
+        end = first + study.replicates(one)
+        begin = min(end, first + study.precision.min)
+        needed[begin:end] = bytes(end - begin)
+        first = end
+    return needed
+
+
+def _between(
+    measured: Sequence[MeasuredSet], fewest: Sequence[PlannedSet], most: Sequence[PlannedSet], **spread: float
+) -> Range | None:
+    """Return the range from the least that the fewest tasks cost to the most that all cost; None if unknown."""
+    total = estimate_total(measured, most, **spread)
+    least = total if fewest is most else estimate_total(measured, fewest, **spread)
+    return None if total is None or least is None else Range(least.low, total.high)
+
+
+def _planned_sets(prepared: PreparedJob, left: bytearray, running: bytearray) -> list[PlannedSet]:
+    """Return the parameter sets with tasks that run, of all that are left. Those with the same parameters are one."""
     study, first = prepared.request.study, 0
     duplicates = study.duplicate_tasks()
     sets: dict[str, PlannedSet] = {}
     for one in study.parameter_sets:
         end = first + study.replicates(one)
-        tasks = left.count(1, first, end)
-        done = end - first - tasks
+        tasks = running.count(1, first, end)
+        done = end - first - left.count(1, first, end)
         if duplicates:
             done -= sum(number in duplicates for number in range(first, end))
         known = sets.get(one.param_id, PlannedSet(one.param_id, one.params, 0))
