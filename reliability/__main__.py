@@ -23,6 +23,7 @@ KINDS = {
     "precision": "precision",
     "packs": "packs",
     "checkpoints": "checkpoints",
+    "adaptive": "adaptive",
 }
 """Modules of this package, each with `run(trial) -> Iterator[Figure]`."""
 STORES = ("sqlite", "azure", "dynamodb", "s3", "moto")
