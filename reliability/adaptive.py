@@ -1,10 +1,10 @@
 """One adaptive study with any number of workers, on each engine, while runners and workers are killed.
 
-Its sets stop at different looks, one has `max` replicates, and one has a replicate that fails until it is mended. A
+Its sets stop at different looks, one has `max` replicates, and one has a replicate that fails until it is repaired. A
 job is restarted by what a user has: `resume`, and Slurm's own requeue. After all kills only that replicate is missing.
-Then it is mended, and the job resumed once more.
+Then it is repaired, and the job resumed once more.
 
-What must hold, before and after the mending: the counts of replicates, the outputs byte for byte, and what records and
+What must hold, before and after the repair: the counts of replicates, the outputs byte for byte, and what records and
 views say are those of the undisturbed run.
 """
 
@@ -240,8 +240,8 @@ class Storm:
             self.resume()
         return self.look(state)
 
-    def mend(self) -> Seen:
-        """Mend the failing replicate, and bring the job to its end."""
+    def repair(self) -> Seen:
+        """Repair the failing replicate, and bring the job to its end."""
         self.bench.fails.write_text("")
         self.resume()
         state = self.await_end()
@@ -257,7 +257,7 @@ class Storm:
         views = {
             "status": counts,
             "outputs": (counts[0], len(outputs)),
-            "tasks": (len(tasks), sum(task["outcome"] == "succeeded" for task in tasks)),
+            "tasks": (counts[0], sum(task["outcome"] == "succeeded" for task in tasks)),
             "validate": (validated["tasks_total"], validated["tasks_verified"]),
         }
         hold(len(set(views.values())) == 1, f"views of {job} count differently: {views}")
@@ -354,9 +354,9 @@ def run(trial: Trial) -> Iterator[Figure]:
     """
     bench = Bench(trial.directory / "bench", trial.seed)
     calm = Storm(bench, "calm", 1, ["--workers", "4"], [])
-    partial, whole = calm.settle(), calm.mend()
+    partial, whole = calm.settle(), calm.repair()
     yield Figure("undisturbed: tasks needed and complete, with the failing replicate", str(partial.counts))
-    yield Figure("undisturbed: after it was mended", str(whole.counts))
+    yield Figure("undisturbed: after it was repaired", str(whole.counts))
     yield Figure("precision", json.dumps(whole.precision))
     broken: list[str] = []
     for place, (name, open_engine, workers) in enumerate(CASES):
@@ -365,9 +365,9 @@ def run(trial: Trial) -> Iterator[Figure]:
             with open_engine(workers, bench, trial.directory) as engine:
                 storm = Storm(bench, f"job-{place}", workers, engine.submit, engine.resume)
                 kills = storm.suffer(trial.times(KILLS), engine.deeds(storm))
-                found = storm.settle(), storm.mend()
+                found = storm.settle(), storm.repair()
                 hold(found[0] == partial, f"with the failing replicate: {differences(found[0], partial)}")
-                hold(found[1] == whole, f"after it was mended: {differences(found[1], whole)}")
+                hold(found[1] == whole, f"after it was repaired: {differences(found[1], whole)}")
                 yield Figure(f"{name}: kills, restarts, jobs", f"{kills}, {storm.restarts}, {len(storm.family)}")
         except PromiseBroken as error:
             yield Figure(f"{name}: BROKEN", str(error))

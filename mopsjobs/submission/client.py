@@ -217,7 +217,8 @@ def _check_drop(manifest: Manifest) -> None:
     """
     needs = (
         "a study with a reduce function, which reads the outputs of all shards" if manifest.study.reduce is not None
-        else "--extend, since the outputs of the other job are in the registry" if manifest.reused
+        else "--extend, since the outputs of the other job are in the registry"
+        if manifest.reused and manifest.study.precision is None
         else None
     )  # fmt: skip
     if needs is not None:

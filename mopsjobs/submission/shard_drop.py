@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import heapq
 import os
 from collections.abc import Collection, Iterator
 from datetime import datetime
@@ -38,14 +39,14 @@ from mopsjobs.errors import (
 from mopsjobs.events import format as event_format
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
-from mopsjobs.registry.keys import ANNOUNCEMENT, EVENTS, RECORD, SHARD, belongs_to
+from mopsjobs.registry.keys import ANNOUNCEMENT, EVENTS, OUTPUT, RECORD, SHARD, belongs_to
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.registry.transitions import ShardReport, all_shards_done, shard_precision
 from mopsjobs.registry.usage import shard_usage
-from mopsjobs.store.base import ReadableStore, Versioned, VersionedStore
+from mopsjobs.store.base import Entry, ReadableStore, Versioned, VersionedStore, WantsValues, always
 from mopsjobs.store.directory import DirectoryVersionedStore
 from mopsjobs.studies.manifest import Manifest, load_manifest, manifest_key
-from mopsjobs.studies.outputs import find_complete_tasks, results_prefix
+from mopsjobs.studies.outputs import find_complete_tasks, results_prefix, scan_outputs
 from mopsjobs.studies.pack_log import find_pack_log
 from mopsjobs.submission.relay import OnRefused, deliver
 from mopsjobs.submission.session import Session
@@ -75,6 +76,13 @@ class ShardDrop(DirectoryVersionedStore):
         """Return a value of the shard, else one of the job."""
         return super().get(key) or self._job.get(key)
 
+    def scan(self, prefix: str = "", wants_values: WantsValues = always, after: str = "") -> Iterator[Entry]:
+        """List the values of the shard, and outputs of other jobs that `fill_drop` put there."""
+        own = super().scan(prefix, wants_values, after)
+        if not prefix.startswith(OUTPUT.prefix):
+            return own
+        return heapq.merge(own, self._job.scan(prefix, wants_values, after), key=lambda entry: entry.key)
+
 
 class _DropDirectory(DirectoryVersionedStore):
     """A directory of the drop where it is delivered. Its errors concern one job: they are not those of the registry."""
@@ -92,7 +100,9 @@ class _DropDirectory(DirectoryVersionedStore):
 
 
 def fill_drop(directory: JobDir, manifest: Manifest, store: ReadableStore) -> None:
-    """Put manifest and bundle of a job where its shards find them.
+    """Put manifest and bundle of a job where its shards find them, and the outputs of tasks that it reuses.
+
+    Only an adaptive study reuses tasks here: its decisions need the values of these.
 
     Args:
         directory: the directory of the job.
@@ -118,10 +128,23 @@ def fill_drop(directory: JobDir, manifest: Manifest, store: ReadableStore) -> No
                     raise EngineError(f"The shards cannot get their code: {needed} is not in the store.")
                 drop.create_if_absent(needed, value.value)
         in_drop = drop.get(key)
+        _copy_reused(manifest, store, drop)
     except StoreError as error:
         raise EngineError(f"The shards cannot get their code: {error}") from None
     if in_drop is None or in_drop.value != manifest.to_json():
         raise foreign
+
+
+def _copy_reused(manifest: Manifest, store: ReadableStore, drop: VersionedStore) -> None:
+    for reuse in manifest.reused:
+        wanted = {(task.param_id, str(task.seed)) for _, task in manifest.tasks() if reuse.has(task.number)}
+        for (param_id, seed, _), entry in scan_outputs(store, reuse.job_id):
+            if (param_id, seed) in wanted:
+                value = entry.value
+                if value is None and (found := store.get(entry.key)) is not None:
+                    value = found.value
+                if value is not None:
+                    drop.create_if_absent(entry.key, value)
 
 
 def find_drop(state: JobState, session: Session) -> Path | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from mopsjobs.cache.job_json import deferred_tasks
 from mopsjobs.cache.queries.jobs import ABOVE_IDS, ids_with_prefix
 from mopsjobs.errors import AmbiguousJobError
+from mopsjobs.registry.notes import PRECISION
 from mopsjobs.utils.times import parse_time
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ _MEMBERS = """
     SELECT job.job_id, job.parent_job_id, job.status, job.tasks_total, job.tasks_completed,
         CASE json_type(record, '$.metadata.n_deferred_tasks')
             WHEN 'integer' THEN max(0, json_extract(record, '$.metadata.n_deferred_tasks')) ELSE 0 END,
-        job.created_ts, job.usage
+        job.created_ts, job.usage, json_type(record, '$.metadata.precision') IS NOT NULL
     FROM member CROSS JOIN job USING (job_id) LIMIT ?
 """
 
@@ -43,6 +44,8 @@ class Member(NamedTuple):
     """Seconds since 1970."""
     usage: str | None = None
     """What its tasks used, as the column of the cache has it."""
+    is_adaptive: bool | int = False
+    """Whether decisions tell which tasks it needs. Then it has those of its parent too, among its reused tasks."""
 
 
 class Family(NamedTuple):
@@ -94,7 +97,7 @@ def make_family(job_id: str, members: Iterable[Member]) -> Family | None:
     """Return the family of a job from its members; None if there is only one.
 
     A child has the tasks that its parent lacked. So what the newest job lacks or has left to a later resume, the family
-    lacks.
+    lacks. That of an adaptive study has all tasks.
     """
     by_id = {member.job_id: member for member in members}
     if len(by_id) < 2:
@@ -104,7 +107,8 @@ def make_family(job_id: str, members: Iterable[Member]) -> Family | None:
     parents = {member.parent_job_id for member in by_id.values()}
     leaves = [member for member in by_id.values() if member.job_id not in parents]
     newest = max(leaves or by_id.values(), key=lambda member: (member.created, member.job_id))
-    total = next((member.tasks_total for member in by_id.values() if member.parent_job_id is None), 0)
+    eldest_total = next((member.tasks_total for member in by_id.values() if member.parent_job_id is None), 0)
+    total = newest.tasks_total if newest.is_adaptive else eldest_total
     # A child that only reduces has no tasks: its parent lacked none.
     is_all_done = any(
         member.tasks_completed >= member.tasks_total > 0 and not member.tasks_deferred for member in by_id.values()
@@ -134,6 +138,7 @@ def member_from_state(state: JobState) -> Member:
         deferred_tasks(state.metadata),
         parse_time(state.created_at).timestamp(),
         usage_json(state),
+        PRECISION in state.metadata,
     )
 
 
