@@ -131,7 +131,7 @@ class _Job:
         if pid is None:
             if chance.random() < 0.5 and self.has_ended():
                 return False
-            self.id = self._command("resume", self.id, "--yes").strip()
+            self.id = self._command("resume", self.id, "--yes").strip() or self.id  # nothing, if all tasks are complete
             return False
         if whom == "worker":
             workers = sorted(child for child, (parent, _) in read_parents().items() if parent == pid)

@@ -92,6 +92,7 @@ class JobInfo(_Fields):
     cpu_seconds: float | None
     task_seconds: float | None
     held_core_seconds: float | None
+    saved_seconds: float | None
     cpu_efficiency: float | None
     max_rss_bytes: float | None
     eta_earliest: str | None

@@ -40,7 +40,8 @@ COLUMNS = (
 """The columns of a row from which `job_json` makes a job."""
 
 NO_USAGE = (
-    '{"cpu_seconds":null,"task_seconds":null,"held_core_seconds":null,"cpu_efficiency":null,"max_rss_bytes":null}'
+    '{"cpu_seconds":null,"task_seconds":null,"held_core_seconds":null,"saved_seconds":null,"cpu_efficiency":null,'
+    '"max_rss_bytes":null}'
 )
 """In place of the column `usage`, which is JSON as it is shown. Like the record, a listing copies it."""
 

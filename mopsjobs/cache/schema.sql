@@ -52,13 +52,15 @@ CREATE TABLE attempt (
     job_id TEXT NOT NULL, task INTEGER NOT NULL, run TEXT NOT NULL, seq INTEGER NOT NULL, attempt INTEGER NOT NULL,
     shard INTEGER, outcome TEXT NOT NULL, started_ts REAL, seconds REAL, user_seconds REAL, system_seconds REAL,
     max_rss_bytes INTEGER, host TEXT, python TEXT, error_key TEXT, error_type TEXT, error_where TEXT,
-    error_message TEXT, output_bytes INTEGER, PRIMARY KEY (job_id, task, run, seq, shard)
+    error_message TEXT, output_bytes INTEGER, resumed_at TEXT, resumed_seconds REAL,
+    PRIMARY KEY (job_id, task, run, seq, shard)
 ) WITHOUT ROWID;
 CREATE TABLE task (
     job_id TEXT NOT NULL, task INTEGER NOT NULL, first_task INTEGER NOT NULL, seed, attempts INTEGER NOT NULL,
     shard INTEGER, outcome TEXT NOT NULL, started_ts REAL, seconds REAL, user_seconds REAL, system_seconds REAL,
     max_rss_bytes INTEGER, host TEXT, python TEXT, error_key TEXT, error_type TEXT, error_where TEXT,
-    error_message TEXT, output_bytes INTEGER, reused_from TEXT, PRIMARY KEY (job_id, task)
+    error_message TEXT, output_bytes INTEGER, resumed_at TEXT, resumed_seconds REAL, resumes INTEGER, reused_from TEXT,
+    PRIMARY KEY (job_id, task)
 ) WITHOUT ROWID;
 CREATE TABLE failure_summary (job_id TEXT PRIMARY KEY, state TEXT NOT NULL, document TEXT NOT NULL) WITHOUT ROWID;
 

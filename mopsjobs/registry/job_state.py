@@ -325,7 +325,7 @@ _BY_NAME: dict[str, Check] = {
     "transitions": _transitions,
     "shards": _shards,
     "labels": _labels,
-    "usage": lambda name, value: _numbers_by_shard(name, value, (4,)),
+    "usage": lambda name, value: _numbers_by_shard(name, value, (4, 5)),
     "forecast": lambda name, value: _numbers_by_shard(name, value, (3, 7)),
 }
 

@@ -32,6 +32,8 @@ class ShardUsage(NamedTuple):
     """How long workers were held for tasks, each added up, whether they had one or not."""
     max_rss_bytes: Number
     """The largest peak of resident memory of a task."""
+    saved_seconds: Number = None
+    """How long tasks had worked before the checkpoints that attempts went on from, each attempt added up."""
 
     @property
     def cpu_efficiency(self) -> float | None:
@@ -94,8 +96,9 @@ NO_SHARD_USAGE = ShardUsage(None, None, None, None)
 
 
 def encode_usage(usage: ShardUsage) -> list[Number]:
-    """Return the numbers of a shard as the record has them."""
-    return [None if value is None else round(value, 2) for value in usage]
+    """Return the numbers of a shard as the record has them. Few have the last one."""
+    values = [None if value is None else round(value, 2) for value in usage]
+    return values if values[-1] is not None else values[:-1]
 
 
 def usage_fields(usage: ShardUsage) -> dict[str, Number]:
@@ -143,15 +146,15 @@ def total_usage(state: JobState) -> ShardUsage:
 def add_usage(parts: Iterable[ShardUsage]) -> ShardUsage:
     """Return the sums and the largest peak. What no part knows is None."""
     columns: list[Sequence[Number]] = list(zip(*parts, strict=True)) or [()] * len(ShardUsage._fields)
-    cpu, task, held, peaks = ([value for value in column if value is not None] for column in columns)
-    return ShardUsage(_sum(cpu), _sum(task), _sum(held), max(peaks, default=None))
+    cpu, task, held, peaks, saved = ([value for value in column if value is not None] for column in columns)
+    return ShardUsage(_sum(cpu), _sum(task), _sum(held), max(peaks, default=None), _sum(saved))
 
 
 def usage_at_least(usage: Mapping[str, Any], known: Mapping[int, ShardUsage]) -> dict[str, object]:
     """Return the field `usage` with no number below what is known of a shard. Workers are held while tasks run."""
     found: dict[str, object] = dict(usage)
     for shard, part in known.items():
-        reported = usage.get(str(shard)) or NO_SHARD_USAGE
+        reported = ShardUsage(*(usage.get(str(shard)) or NO_SHARD_USAGE))
         pairs = zip(reported, part._replace(held_core_seconds=part.task_seconds), strict=True)
         largest = (max((value for value in pair if value is not None), default=None) for pair in pairs)
         found[str(shard)] = encode_usage(ShardUsage(*largest))

@@ -92,7 +92,9 @@ class TaskMeter:
     def add(self, result: TaskResult) -> None:
         """Take an attempt that has ended."""
         used = result.usage
-        self._used = add_usage((self._used, ShardUsage(used.cpu_seconds, used.seconds, None, used.max_rss_bytes)))
+        saved = None if result.resumed is None else result.resumed.seconds
+        measured = ShardUsage(used.cpu_seconds, used.seconds, None, used.max_rss_bytes, saved)
+        self._used = add_usage((self._used, measured))
         if result.is_final:
             self._ended += 1
             if used.seconds is not None:

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,50 +13,12 @@ from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.ledger.attempt import Attempt, Outcome
 from mopsjobs.ledger.retry_policy import RetryPolicy
 from mopsjobs.runner.shard import TaskProgress
+from support.checkpoints import STEPS, steps_of, undisturbed
 from support.docs import ROOT
 from support.ledgers import attempts_in
 from support.runs import Bench, code, results, sets_of
 
 pytestmark = pytest.mark.usefixtures("quick_runner")
-
-STEPS = '''
-"""A model of many steps with a random generator, which ends its worker in the steps that its parameters name."""
-import os, random, sys, time
-import mopsjobs as mj
-
-def note(params, step):
-    file = os.open(params["steps"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.write(file, b"%d %d\\n" % (params["x"], step))
-    os.close(file)
-
-def wait_for(path):
-    end = time.monotonic() + 600
-    while not os.path.exists(path) and time.monotonic() < end:
-        time.sleep(0.005)
-
-def simulate(params, seed):
-    rng = random.Random(seed)
-    total, ck = 0.0, mj.checkpoint()
-    if (state := ck.load()) is not None:
-        total = state["total"]
-        rng.setstate(state["rng"])
-    for step in range(ck.at or 0, params["steps_total"]):
-        note(params, step)
-        total += rng.random()
-        if (step + 1) % params.get("every", 10) == 0 or ck.due():
-            ck.save({"total": total, "rng": rng.getstate()}, at=step + 1)
-        marker = "%s-%d-%d" % (params["steps"], params["x"], step)
-        if step in params.get("die", ()) and not os.path.exists(marker):
-            open(marker, "x").close()
-            os.kill(os.getpid(), 9)
-        if step == params.get("gate_at"):
-            open(params["gate"] + "-reached", "a").close()
-            while not os.path.exists(params["gate"]):
-                if ck.due():
-                    ck.save({"total": total, "rng": rng.getstate()}, at=step + 1)
-                time.sleep(0.005)
-    return {"total": total}
-'''
 
 
 @pytest.fixture
@@ -67,32 +28,8 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return code(tmp_path / "code", STEPS)
 
 
-def _steps(path: Path) -> dict[int, list[int]]:
-    """Return the steps that were made, by `x`."""
-    found: dict[int, list[int]] = {}
-    for line in path.read_text().splitlines():
-        x, step = map(int, line.split())
-        found.setdefault(x, []).append(step)
-    return found
-
-
 def _attempts(bench: Bench, task: int = 0) -> list[Attempt]:
     return [one for one in attempts_in(bench.line) if one.task == task]
-
-
-def _undisturbed(bench: Bench, sets: list[dict[str, Any]]) -> dict[str, bytes]:
-    """Return what tasks leave that nothing ends."""
-    import random
-
-    from support.runs import study
-
-    found = {}
-    for task in study(sets).tasks():
-        rng, total = random.Random(task.seed), 0.0
-        for _ in range(task.params["steps_total"]):
-            total += rng.random()
-        found[f"{task.param_id}/{task.seed}/result.json"] = json.dumps({"total": total}).encode()
-    return found
 
 
 def _keys(bench: Bench) -> list[str]:
@@ -105,8 +42,8 @@ def test_a_task_whose_worker_dies_goes_on_from_its_last_checkpoint(bench: Bench,
     bench.given(sets)
     ran, said = bench.work()
     assert (ran.status, said) == ("succeeded", [])
-    assert _steps(tmp_path / "steps") == {0: [*range(35), *range(30, 50)]}
-    assert results(bench.line) == _undisturbed(bench, sets)
+    assert steps_of(tmp_path / "steps") == {0: [*range(35), *range(30, 50)]}
+    assert results(bench.line) == undisturbed(sets)
     first, second = _attempts(bench)
     assert (first.outcome, first.resumed) == (Outcome.DIED, None)
     assert second.outcome == Outcome.SUCCEEDED
@@ -126,8 +63,8 @@ def test_a_run_on_another_machine_goes_on_from_the_store(bench: Bench, tmp_path:
     assert {key.rpartition("/")[2].partition(".")[0] for key in _keys(bench)} <= {"000001", "000002", "000003"}
     ran, said = bench.work("there", policy=RetryPolicy(0), number=0, shards=2)
     assert (ran.completed, said) == (1, [])
-    assert _steps(tmp_path / "steps") == {0: [*range(35), *range(30, 50)]}
-    assert results(bench.line).items() <= _undisturbed(bench, sets).items()
+    assert steps_of(tmp_path / "steps") == {0: [*range(35), *range(30, 50)]}
+    assert results(bench.line).items() <= undisturbed(sets).items()
     assert _keys(bench) == []
 
 
@@ -147,8 +84,8 @@ def test_a_run_that_is_told_to_stop_lets_its_tasks_save(bench: Bench, tmp_path: 
     gate.touch()
     ran, said = bench.work("there", policy=RetryPolicy(0))
     assert (ran.status, said) == ("succeeded", [])
-    assert _steps(tmp_path / "steps") == {0: [*range(20)]}
-    assert results(bench.line) == _undisturbed(bench, sets)
+    assert steps_of(tmp_path / "steps") == {0: [*range(20)]}
+    assert results(bench.line) == undisturbed(sets)
     first, second = sorted(_attempts(bench), key=lambda one: one.started_at or 0)
     assert (first.outcome, second.outcome) == (Outcome.PREEMPTED, Outcome.SUCCEEDED)
     assert second.resumed is not None

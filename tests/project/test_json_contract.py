@@ -32,8 +32,8 @@ PROMISED_JOB_FIELDS = [
     "shards", "owner", "labels", "engine", "parent_job_id", "usage", "forecast", "progress", "is_active",
     "status_since", "started_at", "ended_at",
     "duration_seconds", "queued_seconds", "run_seconds", "max_cpu_hours", "suspect",
-    "cpu_seconds", "task_seconds", "held_core_seconds", "cpu_efficiency", "max_rss_bytes", "eta_earliest", "eta_latest",
-    "eta_basis", "stragglers", "time_limit_at",
+    "cpu_seconds", "task_seconds", "held_core_seconds", "saved_seconds", "cpu_efficiency", "max_rss_bytes",
+    "eta_earliest", "eta_latest", "eta_basis", "stragglers", "time_limit_at",
 ]  # fmt: skip
 """As of version 1, in their order. The schema may have more; none may go, and none may move."""
 
@@ -57,6 +57,7 @@ TASKS_FIELDS = [
 TASK_FIELDS = [
     "task", "params", "seed", "param_id", "shard", "outcome", "attempt", "started_at", "seconds", "cpu_seconds",
     "max_rss_bytes", "host", "output_bytes", "error_key", "error_message", "error_type", "error_where",
+    "resumed_at", "resumed_seconds", "resumes",
 ]  # fmt: skip
 SUMMARY_FIELDS = [
     "schema_version", "generated_at", "synced_at", "age_seconds", "stale", "foreign_writes_known_to", "registry",

@@ -10,9 +10,12 @@ from mopsjobs.app.run.app import App
 from mopsjobs.app.run.freshness import FreshnessPolicy
 from mopsjobs.cache.queries.ledgers import last_ends, read_ledger
 from mopsjobs.errors import OptionError, command_line
-from mopsjobs.ledger.attempt import FAILED_OUTCOMES
+from mopsjobs.ledger.attempt import FAILED_OUTCOMES, Outcome
 from mopsjobs.submission.resume import TaskChoice
 from mopsjobs.utils.text import did_you_mean
+
+CHOICES = (*FAILED_OUTCOMES, str(Outcome.PREEMPTED))
+"""The outcomes that a resume can choose by."""
 
 _KEY = re.compile(r"[0-9a-f]{12}", re.ASCII)
 
@@ -35,10 +38,10 @@ def tasks_that_ended(job_id: str, only: str | None, app: App) -> TaskChoice | No
         return None
     words = {word.strip() for word in only.split(",")}
     for word in words:
-        if word not in FAILED_OUTCOMES and not _KEY.fullmatch(word):
+        if word not in CHOICES and not _KEY.fullmatch(word):
             raise OptionError(
-                f"invalid only '{word[:100]}': expected one of {', '.join(FAILED_OUTCOMES)}, or the key of an"
-                f" error.{did_you_mean(word, FAILED_OUTCOMES)}",
+                f"invalid only '{word[:100]}': expected one of {', '.join(CHOICES)}, or the key of an"
+                f" error.{did_you_mean(word, CHOICES)}",
                 "only",
                 hint=f"See the keys: {command_line('failures', job_id, '--json')}",
             )

@@ -38,7 +38,8 @@ MAX_HELD = 10_000
 
 _COLUMNS = (
     "task.task, first_task, task.seed, shard, outcome, attempts, started_ts, seconds, user_seconds + system_seconds,"
-    " max_rss_bytes, host, output_bytes, error_key, error_type, error_where, error_message, reused_from, true"
+    " max_rss_bytes, host, output_bytes, error_key, error_type, error_where, error_message, resumed_at,"
+    " resumed_seconds, resumes, reused_from, true"
 )
 
 
@@ -61,6 +62,12 @@ class TaskRow(NamedTuple):
     error_type: str | None = None
     error_where: str | None = None
     error_message: str | None = None
+    resumed_at: str | None = None
+    """The name of the checkpoint that the last attempt went on from; None: it began at the start."""
+    resumed_seconds: float | None = None
+    """How long the task had worked by that."""
+    resumes: int | None = None
+    """How many attempts went on from a checkpoint."""
     reused_from: str | None = None
     """The job that ran it; None: this one, if any."""
     has_row: bool = False
@@ -89,6 +96,7 @@ class ListedTask(NamedTuple):
             "attempt": row.attempts,
             "started_at": json_timestamp(row.started_ts),
             "cpu_seconds": None if row.cpu_seconds is None else round(row.cpu_seconds, 3),
+            "resumes": row.resumes or 0,
         }
         return {name: shown[name] for name in TASK_FIELDS}
 
@@ -96,6 +104,7 @@ class ListedTask(NamedTuple):
 TASK_FIELDS = (
     "task", "params", "seed", "param_id", "shard", "outcome", "attempt", "started_at", "seconds", "cpu_seconds",
     "max_rss_bytes", "host", "output_bytes", "error_key", "error_message", "error_type", "error_where",
+    "resumed_at", "resumed_seconds", "resumes",
 )  # fmt: skip
 """The members of `ListedTask.to_json`, in their order."""
 

@@ -44,22 +44,23 @@ MAX_STARTED_TS = 253_402_300_799.0
 
 _LAST = (
     "shard, outcome, started_ts, seconds, user_seconds, system_seconds, max_rss_bytes, host, python, error_key,"
-    " error_type, error_where, error_message, output_bytes"
+    " error_type, error_where, error_message, output_bytes, resumed_at, resumed_seconds"
 )
 """What is known of an attempt, and of the last one of a task."""
 
 _INSERT_ATTEMPT = (
     f"INSERT OR IGNORE INTO attempt (job_id, task, run, seq, attempt, {_LAST})"  # noqa: S608 - constant names
-    f" VALUES ({', '.join('?' * 19)})"
+    f" VALUES ({', '.join('?' * 21)})"
 )
 
 # An attempt that succeeded, since its outputs are there: clocks of hosts differ, and two runners may work on one shard.
 # Else the last attempt by start, run and place in it. One that was stopped comes after all others: its runner may
 # have been stopped since another one has ended the job. It says nothing of a task that failed there.
 _REFRESH_TASKS = f"""
-    INSERT OR REPLACE INTO task (job_id, task, first_task, seed, attempts, {_LAST})
+    INSERT OR REPLACE INTO task (job_id, task, first_task, seed, attempts, resumes, {_LAST})
     SELECT last.job_id, last.task, json_extract(ended.value, '$[1]'), json_extract(ended.value, '$[2]'),
-        (SELECT count(*) FROM attempt WHERE job_id = ?1 AND task = last.task), {_LAST}
+        (SELECT count(*) FROM attempt WHERE job_id = ?1 AND task = last.task),
+        (SELECT count(resumed_at) FROM attempt WHERE job_id = ?1 AND task = last.task), {_LAST}
     FROM json_each(?2) AS ended CROSS JOIN attempt AS last
         ON last.job_id = ?1 AND last.task = json_extract(ended.value, '$[0]')
         AND (last.run, last.seq, last.shard) = (
@@ -369,6 +370,7 @@ def _attempt_rows(chunk: Chunk, ended: Mapping[int, object]) -> Iterator[tuple[o
             one.python,
             *((None,) * 4 if one.error is None else one.error),
             one.output_bytes,
+            *((None, None) if one.resumed is None else one.resumed[1:]),
         )
 
 

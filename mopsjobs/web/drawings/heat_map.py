@@ -34,6 +34,7 @@ KINDS = (FAILED, str(Outcome.SUCCEEDED), str(Outcome.CANCELLED), MISSING, WAITIN
 """What is told apart, in the order within a cell. `failed` is any end that failed."""
 
 KIND_OF = {name: place for place, name in enumerate(KINDS)} | dict.fromkeys(FAILED_OUTCOMES, 0)
+KIND_OF[str(Outcome.PREEMPTED)] = KIND_OF[MISSING]
 """The place of an outcome in `KINDS`."""
 
 Cell = tuple[int, int]

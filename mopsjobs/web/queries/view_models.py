@@ -39,6 +39,7 @@ KINDS = frozenset(STATUSES)
 
 
 CLASSES = {"failed": "failed", "succeeded": "succeeded", "cancelled": "cancelled", "missing": "partial"}
+CLASSES["preempted"] = CLASSES["cancelled"]
 """The class of the colour of each kind of tasks. Those that wait have none."""
 
 FAILED_STATUSES = ",".join(FAILED_OUTCOMES)

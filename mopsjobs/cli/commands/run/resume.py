@@ -45,8 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--only",
         metavar="ENDS",
-        help="run only missing tasks that ended so, separated by commas: failed, timeout, oom, died, lost, or keys of"
-        " errors from failures --json; a later resume runs the others (default: all missing tasks)",
+        help="run only missing tasks that ended so, separated by commas: failed, timeout, oom, died, lost, preempted,"
+        " or keys of errors from failures --json; a later resume runs the others (default: all missing tasks)",
     )
     parser.add_argument(
         "--yes",

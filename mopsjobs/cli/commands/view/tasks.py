@@ -19,7 +19,7 @@ from mopsjobs.cache.queries.task_filters import (
     parse_order,
     parse_task_statuses,
 )
-from mopsjobs.cache.queries.tasks import MAX_HELD, ListedTask, TaskList, TaskQuery
+from mopsjobs.cache.queries.tasks import MAX_HELD, ListedTask, TaskList, TaskQuery, TaskRow
 from mopsjobs.cli.flags import (
     add_form_flags,
     add_freshness_flags,
@@ -65,7 +65,10 @@ TSV_FIELDS = (
 )  # fmt: skip
 """The columns of TSV. The parameters that vary follow."""
 
-_STYLES = {"succeeded": "green", "cancelled": "magenta", "waiting": "dim", "missing": "yellow", "lost": "yellow"}
+_STYLES = {
+    "succeeded": "green", "cancelled": "magenta", "preempted": "magenta", "waiting": "dim", "missing": "yellow",
+    "lost": "yellow",
+}  # fmt: skip
 """The styles of outcomes; the others are red."""
 
 
@@ -174,7 +177,8 @@ def _table(tasks: Iterable[ListedTask], ledger: Ledger) -> Table:
     parameters = _headers(names)
     # Tasks with the same parameters differ in their seeds.
     seeds = ("SEED",) if not names or len({one.row.first_task for one in listed}) < len(listed) else ()
-    headers = ("TASK", *parameters, *seeds, "STATUS", "TIME", "MEMORY", "ATTEMPT", "ERROR")
+    resumed = ("RESUMED",) if any(one.row.resumes for one in listed) else ()
+    headers = ("TASK", *parameters, *seeds, "STATUS", "TIME", "MEMORY", "ATTEMPT", *resumed, "ERROR")
     rows = []
     for one in listed:
         row = one.row
@@ -186,10 +190,19 @@ def _table(tasks: Iterable[ListedTask], ledger: Ledger) -> Table:
             None if row.seconds is None else human_seconds(row.seconds),
             memory_text(row.max_rss_bytes),
             row.attempts or None,
+            *(_resumed(row) for _ in resumed),
             cut_to_length(strip_control_characters(row.error or ""), MAX_ERROR) or None,
         ])  # fmt: skip
-    drop_order = ("ATTEMPT", "SEED", "MEMORY", *parameters[:0:-1], "TIME")
+    drop_order = ("ATTEMPT", *resumed, "SEED", "MEMORY", *parameters[:0:-1], "TIME")
     return Table(headers, rows, never_cut=("TASK",), drop_order=drop_order, names_dropped=True)
+
+
+def _resumed(row: TaskRow) -> str | None:
+    """Return where the last attempt went on, and how often one did: `at 40m, twice`; None if none did."""
+    if not row.resumes:
+        return None
+    times = {1: "once", 2: "twice"}.get(row.resumes, f"{row.resumes} times")
+    return times if row.resumed_seconds is None else f"at {human_seconds(row.resumed_seconds)}, {times}"
 
 
 def _headers(names: Sequence[str]) -> list[str]:

@@ -1,0 +1,62 @@
+"""Jobs of this machine whose runner is killed or told to stop: what goes on, and what views say of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from support.checkpoints import STEPS, steps_of, undisturbed
+from support.desk import Desk
+from support.docs import ROOT
+from support.runs import code, is_alive, sets_of, until
+
+KILLED, STOPPED = signal.SIGKILL, signal.SIGTERM
+
+
+@pytest.fixture
+def steps(desk: Desk, tmp_path: Path) -> Path:
+    """Return the file with the steps of the model of the desk."""
+    desk.env["PYTHONPATH"] = str(ROOT)
+    code(desk.home, STEPS)
+    return tmp_path / "steps"
+
+
+@pytest.mark.parametrize("number", [KILLED, STOPPED])
+def test_a_child_goes_on_where_a_runner_was_ended(desk: Desk, steps: Path, number: int) -> None:
+    """A killed one loses the steps since the last checkpoint, and one that is told to stop none."""
+    gate = steps.with_name("gate")
+    sets = sets_of(1, steps=str(steps), steps_total=40, every=10, gate=str(gate), gate_at=25)
+    desk.submit(sets)
+    until(gate.with_name("gate-reached").exists, "the task to be in the middle")
+    pid = desk.runner()
+    os.kill(pid, number)
+    until(lambda: not is_alive(pid), "the runner to end")
+    gate.touch()
+    assert desk.ok("status", "job", "--json").json["status"] == "failed"
+    assert [task["outcome"] for task in desk.ok("tasks", "job", "--json").json["tasks"]] == [
+        "lost" if number == KILLED else "preempted"
+    ]
+    child = desk.ok("resume", "job", *(["--only", "preempted"] if number == STOPPED else [])).out.strip()
+    assert desk.ended(child) == "succeeded"
+    again = range(20 if number == KILLED else 26, 40)
+    assert steps_of(steps) == {0: [*range(26), *again]}
+    assert desk.results(child) == undisturbed(sets)
+    (task,) = desk.ok("tasks", child, "--json").json["tasks"]
+    assert (task["outcome"], task["resumed_at"], task["resumes"]) == ("succeeded", str(again[0]), 1)
+    assert not list(Path(desk.env["HOME"]).rglob("checkpoints/*"))
+
+
+def test_views_say_where_a_task_went_on(desk: Desk, steps: Path) -> None:
+    """Tasks say it of the last attempt, and the status how much was not repeated."""
+    desk.submit(sets_of(1, steps=str(steps), steps_total=40, every=10, die=[15, 25]), "--retries", "2")
+    assert desk.ended() == "succeeded"
+    (task,) = desk.ok("tasks", "job", "--json").json["tasks"]
+    assert (task["attempt"], task["resumed_at"], task["resumes"]) == (3, "20", 2)
+    assert "RESUMED" in (table := desk.ok("tasks", "job").out)
+    assert ", twice" in table
+    saved = desk.ok("status", "job", "--json").json["saved_seconds"]
+    assert saved >= task["resumed_seconds"] > 0
+    assert "saved by checkpoints" in desk.ok("status", "job").out
