@@ -5,6 +5,7 @@ What is wrong becomes one more problem, and the value that is returned then does
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -28,6 +29,7 @@ _FUNCTION = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*")
 _OUTPUT_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._ -]{0,126}[A-Za-z0-9._-])?", re.ASCII)
 
 
+@functools.lru_cache(maxsize=1024)
 def is_output_name(name: str) -> bool:
     """Return True if an output may have this name: it becomes the end of a key and the name of a file."""
     return _OUTPUT_NAME.fullmatch(name) is not None

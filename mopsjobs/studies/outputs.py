@@ -6,6 +6,7 @@ task. So may an adaptive one, whose tasks are needed or not by the values in out
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from itertools import compress, groupby
@@ -258,7 +259,8 @@ def _mark_complete(
             place = f"{prefix}{param}/{seed}/"
             if not (positions and _is_complete(store, manifest.study, place, outputs)):
                 continue
-            size, expected = _size_of_task(manifest.study, outputs), sizes.get((param, seed))
+            expected = sizes.get((param, seed)) if sizes else None
+            size = None if expected is None else _size_of_task(manifest.study, outputs)
             if size is not None and expected is not None and size != expected:
                 text = f"{place} has {pluralize(size, 'byte')}, and its ledger says {expected:,}."
                 result.note_damaged(positions[0], text)
@@ -302,9 +304,18 @@ def _is_complete(store: ReadableStore, study: Study, prefix: str, outputs: Mappi
     if value is None:
         found = store.get(prefix + NAMES_NAME)
         value = b"null" if found is None else found.value
+    expected = _names_in(value)
+    return expected is not None and outputs.keys() >= expected
+
+
+@functools.lru_cache(maxsize=64)
+def _names_in(value: bytes) -> frozenset[str] | None:
+    """Return the names of outputs that a task has left; None if they are not names. Most tasks have the same ones."""
     try:
-        expected = read_json(value)
+        names = read_json(value)
     except RecordError:
-        return False
+        return None
     # Any program may have written this file.
-    return isinstance(expected, list) and all(isinstance(name, str) and name in outputs for name in expected)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return None
+    return frozenset(names)
