@@ -472,6 +472,9 @@ def test_a_table_with_too_many_columns_has_the_first_results(
     ran = cli.ok("results", "job", "--table", "-", "--by", "set")
     assert [name for name in ran.out.splitlines()[0].split(",") if "mean" in name] == ['"a.mean"', '"b.mean"']
     assert "1 more result: `--table` without `--by set` has all." in ran.err
+    ran = cli("results", "job", "--table", "-", "--quantile", "0.5")
+    said = "invalid quantiles: 1 of 2 results would be 13 columns, expected at most 11: no quantiles."
+    assert (ran.code, ran.err) == (2, f"error: {said}\n")
 
 
 def test_the_error_of_a_set_is_the_last_of_the_most_frequent_ones(cli: Cli, jobs: JobRegistry) -> None:

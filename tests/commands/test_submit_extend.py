@@ -294,6 +294,10 @@ def test_provenance_and_diff_tell_which_files_tasks_read(readers: Desk) -> None:
     assert found["files_read"] == ["data.csv", "model.py"]
     assert ", 3 files of " in (text := readers.ok("provenance", "job").out)
     assert ", of which tasks read 2\n" in text
+    readers.ok("provenance", "job", "--ro-crate", str(readers.home.parent / "crate"))
+    crate = json.loads((readers.home.parent / "crate" / "ro-crate-metadata.json").read_text())["@graph"]
+    unread = [one["@id"] for one in crate if one.get("description") == "No task has read it"]
+    assert unread == ["code/README.md"]
     (readers.home / "README.md").write_text("2\n")
     (readers.home / "data.csv").write_text("2\n")
     readers.submit(sets_of(2), job_id="more")

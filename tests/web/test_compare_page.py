@@ -9,9 +9,11 @@ from urllib.parse import urlencode
 
 import pytest
 
+from mopsjobs.ledger.format import chunk_key, encode_attempts
 from mopsjobs.web.site import kept
 from support.cli import Cli, Remote, foreign, key
 from support.compared_jobs import note_environment, run_compared
+from support.ledgers import attempt
 from support.study_jobs import run_study
 from support.web import HOSTILE_ID, Web, hostile_record, text_of
 
@@ -58,6 +60,19 @@ def test_a_comparison_names_what_differs(web: Web) -> None:
     assert (old == same, old == new) == (True, False)
     assert rows["≠ numpy"] == ["1.26.4", "2.1.0", "1.26.4"]
     assert {"≠ Bundle", "≠ Tasks done", "≠ peak"} <= rows.keys()
+
+
+def test_files_that_no_task_read_say_so(web: Web, remote: Remote) -> None:
+    """As in `diff`, if the ledgers of the jobs know which files were read."""
+    for job_id, files in (("base", {"model.py"}), ("faster", {"model.py", "data.py"})):
+        for old in list(remote.store.inner.list_keys(f"ledger/{job_id}/")):
+            remote.store.inner.delete(old)
+        chunk = encode_attempts(job_id, 0, [attempt(0)], frozenset(files))
+        assert remote.store.inner.create_if_absent(chunk_key(job_id, 0, "cd", 0), chunk)
+    rows = _rows(web.complete(THREE))
+    assert rows["≠ Files that tasks read"] == ["1", "2", "not recorded"]
+    assert rows["≠ fast.py"] == ["none", "e3b0c44298fc 0 bytes no task read it", "none"]
+    assert not any("no task" in text for text in rows["≠ model.py"])
 
 
 def test_what_is_equal_is_one_line_of_a_section(web: Web) -> None:

@@ -125,7 +125,7 @@ def _describe(found: Provenance, directory: Path, license_text: str) -> Iterator
     yield _action(found, parts + images + agents)
     yield from parts
     if found.files is not None:
-        yield from (_code_file(file) for file in found.files if file.target is None)
+        yield from (_code_file(file, found) for file in found.files if file.target is None)
     if has_results and (directory / "results" / TABLE).is_file():
         yield _data_file(directory, f"results/{TABLE}", "Tasks with their parameters, seeds and states", "text/csv")
     yield from _software(found)
@@ -191,16 +191,18 @@ def _code(found: Provenance) -> Entity:
         "description": "The code of the model, as it was submitted",
         "softwareVersion": version,
         "identifier": found.manifest.bundle,
-        "hasPart": _references([_code_file(file) for file in files if file.target is None]),
+        "hasPart": _references([_code_file(file, found) for file in files if file.target is None]),
         "softwareRequirements": _references(_software(found)),
     }
 
 
-def _code_file(file: BundleFile) -> Entity:
+def _code_file(file: BundleFile, found: Provenance) -> Entity:
+    is_unread = found.files_read is not None and file.name not in found.files_read
     return {
         "@id": "code/" + quote(file.name.encode("utf-8", "surrogateescape")),
         "@type": "File",
         "name": printable(file.name),
+        "description": "No task has read it" if is_unread else None,
         "encodingFormat": mimetypes.guess_type(file.name)[0] or "application/octet-stream",
         "contentSize": str(file.size),
         "sha256": file.sha256,

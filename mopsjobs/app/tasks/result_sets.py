@@ -250,7 +250,18 @@ class ResultSets:
         return columns[place + [name for name, _ in STATISTICS].index(statistic)].name
 
     def _add_quantiles(self, quantiles: Sequence[float]) -> None:
-        """Add quantiles of each number to the columns. They are computed now, from the tasks."""
+        """Add quantiles of each number to the columns. They are computed now, from the tasks.
+
+        Raises:
+            UsageError: if the table would have too many columns.
+        """
+        columns = len(self.parameters) + len(self.numbers) * (len(STATISTICS) + len(quantiles))
+        if columns > MAX_COLUMNS:
+            most = (MAX_COLUMNS - len(self.parameters)) // max(1, len(self.numbers)) - len(STATISTICS)
+            raise UsageError(
+                f"invalid quantiles: {len(quantiles)} of {pluralize(len(self.numbers), 'result')} would be {columns:,}"
+                f" columns, expected at most {MAX_COLUMNS:,}: {most if most > 0 else 'no'} quantiles."
+            )
         if quantiles:
             self.quantiles = tuple(quantiles)
             self._table = "temp.set_row"

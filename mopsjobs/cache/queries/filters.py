@@ -52,7 +52,9 @@ The last one is written so that no partial index fits it: the index of another c
 """
 
 _CHILDREN = (
-    "SELECT child.job_id, json_extract(child.record, '$.metadata.n_deferred_tasks') > 0 FROM {before} job AS child"
+    # A text is more than any number in SQL, and the metadata of a record may be anything.
+    "SELECT child.job_id, json_type(child.record, '$.metadata.n_deferred_tasks') IS 'integer'"
+    " AND json_extract(child.record, '$.metadata.n_deferred_tasks') > 0 FROM {before} job AS child"
     " WHERE child.status != 'cancelled' AND child.parent_job_id = {parent}"
 )
 

@@ -171,6 +171,8 @@ class Cluster:
         self._session = session
         self.server = _shown_server(config)
         self.namespace = config.namespace
+        self.has_answered = False
+        """Whether the server has sent a response."""
 
     def request(
         self, method: str, path: str, body: Object | None = None, params: Mapping[str, str] | None = None
@@ -178,6 +180,7 @@ class Cluster:
         """Return the JSON document and the headers of a response."""
         with self._translate_errors():
             response = self._session.request(method, path, json=body, params=params)
+            self.has_answered = True
             response.raise_for_status()
             document = response.json()
             if not isinstance(document, Mapping):
@@ -257,6 +260,7 @@ class Cluster:
             self._translate_errors(),
             self._session.stream("GET", path, params={"timestamps": "true", **params}) as response,
         ):
+            self.has_answered = True
             if response.status_code in _NO_LOG:
                 return
             if response.is_error:
@@ -357,8 +361,10 @@ def open_cluster(
     with session:
         try:
             yield cluster
-        except _OTHER_SHAPE:
-            raise cluster.unexpected_response() from None
+        except _OTHER_SHAPE as error:
+            if not cluster.has_answered:  # then it is an error of this program
+                raise
+            raise cluster.unexpected_response() from error
 
 
 def current_place(env: Mapping[str, str], context: str | None = None) -> tuple[str | None, str]:

@@ -313,13 +313,20 @@ def _code(sides: Sequence[Side], compared: Comparison) -> Iterator[Row | str | N
     yield make_row("Bundle", texts, lambda text: text.removeprefix("sha256:")[:SHORT_HASH])
     pairs = zip(sides, compared.commits, strict=True)
     yield make_row("Git commit", [side.known(commit, is_noted=commit is not None) for side, commit in pairs])
+    known = [None if side.provenance is None else side.provenance.provenance for side in sides]
+    opened = [None if job is None else job.files_read for job in known]
+    yield make_row(
+        "Files that tasks read", [None if some is None else len(some) for some in opened], str, none=NOT_RECORDED
+    )
     if compared.files is None:
         return
-    files = [side.provenance and side.provenance.provenance.files for side in sides]
+    files = [None if job is None else job.files for job in known]
     for name, versions in islice(compared.files.items(), SHOWN_FILES):
         cells = [
-            Cell(str(side.known(None, is_noted=False)), is_weak=True) if of_job is None else _file_cell(version)
-            for side, of_job, version in zip(sides, files, versions, strict=True)
+            Cell(str(side.known(None, is_noted=False)), is_weak=True)
+            if of_job is None
+            else _file_cell(version, is_unread=some is not None and name not in some)
+            for side, of_job, some, version in zip(sides, files, opened, versions, strict=True)
         ]
         yield Row(printable(name), cells, differs=True, is_name=True)
     total = len({file.name for some in files if some is not None for file in some})
@@ -334,13 +341,14 @@ def _others(sides: Sequence[Side], noun: str, differing: int, shown: int, total:
         yield pluralize(total - differing, noun)
 
 
-def _file_cell(file: BundleFile | None) -> Cell:
+def _file_cell(file: BundleFile | None, *, is_unread: bool) -> Cell:
     if file is None:
         return Cell(NONE, is_weak=True)
     if file.target is not None:
         return Cell(f"link to {cut_to_length(printable(file.target), MAX_VALUE)}")
     executable = ", executable" if file.is_executable else ""
-    return Cell(f"{(file.sha256 or '')[:SHORT_HASH]}", [f"{pluralize(file.size, 'byte')}{executable}"])
+    notes = [f"{pluralize(file.size, 'byte')}{executable}", *["no task read it"] * is_unread]
+    return Cell(f"{(file.sha256 or '')[:SHORT_HASH]}", notes)
 
 
 def _environment(sides: Sequence[Side], compared: Comparison) -> Iterator[Row | str | None]:

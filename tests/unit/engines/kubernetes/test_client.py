@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from mopsjobs.engines.kubernetes.client import open_cluster
-from mopsjobs.errors import EngineAccessError
+from mopsjobs.errors import EngineAccessError, EngineError
 from support.certificates import signed_by_old_authority
 
 
@@ -83,6 +83,23 @@ def test_a_name_that_the_certificate_lacks_is_refused(server: tuple[str, Path], 
     env = _env(tmp_path, url.replace("localhost", "127.0.0.1"), **{"certificate-authority": str(authority)})
     with open_cluster(env) as cluster, pytest.raises(EngineAccessError, match=r"cannot be verified: .*mismatch"):
         cluster.job("models", "seir-1")
+
+
+def test_an_error_of_this_program_is_not_that_of_the_cluster(server: tuple[str, Path], tmp_path: Path) -> None:
+    """Before the server has sent a response. What it sends later may have any shape, and the error has its cause."""
+    url, authority = server
+    env = _env(tmp_path, url, **{"certificate-authority": str(authority)})
+    with pytest.raises(KeyError, match="ours"), open_cluster(env):
+        raise KeyError("ours")
+
+    def read_reply() -> None:
+        with open_cluster(env) as cluster:
+            cluster.job("models", "seir-1")
+            raise KeyError("of a reply")
+
+    with pytest.raises(EngineError, match="unexpected response") as raised:
+        read_reply()
+    assert isinstance(raised.value.__cause__, KeyError)
 
 
 def test_an_unknown_authority_is_no_outage(server: tuple[str, Path], tmp_path: Path) -> None:
