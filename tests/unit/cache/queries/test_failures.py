@@ -220,7 +220,7 @@ def test_a_failure_is_open_until_a_resume_takes_all_its_tasks(
 ) -> None:
     """A resume that leaves some is followed to those that continue it; a cancelled one takes nothing up.
 
-    Records may name each other in a circle, and say anything of what they leave: a text is no number.
+    Records may name each other in a circle, and say anything of what they leave: a text counts as none.
     """
     jobs = [
         Job(status, parent=f"{of:02}", tasks_failed=1, deferred=1 if defers else (0, "x", None)[of % 3])
