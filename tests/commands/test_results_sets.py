@@ -188,6 +188,30 @@ def test_a_query_says_what_its_views_leave_out(cli: Cli, family: str) -> None:
     assert cli("query", "SELECT 1 AS one", "--json").json["results"] is None
 
 
+def test_outputs_that_a_validation_found_lost_are_told(cli: Cli, jobs: JobRegistry) -> None:
+    """Their values come from the ledger, so they stay. Once the outputs are back, nothing is said."""
+    manifest = add_job(jobs, "job", [{"x": 1}, {"x": 2}])
+    Ledger(jobs.store)(attempt(0, output_bytes=None), attempt(1, output_bytes=None))
+    leave_scalars(jobs, "job", {0: {"loss": 1.5}, 1: {"loss": 2.5}})
+    for number in (0, 1):
+        leave_output(jobs, manifest, number, loss=1.5 + number)
+    cli.ok("validate", "job")
+    said = "The outputs of 1 task were lost when last validated: the ledger has their values."
+    assert said not in cli.ok("results", "job", "--best", "loss").err
+    [lost, *_] = jobs.store.list_keys("results/job/")
+    kept = jobs.store.get(lost)
+    assert kept is not None
+    jobs.store.delete(lost)
+    assert cli("validate", "job").code == 7
+    ran = cli.ok("results", "job", "--best", "loss", "--json")
+    assert ([row["loss.mean"] for row in ran.json["sets"]], ran.json["problems"]) == ([1.5, 2.5], [said])
+    assert f"warning: {said}\n" in cli.ok("query", "SELECT 1", "--job", "job").err
+    assert "1 task lost outputs since" in cli.ok("status", "job").out
+    jobs.store.create_if_absent(lost, kept.value)
+    cli.ok("validate", "job")
+    assert said not in cli.ok("results", "job", "--best", "loss").err
+
+
 def test_tasks_that_have_ended_elsewhere_are_told(cli: Cli, jobs: JobRegistry) -> None:
     """A runner reports that tasks have ended before it stores how: `status` counts them, the table not yet."""
     add_job(jobs, "job", [{"x": 1}, {"x": 2}], n_replicates=3)

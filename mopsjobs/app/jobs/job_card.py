@@ -148,12 +148,15 @@ def job_card(
 
 
 def count_lost_outputs(connection: sqlite3.Connection, job: Mapping[str, Any]) -> int:
-    """Count the reused tasks of an ended job whose outputs are gone, as a later view has found."""
-    if job["is_active"] or not reused_tasks(job)[0]:
+    """Count the tasks of an ended job whose outputs are gone, as a later view or a validation has found."""
+    if job["is_active"]:
         return 0
+    row = connection.execute("SELECT outputs_lost FROM ledger WHERE job_id = ?", (job["job_id"],)).fetchone()
+    if not reused_tasks(job)[0]:
+        return 0 if row is None else int(row[0])
     from mopsjobs.cache.queries.ledgers import count_lost  # here: few jobs reuse tasks
 
-    return count_lost(connection, job)
+    return max(count_lost(connection, job), 0 if row is None else int(row[0]))
 
 
 def _section(title: str, content: object, share: float | None = None) -> Section:

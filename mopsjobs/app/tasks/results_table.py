@@ -228,6 +228,10 @@ class ResultsTable:
             sentences.append(f"The cache lacks the results of {pluralize(lacking, 'task')}.")
         if self.tasks_lost:
             sentences.append(f"The outputs of {pluralize(self.tasks_lost, 'task')} are gone, with their values.")
+        outputs_lost = sum(family[0].tasks.ledger.outputs_lost for family in self._families)
+        if outputs_lost > self.tasks_lost:
+            lost = f"The outputs of {pluralize(outputs_lost, 'task')} were lost when last validated"
+            sentences.append(f"{lost}: the ledger has their values.")
         return sentences + describe_problems(self._reader.outputs.problems, self.left_out, self._collected)
 
     def rows(self) -> Iterator[list[object]]:
@@ -562,7 +566,7 @@ def state_of_jobs(connection: sqlite3.Connection, jobs: Iterable[Mapping[str, ob
         ledger = read_ledger(connection, str(job["job_id"]))
         known: tuple[object, ...] = ()
         if ledger is not None:
-            known = (ledger.chunks, ledger.problems, ledger.basis, ledger.is_complete)
+            known = (ledger.chunks, ledger.problems, ledger.basis, ledger.is_complete, ledger.outputs_lost)
         reused, sources = reused_tasks(job)
         succeeded = count_succeeded(connection, str(job["job_id"])) if reused else 0  # less without outputs of a source
         known += tuple(count_chunks(connection, source) for source in sources)  # a prune may take these alone

@@ -12,6 +12,7 @@ from mopsjobs.app.jobs.lost_runners import end_lost_runner
 from mopsjobs.app.jobs.next_steps import is_runner_dead
 from mopsjobs.app.run.app import App
 from mopsjobs.cache.job_json import SILENT_SECONDS
+from mopsjobs.cache.queries.ledgers import note_lost_outputs, read_ledger
 from mopsjobs.engines import has_drop, open_engine
 from mopsjobs.errors import EngineError, MopsJobsError
 from mopsjobs.registry.job_state import JobState
@@ -67,9 +68,13 @@ def validate_job(name: str, app: App) -> ValidatedJob:
     else:
         found = validate(app.store, app.registry, state.job_id, may_end=False, sizes_of=sizes_of)
     can_resume = found.has_lost_outputs and not read_later_jobs(app.registry, found.state).jobs
-    if found.has_lost_outputs:
-        with contextlib.suppress(MopsJobsError):
-            app.cache.sync_ledger(state.job_id, full=True)  # the views of tasks that follow tell it too
+    lost = found.state.tasks_verified - found.tasks_verified if found.has_lost_outputs else 0
+    with contextlib.suppress(MopsJobsError):  # the views that follow tell it too
+        if lost:
+            app.cache.sync_ledger(state.job_id, full=True)
+        ledger = app.cache.read_cached(lambda cache: read_ledger(cache, state.job_id))
+        if ledger is not None and ledger.outputs_lost != lost:
+            app.cache.write(lambda cache: note_lost_outputs(cache, state.job_id, lost))
     if found.state.is_terminal and not state.is_terminal:
         with contextlib.suppress(EngineError):
             deliver_shards(found.state, session)  # once more: nothing stays in a drop

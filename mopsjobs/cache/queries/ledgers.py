@@ -73,6 +73,8 @@ class Ledger(NamedTuple):
     task_ranges: str | None
     """The tasks of a child job: see `StoredStudy`."""
     seeds: str
+    outputs_lost: int
+    """Tasks whose outputs were lost since the end of the job, when it was last validated from this machine."""
     chunks: int
     """Chunks that were read, or that cannot be read."""
     problems: int
@@ -93,7 +95,8 @@ def read_ledger(connection: sqlite3.Connection, job_id: str) -> Ledger | None:
         connection.execute("BEGIN")
     row = connection.execute(
         "SELECT synced_ts, is_complete, basis, tasks_total, parameters, varying, task_ranges, seeds,"
-        " count(ledger_chunk.name), count(ledger_chunk.problem) FROM ledger LEFT JOIN ledger_chunk USING (job_id)"
+        " outputs_lost, count(ledger_chunk.name), count(ledger_chunk.problem)"
+        " FROM ledger LEFT JOIN ledger_chunk USING (job_id)"
         " WHERE ledger.job_id = ? AND synced_ts IS NOT NULL GROUP BY ledger.job_id",
         (job_id,),
     ).fetchone()
@@ -102,6 +105,11 @@ def read_ledger(connection: sqlite3.Connection, job_id: str) -> Ledger | None:
     ledger = Ledger._make(row)
     parameters, varying = json.loads(row[4]), json.loads(row[5])
     return ledger._replace(is_complete=bool(ledger.is_complete), parameters=parameters, varying=varying)
+
+
+def note_lost_outputs(connection: sqlite3.Connection, job_id: str, count: int) -> None:
+    """Note how many tasks of a job have lost their outputs, if the cache has its ledger: no attempt tells it."""
+    connection.execute("UPDATE ledger SET outputs_lost = ? WHERE job_id = ?", (count, job_id))
 
 
 def readable_chunks(connection: sqlite3.Connection, job_id: str) -> list[str]:
