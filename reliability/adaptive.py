@@ -4,8 +4,8 @@ Its sets stop at different looks, one has `max` replicates, and one has a replic
 job is restarted by what a user has: `resume`, and Slurm's own requeue. After all kills only that replicate is missing.
 Then it is repaired, and the job resumed once more.
 
-What must hold, before and after the repair: the counts of replicates, the outputs byte for byte, and what records and
-views say are those of the undisturbed run.
+Before and after the repair, this must hold: the counts of replicates and the outputs, byte for byte, are those of the
+undisturbed run. Records and views tell the same.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def simulate(params, seed):
 """
 
 
-class Seen(NamedTuple):
-    """What a family of jobs has, and what its newest member says."""
+class Result(NamedTuple):
+    """The outputs of a family of jobs, and the record of its newest member."""
 
     outputs: dict[str, bytes]
     precision: dict[str, Any]
@@ -231,7 +231,7 @@ class Storm:
             done += bool(deeds[number % len(deeds)]())
         return done
 
-    def settle(self) -> Seen:
+    def settle(self) -> Result:
         """Bring the job to where only the failing replicate is missing."""
         for _ in range(8):
             state = self.await_end()
@@ -240,7 +240,7 @@ class Storm:
             self.resume()
         return self.look(state)
 
-    def repair(self) -> Seen:
+    def repair(self) -> Result:
         """Repair the failing replicate, and bring the job to its end."""
         self.bench.fails.write_text("")
         self.resume()
@@ -248,7 +248,7 @@ class Storm:
         hold(state["status"] == "succeeded", f"{self.family[-1]} is {state['status']}: {state['error_message']}")
         return self.look(state)
 
-    def look(self, state: dict[str, Any]) -> Seen:
+    def look(self, state: dict[str, Any]) -> Result:
         """Return what there is, if the views of the newest job agree."""
         job, outputs = self.family[-1], self.bench.outputs(self.family)
         counts = state["tasks_total"], state["tasks_completed"]
@@ -262,7 +262,7 @@ class Storm:
         }
         hold(len(set(views.values())) == 1, f"views of {job} count differently: {views}")
         precision = {name: count for name, count in state["metadata"]["precision"].items() if name != "shards"}
-        return Seen(outputs, precision, counts)
+        return Result(outputs, precision, counts)
 
 
 Deeds = Callable[[Storm], Sequence[Callable[[], object]]]
@@ -274,7 +274,7 @@ def usual_deeds(storm: Storm) -> Sequence[Callable[[], object]]:
 
 
 class Engine(NamedTuple):
-    """How jobs are submitted to an engine, and what is killed there."""
+    """How jobs are submitted to an engine, and the kills."""
 
     submit: Sequence[str]
     resume: Sequence[str]
@@ -376,7 +376,7 @@ def run(trial: Trial) -> Iterator[Figure]:
     hold(not broken, "; ".join(broken))
 
 
-def differences(found: Seen, expected: Seen) -> str:
+def differences(found: Result, expected: Result) -> str:
     """Return how two runs differ."""
     names = found.outputs.keys() | expected.outputs.keys()
     differing = sorted(name for name in names if found.outputs.get(name) != expected.outputs.get(name))
