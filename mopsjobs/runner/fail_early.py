@@ -13,6 +13,7 @@ not begun need not: each reports before its first task.
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -195,6 +196,8 @@ class FailEarly:
         self._gate: TaskGate | None = None
         self._pool: Pool | None = None
         self._cut: EarlyEnd | None = None
+        self._ended = 0
+        """Tasks that have ended in this run."""
 
     @property
     def is_over(self) -> bool:
@@ -276,6 +279,7 @@ class FailEarly:
         if self._gate is None:
             return
         self._gate.note(result.attempt, is_final=result.is_final, has_failed=has_failed)
+        self._ended += result.is_final
         is_telling = result.is_final and has_failed and (self._limit is not None or not self._gate.has_passed)
         if is_telling or self._must_report_use():
             self._reporter.report()
@@ -298,6 +302,15 @@ class FailEarly:
         if self._cut is None:
             self._cut = self._end_by_first() or self._end_by_limit()
         return self._cut
+
+    def affordable(self, todo: int) -> int:
+        """Return how many of the tasks of this run the budget seems to allow: by what those that ended have used."""
+        measured = self._reporter.measured
+        used = None if measured is None else measured()[0].cpu_seconds
+        if self._budget is None or not used or not self._ended:
+            return todo
+        left = max(0.0, self._budget * SECONDS - self._reporter.cpu_seconds()[0]) / max(1, self._tally().unfinished)
+        return min(todo, self._ended + math.ceil(left * self._ended / used))
 
     def _end_by_budget(self) -> EarlyEnd | None:
         used = self._reporter.cpu_seconds()[0]

@@ -284,7 +284,8 @@ class _Run:
 
         def show_progress() -> None:
             if self._feed is not None:
-                self._total, meter.todo = self._feed.needed, self._feed.needed - done_before
+                self._total, self._todo = self._feed.needed, self._feed.needed - done_before
+            meter.todo = early.affordable(self._todo)
             meter.update()
             self._warn_of_own_write(pool.files.written())
             self._note_wait(pool)

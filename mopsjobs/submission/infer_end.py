@@ -241,8 +241,8 @@ def infer_end(judged: JobState, end: RunnerEnd, session: Session, sizes_of: Size
     is_early = end.code is not None
     early = EarlyEnd(str(end.code), str(end.reason).rstrip(".")) if is_early else None
     error = first_error(judged, session) or (None if is_early else end.reason)
-    if (reason := spent_budget(judged)) is not None:
-        early, error = EarlyEnd(BUDGET, reason), error or end.reason
+    if not is_early and (reason := spent_budget(judged)) is not None:
+        early = EarlyEnd(BUDGET, reason)
     try:
         validation = end_by_outputs(
             store,

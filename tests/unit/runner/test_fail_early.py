@@ -157,6 +157,26 @@ def test_a_budget_holds_without_a_report_of_the_thread(bench: Bench, monkeypatch
     assert 10 <= sum(calls(noted).values()) <= 13
 
 
+@pytest.mark.parametrize(("shards", "tasks"), [(1, 10), (2, 7)])
+def test_a_forecast_has_the_tasks_that_a_budget_allows(bench: Bench, shards: int, tasks: int) -> None:
+    """Four tasks took four hours of ten. Shards that have work left share the rest."""
+    bench.registry.register_job("job", tasks_total=100)
+    with contextlib.ExitStack() as stack:
+        pool = stack.enter_context(contextlib.closing(pool_of(bench.model, 1)))
+        shard = Shard("job", shards=shards, max_cpu_hours=10.0)
+        reporter = Reporter(bench.registry, shard, counted := Counts(), lambda: None)
+        stack.callback(reporter.stop)
+        reporter.measured = lambda: (ShardUsage(4 * 3600.0, None, None, None), None)
+        early = FailEarly(shard, 100, counted, reporter, OutageRetry(0.0, time.sleep))
+        admitted = early.admit(enumerate(study(sets_of(100)).tasks()), 100, pool)
+        assert early.affordable(100) == 100, "no task has ended"
+        for _ in range(4):
+            task = next(admitted)
+            assert task is not None
+            early.note(TaskResult(*task, {}, None), has_failed=False)
+        assert [early.affordable(todo) for todo in (100, 5)] == [tasks, 5]
+
+
 @pytest.mark.usefixtures("hour_each")
 def test_a_budget_ends_an_adaptive_study(bench: Bench) -> None:
     """Its sets ask for more replicates, and get none. A resumed job goes on with a budget of its own."""
