@@ -274,7 +274,7 @@ def usual_deeds(storm: Storm) -> Sequence[Callable[[], object]]:
 
 
 class Engine(NamedTuple):
-    """How jobs are submitted to an engine, and the kills."""
+    """The flags of commands for an engine, and the kills there."""
 
     submit: Sequence[str]
     resume: Sequence[str]
