@@ -11,7 +11,8 @@ nothing of mops-jobs. It reads JSON lines from its standard input, and answers w
 
 A preempted task has saved a checkpoint, and asks to be started again.
 The first line may have `outputs` and `allow_nan` of the study, and `scratch`: whether a task works in the directory
-that it gets. `checkpoints` is where tasks have the directories of theirs, see runner/checkpoints.py.
+that it gets. These directories are in `task_root`, or else in `spool`.
+`checkpoints` is where tasks have the directories of theirs, see runner/checkpoints.py.
 With `check` in it, the first answer has `takes`, the names of the model's arguments. It has `entry_point`
 if an entry point of the interpreter names the wire function.
 An error in the model's own code also has `at`, its FILE:LINE. In a function of a notebook it is `cell NAME:LINE`.
@@ -155,7 +156,7 @@ class _TaskDirectory:
     """
 
     def __init__(self, setup: dict[str, Any]) -> None:
-        self._above = os.path.join(setup["spool"], f"worker-{os.getpid()}")
+        self._above = os.path.join(setup.get("task_root", setup["spool"]), f"worker-{os.getpid()}")
         self._root: str | None = setup["root"] if setup.get("scratch") else None
         """Where to work between two tasks, if they work in their directories."""
         self._count, self._path = 0, ""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -82,7 +84,7 @@ def open_pool(  # noqa: PLR0913 - three by name
         python, shard = python_here(shard.python, os.environ), shard._replace(workers=1)
     spool = directory.spool(shard.number)
     paths = {"root": str(root), "spool": str(spool)}
-    of_tasks = {**paths, **study.setup}
+    of_tasks = {**paths, **study.setup, "task_root": str(_task_root(spool, os.environ) if feed is None else spool)}
     if checkpoints is not None:
         of_tasks["checkpoints"] = str(checkpoints.root)
         job_env |= {EVERY_VARIABLE: f"{shard.checkpoint_every:g}", EXIT_VARIABLE: str(EXIT_CODE)}
@@ -109,6 +111,20 @@ def open_pool(  # noqa: PLR0913 - three by name
         FileWatch(str(root)) if feed is None else NothingSeen(),
         checkpoints,
     )
+
+
+def _task_root(spool: Path, env: Mapping[str, str]) -> Path:
+    """Return where tasks get their directories: on the disk of the node, if Slurm or its site names one.
+
+    The spool of a shard on Slurm lies in a file system that all nodes share.
+    """
+    for name in ("SLURM_TMPDIR", "TMPDIR") if "SLURM_JOB_ID" in env else ():
+        if os.path.isabs(place := env.get(name, "")):
+            with contextlib.suppress(OSError):
+                root = tempfile.mkdtemp(prefix="mops-jobs-", dir=place)
+                atexit.register(shutil.rmtree, root, ignore_errors=True)
+                return Path(root)
+    return spool
 
 
 def _write_script(spool: Path, write: Callable[[Path], Path]) -> Path:

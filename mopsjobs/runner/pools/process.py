@@ -291,7 +291,7 @@ class ModelProcess:
         for stream in (self.stdin, self.stdout, self.stderr):
             os.set_blocking(stream.fileno(), False)
         self.outgoing = bytearray(json.dumps(setup).encode() + b"\n")
-        self._spool = str(setup["spool"])
+        self._task_root = str(setup.get("task_root", setup["spool"]))
         self.answers = bytearray()
         self.log_lines = LogLines(on_line)
         self.host: str | None = None
@@ -383,7 +383,7 @@ class ModelProcess:
             with contextlib.suppress(OSError):
                 stream.close()
         # What a task that was killed left in its directory; see engines/worker.py.
-        shutil.rmtree(os.path.join(self._spool, f"worker-{self.process.pid}"), ignore_errors=True)
+        shutil.rmtree(os.path.join(self._task_root, f"worker-{self.process.pid}"), ignore_errors=True)
 
 
 class Model(ModelProcess):

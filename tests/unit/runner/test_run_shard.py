@@ -7,6 +7,7 @@ import dataclasses
 import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -99,6 +100,25 @@ def test_a_study_says_where_its_tasks_work(bench: Bench, *, scratch: bool) -> No
     bench.given(sets_of(1), scratch=scratch)
     assert bench.work()[0].status == "succeeded"
     assert [*results(bench.line).values()] == [json.dumps(scratch).encode()]
+
+
+@pytest.mark.parametrize("name", ["SLURM_TMPDIR", "TMPDIR", None])
+def test_on_slurm_tasks_work_on_the_disk_of_the_node(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str | None
+) -> None:
+    """If the site names one: what the runner keeps lies in a file system that all nodes share."""
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "missing"))
+    node = tmp_path / "node"
+    node.mkdir()
+    if name is not None:
+        monkeypatch.setenv(name, str(node))
+    code(bench.model, "import os\ndef simulate(params, seed): return os.environ['MOPS_JOBS_TASK_DIR']\n")
+    bench.given(sets_of(1), scratch=True)
+    assert bench.work()[0].status == "succeeded"
+    [where] = results(bench.line).values()
+    assert (str(node) in where.decode()) is (name is not None)
+    assert not any(node.glob("*/*")), "nothing is left of the task"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which files are written")
