@@ -156,6 +156,7 @@ def _computed_fields(columns: JobColumns, now: float, known_to: float) -> dict[s
         "queued_seconds": round(max(queued, 0.0), 3) if has_history else None,
         "run_seconds": None if started is None else round(max(until - started, 0.0), 3),
         "max_cpu_hours": _budget(columns[0]),
+        "precision": _precision(columns[0]),
         "suspect": why_suspect(suspect, heartbeat, known_to) if is_active else None,
     }
 
@@ -167,6 +168,15 @@ def _budget(record: str) -> float | None:
     from mopsjobs.registry.cpu_budget import budget_of
 
     return budget_of(json.loads(record))
+
+
+def _precision(record: str) -> dict[str, Any] | None:
+    """Return how precise the parameter sets of an adaptive study are. Few studies are adaptive."""
+    if '"precision"' not in record:
+        return None
+    from mopsjobs.registry.precision_counts import precision_counts
+
+    return precision_counts(json.loads(record)["metadata"])
 
 
 def why_suspect(marked: str | None, heartbeat: float | None, known_to: float) -> str | None:

@@ -10,10 +10,13 @@ import json
 import sqlite3
 from bisect import bisect_right
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mopsjobs.studies.seeds import SeedRule, drawn_seed
 from mopsjobs.utils.ranges import is_in_ranges
+
+if TYPE_CHECKING:
+    from mopsjobs.studies.precision import Precision
 
 StoredSeed = int | str
 """A seed in the cache: a whole number, or its digits from 2^63 on, which SQLite would round."""
@@ -43,11 +46,22 @@ class StoredStudy:
     """The study of a job, read set by set."""
 
     def __init__(
-        self, connection: sqlite3.Connection, job_id: str, tasks_total: int, task_ranges: str | None, seeds: str
+        self,
+        connection: sqlite3.Connection,
+        job_id: str,
+        tasks_total: int,
+        task_ranges: str | None,
+        seeds: str,
+        precision: str | None,
     ) -> None:
         self.job_id = job_id
-        self.tasks_total = tasks_total
+        self._tasks_total = tasks_total
         self._connection = connection
+        self._precision: Precision | None = None
+        if precision is not None:
+            from mopsjobs.studies.precision import Precision  # here: few studies are adaptive
+
+            self._precision = Precision.from_json(json.loads(precision))
         self._ranges: list[tuple[int, int]] | None = None
         if task_ranges is not None:
             self._ranges = [(first, end) for first, end in json.loads(task_ranges)]
@@ -58,7 +72,7 @@ class StoredStudy:
     @classmethod
     def load(cls, connection: sqlite3.Connection, job_id: str) -> StoredStudy | None:
         """Return the study of a job; None if its ledger was never looked at."""
-        sql = "SELECT tasks_total, task_ranges, seeds FROM ledger WHERE job_id = ?"
+        sql = "SELECT tasks_total, task_ranges, seeds, precision FROM ledger WHERE job_id = ?"
         row = connection.execute(sql, (job_id,)).fetchone()
         return None if row is None else cls(connection, job_id, *row)
 
@@ -78,7 +92,7 @@ class StoredStudy:
 
     def numbers_of(self, one: StoredSet, *, descending: bool = False, after: int | None = None) -> Iterator[int]:
         """Yield the numbers of the tasks of a set that are of the job; only those after `after`, if it is given."""
-        first, end = one.first_task, one.first_task + one.tasks
+        first, end = one.first_task, one.first_task + self._needed(one)
         if after is not None and descending:
             end = min(end, after)
         elif after is not None:
@@ -130,6 +144,35 @@ class StoredStudy:
             ).fetchone()
             last = self._last_set = None if row is None else StoredSet(self._rule, *row)
         return last if last is not None and number < last.first_task + last.tasks else None
+
+    def count_tasks(self) -> int:
+        """Count the tasks of the job; of an adaptive study, those that are needed as far as is known."""
+        if self._precision is None:
+            return self._tasks_total
+        counts = self._connection.execute(
+            "SELECT tasks, last, count(*) FROM (SELECT tasks, (SELECT max(task) FROM task WHERE job_id = ?1"
+            " AND task BETWEEN one.first_task AND one.first_task + one.tasks - 1) - first_task AS last"
+            " FROM parameter_set AS one WHERE job_id = ?1) GROUP BY tasks, last",
+            (self.job_id,),
+        )
+        return sum(count * self._needed_of(tasks, last) for tasks, last, count in counts)
+
+    def _needed(self, one: StoredSet) -> int:
+        """Return how many tasks of a set are needed, as far as is known: of an adaptive study, not all may be.
+
+        A task with a row tells that those up to the next look are.
+        """
+        if self._precision is None:
+            return one.tasks
+        (last,) = self._connection.execute(
+            "SELECT max(task) - ?2 FROM task WHERE job_id = ?1 AND task BETWEEN ?2 AND ?3",
+            (self.job_id, one.first_task, one.first_task + one.tasks - 1),
+        ).fetchone()
+        return self._needed_of(one.tasks, last)
+
+    def _needed_of(self, tasks: int, last: int | None) -> int:
+        assert self._precision is not None  # noqa: S101 - the study is adaptive
+        return min(tasks, self._precision.next_look(last or 0))
 
     def _has(self, number: int) -> bool:
         return self._ranges is None or is_in_ranges(number, self._ranges)

@@ -15,6 +15,7 @@ from mopsjobs.errors import InvalidTransitionError, RecordError, TerminalStateEr
 from mopsjobs.registry.job_id import check_new_job_id
 from mopsjobs.registry.job_state import JobState, JsonObject, check_field
 from mopsjobs.registry.notes import NOTE, PRECISION, SUSPECT, WAITS_FOR, is_annotated_by
+from mopsjobs.registry.precision_counts import WIDEST
 from mopsjobs.registry.status import CORRECTIONS, INFERRED_CODES, LAUNCH_FAILED, TERMINAL, TRANSITIONS, JobStatus, steps
 from mopsjobs.registry.usage import ShardForecast, ShardUsage, encode_forecast, with_usage
 from mopsjobs.utils.times import parse_time, record_time
@@ -227,6 +228,8 @@ class ShardPrecision(NamedTuple):
     """The counts of the job before any decision."""
     added: Mapping[str, int]
     """What the decisions of the shard have added to them, by the same names. Less than 0 for what it need not run."""
+    widest: tuple[float, str] | None = None
+    """How many times too wide the widest interval of its sets is, and the set in words; None if none is too wide."""
 
 
 class ShardReport(NamedTuple):
@@ -281,10 +284,11 @@ def with_shard(state: JobState, shard: int, shards: int, report: ShardReport, at
 
 def _with_precision(state: JobState, shard: int, shards: int, own: ShardPrecision) -> JobState:
     """Return `state` with the precision of a shard; the tasks of the job are those that it needs as far as is known."""
-    by_shard = counts_of_shards(_precision_by_shard(state), shards, shard, dict(own.added))
+    by_shard = counts_of_shards(_precision_by_shard(state), shards, shard, {**own.added, WIDEST: own.widest})
     reports: list[Any] = list(by_shard.values())
     total = {name: count + sum(added.get(name, 0) for added in reports) for name, count in own.first.items()}
-    metadata = {**state.metadata, PRECISION: {**total, "shards": by_shard}}
+    widest = max((added[WIDEST] for added in reports if added.get(WIDEST)), default=(0, None))[1]
+    metadata = {**state.metadata, PRECISION: {**total, WIDEST: widest, "shards": by_shard}}
     return state.evolve(metadata=MappingProxyType(metadata), tasks_total=total["needed"])
 
 
@@ -301,7 +305,9 @@ def shard_precision(state: JobState, shard: int) -> ShardPrecision | None:
     if added is None:
         return None
     total: Any = state.metadata[PRECISION]
-    return ShardPrecision({name: total[name] - added[name] for name in added}, added)
+    counts = {name: count for name, count in added.items() if name != WIDEST}
+    widest = added.get(WIDEST)
+    return ShardPrecision({name: total[name] - counts[name] for name in counts}, counts, widest and tuple(widest))
 
 
 def _without_marks(metadata: Mapping[str, Any]) -> Mapping[str, Any]:

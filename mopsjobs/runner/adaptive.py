@@ -21,6 +21,7 @@ from mopsjobs.studies.adaptive import (
     AdaptiveSet,
     Values,
     adaptive_sets,
+    find_widest,
     judge_set,
     named_tasks,
     searched_output,
@@ -96,9 +97,9 @@ class AdaptiveFeed:
 
     def precision(self) -> ShardPrecision:
         """Return the part of the shard in the precision of the job, for its record."""
-        return ShardPrecision(
-            self._first, {name: count - self._first_here[name] for name, count in self._count().items()}
-        )
+        added = {name: count - self._first_here[name] for name, count in self._count().items()}
+        widest = find_widest(self._study, ((one.one, one.judgement) for one in self._sets))
+        return ShardPrecision(self._first, added, widest)
 
     def count_of(self, number: int) -> int:
         """Return how many needed tasks end with a task that the pool has."""

@@ -8,13 +8,17 @@ See docs/decisions/0119-precision-instead-of-a-count.md.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from mopsjobs.ledger.scalars import Scalars, may_have_scalars
-from mopsjobs.studies.precision import FAILED, MORE, Judgement, Precision, judge, tally
-from mopsjobs.studies.study import ParameterSet, Study
+from mopsjobs.registry.precision_counts import WIDEST
+from mopsjobs.studies.precision import FAILED, MAX, MORE, Judgement, Precision, judge, tally
+from mopsjobs.studies.study import ParameterSet, Study, find_varying, set_name
 from mopsjobs.utils.scalar_keys import scalar_called
+
+MOST_RATIO = 1e6
+"""JSON has no infinity."""
 
 Values = Mapping[str, object]
 """The values of a task by the names of the targets; None for one that it lacks."""
@@ -68,7 +72,9 @@ def judge_set(precision: Precision, first: int, values: Mapping[int, Values | No
     prefix = [values[first + replicate] for place, replicate in enumerate(ended) if replicate == place]
     judgement = judge(precision, prefix)
     if judgement.verdict == MORE and ended:
-        judgement = judgement._replace(needed=max(judgement.needed, precision.next_look(ended[-1])))
+        needed = max(judgement.needed, precision.next_look(ended[-1]))
+        has_failed = any(values[first + replicate] is None for replicate in ended)
+        judgement = judgement._replace(verdict=FAILED if has_failed else MORE, needed=needed)
     return judgement
 
 
@@ -110,6 +116,28 @@ def reusable_tasks(study: Study, values: Mapping[int, Values | None]) -> bytearr
     return needed_tasks(study, judge_sets(study, values), or_open=True)
 
 
+def tasks_range(study: Study) -> tuple[int, int]:
+    """Return the least and the most tasks that a study may need."""
+    if study.precision is None:
+        return study.tasks_total, study.tasks_total
+    counts = count_sets(study, judge_sets(study, {}))
+    return counts["needed"], counts["at_most"]
+
+
+def find_widest(study: Study, judged: Iterable[tuple[AdaptiveSet, Judgement]]) -> tuple[float, str] | None:
+    """Return how many times too wide the widest interval of sets is that are not precise, and its set in words.
+
+    None if there is none. For example `(1.6, "r0=2.1 (peak ± 8.1 %, goal 5 %)")`.
+    """
+    wide = [(judgement, one) for one, judgement in judged if judgement.verdict in (MORE, MAX) and judgement.n]
+    if study.precision is None or not wide:
+        return None
+    judgement, one = max(wide, key=lambda pair: pair[0].ratio)
+    target = max(study.precision.until, key=lambda target: target.ratio(judgement.intervals[target.scalar]))
+    name = set_name(one.params, find_varying(study))
+    return min(judgement.ratio, MOST_RATIO), f"{name} ({target.text(judgement.intervals[target.scalar])})"
+
+
 def count_sets(study: Study, judgements: Mapping[str, Judgement], failed: Collection[int] = ()) -> dict[str, int]:
     """Return what a record says of the precision of a job; see `precision.tally`.
 
@@ -129,3 +157,11 @@ def count_sets(study: Study, judgements: Mapping[str, Judgement], failed: Collec
     counts = tally(precision, counted)
     named = sum(1 for _ in named_tasks(study))
     return counts | {name: counts[name] + named for name in ("needed", "at_most")}
+
+
+def precision_record(
+    study: Study, judgements: Mapping[str, Judgement], failed: Collection[int] = ()
+) -> dict[str, object]:
+    """Return what the record of a job that has ended says of its precision. Takes arguments as `count_sets` does."""
+    widest = find_widest(study, ((one, judgements[one.param_id]) for one in adaptive_sets(study)))
+    return {**count_sets(study, judgements, failed), WIDEST: widest and widest[1]}

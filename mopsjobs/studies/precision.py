@@ -11,7 +11,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mopsjobs.utils.intervals import Interval, careful_interval
 from mopsjobs.utils.scalar_keys import scalar_called
@@ -27,6 +27,9 @@ FAILED = "failed"
 
 MAX = "max"
 """The set has as many replicates as the study allows, and an interval is still too wide."""
+
+VERDICTS = {"precise": PRECISE, "failed": FAILED, "at_max": MAX}
+"""The final verdicts, by the names of their counts in a record."""
 
 GROWTH = 8
 """From one look to the next, the replicates grow by one part in this many."""
@@ -49,17 +52,38 @@ class Target(NamedTuple):
     absolute: float | None = None
     """The same, in the unit of the scalar."""
 
+    @property
+    def goal(self) -> float:
+        """Return the half-width that the interval may have, as `reached` tells it."""
+        return self.relative if self.absolute is None and self.relative is not None else self.absolute or 0.0
+
+    def reached(self, found: Interval) -> float:
+        """Return the half-width of an interval, as a part of the mean if the goal is one; infinity around 0 then."""
+        if self.relative is None or not found.half_width:
+            return found.half_width
+        return found.half_width / abs(found.mean) if found.mean else math.inf
+
     def ratio(self, found: Interval | None) -> float:
         """Return how many times as wide as it may be an interval is; infinity if there is none."""
-        if found is None:
-            return math.inf
-        goal = self.absolute if self.absolute is not None else (self.relative or 0.0) * abs(found.mean)
-        return found.half_width / goal if goal else math.inf if found.half_width else 0.0
+        return math.inf if found is None else self.reached(found) / self.goal
+
+    def text(self, found: Interval | None) -> str:
+        """Return what an interval has reached, and the goal, in words: `peak ± 8.1 %, goal 5 %`."""
+        is_known = found is not None and math.isfinite(self.reached(found))
+        width = width_text(self.reached(found), is_relative=self.relative is not None) if found and is_known else ""
+        goal = width_text(self.goal, is_relative=self.relative is not None).removeprefix("± ")
+        return f"{self.scalar} {width or ('has the mean 0' if found else 'has no interval')}, goal {goal}"
 
     def to_json(self) -> dict[str, float]:
         """Return the target as a study has it, below the name of its scalar."""
         fields = {name: getattr(self, name) for name in ("confidence", "relative", "absolute")}
         return {name: value for name, value in fields.items() if value is not None}
+
+
+def width_text(width: float, *, is_relative: bool) -> str:
+    """Return a half-width in words: `± 8.1 %` of the mean, or `± 0.03`."""
+    percent = 100 * width
+    return f"± {width:.2g}" if not is_relative else f"± {percent:.2g} %" if percent < 100 else f"± {percent:,.0f} %"
 
 
 class Precision(NamedTuple):
@@ -74,6 +98,12 @@ class Precision(NamedTuple):
     def to_json(self) -> dict[str, object]:
         """Return what the study asks for, as its file has it."""
         return {"min": self.min, "max": self.max, "until": {one.scalar: one.to_json() for one in self.until}}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Precision:
+        """Return what a checked study asks for."""
+        targets = (Target(scalar, **fields) for scalar, fields in document["until"].items())
+        return cls(document["min"], document["max"], tuple(targets))
 
     def next_look(self, n: int, ratio: float = 1.0) -> int:
         """Return the look that follows after `n` replicates; `max` if none does.
@@ -108,6 +138,8 @@ class Judgement(NamedTuple):
     """Replicates that the set has to have as far as is known: `n` if it is decided, else the next look."""
     intervals: Mapping[str, Interval | None]
     """Of each target after `n` replicates, by the target's name; None if it has none."""
+    ratio: float = math.inf
+    """How many times as wide as it may be the worst of them is."""
 
     @property
     def half_widths(self) -> dict[str, float | None]:
@@ -132,17 +164,17 @@ def judge(precision: Precision, values: Sequence[Mapping[str, object] | None]) -
             break
         for column, value in zip(columns.values(), found, strict=True):
             column.append(value)  # type: ignore[arg-type]
-    n, look, intervals = 0, precision.min, dict.fromkeys(columns)
+    n, look, intervals, ratio = 0, precision.min, dict.fromkeys(columns), math.inf
     while True:
         if failed_at < look:
-            return Judgement(FAILED, n, look, intervals)
+            return Judgement(FAILED, n, look, intervals, ratio)
         if len(values) < look:
-            return Judgement(MORE, n, look, intervals)
+            return Judgement(MORE, n, look, intervals, ratio)
         n = look
         intervals = {one.scalar: careful_interval(columns[one.scalar][:n], one.confidence) for one in precision.until}
         ratio = max(one.ratio(intervals[one.scalar]) for one in precision.until)
         if ratio <= 1 or n == precision.max:
-            return Judgement(PRECISE if ratio <= 1 else MAX, n, n, intervals)
+            return Judgement(PRECISE if ratio <= 1 else MAX, n, n, intervals, ratio)
         look = precision.next_look(n, ratio)
 
 
@@ -161,12 +193,11 @@ def tally(precision: Precision, judgements: Iterable[Judgement]) -> dict[str, in
     There are `sets`, of which some are `precise`, `failed` or `at_max`. Tasks are `needed`, as far as is known, and
     there are `at_most` some more.
     """
-    counts = {"sets": 0, "precise": 0, "failed": 0, "at_max": 0, "needed": 0, "at_most": 0}
+    counts = {"sets": 0, **dict.fromkeys(VERDICTS, 0), "needed": 0, "at_most": 0}
     for judgement in judgements:
         counts["sets"] += 1
-        counts["precise"] += judgement.verdict == PRECISE
-        counts["failed"] += judgement.verdict == FAILED
-        counts["at_max"] += judgement.verdict == MAX
+        for name, verdict in VERDICTS.items():
+            counts[name] += judgement.verdict == verdict
         counts["needed"] += judgement.needed
         counts["at_most"] += precision.max if judgement.verdict == MORE else judgement.needed
     return counts

@@ -18,7 +18,7 @@ from mopsjobs.registry.status import JobStatus
 from mopsjobs.registry.transitions import is_correctable
 from mopsjobs.registry.usage import ShardUsage
 from mopsjobs.store.base import VersionedStore
-from mopsjobs.studies.adaptive import count_sets
+from mopsjobs.studies.adaptive import precision_record
 from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.manifest import Manifest, load_manifest
 from mopsjobs.studies.outputs import (
@@ -213,7 +213,7 @@ def _precision_fields(
         "tasks_total": total,
         "tasks_completed": verified,
         "tasks_failed": min(state.tasks_failed, total - verified),
-        "metadata": {PRECISION: count_sets(manifest.study, found.completeness.judgements, failed)},
+        "metadata": {PRECISION: precision_record(manifest.study, found.completeness.judgements, failed)},
     }
 
 

@@ -125,7 +125,9 @@ class Forecaster:
         self._weight_squares += weight * weight
         self._seconds += count * seconds
 
-    def estimate(self, now: float, at_work: Sequence[float], waiting: int, workers: int) -> Forecast | None:
+    def estimate(
+        self, now: float, at_work: Sequence[float], waiting: int, workers: int, more: int = 0
+    ) -> Forecast | None:
         """Return the range of the end; None while too few tasks have finished, and if none is left.
 
         Args:
@@ -133,8 +135,9 @@ class Forecaster:
             at_work: how long each task at work has taken so far, in seconds.
             waiting: how many tasks are not begun.
             workers: how many tasks may run at once now; 0 if only `at_work` tells.
+            more: how many further tasks may follow. The range begins where none does, and ends where all do.
         """
-        lanes = max(len(at_work), min(workers, len(at_work) + waiting), 1 if waiting else 0)
+        lanes = _lanes(at_work, waiting, workers)
         self._crew.note(now, lanes, self._seconds + sum(at_work), has_work=waiting > 0)
         left = waiting + len(at_work)
         enough = min(max(LEAST_FINISHED, math.ceil(1.25 * lanes)), math.ceil((left + self.finished) / 2))
@@ -145,11 +148,19 @@ class Forecaster:
         bins = [(weighted / weight, weight) for _, (weight, weighted, _) in sorted(self._bins.items())]
         effective = self._weight * self._weight / self._weight_squares
         durations = _Durations(bins, sorted(at_work), effective)
-        run = _Rest(durations, self._crew, at_work, waiting, lanes, self._ahead, self._crew.gap(self.finished))
         chance = Random(self.finished)  # noqa: S311 - equal runs give equal ranges
-        count = max(LEAST_SIMULATIONS, min(SIMULATIONS, SIMULATED_TASKS // ((1 + ROUNDS) * lanes)))
-        ends = sorted(run.simulate(chance) for _ in range(count))
-        return Forecast(*(ends[round(share * (count - 1))] for share in QUANTILES))
+
+        def simulate(waiting: int) -> list[float]:
+            lanes = _lanes(at_work, waiting, workers)
+            run = _Rest(durations, self._crew, at_work, waiting, lanes, self._ahead, self._crew.gap(self.finished))
+            count = max(LEAST_SIMULATIONS, min(SIMULATIONS, SIMULATED_TASKS // ((1 + ROUNDS) * lanes)))
+            return sorted(run.simulate(chance) for _ in range(count))
+
+        first = simulate(waiting)
+        last = simulate(waiting + more) if more else first
+        return Forecast(
+            *(ends[round(share * (len(ends) - 1))] for ends, share in zip((first, last), QUANTILES, strict=True))
+        )
 
     def straggler_seconds(self) -> float | None:
         """Return how long a task takes at most to be explained by the finished ones; None if too few have finished."""
@@ -171,6 +182,11 @@ class Forecaster:
             if need <= 0:
                 break
         return seconds
+
+
+def _lanes(at_work: Sequence[float], waiting: int, workers: int) -> int:
+    """Return how many tasks run at once."""
+    return max(len(at_work), min(workers, len(at_work) + waiting), 1 if waiting else 0)
 
 
 class _Crew:

@@ -31,7 +31,7 @@ PROMISED_JOB_FIELDS = [
     "last_validation_error", "metadata", "write_id", "revision", "transitions", "tasks_failed", "heartbeat_at",
     "shards", "owner", "labels", "engine", "parent_job_id", "usage", "forecast", "progress", "is_active",
     "status_since", "started_at", "ended_at",
-    "duration_seconds", "queued_seconds", "run_seconds", "max_cpu_hours", "suspect",
+    "duration_seconds", "queued_seconds", "run_seconds", "max_cpu_hours", "precision", "suspect",
     "cpu_seconds", "task_seconds", "held_core_seconds", "saved_seconds", "cpu_efficiency", "max_rss_bytes",
     "eta_earliest", "eta_latest", "eta_basis", "stragglers", "time_limit_at",
 ]  # fmt: skip

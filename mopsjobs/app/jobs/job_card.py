@@ -116,6 +116,7 @@ def job_card(
         _section("Progress", *_progress(job)),
         _section("Reused", _reused(job)),
         _section("Deferred", count and f"{pluralize(count, 'task')}, left to a later resume"),
+        _section("Precision", _precision(job)),
         _section("Failed", failed),
         _section("Done", end_text(job, now)),
         _section("Rate", rate_text(job)),
@@ -233,7 +234,8 @@ def _study(job: Mapping[str, Any]) -> Iterator[Section]:
     metadata = metadata_of(job)
     sets, replicates = metadata.get("n_parameter_sets"), metadata.get("n_replicates")
     sizes = [describe_sets(sets, metadata.get("n_different_parameter_sets"))] if type(sets) is int and sets > 0 else []
-    sizes += [pluralize(replicates, "replicate")] if type(replicates) is int and replicates > 0 else []
+    most = "up to " if job["precision"] else ""
+    sizes += [most + pluralize(replicates, "replicate")] if type(replicates) is int and replicates > 0 else []
     size, method = " x ".join(sizes), metadata.get("sampling_method")
     size = f"{size}, {method}" if size and isinstance(method, str) else size
     texts = (metadata.get("model"), metadata.get("scenario"), size, metadata.get("bundle"))
@@ -357,6 +359,15 @@ def usage_text(usage: Mapping[str, Any]) -> str | None:
         ("saved by checkpoints", duration_text(usage.get("saved_seconds")), ""),
     )
     return ", ".join(f"{title} {text}{more}" for title, text, more in parts if text is not None) or None
+
+
+def _precision(job: Mapping[str, Any]) -> str | None:
+    """Return how precise the parameter sets of an adaptive study are; None if its study is not adaptive."""
+    if job["precision"] is None:
+        return None
+    from mopsjobs.registry.precision_counts import precision_text  # here: few studies are adaptive
+
+    return precision_text(job["precision"])
 
 
 def _budget(job: Mapping[str, Any]) -> str | None:

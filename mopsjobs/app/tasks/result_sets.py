@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import math
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple, TypedDict, TypeVar
 
@@ -42,6 +43,9 @@ from mopsjobs.cache.queries.task_filters import WAITING
 from mopsjobs.cache.queries.tasks import TaskQuery, temporary_database
 from mopsjobs.errors import UsageError
 from mopsjobs.ledger.attempt import FAILED_OUTCOMES
+from mopsjobs.registry.precision_counts import sets_text
+from mopsjobs.studies.adaptive import judge_set
+from mopsjobs.studies.precision import PRECISE, VERDICTS, Target, width_text
 from mopsjobs.studies.results import parameter_columns
 from mopsjobs.utils.files import atomic_file, make_directory
 from mopsjobs.utils.intervals import CONFIDENCE, summarize
@@ -53,7 +57,7 @@ from mopsjobs.utils.times import json_time
 
 T = TypeVar("T")
 
-FORMAT = 3
+FORMAT = 4
 """Of the file. One of another format is made anew."""
 
 MAX_FILES = 20
@@ -68,6 +72,12 @@ COUNTS = ("tasks", "done", "failed", "missing", "waiting")
 
 STATISTICS = (("n", "integer"), ("n_nan", "integer"), ("mean", "number"), ("sd", "number"), ("half_width", "number"))
 """Columns of each scalar that is a number, after its name and a dot: the fields of `Summary`."""
+
+PRECISION = (("precision", "text"), ("judged", "integer"))
+"""Columns of a set of an adaptive study: the verdict on it, and after how many replicates; see `studies.precision`."""
+
+OF_TARGET = (("low", "number"), ("high", "number"), ("precision", "number"))
+"""Columns of each scalar that it names: its interval then, and half of that, relative to the mean if the goal is."""
 
 ERROR = "error"
 """The column of the most frequent error of a set, the last of those."""
@@ -89,9 +99,10 @@ CREATE TABLE parameter_set (
     UNIQUE (family, param_id)
 );
 CREATE TABLE task_row (
-    number INTEGER PRIMARY KEY, set_number INTEGER, member INTEGER, task INTEGER, seed, status TEXT, seconds REAL,
-    error TEXT, error_key TEXT, repeats INTEGER{scalars}
+    number INTEGER PRIMARY KEY, set_number INTEGER, first_task INTEGER, member INTEGER, task INTEGER, seed, status TEXT,
+    seconds REAL, error TEXT, error_key TEXT, repeats INTEGER{scalars}
 );
+CREATE TABLE set_precision (number INTEGER PRIMARY KEY, verdict TEXT, judged INTEGER{targets});
 """
 
 
@@ -221,6 +232,9 @@ class ResultSets:
         """Scalars that are not in the table, since it has too many."""
         self.repeated: int = about["repeated"]
         """Tasks that repeat another one, and are not counted."""
+        self.targets: dict[str, bool] | None = about["targets"]
+        """The scalars whose precision studies ask for, by the names of their columns, and whether relative to the mean;
+        None if no study is adaptive."""
         self.problems: list[str] = about["problems"]
         """What the table lacks, as sentences."""
         self.is_partial: bool = about["is_partial"]
@@ -296,7 +310,7 @@ class ResultSets:
         statistics = ", ".join(sql for _, sql in columns[len(BEFORE) + len(self.parameters) :])
         rows = self._database.execute(
             f"SELECT job_id, param_id, params, {statistics} FROM {self._table} AS s JOIN parameter_set USING (number)"  # noqa: S608 - names of our own
-            f" ORDER BY {by} LIMIT {limit or -1:d} OFFSET {offset:d}"
+            f" LEFT JOIN set_precision USING (number) ORDER BY {by} LIMIT {limit or -1:d} OFFSET {offset:d}"
         )
         for job_id, set_id, params, *numbers in rows:
             yield [job_id, set_id, *json.loads(params), *numbers]
@@ -372,7 +386,7 @@ class ResultSets:
     def notes(self) -> list[str]:
         """Return what the numbers leave out, as sentences."""
         totals = self.totals()
-        notes = []
+        notes = [] if self.targets is None else [f"{sets_text(self._verdicts())}."]
         ends = (("failed", totals.failed), ("missing", totals.missing), ("waiting", totals.waiting))
         if left := [f"{count:,} {what}" for what, count in ends if count]:
             which = " and ".join(filter(None, [", ".join(left[:-1]), left[-1]]))
@@ -404,10 +418,24 @@ class ResultSets:
             may_be_first = sign * mean - half <= standing.limit if is_known else None  # type: ignore[operator]
             yield [*row[: len(BEFORE)], may_be_first, *row[len(BEFORE) :]]
 
+    def _verdicts(self) -> dict[str, int]:
+        """Count the sets of adaptive studies, and those with a final verdict, as the record of a job does."""
+        found = dict(self._database.execute("SELECT verdict, count(*) FROM set_precision GROUP BY verdict").fetchall())
+        return {"sets": sum(found.values())} | {name: found.get(one, 0) for name, one in VERDICTS.items()}
+
+    def precision_text(self, row: Mapping[str, object]) -> str:
+        """Return the verdict on a set of an adaptive study, with what it has reached: `more: peak ± 8.1 %`."""
+        verdict = str(row[PRECISION[0][0]] or "")
+        if verdict in (PRECISE, "") or self.targets is None:
+            return verdict
+        widths = [(name, row[f"{name}.{OF_TARGET[2][0]}"], is_relative) for name, is_relative in self.targets.items()]
+        told = [f"{name} {width_text(width, is_relative=of)}" for name, width, of in widths if isinstance(width, float)]
+        return ": ".join([verdict, *filter(None, [", ".join(told)])])
+
     def copy(self) -> ResultSets:
         """Return the sets without their tasks in memory, to be read later and by several threads."""
         memory = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
-        for name in ("about", "parameter_set", "set_row"):
+        for name in ("about", "parameter_set", "set_row", "set_precision"):
             (create,) = self._database.execute("SELECT sql FROM sqlite_master WHERE name = ?", (name,)).fetchone()
             memory.execute(create)
             rows = self._database.execute(f"SELECT * FROM {name}")  # noqa: S608 - constant names
@@ -474,12 +502,14 @@ class ResultSets:
             "results": _select([(column.name, sql) for column, sql in zip(tasks, values, strict=True)])
             + " FROM task_row AS t JOIN member ON member.number = t.member"
             " JOIN parameter_set ON parameter_set.number = set_number",
-            "result_sets": _select(of_sets) + " FROM set_row AS s JOIN parameter_set USING (number)",
+            "result_sets": _select(of_sets)
+            + " FROM set_row AS s JOIN parameter_set USING (number) LEFT JOIN set_precision USING (number)",
         }
 
     def _columns(self) -> list[tuple[Column, str]]:
         """Return the columns of `rows`, each with its SQL."""
         others = [name for name, _ in (*FIRST_COLUMNS, *LAST_COLUMNS)] + list(COUNTS)
+        others += [name for name, _ in PRECISION if self.targets is not None]
         names = parameter_columns([column.name for _, column in self.parameters], others)
         columns = [(column, column.name) for column in plain_columns(BEFORE)]
         columns += [(Column(names[one.name], one.kinds), f"p{place}") for place, (_, one) in enumerate(self.parameters)]
@@ -491,6 +521,11 @@ class ResultSets:
             for (suffix, kind), sql in zip(kinds, _statistic_names(place, len(self.quantiles)), strict=True):
                 name = free_name(f"{scalar.name}.{suffix}", "result", taken)
                 columns.append((Column(name, frozenset({kind})), sql))
+        if self.targets is not None:
+            columns += zip(plain_columns(PRECISION), ("verdict", "judged"), strict=True)
+        for place, target in enumerate(self.targets or ()):
+            for (suffix, kind), sql in zip(OF_TARGET, _target_names(place), strict=True):
+                columns.append((Column(free_name(f"{target}.{suffix}", "result", taken), frozenset({kind})), sql))
         return columns
 
 
@@ -655,11 +690,16 @@ def _fill(table: ResultsTable, database: sqlite3.Connection, state: str) -> None
     numeric = sum(one.is_number for one in scalars)
     parameters = "".join(f", p{place}" for place in range(len(table.parameters)))
     columns = "".join(f", s{place}" for place in range(len(scalars)))
-    for statement in _SCHEMA.format(parameters=parameters, scalars=columns).split(";\n"):
+    targets = _find_targets(table, scalars)
+    of_targets = "".join(f", {name}" for place in range(len(targets)) for name in _target_names(place))
+    for statement in _SCHEMA.format(parameters=parameters, scalars=columns, targets=of_targets).split(";\n"):
         database.execute(statement)
     database.execute(_set_table("CREATE TABLE set_row", numeric, 0))
     _fill_tasks(table, database, scalars)
     _fill_sets(database, "set_row", scalars, ())
+    is_adaptive = any(table.precisions)
+    if is_adaptive:
+        _fill_precision(table, database, scalars, targets.values())
     simulations = table.simulations
     document = {
         "state": state,
@@ -668,6 +708,7 @@ def _fill(table: ResultsTable, database: sqlite3.Connection, state: str) -> None
         "scalars": scalars,
         "left_out_scalars": len(table.scalar_columns) - len(scalars),
         "repeated": 0 if simulations is None else simulations.repeated,
+        "targets": {name: one.relative is not None for name, one in targets.items()} if is_adaptive else None,
         "problems": table.problems(),
         "is_partial": table.is_partial,
         "unread": table.tasks_unread,
@@ -683,7 +724,7 @@ def _fill_tasks(table: ResultsTable, database: sqlite3.Connection, scalars: Sequ
     members: dict[str, int] = {}
     kinds = [column.kinds for _, column in table.parameters]
     places = range(len(scalars))
-    insert = f"INSERT INTO task_row VALUES ({', '.join('?' * (10 + len(scalars)))})"  # noqa: S608 - constant words
+    insert = f"INSERT INTO task_row VALUES ({', '.join('?' * (11 + len(scalars)))})"  # noqa: S608 - constant words
     insert_set = f"INSERT INTO parameter_set VALUES ({', '.join('?' * (5 + len(kinds)))})"  # noqa: S608 - constant words
     last: tuple[tuple[int, str], int] | None = None
 
@@ -707,6 +748,7 @@ def _fill_tasks(table: ResultsTable, database: sqlite3.Connection, scalars: Sequ
             yield (
                 None,
                 number_of(row),
+                task.first_task,
                 members.setdefault(row.member.job.job_id, len(members)),
                 task.task,
                 task.seed,
@@ -748,6 +790,61 @@ def _fill_sets(database: sqlite3.Connection, table: str, scalars: Sequence[Scala
 
     width = 2 + len(COUNTS) + len(places) * (len(STATISTICS) + len(quantiles))
     database.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * width)})", rows())  # noqa: S608 - names of our own
+
+
+def _find_targets(table: ResultsTable, scalars: Sequence[Scalar]) -> dict[str, Target]:
+    """Map names of columns to what adaptive studies ask of them. A scalar that no task has is left out."""
+    targets: dict[str, Target] = {}
+    for target in itertools.chain.from_iterable(one.until for one in table.precisions if one is not None):
+        names = [one.name for one in scalars if is_called(one.key, target.scalar)]
+        if names:
+            targets.setdefault(names[0] if len(names) == 1 else target.scalar, target)
+    return targets
+
+
+def _fill_precision(
+    table: ResultsTable, database: sqlite3.Connection, scalars: Sequence[Scalar], targets: Collection[Target]
+) -> None:
+    """Judge the sets of adaptive studies as their runners do, by the values of all their tasks."""
+    keys = [one.key for one in scalars]
+    tasks = database.execute(
+        f"SELECT set_number, family, first_task, task, status{''.join(f', s{place}' for place in range(len(keys)))}"  # noqa: S608 - names of our own
+        " FROM task_row JOIN parameter_set ON parameter_set.number = set_number ORDER BY set_number, first_task"
+    )
+
+    def rows() -> Iterator[tuple[object, ...]]:
+        judged = None
+        for (number, family, first), of_set in groupby(tasks, key=lambda row: row[:3]):
+            replicates, precision = list(of_set), table.precisions[family]
+            if precision is None or number == judged or len(replicates) == 1:  # one that names its seed is one task
+                continue
+            judged = number
+            values: dict[int, dict[str, object] | None] = {}
+            for *_, task, status, of_task in ((*row[:5], row[5:]) for row in replicates):
+                if status == SUCCEEDED:
+                    found = zip(keys, of_task, strict=True)
+                    values[task] = {key: value for key, value in found if value is not None}
+                elif status in FAILED_OUTCOMES:
+                    values[task] = None
+            judgement = judge_set(precision, first, values)
+            intervals: list[object] = []
+            for target in targets:
+                interval = judgement.intervals.get(target.scalar)
+                known = () if interval is None else (interval.low, interval.high, target.reached(interval))
+                intervals += map(_finite, known) if known else [None] * len(OF_TARGET)
+            yield (number, judgement.verdict, judgement.n, *intervals)
+
+    marks = ", ".join("?" * (1 + len(PRECISION) + len(OF_TARGET) * len(targets)))
+    database.executemany(f"INSERT INTO set_precision VALUES ({marks})", rows())  # noqa: S608 - constant words
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _target_names(place: int) -> list[str]:
+    """Return the columns of `set_precision` for a scalar that adaptive studies name: those of `OF_TARGET`."""
+    return [f"{suffix}{place}" for suffix, _ in OF_TARGET]
 
 
 def _worst_error(keys: Iterable[str | None], errors: Iterable[str | None]) -> str | None:

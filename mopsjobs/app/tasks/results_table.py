@@ -11,6 +11,7 @@ import contextlib
 import functools
 import heapq
 import itertools
+import json
 import math
 import sqlite3
 from collections import Counter
@@ -53,6 +54,7 @@ from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.manifest import Manifest, load_manifest
 from mopsjobs.studies.output_directory import RefusedFileError
 from mopsjobs.studies.output_scalars import OutputReader, TaskOutputs
+from mopsjobs.studies.precision import Precision
 from mopsjobs.studies.reductions import ReducedOutputs, find_all_reduced, find_reduced
 from mopsjobs.studies.results import count_tasks, parameter_columns, read_output
 from mopsjobs.studies.study import param_id
@@ -263,6 +265,12 @@ class ResultsTable:
         for number, family in enumerate(self._families):
             for member, task in _merge(family):
                 yield TableRow(member, task, number)
+
+    @functools.cached_property
+    def precisions(self) -> list[Precision | None]:
+        """Return the precision that the newest study of each family asks for; None if it has a number of replicates."""
+        found = (family[0].tasks.ledger.precision for family in self._families)
+        return [None if text is None else Precision.from_json(json.loads(text)) for text in found]
 
     @property
     def family_ids(self) -> list[str]:

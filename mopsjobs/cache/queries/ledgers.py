@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Container, Mapping
 from typing import Any, NamedTuple
 
-from mopsjobs.cache.stored_study import find_duplicates
+from mopsjobs.cache.stored_study import StoredStudy, find_duplicates
 from mopsjobs.events.format import TASK_FAILED
 from mopsjobs.ledger.attempt import FAILED_OUTCOMES, Outcome
 from mopsjobs.utils.text import cut_to_length
@@ -67,6 +67,7 @@ class Ledger(NamedTuple):
     basis: str
     """`BY_LEDGER` or `BY_OUTPUTS`."""
     tasks_total: int
+    """Of an adaptive study: those that are needed as far as its tasks with rows tell."""
     parameters: list[str]
     varying: list[str]
     """The parameters that do not have the same value in all sets."""
@@ -75,6 +76,8 @@ class Ledger(NamedTuple):
     seeds: str
     outputs_lost: int
     """Tasks whose outputs were lost since the end of the job, when it was last validated from this machine."""
+    precision: str | None
+    """What an adaptive study asks for, as its file has it in JSON; None if it names a number of replicates."""
     chunks: int
     """Chunks that were read, or that cannot be read."""
     problems: int
@@ -95,7 +98,7 @@ def read_ledger(connection: sqlite3.Connection, job_id: str) -> Ledger | None:
         connection.execute("BEGIN")
     row = connection.execute(
         "SELECT synced_ts, is_complete, basis, tasks_total, parameters, varying, task_ranges, seeds,"
-        " outputs_lost, count(ledger_chunk.name), count(ledger_chunk.problem)"
+        " outputs_lost, precision, count(ledger_chunk.name), count(ledger_chunk.problem)"
         " FROM ledger LEFT JOIN ledger_chunk USING (job_id)"
         " WHERE ledger.job_id = ? AND synced_ts IS NOT NULL GROUP BY ledger.job_id",
         (job_id,),
@@ -104,6 +107,9 @@ def read_ledger(connection: sqlite3.Connection, job_id: str) -> Ledger | None:
         return None
     ledger = Ledger._make(row)
     parameters, varying = json.loads(row[4]), json.loads(row[5])
+    if ledger.precision is not None:
+        study = StoredStudy(connection, job_id, ledger.tasks_total, ledger.task_ranges, ledger.seeds, ledger.precision)
+        ledger = ledger._replace(tasks_total=study.count_tasks())
     return ledger._replace(is_complete=bool(ledger.is_complete), parameters=parameters, varying=varying)
 
 

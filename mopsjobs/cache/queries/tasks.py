@@ -151,7 +151,9 @@ class TaskList:
         check_names(query.conditions, ledger.parameters)
         self.ledger = ledger
         self._connection = connection
-        self._study = StoredStudy(connection, job_id, ledger.tasks_total, ledger.task_ranges, ledger.seeds)
+        self._study = StoredStudy(
+            connection, job_id, ledger.tasks_total, ledger.task_ranges, ledger.seeds, ledger.precision
+        )
         self._query = query
         self._unseen = WAITING if is_active else MISSING
         self.has_duplicates = has_duplicates

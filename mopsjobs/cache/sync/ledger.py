@@ -219,7 +219,7 @@ def _basis(connection: sqlite3.Connection, job_id: str) -> str:
 def _has_unexplained(connection: sqlite3.Connection, study: StoredStudy) -> bool:
     """Return whether no attempt says how some task of a job ended."""
     sql = "SELECT count(*) FROM task WHERE job_id = ? AND outcome != 'lost'"
-    return bool(connection.execute(sql, (study.job_id,)).fetchone()[0] < study.tasks_total)
+    return bool(connection.execute(sql, (study.job_id,)).fetchone()[0] < study.count_tasks())
 
 
 def _write_study(connection: sqlite3.Connection, manifest: Manifest, now: float) -> None:
@@ -242,8 +242,8 @@ def _write_study(connection: sqlite3.Connection, manifest: Manifest, now: float)
     ranges = None if manifest.only is None else json.dumps(list(number_ranges(manifest.only)), separators=(",", ":"))
     with transaction(connection):
         connection.execute(
-            "INSERT OR IGNORE INTO ledger (job_id, looked_at, tasks_total, parameters, varying, task_ranges, seeds)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO ledger (job_id, looked_at, tasks_total, parameters, varying, task_ranges, seeds,"
+            " precision) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 job_id,
                 now,
@@ -252,6 +252,7 @@ def _write_study(connection: sqlite3.Connection, manifest: Manifest, now: float)
                 json.dumps(find_varying(manifest.study).parameters),
                 ranges,
                 json.dumps(manifest.study.seeds),
+                None if manifest.study.precision is None else json.dumps(manifest.study.precision.to_json()),
             ),
         )
 

@@ -74,7 +74,7 @@ MAX_RUNS = 50
 ICONS = ("succeeded", "partial", "failed")
 """Ends of a job whose tab has an icon of its own."""
 
-STANDING = ("Waits for", "Warning", "Deferred", "Done", "Rate", "Used", "Budget")
+STANDING = ("Waits for", "Warning", "Precision", "Deferred", "Done", "Rate", "Used", "Budget")
 """Sections beside the status."""
 
 ELSEWHERE = (*STANDING, "Status", "Progress", "Failed", "Stragglers", "Error", "Family")

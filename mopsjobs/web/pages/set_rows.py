@@ -92,6 +92,7 @@ def set_rows(
                 )
                 for name, column in columns.items()
             ),
+            *([] if sets.targets is None else [_head("precision", "Precision", "precision", order, params, "value")]),
             *([_head(ERROR, "Most frequent error", ERROR, order, params, "")] if totals.failed else []),
         ],
         "has_errors": bool(totals.failed),
@@ -104,6 +105,7 @@ def set_rows(
                 "may_be_first": row.get(MAY_BE_FIRST),
                 "counts": [(name, row[name]) for name in counts],
                 "numbers": [(row[column], STATISTICS[name][1]) for name, column in columns.items()],
+                "precision": None if sets.targets is None else sets.precision_text(row),
                 "error": row[ERROR],
                 "task": examples[place][0],
                 "failed_task": examples[place][1],

@@ -58,6 +58,20 @@ def test_it_says_nothing_too_early(left: int, workers: int, enough: int) -> None
     assert said[-1] is not None
 
 
+def test_tasks_that_may_follow_move_only_the_end_of_the_range() -> None:
+    """Ten tasks of 10 s on two workers take 50 s. Ninety more may follow, so it takes 500 s at most."""
+    forecaster = Forecaster()
+    for _ in range(20):
+        forecaster.add(10.0)
+    known = forecaster.estimate(100.0, [0.0, 0.0], 8, 2)
+    found = forecaster.estimate(100.0, [0.0, 0.0], 8, 2, more=90)
+    assert known is not None
+    assert found is not None
+    assert found.earliest == known.earliest
+    assert known.latest < 60
+    assert found.latest == pytest.approx(500, rel=0.15)
+
+
 def test_a_task_that_is_overdue_moves_the_end() -> None:
     """The last task takes longer than any other. The longer it takes, the later the range."""
     forecaster = Forecaster()

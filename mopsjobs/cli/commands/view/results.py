@@ -441,6 +441,7 @@ def sets_table(sets: ResultSets, page: SetPage, rows: Iterable[Sequence[object]]
                 *([of["job_id"]] if len(sets.job_ids) > 1 else []),
                 *(cut_to_length(_parameter_text(of[name]), MAX_VALUE) for name in varying),
                 out_of(int(str(of["done"])), int(str(of["tasks"]))),
+                *([] if sets.targets is None else [sets.precision_text(of)]),
                 *(_cell(row, place, of["done"]) for _, place in means),
                 *(mean_text(row[place], None) for _, place in quantiles),
                 cut_to_length(str(of[ERROR] or ""), MAX_ERROR),
@@ -448,7 +449,8 @@ def sets_table(sets: ResultSets, page: SetPage, rows: Iterable[Sequence[object]]
         )
     shown = [name for name, _ in (*means, *quantiles)]
     job = ["JOB"] if len(sets.job_ids) > 1 else []
-    headers = [*(["?"] if has_end else []), *job, *varying, "DONE", *shown, "ERROR"]
+    precision = [] if sets.targets is None else ["PRECISION"]
+    headers = [*(["?"] if has_end else []), *job, *varying, "DONE", *precision, *shown, "ERROR"]
     return Table(headers, cells, drop_order=["ERROR", *shown[:0:-1]])
 
 

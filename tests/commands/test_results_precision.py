@@ -1,0 +1,96 @@
+"""An adaptive study in each view: record, status, list, tasks, and the table of parameter sets say the same."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter
+from datetime import UTC, datetime
+
+import pytest
+
+import mopsjobs
+from mopsjobs.app.jobs.job_card import job_card
+from mopsjobs.studies.precision import FAILED, MAX, MORE, PRECISE
+from support.adaptive import MODEL, REPLICATES, SCATTER, adaptive_study, seeds
+from support.desk import Desk
+
+SETS = [{"sd": sd} for sd in SCATTER]
+WIDEST = "sd=50.0 (peak ± 15, goal 2)"
+
+
+def _run(desk: Desk, *argv: str, job_id: str = "job", **fields: object) -> None:
+    (desk.home / "model.py").write_text(MODEL)
+    desk.submit(SETS, *argv, job_id=job_id, n_replicates=REPLICATES, **fields)
+    desk.ended(job_id)
+
+
+def test_each_view_says_how_precise_the_sets_are(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last of six sets scatters too much. No view counts the replicates that no set needs."""
+    _run(desk)
+    job = json.loads(desk.ok("status", "job", "--json").out)
+    tasks = job["tasks_total"]
+    counts = {"sets": 6, "precise": 5, "failed": 0, "at_max": 1, "needed": tasks, "at_most": tasks, "widest": WIDEST}
+    assert job["precision"] == counts
+    assert tasks == job["tasks_completed"] < 6 * 40
+    said = desk.ok("status", "job").out
+    assert f"Precision  5 of 6 sets precise, 1 at max; {tasks} tasks; widest: {WIDEST}\n" in said
+    assert job_card(job, datetime.now(UTC))["Study"].text == "6 parameter sets x up to 40 replicates, manual"
+    assert f"{tasks}/{tasks}" in desk.ok("list").out
+    listed = json.loads(desk.ok("tasks", "job", "--json", "--limit", "0").out)
+    assert (listed["tasks_total"], listed["total"], len(listed["tasks"])) == (tasks,) * 3
+    assert {one["outcome"] for one in listed["tasks"]} == {"succeeded"}
+
+    document = json.loads(desk.ok("results", "job", "--by", "set", "--json").out)
+    sets = document["sets"]
+    assert [one["precision"] for one in sets] == [PRECISE] * 5 + [MAX]
+    assert [one["judged"] for one in sets] == [one["tasks"] for one in sets] == [one["peak.n"] for one in sets]
+    for one in sets:
+        assert one["peak.low"] < one["peak.mean"] < one["peak.high"]
+        assert one["peak.precision"] == pytest.approx((one["peak.high"] - one["peak.low"]) / 2)
+        assert (one["peak.precision"] <= 2) == (one["precision"] == PRECISE)
+        assert one["peak.half_width"] < one["peak.precision"]
+    assert document["notes"] == ["5 of 6 sets precise, 1 at max."]
+    rows = desk.ok("results", "job", "--by", "set").lines
+    assert rows[0].split()[:3] == ["sd", "DONE", "PRECISION"]
+    assert "max: peak ± 15" in rows[6]
+    table = list(csv.DictReader(io.StringIO(desk.ok("results", "job", "--by", "set", "--table", "-").out)))
+    assert [one["precision"] for one in table] == [one["precision"] for one in sets]
+    sql = desk.ok("query", "--job", "job", "--json", "SELECT precision, count(*) AS n FROM result_sets GROUP BY 1")
+    assert {row["precision"]: row["n"] for row in json.loads(sql.out)["rows"]} == Counter(
+        one["precision"] for one in sets
+    )
+
+    for name, value in desk.env.items():
+        monkeypatch.setenv(name, value)
+    with mopsjobs.connect() as registry:
+        assert registry.job("job").status()["precision"] == counts
+        assert [one["precision"] for one in registry.job("job").results().sets().rows] == [
+            one["precision"] for one in sets
+        ]
+
+
+def test_a_failed_replicate_is_told_per_set(desk: Desk) -> None:
+    """Its set ends at its look, and is not precise, whatever its values are."""
+    named = desk.home.with_name("fails")
+    named.write_text(str(seeds(adaptive_study([{"sd": 0.1, "fails": str(named)}]), 0)[1]))
+    (desk.home / "model.py").write_text(MODEL)
+    desk.submit([{"sd": 0.1, "fails": str(named)}, {"sd": 0.2}], n_replicates=REPLICATES)
+    assert desk.ended() == "partial"
+    precision = json.loads(desk.ok("status", "job", "--json").out)["precision"]
+    assert (precision["precise"], precision["failed"], precision["needed"]) == (1, 1, 8)
+    sets = json.loads(desk.ok("results", "job", "--by", "set", "--json").out)["sets"]
+    assert [(one["precision"], one["tasks"]) for one in sets] == [(FAILED, 4), (PRECISE, 4)]
+
+
+def test_a_narrower_target_of_an_extension_is_the_one_that_counts(desk: Desk) -> None:
+    _run(desk)
+    narrower = {**REPLICATES, "max": 80, "until": {"peak": {"absolute": 1.0}}}
+    desk.submit(SETS, "--extend", "job", job_id="job.b", n_replicates=narrower)
+    desk.ended("job.b")
+    before, after = (json.loads(desk.ok("results", name, "--by", "set", "--json").out) for name in ("job", "job.b"))
+    assert after["sets"][-1]["judged"] == 80
+    assert all(one["judged"] >= earlier["judged"] for one, earlier in zip(after["sets"], before["sets"], strict=True))
+    assert all(one["peak.precision"] <= 1 for one in after["sets"] if one["precision"] == PRECISE)
+    assert MORE not in {one["precision"] for one in after["sets"]}
