@@ -285,6 +285,7 @@ class _Run:
         def show_progress() -> None:
             if self._feed is not None:
                 self._total, self._todo = self._feed.needed, self._feed.needed - done_before
+                meter.more = early.affordable(self._feed.at_most - done_before) - early.affordable(self._todo)
             meter.todo = early.affordable(self._todo)
             meter.update()
             self._warn_of_own_write(pool.files.written())

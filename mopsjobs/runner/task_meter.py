@@ -51,6 +51,7 @@ class TaskMeter:
         stops_at: when the cluster stops the shard, in seconds since the epoch; None: at no time that is known.
         on_late: called once, with the seconds until then, if the shard will not finish before. Returns the text of an
             event.
+        more: how many further tasks may follow.
         clock: a monotonic clock in seconds.
         wall_clock: seconds since the epoch.
     """
@@ -60,6 +61,7 @@ class TaskMeter:
     _events: EventLog
     stops_at: float | None = None
     on_late: Callable[[float], str] | None = None
+    more: int = 0
     clock: Callable[[], float] = time.monotonic
     wall_clock: Callable[[], float] = time.time
 
@@ -119,7 +121,8 @@ class TaskMeter:
         stragglers = self._stragglers(at_work.known)
         # Nothing tells when a task ends that hangs.
         has_end = stragglers is None or not stragglers.hang(wall)
-        self._left = self._forecaster.estimate(now, at_work.elapsed, waiting, at_work.workers) if has_end else None
+        expected = (now, at_work.elapsed, waiting, at_work.workers, self.more)
+        self._left = self._forecaster.estimate(*expected) if has_end else None
         self._left_at = now
         is_late = self._bound_left(wall)
         earliest, latest = (None, None) if self._left is None else (wall + end for end in self._left)

@@ -97,6 +97,19 @@ def test_the_range_counts_down_and_is_of_the_wall_clock(clock: Clock) -> None:
     assert meter.left == (left.earliest - 0.5, left.latest - 0.5)
 
 
+def test_the_range_ends_with_the_tasks_that_may_follow(clock: Clock) -> None:
+    """Eighty tasks of 10 s are left to two workers, and four times as many may be needed."""
+    pool = _Pool(2)
+    meter = _meter(pool, 100, clock, more=240)
+    for number in range(20):
+        clock.advance(seconds=5)
+        meter.add(_result(number, 10.0))
+    meter.update()
+    assert meter.left is not None
+    assert 300 < meter.left.earliest <= 400
+    assert 1500 < meter.left.latest < 1800
+
+
 @pytest.mark.parametrize(("limit", "is_late"), [(200.0, True), (390.0, False), (10_000.0, False)])
 def test_a_forecast_stays_within_the_time_limit(clock: Clock, limit: float, is_late: bool) -> None:
     """A shard that will not finish before has no forecast, and says so once."""
