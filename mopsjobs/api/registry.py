@@ -876,11 +876,12 @@ class Job:
 
     # --- change ----------------------------------------------------------------------------------------------
 
-    def cancel(self, reason: str | None = None, *, trust: Sequence[str] = ()) -> JobInfo:
+    def cancel(self, reason: str | None = None, *, grace: Duration | None = None, trust: Sequence[str] = ()) -> JobInfo:
         """Cancel the job, and stop what runs it. A cancelled job that still runs is stopped again.
 
         Args:
             reason: kept in the record.
+            grace: how long tasks with checkpoints may take to save before; by default they are stopped at once.
             trust: choices of the record that are accepted, as `KIND:VALUE`.
 
         Raises:
@@ -897,7 +898,7 @@ class Job:
         session = app.session()
         if unknown := unknown_contexts(jobs_to_stop([self.id], app), app, named):
             raise not_trusted_error(unknown, "nothing was cancelled")
-        done = cancel([self.id], session, named, reason)
+        done = cancel([self.id], session, named, reason, seconds_of(grace))
         for error in done.refused:
             raise error
         for note in done.notes:

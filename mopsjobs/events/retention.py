@@ -3,9 +3,9 @@
 Announcements (registry/announcements.py) have no use after an hour or two, and go after a day. The user chooses the age
 of chunks of events. A chunk goes if it was written before the limit and its job ended before the limit. So the chunks
 of an active job stay, however old. A chunk that an outbox delivered late outlives the others by that delay. A job ended
-when its record was last written. Its ledger goes with its events, just before them. Claims of notifications
-(docs/decisions/0073-notifications.md) go when their job ended before the limit. Records, manifests, outputs and bundles
-are never touched. See docs/decisions/0010-retention.md.
+when its record was last written. Its ledger and its checkpoints go with its events, just before them. Claims of
+notifications (docs/decisions/0073-notifications.md) go when their job ended before the limit. Records, manifests,
+outputs and bundles are never touched. See docs/decisions/0010-retention.md.
 
 Announcements and events lie in the order of time. Only old keys are listed, and the oldest go first. An interrupted
 run leaves the younger batches; the next one, or a concurrent one, continues there. `plan` and `remove` cost a listing
@@ -36,7 +36,7 @@ from mopsjobs.errors import (
 from mopsjobs.events import format as event_format
 from mopsjobs.registry import announcements
 from mopsjobs.registry.job_registry import JobRegistry
-from mopsjobs.registry.keys import CLAIM, LEDGER
+from mopsjobs.registry.keys import CHECKPOINT, CLAIM, LEDGER
 from mopsjobs.registry.transitions import end_of
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.utils.backoff import HALF_JITTER, Backoff, sleep_unless
@@ -110,13 +110,15 @@ class KeyCounts:
     chunks: KeySpan = dataclasses.field(default_factory=KeySpan)
     ledger_chunks: int = 0
     claims: int = 0
+    checkpoints: int = 0
+    """With their pieces."""
     job_ids: set[str] = dataclasses.field(default_factory=set)
     """The jobs of the chunks."""
 
     @property
     def keys(self) -> int:
         """Count all keys."""
-        return self.announcements.count + self.chunks.count + self.ledger_chunks + self.claims
+        return self.announcements.count + self.chunks.count + self.ledger_chunks + self.claims + self.checkpoints
 
     @property
     def jobs(self) -> int:
@@ -247,7 +249,11 @@ class Retention:
                 yield from (claim for claim in batch if ended.get(str(claim.job_id)))
 
     def _ledger_keys(self, job_id: str) -> list[ExpiredKey]:
-        return [ExpiredKey(key, "ledger_chunks", job_id) for key in self._store.list_keys(LEDGER.prefix_of(job_id))]
+        return [
+            ExpiredKey(key, kind, job_id)
+            for form, kind in ((CHECKPOINT, "checkpoints"), (LEDGER, "ledger_chunks"))
+            for key in self._store.list_keys(form.prefix_of(job_id))
+        ]
 
     def _old_chunks(self) -> Iterator[ExpiredKey]:
         limit = f"{event_format.PREFIX}{event_format.bucket_of(self.events_before)}/"

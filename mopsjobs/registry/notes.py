@@ -39,6 +39,9 @@ WAITS_FOR = "waits_for"
 OWN_WRITE = "own_write"
 """The member of metadata that names a file which the model wrote into its own directory."""
 
+STOP_BY = "stop_by"
+"""The member of metadata with the time by which `cancel --grace` ends the job: until then, tasks may save."""
+
 PRECISION = "precision"
 """The member of metadata that counts the parameter sets of an adaptive study by how precise they are, and its tasks."""
 

@@ -20,12 +20,12 @@ from mopsjobs.errors import JobNotFoundError, MopsJobsError, TerminalStateError
 from mopsjobs.registry.announcements import corrected
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
-from mopsjobs.registry.notes import WAITS_FOR
+from mopsjobs.registry.notes import STOP_BY, WAITS_FOR
 from mopsjobs.registry.transitions import ShardPrecision, ShardReport
 from mopsjobs.registry.usage import NO_SHARD_USAGE, ShardForecast, ShardUsage, add_usage, shard_usage, total_usage
 from mopsjobs.runner.shard import Shard
 from mopsjobs.utils.background import BackgroundWriter
-from mopsjobs.utils.times import record_time, utc_now
+from mopsjobs.utils.times import parse_time, record_time, utc_now
 
 PROGRESS_SECONDS = 1.0
 HEARTBEAT_SECONDS = 30.0
@@ -100,6 +100,8 @@ class Reporter:
         self._is_done = False
         self.ended = threading.Event()
         """Set when the record has ended, by `cancel` for example: the runner then stops."""
+        self.grace: float | None = None
+        """Seconds that tasks may take to save, if the record says that the job is to stop; None: it does not."""
         self._pause = self._shard.report_seconds or PROGRESS_SECONDS
         self._written_at = self._read_at = time.monotonic() - HEARTBEAT_SECONDS
         self._next_at = time.monotonic() + self._pause
@@ -244,3 +246,7 @@ class Reporter:
             self._used_before = NO_SHARD_USAGE if state is None else shard_usage(state, self._shard.number)
         if state is not None and state.is_terminal:
             self.ended.set()
+        if self.grace is None and state is not None and (stop_by := state.metadata.get(STOP_BY)):
+            with contextlib.suppress(ValueError):
+                seconds = (parse_time(str(stop_by)) - utc_now()).total_seconds()
+                self.grace = seconds if seconds > 0 else None

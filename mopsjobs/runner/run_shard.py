@@ -28,6 +28,7 @@ from mopsjobs.errors import (
 )
 from mopsjobs.events.format import LOG, RUNNER, STATE
 from mopsjobs.events.writer import EventLog, state_fields
+from mopsjobs.ledger.attempt import Outcome
 from mopsjobs.ledger.environment import EnvironmentNotes
 from mopsjobs.ledger.writer import Ledger
 from mopsjobs.registry import transitions
@@ -110,7 +111,7 @@ def run_shard(
                 return ShardResult(None, 0, 0, is_done=False, signal=retry.signal)
             raise
         run = _Run(shard, manifest, store, outbox, registry, directory, on_log, on_progress, retry)
-        return run.run()._replace(signal=retry.signal)
+        return run.run()._replace(signal=retry.signal, saved=run.saved)
 
 
 @dataclasses.dataclass
@@ -133,6 +134,8 @@ class _Run:
         self._duplicates = self._manifest.duplicate_tasks()
         self._counts = Counts()
         self._checkpoints: Checkpoints | None = None
+        self.saved = 0
+        """How many tasks have saved after a request to stop."""
         self._saves_until: float | None = None
         """When tasks that save after a request to stop are ended, by the monotonic clock; None before the request."""
         self._own_write: str | None = None
@@ -292,6 +295,8 @@ class _Run:
             self._note_wait(pool)
             if self._counts.started_at is None and not pool.is_waiting:
                 self._counts.started_at = shard_started_at(self._directory, self._shard.number, utc_now())
+            if self._reporter.grace is not None:
+                self._retry.stop()
             if self._checkpoints is not None:
                 self._checkpoints.look((one.task, one.started_at) for one in pool.at_work())
             if self._on_progress is not None:
@@ -304,6 +309,7 @@ class _Run:
                 for result in results:
                     if result is not None and not self._is_over(pool):
                         meter.add(result)
+                        self.saved += self._saves_until is not None and result.outcome is Outcome.PREEMPTED
                         has_failed = handler.take(result)
                         early.note(result, has_failed=has_failed)
                         if self._feed is not None:
@@ -329,14 +335,15 @@ class _Run:
         if self._checkpoints is None or self._reporter.ended.is_set() or self._early.end is not None:
             return True
         if self._saves_until is None:
-            self._saves_until = time.monotonic() + self._shard.grace
+            grace = self._shard.grace if self._reporter.grace is None else self._reporter.grace
+            self._saves_until = time.monotonic() + grace
             told = self._checkpoints.tell_to_stop(one.task for one in pool.at_work())
             if not told:
                 self._saves_until = 0.0
                 return True
             self._handler.note_begun(pool, is_last=True)
             pool.keep_only({task.number for task in told})
-            self._on_log(f"{pluralize(len(told), 'task')} may save, up to {human_duration(self._shard.grace)}.")
+            self._on_log(f"{pluralize(len(told), 'task')} may save, up to {human_duration(grace)}.")
         return time.monotonic() >= self._saves_until
 
     def _warn_of_own_write(self, name: str | None) -> None:

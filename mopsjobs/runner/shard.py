@@ -107,3 +107,5 @@ class ShardResult(NamedTuple):
     """Whether nothing is left to a restart: each task of the shard was run, each output delivered."""
     signal: int | None = None
     """The signal that stopped the run, if one did."""
+    saved: int = 0
+    """How many tasks have saved and go on in a restart."""

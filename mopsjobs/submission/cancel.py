@@ -7,7 +7,9 @@ again, or would look lost. If this process dies between the two, or the cluster 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Literal, NamedTuple
 
 from mopsjobs.engines import ENGINES, open_engine
@@ -22,10 +24,15 @@ from mopsjobs.errors import (
     command_line,
 )
 from mopsjobs.registry.job_state import JobState
+from mopsjobs.registry.notes import STOP_BY
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.store.urls import identity, is_local
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.shard_drop import find_drop
+from mopsjobs.utils.times import human_duration, record_time
+
+LOOK_SECONDS = 0.5
+"""How often engines are asked whether runners that were told to stop have ended."""
 
 ENGINE_SECONDS = 2.0
 """How long the cluster may take to answer, after the registry did not."""
@@ -61,7 +68,9 @@ class CancelResult(NamedTuple):
         return [job.note for job in self.jobs if job.note is not None]
 
 
-def cancel(job_ids: Sequence[str], session: Session, trust: Trust, reason: str | None = None) -> CancelResult:
+def cancel(
+    job_ids: Sequence[str], session: Session, trust: Trust, reason: str | None = None, grace: float | None = None
+) -> CancelResult:
     """Cancel jobs, and stop what runs them. A job that is cancelled already is stopped again.
 
     Args:
@@ -69,10 +78,13 @@ def cancel(job_ids: Sequence[str], session: Session, trust: Trust, reason: str |
         session: the registry and the environment.
         trust: the choices that the user has named. A job in a context without trust is cancelled, and not stopped.
         reason: kept in the records.
+        grace: seconds that tasks with checkpoints may take to save before; None: none.
 
     Raises:
         StoreError: if the registry cannot be written, and no job was cancelled.
     """
+    if grace is not None:
+        _let_save(job_ids, session, trust, grace)
     cancelled: list[CancelledJob] = []
     refused: list[MopsJobsError] = []
     outages: dict[str, str] = {}
@@ -89,6 +101,27 @@ def cancel(job_ids: Sequence[str], session: Session, trust: Trust, reason: str |
             continue
         cancelled.append(_stop(state, session, trust, outages)._replace(note=_delivery_note(state, session)))
     return CancelResult(tuple(cancelled), tuple(refused))
+
+
+def _let_save(job_ids: Sequence[str], session: Session, trust: Trust, grace: float) -> None:
+    """Have the runners of jobs stop, and wait until their engines say that they have, or until the time is over."""
+    stop_by = session.now() + timedelta(seconds=grace)
+    told = []
+    for job_id in job_ids:
+        with contextlib.suppress(MopsJobsError):  # the cancellation tells why
+            told.append(session.registry.update_fields(job_id, metadata={STOP_BY: record_time(stop_by)}).to_dict())
+    session.note(f"Tasks with checkpoints may save, up to {human_duration(grace)}.")
+    while told and session.now() < stop_by:
+        session.sleep(LOOK_SECONDS)
+        told = [job for job in told if _may_be_at_work(job, session, trust)]
+
+
+def _may_be_at_work(job: Mapping[str, object], session: Session, trust: Trust) -> bool:
+    name = engine_of(job)
+    try:
+        return name not in ENGINES or open_engine(name, session.env, trust).state(job).may_be_at_work
+    except (EngineError, NotTrustedError):
+        return True
 
 
 def _delivery_note(state: JobState, session: Session) -> str | None:

@@ -60,3 +60,18 @@ def test_views_say_where_a_task_went_on(desk: Desk, steps: Path) -> None:
     saved = desk.ok("status", "job", "--json").json["saved_seconds"]
     assert saved >= task["resumed_seconds"] > 0
     assert "saved by checkpoints" in desk.ok("status", "job").out
+
+
+def test_a_cancellation_with_a_grace_lets_tasks_save(desk: Desk, steps: Path) -> None:
+    """Its runner reads that in the record, saves and stops, and only then the job is cancelled."""
+    gate = steps.with_name("gate")
+    sets = sets_of(1, steps=str(steps), steps_total=40, every=100, gate=str(gate), gate_at=25)
+    desk.submit(sets)
+    until(gate.with_name("gate-reached").exists, "the task to be in the middle")
+    told = desk.ok("cancel", "job", "--grace", "5m")
+    assert "Tasks with checkpoints may save, up to 5m." in told.err
+    assert desk.ended() == "cancelled"
+    gate.touch()
+    child = desk.ok("resume", "job").out.strip()
+    assert desk.ended(child) == "succeeded"
+    assert steps_of(steps) == {0: [*range(40)]}

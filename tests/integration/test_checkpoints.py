@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -10,13 +11,18 @@ from pathlib import Path
 import pytest
 
 from mopsjobs.engines.job_dir import JobDir
-from mopsjobs.ledger.attempt import Attempt, Outcome
+from mopsjobs.errors import StoreUnavailableError
+from mopsjobs.ledger.attempt import Attempt, Outcome, Resumed
 from mopsjobs.ledger.retry_policy import RetryPolicy
+from mopsjobs.runner.pools.base import TaskLimits
 from mopsjobs.runner.shard import TaskProgress
+from mopsjobs.store.base import VersionToken
+from mopsjobs.studies.manifest import manifest_key
 from support.checkpoints import STEPS, steps_of, undisturbed
+from support.cli import LineStore
 from support.docs import ROOT
 from support.ledgers import attempts_in
-from support.runs import Bench, code, results, sets_of
+from support.runs import Bench, code, place, results, sets_of, study
 
 pytestmark = pytest.mark.usefixtures("quick_runner")
 
@@ -138,3 +144,58 @@ def test_a_program_that_asks_again_without_saving_has_failed(bench: Bench, tmp_p
     assert ran.status == "failed"
     assert "NoCheckpoint: it ended with code 85, but has left no new checkpoint" in said[0]
     assert [one.outcome for one in _attempts(bench)] == [Outcome.PREEMPTED, Outcome.FAILED]
+
+
+def test_checkpoints_of_other_code_are_not_used_unless_asked_for(bench: Bench, tmp_path: Path) -> None:
+    """Which the log says in both cases. The parent of the job had another bundle."""
+    sets = sets_of(1, steps=str(tmp_path / "steps"), steps_total=50, die=[34])
+    bench.given(sets)
+    bench.work("here", policy=RetryPolicy(0))
+    changed = code(tmp_path / "changed", STEPS + "# changed\n")
+    for job_id in ("kept", "allowed"):
+        manifest = place(bench.line, job_id, study(sets), changed)
+        manifest = dataclasses.replace(manifest, parent_job_id="job")
+        bench.line.delete(manifest_key(job_id))
+        bench.line.create_if_absent(manifest_key(job_id), manifest.to_json())
+        bench.registry.register_job(job_id, tasks_total=1)
+    ran, said = bench.work("there", job_id="kept")
+    assert ran.status == "succeeded"
+    assert "is of other code or packages. --allow-old-checkpoints uses it." in said[0]
+    assert steps_of(tmp_path / "steps") == {0: [*range(35), *range(50)]}
+    ran, said = bench.work("else", job_id="allowed", allow_old_checkpoints=True)
+    assert ran.status == "succeeded"
+    assert said[0].startswith("Used: checkpoint ")
+    assert steps_of(tmp_path / "steps") == {0: [*range(35), *range(50), *range(30, 50)]}
+
+
+def test_the_limit_of_a_task_counts_what_it_had_worked_before() -> None:
+    """And that of an attempt does not."""
+    resumed = Resumed(3, "x", 50.0)
+    limits = TaskLimits(timeout=60.0, attempt_timeout=20.0)
+    assert (limits.seconds_of(None), limits.seconds_of(resumed)) == (20.0, 10.0)
+    assert limits.lateness(None)[1] == {"type": "Timeout", "message": "it took longer than 20 s"}
+    assert limits.lateness(resumed)[1] == {"type": "Timeout", "message": "it took longer than 60 s"}
+
+
+class _Away(LineStore):
+    """A store that takes no checkpoints while it is `away`."""
+
+    away = True
+
+    def create_if_absent(self, key: str, value: bytes) -> VersionToken | None:
+        if self.away and key.startswith("checkpoints/"):
+            raise StoreUnavailableError("The store does not answer.")
+        return super().create_if_absent(key, value)
+
+
+def test_an_outage_keeps_the_last_checkpoint_on_the_disk(bench: Bench, tmp_path: Path) -> None:
+    """The next run on this machine finds it, sends nothing twice, and tasks never wait for the store."""
+    sets = sets_of(1, steps=str(tmp_path / "steps"), steps_total=50, die=[34])
+    bench.given(sets)
+    away = _Away(bench.line.inner)
+    bench.work("here", store=away, policy=RetryPolicy(0), grace=0.1, shards=2)
+    assert _keys(bench) == []
+    away.away = False
+    ran, _ = bench.work("here", store=away, policy=RetryPolicy(0), shards=2)
+    assert ran.completed == 1
+    assert steps_of(tmp_path / "steps") == {0: [*range(35), *range(30, 50)]}

@@ -80,8 +80,8 @@ PLAN_FIELDS = [
 ]  # fmt: skip
 DOCTOR_FIELDS = ["schema_version", "checks", "problems", "store"]
 PRUNE_FIELDS = [
-    "schema_version", "dry_run", "ended_before", "jobs", "chunks", "ledger_chunks", "announcements", "refused",
-    "without_record", "claims",
+    "schema_version", "dry_run", "ended_before", "jobs", "chunks", "ledger_chunks", "checkpoints", "announcements",
+    "refused", "without_record", "claims",
 ]  # fmt: skip
 VERSION_FIELDS = [
     "schema_version", "version", "build", "file", "directory", "python_version", "python_implementation",

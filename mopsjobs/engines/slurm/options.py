@@ -167,7 +167,7 @@ def sbatch_flags(launch: Launch) -> list[str]:
     flags += [f"--{name}={text}" for name, text in texts.items() if text is not None]
     flags.append("--requeue" if wants_requeue(options) else "--no-requeue")
     # The shell of the script gets it, not SIGTERM: a job that is cancelled gets that, and must not be requeued.
-    flags.append(f"--signal=B:USR1@{signal_seconds(options)}")
+    flags.append(f"--signal=B:USR1@{signal_seconds(options, launch.grace)}")
     return [*flags, *_further_flags(options)]
 
 
@@ -223,8 +223,12 @@ def _is_yes(options: Mapping[str, str], name: str) -> bool:
     return checked(options, name, ("yes", "no").__contains__, "yes or no") == "yes"
 
 
-def signal_seconds(options: Mapping[str, str]) -> int:
+def signal_seconds(options: Mapping[str, str], grace: float | None) -> int:
     """Return how many seconds ahead of the time limit a runner stops.
+
+    Args:
+        options: the options of the launch.
+        grace: seconds that tasks with checkpoints may take to save; None: the default, which fits.
 
     Raises:
         OptionError: if the option is not a number of seconds, or a duration, or if it leaves a shard no time.
@@ -232,7 +236,7 @@ def signal_seconds(options: Mapping[str, str]) -> int:
     text, limit = options.get("signal"), 60 * (minutes(options.get("time", "")) or 0)
     if text is None:
         is_short = 0 < limit <= DEFAULT_SIGNAL_SECONDS + LOOK_SECONDS
-        return limit // SHORT_LEAD if is_short else DEFAULT_SIGNAL_SECONDS
+        return limit // SHORT_LEAD if is_short else DEFAULT_SIGNAL_SECONDS + math.ceil(grace or 0)
     seconds = parse_whole_number(text, 1, MAX_SIGNAL_SECONDS) or math.ceil(_seconds(text))
     if not 1 <= seconds <= MAX_SIGNAL_SECONDS:
         expected = f"seconds from 1 to {MAX_SIGNAL_SECONDS:,}, or a duration like 2m"

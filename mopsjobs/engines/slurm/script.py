@@ -80,19 +80,20 @@ exit $code
 """
 
 _REQUEUE = """\
-  ended=$(tail -n 20 {log} 2>/dev/null | sed -n 's/.*: stopped, \\(.* done, .* failed\\);.*/\\1/p' | tail -n 1)
+  ended=$(tail -n 20 {log} 2>/dev/null | sed -n 's/.*: stopped, \\(.* done, .* failed.*\\);.*/\\1/p' | tail -n 1)
   before=$(cat "$XDG_STATE_HOME/ended" 2>/dev/null)
+  case "$ended" in *saved) before= ;; esac
   if [ -n "$ended" ] && [ "$ended" != "${{before:-0 tasks done, 0 failed}}" ]; then
     printf %s "$ended" > "$XDG_STATE_HOME/ended"
     scontrol requeue "$SLURM_JOB_ID" && sleep 60
   else
-    echo "mops-jobs: not requeued, since no task has ended in this run: the time limit is too short." >&2
+    echo "mops-jobs: not requeued, since no task has ended or saved in this run: the time limit is too short." >&2
   fi
 """
 """Slurm ends the script when it has requeued the shard; the pause is for that.
 
 A task that is longer than the time limit would begin again without end. So the script compares what the runner said at
-its end with what it said the time before.
+its end with what it said the time before. A task that has saved a checkpoint goes on.
 """
 
 
@@ -109,7 +110,7 @@ def write_script(launch: Launch, directory: Path, command: Sequence[str]) -> str
     """
     script = _HEAD.format(job=launch.job_id, directory=shlex.quote(str(directory)))
     if not wants_requeue(launch.options):  # else it goes on after its limit
-        script += _LIMIT.format(variable=STOPS_AT, ahead=signal_seconds(launch.options))
+        script += _LIMIT.format(variable=STOPS_AT, ahead=signal_seconds(launch.options, launch.grace))
     script += "".join(f"export {name}={shlex.quote(value)}\n" for name, value in sorted(launch.env.items()))
     if setup := launch.options.get("setup"):
         script += _SETUP.format(setup=setup, exit_setup=EXIT_SETUP)

@@ -170,6 +170,7 @@ def _removal_text(retention: Retention, counts: KeyCounts) -> str:
     parts = (
         (counts.chunks.count, "chunk", span),
         (counts.ledger_chunks, "chunk", " of their ledgers"),
+        (counts.checkpoints, "key", " of their checkpoints"),
         (counts.claims, "claim", " of notifications"),
         (counts.announcements.count, "announcement", f" of writes ({_span_text(counts.announcements)})"),
     )
@@ -199,6 +200,7 @@ def _document(retention: Retention, counts: KeyCounts, args: argparse.Namespace)
         "jobs": counts.jobs,
         "chunks": span(counts.chunks),
         "ledger_chunks": counts.ledger_chunks,
+        "checkpoints": counts.checkpoints,
         "announcements": span(counts.announcements),
         "refused": retention.refused,
         "without_record": {"jobs": retention.unknown.jobs, "chunks": retention.unknown.keys},

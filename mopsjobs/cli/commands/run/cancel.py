@@ -8,12 +8,13 @@ from mopsjobs.app.jobs.lost_runners import active_jobs_by_filter, active_jobs_by
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.user_trust import agreed_trust, unknown_contexts, user_trust
 from mopsjobs.cache.rows import job_json_from_state
-from mopsjobs.cli.flags import add_filter_flags, add_full_ids, add_trust, filter_of, has_filters
+from mopsjobs.cli.flags import add_filter_flags, add_full_ids, add_trust, argument_type, filter_of, has_filters
 from mopsjobs.console.result import JsonLines, Result, Table
 from mopsjobs.engines.base import engine_of
 from mopsjobs.errors import EXIT_INTERRUPTED, EXIT_PARTLY_DONE, UsageError
 from mopsjobs.submission.cancel import CancelResult, cancel
 from mopsjobs.utils.text import pluralize
+from mopsjobs.utils.times import parse_duration
 
 HELP = "cancel jobs: their records, and what runs them"
 
@@ -38,6 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_full_ids(parser, "jobs", "*")
     add_filter_flags(parser)
     parser.add_argument("--reason", metavar="TEXT", help="reason to store in the record")
+    parser.add_argument(
+        "--grace",
+        metavar="DURATION",
+        type=argument_type(parse_duration),
+        help="let tasks with checkpoints save before, for this time at most (default: stop them at once)",
+    )
     parser.add_argument("--yes", action="store_true", help="cancel the selected jobs without asking")
     add_trust(parser)
     parser.add_argument(
@@ -68,7 +75,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
     agreed = agreed_trust(trust, unknown_contexts(jobs, app, trust), app, "nothing was cancelled")
     if agreed is None:
         return Result(notes=["Nothing was done."], exit_code=EXIT_INTERRUPTED)
-    done = cancel(job_ids, session, agreed, args.reason)
+    done = cancel(job_ids, session, agreed, args.reason, args.grace)
     return _result(done, app, as_json=args.json)
 
 

@@ -112,6 +112,8 @@ def run(args: argparse.Namespace, app: App) -> Result:
             error.exit_code = EXIT_REFUSED  # the record has ended, and another pod could not load the model either
         raise
     counts = f"{pluralize(result.completed, 'task')} done, {result.failed} failed"
+    if result.saved:
+        counts += f", {result.saved} saved"
     if not result.is_done:
         code = _ended_code(result.status, is_in_pod=is_in_pod) if result.status in TERMINAL else stopped_code(result)
         return Result(notes=[f"{args.job}: stopped, {counts}; {result.status or 'state unknown'}"], exit_code=code)
