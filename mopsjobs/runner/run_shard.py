@@ -374,18 +374,23 @@ class _Run:
         """Find those of earlier runs, also of the jobs that this one continues; None if tasks run elsewhere."""
         if self._shard.scheduler is not None:
             return None
+
+        def tell(text: str) -> None:
+            self._on_log(text)
+            self._events.emit(RUNNER, text=text)
+
         family = [self._manifest]
         try:
             family = list(ancestry(self._store_with_outbox, self._manifest))
         except MopsJobsError as error:
-            self._on_log(f"Checkpoints of earlier jobs are not used: {error}")
+            tell(f"Checkpoints of earlier jobs are not used: {error}")
         directories = [self._directory, *(self._directory.of_other(one.job_id) for one in family[1:])]
         is_here = getattr(self._store, "is_local", False) or self._shard.drop is not None
         self._checkpoints = self._handler.checkpoints = Checkpoints(
             [origin_of(one.job_id, one.bundle, place) for one, place in zip(family, directories, strict=True)],
             None if is_here else self._store,
             self._notes.packages,
-            self._on_log,
+            tell,
             self._shard.allow_old_checkpoints,
         )
         return self._checkpoints

@@ -12,6 +12,7 @@ import pytest
 
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import StoreUnavailableError
+from mopsjobs.events.format import parse_chunk
 from mopsjobs.ledger.attempt import Attempt, Outcome, Resumed
 from mopsjobs.ledger.retry_policy import RetryPolicy
 from mopsjobs.runner.pools.base import TaskLimits
@@ -146,26 +147,27 @@ def test_a_program_that_asks_again_without_saving_has_failed(bench: Bench, tmp_p
     assert [one.outcome for one in _attempts(bench)] == [Outcome.PREEMPTED, Outcome.FAILED]
 
 
-def test_checkpoints_of_other_code_are_not_used_unless_asked_for(bench: Bench, tmp_path: Path) -> None:
-    """Which the log says in both cases. The parent of the job had another bundle."""
+@pytest.mark.parametrize(
+    ("allowed", "told", "again"),
+    [(False, "is of other code or packages. --allow-old-checkpoints uses it.", 0), (True, "Used: checkpoint ", 30)],
+)
+def test_a_checkpoint_of_other_code_is_used_if_asked_for(
+    bench: Bench, tmp_path: Path, allowed: bool, told: str, again: int
+) -> None:
+    """Log and events say so in both cases. The parent of the job had another bundle."""
     sets = sets_of(1, steps=str(tmp_path / "steps"), steps_total=50, die=[34])
     bench.given(sets)
     bench.work("here", policy=RetryPolicy(0))
-    changed = code(tmp_path / "changed", STEPS + "# changed\n")
-    for job_id in ("kept", "allowed"):
-        manifest = place(bench.line, job_id, study(sets), changed)
-        manifest = dataclasses.replace(manifest, parent_job_id="job")
-        bench.line.delete(manifest_key(job_id))
-        bench.line.create_if_absent(manifest_key(job_id), manifest.to_json())
-        bench.registry.register_job(job_id, tasks_total=1)
-    ran, said = bench.work("there", job_id="kept")
+    manifest = place(bench.line, "draft", study(sets), code(tmp_path / "changed", STEPS + "# changed\n"))
+    manifest = dataclasses.replace(manifest, job_id="child", parent_job_id="job")
+    bench.line.create_if_absent(manifest_key("child"), manifest.to_json())
+    bench.registry.register_job("child", tasks_total=1)
+    ran, said = bench.work("there", job_id="child", allow_old_checkpoints=allowed)
     assert ran.status == "succeeded"
-    assert "is of other code or packages. --allow-old-checkpoints uses it." in said[0]
-    assert steps_of(tmp_path / "steps") == {0: [*range(35), *range(50)]}
-    ran, said = bench.work("else", job_id="allowed", allow_old_checkpoints=True)
-    assert ran.status == "succeeded"
-    assert said[0].startswith("Used: checkpoint ")
-    assert steps_of(tmp_path / "steps") == {0: [*range(35), *range(50), *range(30, 50)]}
+    assert told in said[0]
+    assert steps_of(tmp_path / "steps") == {0: [*range(35), *range(again, 50)]}
+    texts = [event.get("text") for entry in bench.line.scan("events/") for event in parse_chunk(entry.value or b"")]
+    assert said[0] in texts
 
 
 def test_the_limit_of_a_task_counts_what_it_had_worked_before() -> None:

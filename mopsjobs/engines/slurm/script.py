@@ -82,8 +82,9 @@ exit $code
 _REQUEUE = """\
   ended=$(tail -n 20 {log} 2>/dev/null | sed -n 's/.*: stopped, \\(.* done, .* failed.*\\);.*/\\1/p' | tail -n 1)
   before=$(cat "$XDG_STATE_HOME/ended" 2>/dev/null)
-  case "$ended" in *saved) before= ;; esac
-  if [ -n "$ended" ] && [ "$ended" != "${{before:-0 tasks done, 0 failed}}" ]; then
+  saved=
+  case "$ended" in *saved) saved=1; ended=${{ended%, *}} ;; esac
+  if [ -n "$saved" ] || {{ [ -n "$ended" ] && [ "$ended" != "${{before:-0 tasks done, 0 failed}}" ]; }}; then
     printf %s "$ended" > "$XDG_STATE_HOME/ended"
     scontrol requeue "$SLURM_JOB_ID" && sleep 60
   else

@@ -139,6 +139,7 @@ def test_the_warning_of_a_time_limit_ends_the_runner(tmp_path: Path, slurm: Fake
     [
         ("1 task done, 0 failed", "2 tasks done, 1 failed", "2 tasks done, 1 failed"),
         ("1 task done, 0 failed", None),
+        ("0 tasks done, 0 failed, 1 saved", "0 tasks done, 0 failed, 1 saved", "0 tasks done, 0 failed"),
         ("0 tasks done, 0 failed",),
         (None,),
     ],
@@ -146,7 +147,7 @@ def test_the_warning_of_a_time_limit_ends_the_runner(tmp_path: Path, slurm: Fake
 def test_a_shard_requeues_itself_as_long_as_tasks_end(
     tmp_path: Path, slurm: FakeSlurm, runs: tuple[str | None, ...]
 ) -> None:
-    """A task that is longer than the time limit would begin again without end, also in the first run.
+    """Or save. A task that is longer than the time limit would begin again without end, also in the first run.
 
     Slurm ends the script of a requeued shard, as the program in place of scontrol does here. A runner that was killed
     says nothing at its end.
@@ -163,7 +164,9 @@ def test_a_shard_requeues_itself_as_long_as_tasks_end(
         codes.append(code)
     assert codes == [-signal.SIGKILL] * (len(runs) - 1) + [EXIT_TIME_LIMIT]
     assert slurm.asked == ["scontrol requeue 15"] * (len(runs) - 1)
-    assert err.endswith("mops-jobs: not requeued, since no task has ended in this run: the time limit is too short.\n")
+    assert err.endswith(
+        "mops-jobs: not requeued, since no task has ended or saved in this run: the time limit is too short.\n"
+    )
 
 
 def test_a_requeued_shard_does_not_say_that_it_was_not(tmp_path: Path, slurm: FakeSlurm) -> None:
