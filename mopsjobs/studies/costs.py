@@ -71,7 +71,11 @@ class PlannedSet(NamedTuple):
 
 
 def estimate_total(
-    measured: Sequence[MeasuredSet], planned: Sequence[PlannedSet], *, run_spread: float = RUN_SPREAD
+    measured: Sequence[MeasuredSet],
+    planned: Sequence[PlannedSet],
+    *,
+    run_spread: float = RUN_SPREAD,
+    resolution: float = 0.0,
 ) -> Range | None:
     """Return the range of what all tasks to run cost together; None if nothing was measured.
 
@@ -79,6 +83,7 @@ def estimate_total(
         measured: the measured sets, each once.
         planned: the sets to run.
         run_spread: the relative standard deviation from one run to another; 0 for a size.
+        resolution: the unit in which the costs of each task were rounded.
     """
     known = {one.param_id: one for one in measured}
     if not known:
@@ -106,10 +111,11 @@ def estimate_total(
         variance += between * (sum(cost**2 for cost in predicted) + rest**2 / len(measured))
         variance += within * sum(cost**2 / one.tasks for cost, one in zip(predicted, others, strict=True))
         freedom = SPREAD_WEIGHT + len(measured) - 1
+    rounded = resolution / 2 * sum(one.tasks for one in planned)
     if not total:
-        return Range(0.0, 0.0)
+        return Range(0.0, rounded)
     margin = student_t(freedom) * math.hypot(math.sqrt(variance) / total, run_spread)
-    return Range(total * math.exp(-margin), total * math.exp(margin))
+    return Range(max(0.0, total * math.exp(-margin) - rounded), total * math.exp(margin) + rounded)
 
 
 def beyond(measured: Sequence[MeasuredSet], planned: Sequence[PlannedSet]) -> list[str]:

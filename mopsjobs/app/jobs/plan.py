@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mopsjobs.app.jobs.job_tasks import mirror_ledger
 from mopsjobs.app.run.freshness import FreshnessPolicy
-from mopsjobs.cache.queries.costs import Costs, EarlierJob, costs_of, earlier_jobs, span_of
+from mopsjobs.cache.queries.costs import RESOLUTION, Costs, EarlierJob, costs_of, earlier_jobs, span_of
 from mopsjobs.cache.rows import study_of
 from mopsjobs.errors import MopsJobsError, OptionError
 from mopsjobs.ledger.retry_policy import retry_policy
@@ -127,7 +127,9 @@ def make_plan(prepared: PreparedJob, app: App, *, probe: int | None = None) -> P
     costs = basis.costs
     sets = _planned_sets(prepared, left, left)
     fewest = sets if needed is left else _planned_sets(prepared, left, needed)
-    cpu, seconds = _between(costs.cpu, fewest, sets), _between(costs.seconds, fewest, sets)
+    unit = RESOLUTION if basis.kind == LEDGERS else 0.0
+    cpu = _between(costs.cpu, fewest, sets, resolution=2 * unit)
+    seconds = _between(costs.seconds, fewest, sets, resolution=unit)
     size = _between(costs.size, fewest, sets, run_spread=0.0)
     if seconds is None:
         return Plan(tasks, reused, basis, workers=workers)
@@ -169,11 +171,11 @@ def _needed(prepared: PreparedJob, left: bytearray) -> bytearray:
 
 
 def _between(
-    measured: Sequence[MeasuredSet], fewest: Sequence[PlannedSet], most: Sequence[PlannedSet], **spread: float
+    measured: Sequence[MeasuredSet], fewest: Sequence[PlannedSet], most: Sequence[PlannedSet], **limits: float
 ) -> Range | None:
     """Return the range from the least that the fewest tasks cost to the most that all cost; None if unknown."""
-    total = estimate_total(measured, most, **spread)
-    least = total if fewest is most else estimate_total(measured, fewest, **spread)
+    total = estimate_total(measured, most, **limits)
+    least = total if fewest is most else estimate_total(measured, fewest, **limits)
     return None if total is None or least is None else Range(least.low, total.high)
 
 
@@ -233,11 +235,9 @@ def _from_ledgers(prepared: PreparedJob, app: App) -> Basis:
     """
     study = prepared.request.study
     named = study_of({"model": study.model, "scenario": study.scenario})
-    is_same = _code_comparison(prepared, app)
-    jobs: list[tuple[tuple[bool, bool], EarlierJob]] = [
-        ((is_same(job.bundle), job.engine == prepared.request.engine), job)
-        for job in _read(app, lambda connection: earlier_jobs(connection, named or "")) or ()
-    ]
+    known = _read(app, lambda connection: earlier_jobs(connection, named or "")) or []
+    is_same = _code_comparison(prepared, known, app)
+    jobs = [((is_same(job.bundle), job.engine == prepared.request.engine), job) for job in known]
     jobs.sort(key=lambda pair: pair[0], reverse=True)  # it keeps the newest first
     for (same_code, same_engine), alike in itertools.groupby(jobs, key=lambda pair: pair[0]):
         some = [job for _, job in itertools.islice(alike, MAX_JOBS)]
@@ -260,14 +260,18 @@ def _read(app: App, view: Callable[[sqlite3.Connection], list[EarlierJob]]) -> l
     return None
 
 
-def _code_comparison(prepared: PreparedJob, app: App) -> Callable[[str | None], bool]:
-    """Return what tells whether a bundle has the code of the job: the same files, but for studies."""
+def _code_comparison(prepared: PreparedJob, jobs: Sequence[EarlierJob], app: App) -> Callable[[str | None], bool]:
+    """Return what tells whether a bundle has the code of the job: the same files, but for studies.
+
+    Files are compared only if no earlier job has the very bundle: then bundles have to be downloaded.
+    """
     load_archive = functools.cache(lambda: prepared.load_archive(app.store))
-    compared: dict[str, bool] = {prepared.bundle: True}
+    compared: dict[str | None, bool] = {prepared.bundle: True}
+    most = 1 if any(job.bundle == prepared.bundle for job in jobs) else 1 + MAX_BUNDLES
 
     def is_same(bundle: str | None) -> bool:
-        if bundle is None or bundle in compared or len(compared) > MAX_BUNDLES:
-            return compared.get(bundle or "", False)
+        if bundle in compared or not isinstance(bundle, str) or len(compared) >= most:
+            return compared.get(bundle, False)
         compared[bundle] = False
         with contextlib.suppress(MopsJobsError):
             changes = changed_files(bundle, load_archive, app.store)
@@ -365,7 +369,7 @@ def plan_lines(plan: Plan, engine: str, app: App) -> list[str]:
     reused = f", {plan.reused:,} reused" if plan.reused else ""
     lines = [f"Tasks    {_count_text(plan.tasks)} to run{reused}"]
     if plan.core_seconds is None:
-        return [*lines, "CPU      unknown: no ended job of this model has measured any. Add --probe 3"]
+        return [*lines, "CPU      unknown: no ended job of this model is known here. Add --probe 3"]
     if not plan.tasks.high:
         return lines
     basis = plan.basis.describe(engine)

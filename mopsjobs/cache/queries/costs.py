@@ -15,6 +15,12 @@ MAX_JOBS = 50
 MAX_SETS = 10_000
 """Parameter sets of a job that count, at equal distances."""
 
+MAX_COST = 1e15
+"""Seconds or bytes of a task. More is an error of the program that wrote them."""
+
+RESOLUTION = 0.001
+"""Seconds: a ledger has whole milliseconds, of the processor time in user mode and of that in the kernel."""
+
 # The last outcome of a task decides, and all of its attempts cost. One that was stopped or lost says too little.
 _SETS = """
     WITH cost AS (
@@ -69,8 +75,8 @@ def earlier_jobs(connection: sqlite3.Connection, study: str) -> list[EarlierJob]
     """
     rows = connection.execute(
         "SELECT job_id, json_extract(record, '$.engine'), json_extract(record, '$.metadata.bundle'),"
-        " ended_ts - created_ts FROM job WHERE study = ? AND is_active = 0 AND usage IS NOT NULL"
-        " ORDER BY changed_ts DESC, job_id LIMIT ?",
+        " max(0.0, coalesce(ended_ts - created_ts, 0.0)) FROM job"
+        " WHERE study = ? AND is_active = 0 AND usage IS NOT NULL ORDER BY changed_ts DESC, job_id LIMIT ?",
         (study, MAX_JOBS),
     )
     return [EarlierJob(*row) for row in rows]
@@ -97,8 +103,7 @@ def costs_of(connection: sqlite3.Connection, job_ids: Iterable[str]) -> Costs:
     for param_id, (text, known) in sums.items():
         params = json.loads(text)
         for column, (count, total, squares) in zip(costs[:3], zip(*[iter(known)] * 3, strict=True), strict=True):
-            if count:
-                mean = total / count
+            if count and (mean := total / count) < MAX_COST:
                 spread = max(0.0, squares - count * mean * mean)
                 column.append(MeasuredSet(param_id, params, int(count), mean, spread))
     return costs

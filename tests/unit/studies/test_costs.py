@@ -115,6 +115,15 @@ def test_a_size_has_no_spread_between_runs() -> None:
     assert found == (200.0, 200.0)
 
 
+def test_costs_below_what_a_ledger_tells_are_not_nothing() -> None:
+    """A million tasks of 0 ms, rounded, take up to 500 s. Those of 100 ms differ by as much as that, too."""
+    planned = [PlannedSet("a", {"x": 1}, 1_000_000)]
+    assert estimate_total([one_set(0.0, 0.0)], planned, resolution=0.001) == (0.0, 500.0)
+    exact, rounded = (estimate_total([one_set(0.1, 0.1)], planned, resolution=unit) for unit in (0.0, 0.001))
+    assert exact is not None
+    assert rounded == pytest.approx((exact.low - 500, exact.high + 500))
+
+
 def test_many_sets_take_a_sample_of_them() -> None:
     """Of ten thousand sets each, 200 are compared with one another; the sum is over all of them."""
     sets = [one_set(float(number), x=number, name=str(number)) for number in range(1, 10_001)]
