@@ -437,7 +437,7 @@ class Registry:
         Raises:
             UsageError: if `submit` would raise one.
         """
-        from mopsjobs.app.jobs.plan import make_plan, plan_document
+        from mopsjobs.app.jobs.plan import make_plan, plan_document, plan_warnings
         from mopsjobs.submission.submit import prepare
 
         require(probe is None or type(probe) is int, "probe", probe, "a number of tasks")
@@ -445,7 +445,9 @@ class Registry:
             Registry.plan, study, code, bundle, engine, extend, options, without_targets=without_targets
         )
         with prepare(request, self.app.session()) as prepared:
-            return plan_document(prepared, make_plan(prepared, self.app, probe=probe), self.app)
+            plan = make_plan(prepared, self.app, probe=probe)
+            _warn(self.app, plan_warnings(plan, prepared.launch.max_cpu_hours))
+            return plan_document(prepared, plan, self.app)
 
     def _request(  # noqa: PLR0917 - the arguments of two methods
         self,

@@ -86,6 +86,18 @@ def test_a_study_in_the_code_does_not_make_it_other_code(desk: Desk) -> None:
     assert planned(desk, path)["basis"]["same_code"] is True
 
 
+def test_other_seeds_are_other_tasks(desk: Desk) -> None:
+    """With the same seeds, the plan of the same study is surer: each of its tasks was measured."""
+    desk.submit(sets_of(2), n_replicates=3)
+    assert desk.ended() == "succeeded"
+    same, other = (
+        planned(desk, desk.write(sets_of(2), n_replicates=3, **seeds))["output_bytes"]
+        for seeds in ({}, {"seeds": "common"})
+    )
+    assert same["low"] == same["high"]
+    assert other["low"] < same["low"] < other["high"]
+
+
 def test_an_extension_plans_what_is_left(desk: Desk) -> None:
     """Reused tasks cost nothing. If all are, nothing is left to measure."""
     desk.submit(sets_of(2), n_replicates=2)

@@ -22,6 +22,7 @@ from mopsjobs.ledger.retry_policy import retry_policy
 from mopsjobs.runner.requests import Load, Requests, count_requests
 from mopsjobs.runner.run_once import place_of, run_once, spread_tasks
 from mopsjobs.studies.costs import MeasuredSet, PlannedSet, Range, beyond, estimate_total
+from mopsjobs.studies.seeds import MOPS_JOBS, describe_seeds
 from mopsjobs.studies.study import Task, find_varying, task_name
 from mopsjobs.submission.reuse import Change, changed_files
 from mopsjobs.utils.cores import usable_cores
@@ -67,6 +68,8 @@ class Basis(NamedTuple):
     """Whether they ran on the engine of the job."""
     start_up: Range | None = None
     """Seconds besides those of the tasks, from the submission to the end; None if no earlier job tells."""
+    same_seeds: bool = True
+    """Whether the first tasks of a set are the measured ones, and no others."""
 
     def describe(self, engine: str) -> str:
         """Return what was measured, and where."""
@@ -127,6 +130,8 @@ def make_plan(prepared: PreparedJob, app: App, *, probe: int | None = None) -> P
     costs = basis.costs
     sets = _planned_sets(prepared, left, left)
     fewest = sets if needed is left else _planned_sets(prepared, left, needed)
+    if not basis.same_seeds:
+        sets, fewest = ([one._replace(done=costs.tasks) for one in some] for some in (sets, fewest))
     unit = RESOLUTION if basis.kind == LEDGERS else 0.0
     cpu = _between(costs.cpu, fewest, sets, resolution=2 * unit)
     seconds = _between(costs.seconds, fewest, sets, resolution=unit)
@@ -175,7 +180,7 @@ def _between(
 ) -> Range | None:
     """Return the range from the least that the fewest tasks cost to the most that all cost; None if unknown."""
     total = estimate_total(measured, most, **limits)
-    least = total if fewest is most else estimate_total(measured, fewest, **limits)
+    least = total if fewest == most else estimate_total(measured, fewest, **limits)
     return None if total is None or least is None else Range(least.low, total.high)
 
 
@@ -237,6 +242,7 @@ def _from_ledgers(prepared: PreparedJob, app: App) -> Basis:
     named = study_of({"model": study.model, "scenario": study.scenario})
     known = _read(app, lambda connection: earlier_jobs(connection, named or "")) or []
     is_same = _code_comparison(prepared, known, app)
+    seeds = None if study.seeds == MOPS_JOBS else describe_seeds(study.seeds)
     jobs = [((is_same(job.bundle), job.engine == prepared.request.engine), job) for job in known]
     jobs.sort(key=lambda pair: pair[0], reverse=True)  # it keeps the newest first
     for (same_code, same_engine), alike in itertools.groupby(jobs, key=lambda pair: pair[0]):
@@ -248,7 +254,10 @@ def _from_ledgers(prepared: PreparedJob, app: App) -> Basis:
         costs = app.cache.read_cached(functools.partial(costs_of, job_ids=ids))
         if costs is not None and costs.seconds:
             start_up = _start_up(some, app) if same_engine else None
-            return Basis(LEDGERS, costs, tuple(ids), same_code, same_engine, start_up)
+            same_seeds = all(job.seeds == seeds for job in some) and all(
+                one.seed is None for one in study.parameter_sets
+            )
+            return Basis(LEDGERS, costs, tuple(ids), same_code, same_engine, start_up, same_seeds)
     return Basis(None)
 
 
@@ -369,7 +378,8 @@ def plan_lines(plan: Plan, engine: str, app: App) -> list[str]:
     reused = f", {plan.reused:,} reused" if plan.reused else ""
     lines = [f"Tasks    {_count_text(plan.tasks)} to run{reused}"]
     if plan.core_seconds is None:
-        return [*lines, "CPU      unknown: no ended job of this model is known here. Add --probe 3"]
+        sync = "" if app.settings.is_local else ", or sync first"
+        return [*lines, f"CPU      unknown: no ended job of this model is known here. Add --probe 3{sync}"]
     if not plan.tasks.high:
         return lines
     basis = plan.basis.describe(engine)

@@ -44,6 +44,8 @@ class EarlierJob(NamedTuple):
     engine: str | None
     bundle: str | None
     """The digest of its code."""
+    seeds: str | None
+    """The rule of its seeds, in words; None for the usual one."""
     seconds: float
     """From its creation to its end."""
 
@@ -75,6 +77,7 @@ def earlier_jobs(connection: sqlite3.Connection, study: str) -> list[EarlierJob]
     """
     rows = connection.execute(
         "SELECT job_id, json_extract(record, '$.engine'), json_extract(record, '$.metadata.bundle'),"
+        " json_extract(record, '$.metadata.seeds'),"
         " max(0.0, coalesce(ended_ts - created_ts, 0.0)) FROM job"
         " WHERE study = ? AND is_active = 0 AND usage IS NOT NULL ORDER BY changed_ts DESC, job_id LIMIT ?",
         (study, MAX_JOBS),
