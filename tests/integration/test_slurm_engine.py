@@ -14,6 +14,7 @@ import pytest
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.slurm.commands import Commands
 from mopsjobs.engines.slurm.state import SlurmShards, parse_scontrol
+from mopsjobs.errors import EXIT_JOB_PARTIAL
 from mopsjobs.ledger.attempt import FAILED_OUTCOMES
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.base import VersionedStore
@@ -321,6 +322,21 @@ def test_shards_without_the_registry_report_by_files(lab: Lab, seir: list[str], 
     assert (job["status"], job["tasks_completed"], job["tasks_failed"]) == ("succeeded", 20, 0)
     assert job["cpu_seconds"] > 0
     assert not JobDir.for_job("there", lab.cli.env).drop.exists()
+
+
+@pytest.mark.parametrize("way", [[], ["--file-drop"]])
+def test_a_budget_ends_the_shards_on_slurm(lab: Lab, way: list[str]) -> None:
+    """Each of the two workers has one task at most. With a drop, each has half of the budget, which one task uses."""
+    lab.gate.touch()
+    lab.submit("job", 8, "--shards", "2", "--workers", "1", "--max-cpu-hours", "1e-9", *way)
+    lab.await_states("job", "COMPLETED", "FAILED")
+    lab.reconcile("job")
+    assert lab.run("wait", "job")[0] == EXIT_JOB_PARTIAL
+    job = lab.cli.ok("status", "job", "--json").json
+    assert (job["error_code"], job["max_cpu_hours"]) == ("BUDGET", 1e-9)
+    ran = sum(calls(lab.calls).values())
+    assert job["tasks_completed"] == ran
+    assert ran == 2 if way else 1 <= ran <= 2
 
 
 def test_a_requeued_shard_with_a_drop_runs_no_task_again(lab: Lab, local_store: VersionedStore) -> None:
