@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import random
+
 import pytest
 
 from mopsjobs.registry.notes import PRECISION
-from mopsjobs.studies.study import Study
+from mopsjobs.runner.adaptive import AdaptiveFeed
+from mopsjobs.runner.pools.base import TaskResult
+from mopsjobs.runner.reporter import Counts
+from mopsjobs.store.memory import InMemoryVersionedStore
+from mopsjobs.studies.manifest import Manifest
+from mopsjobs.studies.outputs import find_complete_tasks
+from mopsjobs.studies.study import Study, Task
 from support.adaptive import MODEL, adaptive_study, counts_by_set, seeds
 from support.runs import Bench, code, place, results
 
@@ -132,3 +141,42 @@ def test_sets_that_repeat_or_name_a_seed_have_their_tasks_too(bench: Bench) -> N
     state = bench.record()
     assert state.tasks_total == state.tasks_completed == 2 * (outputs - 1) + 1 == ran.completed
     assert (state.status, state.metadata[PRECISION]["sets"]) == ("succeeded", 2)
+
+
+def test_no_order_of_ends_and_no_number_of_workers_changes_what_runs() -> None:
+    """Workers idle only while all that is needed is at work, and the record's counts never contradict each other."""
+    study = adaptive_study()
+    manifest = Manifest(job_id="job", study=study, bundle="sha256:" + "0" * 64)
+    runs = [_simulate(manifest, workers, random.Random(seed)) for workers in (1, 2, 16) for seed in range(5)]
+    assert all(run == runs[0] for run in runs)
+    assert len(runs[0]) < study.tasks_total
+
+
+def _simulate(manifest: Manifest, workers: int, chance: random.Random) -> dict[int, bytes]:
+    """Return what a pool whose tasks end in a random order leaves, by the numbers of the tasks."""
+    counts = Counts()
+    feed = AdaptiveFeed(manifest, 0, 1, find_complete_tasks(InMemoryVersionedStore(), manifest), counts)
+    ended: dict[int, bytes] = {}
+    hand: list[Task] = []
+    while True:
+        is_open = True
+        while is_open and len(hand) < workers:
+            following = next(feed, "over")
+            is_open = isinstance(following, tuple)
+            if isinstance(following, tuple):
+                hand.append(following[1])
+            elif following is None:
+                assert hand, "the feed waits for nothing"
+        if not hand:
+            assert next(feed, "over") == "over"
+            return ended
+        task = hand.pop(chance.randrange(len(hand)))
+        value = 100 + task.params["sd"] * random.Random(task.seed).gauss(0, 1)
+        outputs = {"result.json": json.dumps({"peak": value}).encode()}
+        counts.add(completed=feed.count_of(task.number))
+        assert task.number not in ended
+        ended[task.number] = outputs["result.json"]
+        feed.note(TaskResult(task.number, task, outputs, None), has_failed=False)
+        completed, failed = counts.snapshot()
+        assert completed + failed + len(hand) <= feed.needed
+        assert feed.precision().first["needed"] + feed.precision().added["needed"] == feed.needed
