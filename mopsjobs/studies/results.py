@@ -85,8 +85,9 @@ class Output(NamedTuple):
 class TableSummary(NamedTuple):
     """The counts of a table."""
 
+    tasks: int
     complete: int
-    """Its complete tasks."""
+    """The complete ones of them."""
     damaged: Sequence[str] = ()
     """Sentences about outputs of another size that no later job has replaced; see `Completeness.damaged`."""
 
@@ -482,7 +483,7 @@ def write_table(
     errors: Mapping[int, str],
     sizes: Sizes | None = None,
 ) -> TableSummary:
-    """Write the tasks of the eldest job of a family as CSV.
+    """Write the tasks of the eldest job of a family as CSV: of an adaptive study, those that are needed.
 
     Each row has `FIRST_COLUMNS`, then each parameter. A parameter with the name of one of these is `params.<name>`.
 
@@ -502,7 +503,7 @@ def write_table(
         OSError: if the file cannot be written.
     """
     eldest = family[-1]
-    complete, reused, member_of, damaged = _find_members(store, family, sizes)
+    complete, reused, member_of, damaged, needed = _find_members(store, family, sizes)
     parameters = eldest.study.parameters
     columns = parameter_columns(parameters, FIRST_COLUMNS).values()
 
@@ -522,12 +523,12 @@ def write_table(
             *values,
         ]
 
-    rows = (row(task) for _, task in eldest.tasks())
+    rows = (row(task) for _, task in eldest.tasks() if needed is None or needed[task.number])
     with path.open("w", newline="", encoding="utf-8") as file:
         file.write(csv_header([*FIRST_COLUMNS, *columns]))
         while batch := list(itertools.islice(rows, BATCH)):
             file.write(csv_text(batch))
-    return TableSummary(complete.count(1), damaged)
+    return TableSummary(len(complete) if needed is None else needed.count(1), complete.count(1), damaged)
 
 
 def parameter_columns(parameters: Sequence[str], others: Collection[str]) -> dict[str, str]:
@@ -547,23 +548,25 @@ def parameter_columns(parameters: Sequence[str], others: Collection[str]) -> dic
 
 def _find_members(
     store: VersionedStore, family: Sequence[Manifest], sizes: Sizes | None
-) -> tuple[bytearray, bytearray, array[int], list[str]]:
+) -> tuple[bytearray, bytearray, array[int], list[str], bytearray | None]:
     """Return for each task whether it is complete, whether it is reused, and the index of the member that has it.
 
-    The sentences at the end are those about damaged outputs.
+    The sentences are those about damaged outputs. At the end are the tasks that are needed; None: all.
     """
+    needed: bytearray | None = None
     damaged: dict[int, str] = {}
     total = family[-1].study.tasks_total
     complete, reused, member_of = bytearray(total), bytearray(total), array("L", [len(family) - 1]) * total
     for index, member in reversed(list(enumerate(family))):
         found = find_complete_tasks(store, member, sizes)
+        needed = found.needed
         damaged |= {member.numbers[position]: text for position, text in found.damaged.items()}
         for number, flag, is_reused in zip(member.numbers, found.complete, found.reused, strict=True):
             # The study of a descendant may have been replaced. A task that an ancestor did stays the ancestor's.
             if number < total and (flag or not complete[number]):
                 member_of[number], reused[number] = index, is_reused
                 complete[number] = complete[number] or flag
-    return complete, reused, member_of, [text for number, text in damaged.items() if not complete[number]]
+    return complete, reused, member_of, [text for number, text in damaged.items() if not complete[number]], needed
 
 
 def _cell(value: object) -> object:

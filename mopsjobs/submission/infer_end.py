@@ -89,12 +89,12 @@ def _tasks_in_hand(
     shards = parse_whole_number(launch.get("shards", ""), 1, MAX_NUMBER) or 1
     workers = _workers(launch)
     tried = {attempt.task for _, attempt, _ in _read_attempts(store, state.job_id, {end.shard for end in lost})}
-    complete = find_complete_tasks(store, manifest).complete
-    duplicates = manifest.duplicate_tasks()
+    missing = find_complete_tasks(store, manifest).missing()
+    duplicates, shard_of = manifest.duplicate_tasks(), manifest.shard_of(shards)
     open_tasks: dict[int, list[int]] = {end.shard: [] for end in lost}
     for position, task in manifest.tasks():
-        found = open_tasks.get(position % shards)
-        if found is None or len(found) >= workers or complete[position] or position in duplicates:
+        found = open_tasks.get(shard_of(position))
+        if found is None or len(found) >= workers or not missing[position] or position in duplicates:
             continue
         if task.number not in tried:
             found.append(task.number)

@@ -255,7 +255,8 @@ def may_lack_files(state: JobState, session: Session, ended_at: datetime | None)
     if (session.now() - (ended_at or parse_time(state.updated_at))).total_seconds() > NAME_SECONDS:
         return False
     manifest = load_manifest(session.store, state.job_id)
-    return find_complete_tasks(session.store, manifest).count < manifest.tasks_total
+    found = find_complete_tasks(session.store, manifest)
+    return found.count < found.expected
 
 
 class _Shard(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from mopsjobs.errors import EXIT_USAGE
 from mopsjobs.registry.notes import PRECISION
 from support.adaptive import MODEL, REPLICATES, adaptive_study, seeds
 from support.desk import Desk
-from support.runs import code, record
+from support.runs import code, record, until
 
 SETS: list[dict[str, Any]] = [{"sd": sd} for sd in (0.1, 2.0, 50.0)]
 
@@ -60,6 +61,10 @@ def test_a_resumed_job_goes_on_from_the_values_of_its_parent(adaptive: Desk) -> 
     assert (status["family"]["tasks_total"], status["family"]["tasks_completed"]) == (len(expected), len(expected))
     listed = adaptive.ok("results", "job.2", "--json").out.splitlines()
     assert len(listed) == len(expected)
+    target = adaptive.home.with_name("download")
+    downloaded = adaptive.ok("results", "job.2", "--download", str(target))
+    assert "lost" not in downloaded.err
+    assert len((target / "tasks.csv").read_text().splitlines()) == 1 + len(expected)
 
 
 def test_tasks_of_a_resume_cannot_be_chosen(adaptive: Desk) -> None:
@@ -88,3 +93,28 @@ def test_a_narrower_target_continues_what_was_done(adaptive: Desk) -> None:
     assert submit(adaptive, SETS, "--extend", "more", job_id="wide", confidence=0.95, absolute=4.0) == "succeeded"
     assert counts(adaptive, "wide") == (total, total)
     assert adaptive.results("wide") == {}
+
+
+def test_reductions_are_made_of_the_tasks_that_were_needed(adaptive: Desk) -> None:
+    code(adaptive.home, MODEL + "\ndef summarise(params, tasks):\n    return sum(1 for _ in tasks)\n")
+    adaptive.submit(SETS, n_replicates=REPLICATES, reduce="model:summarise")
+    assert adaptive.ended() == "succeeded"
+    total = record(adaptive.jobs).tasks_total
+    listed = [json.loads(line) for line in adaptive.ok("results", "job", "--json").out.splitlines()]
+    made = {None if one["params"] is None else one["params"]["sd"]: one["reduced"] for one in listed if one["reduced"]}
+    assert made == {0.1: 4, 2.0: total - 44, 50.0: 40, None: total}
+
+
+def test_a_cancelled_job_is_resumed_where_its_sets_stand(adaptive: Desk) -> None:
+    """Its record tells what is known: a set that is open needs the tasks up to its look."""
+    pause = [{"sd": sd, "pause": 0.2} for sd in (0.1, 50.0)]
+    adaptive.submit(pause, n_replicates=REPLICATES)
+    until(lambda: record(adaptive.jobs).tasks_completed >= 9, "the second look of a set")
+    adaptive.ok("cancel", "job")
+    assert adaptive.ended() == "cancelled"
+    found = adaptive("validate", "job", "--json").json
+    assert 9 <= found["tasks_verified"] < found["tasks_total"] < 44
+    assert adaptive.ok("resume", "job", "--json").json["job_id"] == "job.2"
+    assert adaptive.ended("job.2") == "succeeded"
+    assert counts(adaptive, "job.2") == (44, 44)
+    assert len(adaptive.results("job")) + len(adaptive.results("job.2")) == 44

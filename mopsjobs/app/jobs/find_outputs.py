@@ -83,7 +83,7 @@ def download_outputs(
     if done.summary is not None:
         note_table(str(directory / TABLE), app.env)
     has_succeeded = job.state is not None and job.state.status == JobStatus.SUCCEEDED
-    lacking = done.tasks - done.summary.complete if done.summary is not None and has_succeeded else 0
+    lacking = done.summary.tasks - done.summary.complete if done.summary is not None and has_succeeded else 0
     return done._replace(lacking=lacking)
 
 

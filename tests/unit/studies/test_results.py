@@ -39,7 +39,7 @@ def test_a_child_has_the_files_of_its_family(store: InMemoryVersionedStore, tmp_
     store.create_if_absent(output_key("job", TASKS[0], "result.json"), b"parent")
     store.create_if_absent(output_key("job.2", TASKS[1], "result.json"), b"child")
     counts: list[int] = []
-    expected = DownloadResult(2, 0, (), None, 2, 0, TableSummary(2, []))
+    expected = DownloadResult(2, 0, (), None, 2, 0, TableSummary(2, 2, []))
     assert download(store, "job.2", tmp_path, on_progress=counts.append) == expected
     assert counts == [1, 2]
     assert [file_of(tmp_path, task).read_text() for task in TASKS] == ["parent", "child"]

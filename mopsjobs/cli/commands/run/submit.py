@@ -163,7 +163,8 @@ def _body(prepared: PreparedJob, status: str | None, *, as_json: bool) -> Docume
 
 def _count_tasks(study: Study, how: str = "") -> str:
     seeds = "" if study.seeds == MOPS_JOBS else f", seeds: {describe_seeds(study.seeds)}"
-    return pluralize(study.tasks_total, "task") + how + describe_duplicates(len(study.duplicate_tasks())) + seeds
+    most = "" if study.precision is None else "at most "
+    return most + pluralize(study.tasks_total, "task") + how + describe_duplicates(len(study.duplicate_tasks())) + seeds
 
 
 def _tasks_text(prepared: PreparedJob) -> str:
