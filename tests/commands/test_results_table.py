@@ -422,7 +422,16 @@ def test_what_makes_no_table_is_refused(cli: Cli, jobs: JobRegistry, argv: list[
     assert sentence in " ".join(ran.err.split())
 
 
-VALUES = {"limit": " 0", "quantile": " 0.5", "table": " -", "reduced": "", "offline": "", "tsv": "", "csv": ""}
+VALUES = {
+    "task": " 0",
+    "limit": " 0",
+    "quantile": " 0.5",
+    "table": " -",
+    "reduced": "",
+    "offline": "",
+    "tsv": "",
+    "csv": "",
+}
 """Of flags, where another value than `y` is needed."""
 
 

@@ -137,7 +137,18 @@ NOT_VARIABLES = {
 """Literals that look like the name of a variable: headers, a way of billing, settings, states of Slurm, names for other
 programs."""
 
-_SHORT_NAMES = {"COLUMNS", "HOME", "KUBECONFIG", "LOCALAPPDATA", "PATH", "TERM", "USER", "USERNAME", "USERPROFILE"}
+_SHORT_NAMES = {
+    "COLUMNS",
+    "HOME",
+    "KUBECONFIG",
+    "LOCALAPPDATA",
+    "PATH",
+    "TERM",
+    "TMPDIR",
+    "USER",
+    "USERNAME",
+    "USERPROFILE",
+}
 
 
 def test_environment_variables_are_all_described() -> None:
