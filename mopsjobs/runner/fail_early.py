@@ -3,7 +3,7 @@
 All are judged by the record, in which each shard has its counts and what it used. So shards need no other way to reach
 each other. A shard that has died delays the first tasks of the others for a limited time only.
 
-**The budget.** No task begins once the record has as much processor time as the job may use. Tasks at work end, and
+**The budget.** No attempt begins once the record has as much processor time as the job may use. Tasks at work end, and
 count. Before a worker begins its next task, its shard reports what the last one used, unless that is less than
 `UNREPORTED_SHARE` of what is left. So the tasks that end after the budget is reached were at work then, at most one
 per worker. Short ones may add that share at most. The last shard whose tasks have ended ends the job. Shards that have
@@ -185,7 +185,7 @@ class FailEarly:
         shard = self._shard
         self._budget = shard.max_cpu_hours
         """The CPU-hours of the job. In the record of a drop: the part of the shard."""
-        self._is_spent = self._has_withheld = False
+        self._is_spent = self._is_draining = self._has_withheld = False
         if shard.drop is not None:
             self._budget = None if self._budget is None else self._budget / shard.shards
             self._shard = shard._replace(number=0, shards=1)
@@ -196,8 +196,8 @@ class FailEarly:
         self._gate: TaskGate | None = None
         self._pool: Pool | None = None
         self._cut: EarlyEnd | None = None
-        self._ended = 0
-        """Tasks that have ended in this run."""
+        self._ended = self._todo = 0
+        """Tasks that have ended in this run, and those that it has."""
 
     @property
     def is_over(self) -> bool:
@@ -206,10 +206,19 @@ class FailEarly:
 
     def withholds(self) -> bool:
         """Return whether the budget is used, so that the next task may not begin."""
+        self._has_withheld |= self._is_used()
+        return self._has_withheld
+
+    def _is_used(self) -> bool:
         if self._budget is not None and not self._is_spent:
             self._is_spent = self._reporter.cpu_seconds()[0] >= self._budget * SECONDS
-        self._has_withheld |= self._is_spent
-        return self._has_withheld
+        return self._is_spent
+
+    def drain(self, pool: Pool) -> None:
+        """Begin no further attempt if the budget is used. Call it at least every half second."""
+        if not self._is_draining and self._is_used():
+            self._is_draining = True
+            pool.keep_only({one.task.number for one in pool.at_work()})
 
     def wait(self, on_log: Callable[[str], None]) -> bool:
         """Wait until the first tasks of the job have ended in other shards, up to a limit.
@@ -262,7 +271,7 @@ class FailEarly:
             todo: how many there are.
             pool: is to run them.
         """
-        self._pool = pool
+        self._pool, self._todo = pool, todo
         if self._budget is not None:
             self._reporter.report()  # a shard that is not in the record has no task at work
         most = None if self._limit is None and self._budget is None else pool.workers
@@ -320,7 +329,8 @@ class FailEarly:
         completed, failed, _ = self._tally()
         state = self._reporter.state
         total = (state and state.tasks_total) or self._tasks_total  # an adaptive study may need fewer
-        if not self._has_withheld and (is_alone or completed + failed >= total):
+        is_ended = self._ended >= self._todo if is_alone else completed + failed >= total
+        if not self._has_withheld and is_ended:
             return None
         return EarlyEnd(BUDGET, budget_reason(used, hours, part if is_alone else None))
 

@@ -331,8 +331,9 @@ class _Run:
     def _is_over(self, pool: Pool) -> bool:
         """Return whether the tasks have to end. After a request to stop, those with checkpoints may save before."""
         if not self._early.is_over:
+            self._early.drain(pool)
             return False
-        if self._checkpoints is None or self._reporter.ended.is_set() or self._early.end is not None:
+        if self._checkpoints is None or self._reporter.ended.is_set() or self._early.cut is not None:
             return True
         if self._saves_until is None:
             grace = self._shard.grace if self._reporter.grace is None else self._reporter.grace

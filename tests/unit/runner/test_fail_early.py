@@ -12,6 +12,7 @@ import pytest
 
 from mopsjobs.engines.model_errors import ModelError
 from mopsjobs.events.format import RUNNER, parse_chunk
+from mopsjobs.ledger.retry_policy import retry_policy
 from mopsjobs.registry.transitions import ShardReport
 from mopsjobs.registry.usage import ShardUsage, total_usage
 from mopsjobs.runner import fail_early
@@ -145,6 +146,17 @@ def test_a_budget_ends_the_job_within_its_workers(bench: Bench, shards: int, wor
         f"Ended by --max-cpu-hours 20: {ran}.0 of 20 CPU-hours used; {100 - state.tasks_completed} of 100 tasks left"
     )
     assert str(state.error_message).startswith(reason)
+
+
+@pytest.mark.usefixtures("hour_each")
+def test_no_other_attempt_begins_when_a_budget_is_used(bench: Bench) -> None:
+    """Each task would have 50. It has neither completed nor failed, so a resumed job runs it."""
+    noted = bench.path / "calls"
+    bench.given(sets_of(3, calls=str(noted), always_die=True))
+    ran, _ = bench.work(workers=3, max_cpu_hours=5.0, policy=retry_policy(50, "died"))
+    assert 5 <= sum(calls(noted).values()) <= 7
+    state = bench.record()
+    assert (ran.is_done, state.status, state.error_code, state.tasks_failed) == (True, "failed", "BUDGET", 0)
 
 
 @pytest.mark.usefixtures("hour_each")
