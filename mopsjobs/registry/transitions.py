@@ -287,7 +287,7 @@ def _with_precision(state: JobState, shard: int, shards: int, own: ShardPrecisio
     by_shard = counts_of_shards(_precision_by_shard(state), shards, shard, {**own.added, WIDEST: own.widest})
     reports: list[Any] = list(by_shard.values())
     total = {name: count + sum(added.get(name, 0) for added in reports) for name, count in own.first.items()}
-    widest = max((added[WIDEST] for added in reports if added.get(WIDEST)), default=(0, None))[1]
+    widest = max((tuple(added[WIDEST]) for added in reports if added.get(WIDEST)), default=(0, None))[1]
     metadata = {**state.metadata, PRECISION: {**total, WIDEST: widest, "shards": by_shard}}
     return state.evolve(metadata=MappingProxyType(metadata), tasks_total=total["needed"])
 
