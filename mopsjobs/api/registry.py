@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
     from mopsjobs.app.following.notify.notifier import OnEvent
     from mopsjobs.app.following.wait import WaitResult
+    from mopsjobs.app.tasks.contrasts import ContrastChoice
     from mopsjobs.app.tasks.result_sets import ResultSets, SetChoice, SetsDocument
     from mopsjobs.app.tasks.results_table import ReducedTable, ResultsTable
     from mopsjobs.cache.queries.tasks import TaskList
@@ -801,9 +802,22 @@ class Job:
             _warn(app, problems)
             return table
 
+        def read_contrast(choice: ContrastChoice, others: Sequence[str]) -> dict[str, Any]:
+            from mopsjobs.app.tasks.contrasts import find_contrast
+            from mopsjobs.app.tasks.result_sets import read_result_sets
+
+            compared = find_results([self.id, *others], app, policy) if others else families
+
+            def view(sets: ResultSets) -> tuple[dict[str, Any], list[str]]:
+                return find_contrast(sets, compared, choice).to_json(app), sets.problems
+
+            document, problems = read_result_sets(compared, app, view, policy)
+            _warn(app, problems)
+            return document
+
         newest = families[0][0]
         age = newest.read(TaskQuery(), lambda tasks: newest.describe_age(tasks.ledger)) if offline else "live"
-        return Results(f"results of {self.id}", read, read_sets, age=age)
+        return Results(f"results of {self.id}", read, read_sets, read_contrast, age=age)
 
     def provenance(self) -> dict[str, Any]:
         """Return code, study, packages and machines of the job: the document of `provenance --json`.

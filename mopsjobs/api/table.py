@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped]
     import polars as pl
 
+    from mopsjobs.app.tasks.contrasts import ContrastChoice
     from mopsjobs.app.tasks.result_sets import SetChoice
 
 T = TypeVar("T")
@@ -215,10 +216,19 @@ class Table:
 class Results(Table):
     """The table of results of a job: a `Table` with a row per task, and the tables of its parameter sets."""
 
-    def __init__(self, title: str, read: ReadRows, read_sets: Callable[[SetChoice], Table], *, age: str) -> None:
+    def __init__(
+        self,
+        title: str,
+        read: ReadRows,
+        read_sets: Callable[[SetChoice], Table],
+        read_contrast: Callable[[ContrastChoice, Sequence[str]], dict[str, Any]],
+        *,
+        age: str,
+    ) -> None:
         """Prepare the table; nothing is read yet."""
         super().__init__(title, read, age=age)
         self._read_sets = read_sets
+        self._read_contrast = read_contrast
 
     def sets(self, *, sort: str | None = None, limit: int = 0, quantiles: Sequence[float] = ()) -> Table:
         """Return a row per parameter set: how its tasks ended, and of each number its mean and its spread.
@@ -260,6 +270,26 @@ class Results(Table):
         from mopsjobs.app.tasks.result_sets import SetChoice
 
         return self._read_sets(SetChoice(best=result, limit=limit))
+
+    def contrast(self, contrast: str, *others: str) -> dict[str, Any]:
+        """Return by how much results differ between two values of a parameter or label, or between two jobs.
+
+        It is the document of `results --contrast --json` with all pairs of sets. Sets are paired by all other
+        parameters, and replicates by seed if both sides have the same seeds. Else they are independent (Welch 1947).
+
+        Args:
+            contrast: `NAME=FIRST,SECOND`, like `scenario=base,vaccine`: the second minus the first. The name `job` is
+                for two jobs.
+            others: the ids of further jobs, whose results are compared too.
+
+        Raises:
+            UsageError: if the contrast is malformed, or if no two parameter sets differ in this alone.
+            StoreError: if the registry cannot be read; offline, if the cache has no results of a job.
+        """
+        from mopsjobs.app.tasks.contrasts import parse_contrast
+
+        require(isinstance(contrast, str), "contrast", contrast, "a text like 'scenario=base,vaccine'")
+        return self._read_contrast(parse_contrast(contrast), others)
 
 
 def table_of_dicts(title: str, names: Sequence[str], items: Iterable[Mapping[str, Any]], *, age: str) -> Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -17,6 +17,9 @@ FEW_DEGREES = 30
 """Degrees of freedom for which the quantiles of Student's t are found by bisection."""
 
 BISECTIONS = 60
+
+ROUNDING = 2.0**-49
+"""Of numbers that are subtracted: some units in the last place."""
 
 LEAST_BEND = 1e-6
 """Below it, a mean counts as not skewed."""
@@ -47,6 +50,115 @@ def summarize(values: Sequence[float]) -> Summary:
     if not math.isfinite(sd):
         return Summary(n, n_nan, center, None, None)
     return Summary(n, n_nan, center, sd, student_t(n - 1) * sd / math.sqrt(n))
+
+
+class Difference(NamedTuple):
+    """The difference of two means: the second minus the first."""
+
+    n_first: int
+    """Values of the first mean. With pairs, both counts are that of the pairs."""
+    n_second: int
+    first: float | None
+    second: float | None
+    difference: float | None
+    half_width: float | None
+    """Half of the 95 % confidence interval of the difference, by Student's t; None if it cannot be told."""
+    variance_ratio: float | None
+    """How many times the variance would be as large without pairs: those of both sides, divided by that of the
+    differences. 1 without pairs, None if it cannot be told or has no bound."""
+    error: float | None
+    """The standard error of the difference."""
+    freedom: float
+    """Its degrees of freedom."""
+
+
+def difference_of(first: Sequence[float], second: Sequence[float], *, is_paired: bool) -> Difference:
+    """Return the difference of the means of finite numbers.
+
+    Args:
+        first: numbers.
+        second: others; with pairs, in the same order.
+        is_paired: whether they are pairs. Else they are independent, by Welch (1947) with the degrees of freedom of
+            Satterthwaite (1946).
+    """
+    one, other = summarize(first), summarize(second)
+    if one.mean is None or other.mean is None:
+        return Difference(one.n, other.n, one.mean, other.mean, None, None, None, None, 0)
+    errors = [None if side.sd is None else side.sd / math.sqrt(side.n) for side in (one, other)]
+    alone = None if None in errors else math.hypot(*(error for error in errors if error is not None))
+    if is_paired:
+        paired = summarize([b - a for a, b in zip(first, second, strict=True)])
+        error = None if paired.sd is None else _beyond_rounding(paired.sd / math.sqrt(paired.n), *first, *second)
+        return _difference(one, other, paired.mean, error, alone, paired.n - 1)
+    shares = [(error or 0) ** 2 / alone**2 if alone else 0.5 for error in errors]
+    freedom = 1 / sum(share**2 / max(1, side.n - 1) for share, side in zip(shares, (one, other), strict=True))
+    return _difference(one, other, other.mean - one.mean, alone, alone, freedom)
+
+
+def _beyond_rounding(error: float, *values: float) -> float:
+    """Return an error; 0 for one that rounding alone leaves in differences of such values."""
+    return error if error > ROUNDING * max(map(abs, values)) else 0.0
+
+
+def _difference(
+    first: Summary, second: Summary, difference: float | None, error: float | None, alone: float | None, freedom: float
+) -> Difference:
+    ratio = (alone / error) ** 2 if error and alone is not None else None
+    half = None if error is None else student_t(max(1, int(freedom))) * error
+    return Difference(first.n, second.n, first.mean, second.mean, difference, half, ratio, error, freedom)
+
+
+def mean_difference(
+    differences: Sequence[Difference], by_seed: Sequence[Mapping[int, tuple[float, float]]] | None
+) -> tuple[Difference, str]:
+    """Return the mean of differences of several pairs of sets, each of which counts alike.
+
+    Args:
+        differences: those of each pair of sets, with a difference each.
+        by_seed: for each of these, its pairs of values by seed; None if not all have pairs.
+
+    Returns:
+        The mean, and what its error is of. `seeds` are common to the sets, whose errors then are not independent: they
+        are summed over each seed, as for clusters (Liang and Zeger 1986). Without such, it is of `replicates`, or of
+        `sets` if replicates are too few to tell.
+    """
+    if len(differences) == 1:
+        return differences[0], "replicates" if by_seed is None else "seeds"
+    columns = list(zip(*((one.first, one.second, one.difference) for one in differences), strict=True))
+    first, second, center = (mean([value for value in column if value is not None]) for column in columns)
+    sizes = (sum(one.n_first for one in differences), sum(one.n_second for one in differences))
+    count, basis, freedom = len(differences), "replicates", 0.0
+    error, alone = None, None
+    seeds = set[int]().union(*by_seed or ())
+    if by_seed is not None and 1 < len(seeds) < sizes[0]:
+        basis, freedom = "seeds", len(seeds) - 1
+        sums: dict[int, list[float]] = {seed: [0.0, 0.0, 0.0] for seed in seeds}
+        for one, values in zip(differences, by_seed, strict=True):
+            for seed, (a, b) in values.items():
+                of_set = (a - (one.first or 0), b - (one.second or 0), b - a - (one.difference or 0))
+                for place, deviation in enumerate(of_set):
+                    sums[seed][place] += deviation / (len(values) * count)
+        scale = math.sqrt(len(seeds) / freedom)
+        of_first, of_second, error = (
+            scale * math.hypot(*(found[place] for found in sums.values())) for place in range(3)
+        )
+        alone = math.hypot(of_first, of_second)
+        error = _beyond_rounding(error, *(value for of_set in by_seed for pair in of_set.values() for value in pair))
+    elif all(one.error is not None for one in differences):
+        errors = [one.error or 0.0 for one in differences]
+        error = math.hypot(*errors) / count
+        ratios = [one.variance_ratio for one in differences]
+        alone = math.hypot(*(e * math.sqrt(r or 1) for e, r in zip(errors, ratios, strict=True))) / count
+        shares = [(one / (error * count)) ** 2 if error else 1 / count for one in errors]
+        freedom = 1 / sum(share**2 / one.freedom for share, one in zip(shares, differences, strict=True))
+        alone = None if None in ratios else alone
+    else:
+        over_sets = summarize([one.difference or 0.0 for one in differences])
+        basis, freedom = "sets", over_sets.n - 1
+        error = None if over_sets.sd is None else over_sets.sd / math.sqrt(over_sets.n)
+    ratio = (alone / error) ** 2 if error and alone is not None else None
+    half = None if error is None else student_t(max(1, int(freedom))) * error
+    return Difference(*sizes, first, second, center, half, ratio, error, freedom), basis
 
 
 class Interval(NamedTuple):

@@ -346,6 +346,17 @@ class ResultSets:
             " ON parameter_set.number = set_number WHERE repeats IS NULL ORDER BY set_number, task_row.number"
         )
 
+    def simulations(self) -> Iterator[tuple[Any, ...]]:
+        """Yield job, parameter id, parameters as a JSON list, seed, status and all numbers of each task, set by set.
+
+        Also of a task that repeats another one.
+        """
+        columns = "".join(f", s{place}" for place, one in enumerate(self.scalars) if one.is_number)
+        return self._database.execute(
+            f"SELECT job_id, param_id, params, seed, status{columns} FROM task_row JOIN parameter_set"  # noqa: S608 - names of our own
+            " ON parameter_set.number = set_number ORDER BY set_number, task_row.number"
+        )
+
     def page(self, choice: SetChoice) -> SetPage:
         """Return the parameter sets that were asked for.
 

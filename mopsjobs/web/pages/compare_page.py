@@ -14,7 +14,16 @@ from flask import Response, request
 from mopsjobs.app.run.freshness import Freshness
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.errors import JobError, UsageError, command_line
-from mopsjobs.web.pages.compare_rows import NOT_RECORDED, RESULTS_KEY, Scalar, Side, sections, summarize_scalars
+from mopsjobs.web.pages.compare_rows import (
+    NOT_RECORDED,
+    RESULTS_KEY,
+    JobContrast,
+    Scalar,
+    Side,
+    contrast_results,
+    sections,
+    summarize_scalars,
+)
 from mopsjobs.web.pages.readings import NO_RESULTS, Reading, ask, find_results
 from mopsjobs.web.pages.results_page import plot_results
 from mopsjobs.web.queries.query_params import Parameter, parse_query
@@ -53,6 +62,7 @@ class ComparePage:
         self._renderer = renderer
         self._site = renderer.site
         self._scalars: Memo[Mapping[str, Scalar]] = Memo(self._site.app.monotonic, 4 * MAX_COMPARED)
+        self._contrasts: Memo[JobContrast] = Memo(self._site.app.monotonic, 4 * MAX_COMPARED)
 
     def answer(self) -> Response | tuple[str, int]:
         """Return the page; the form with what is wrong, if the query does not name such jobs."""
@@ -88,7 +98,7 @@ class ComparePage:
         known = [self._side(connection, job, next(one for one in ids if one != job["job_id"]), now) for job in jobs]
         results = [side.results for side, _ in known]
         names = list(dict.fromkeys(name for one in results if one is not None for name in one.scalars))
-        sides = [self._with_scalars(side, names[:MAX_SCALARS]) for side, _ in known]
+        sides = [self._with_scalars(side, names[:MAX_SCALARS], known[0][0]) for side, _ in known]
         found = sections(sides, names[:MAX_SCALARS])
         first_that_differs = (row.name for one in found if one.key == RESULTS_KEY for row in one.rows if row.differs)
 
@@ -112,7 +122,7 @@ class ComparePage:
             "sections": found,
             "all": bool(query["show"]),
             "toggle": to(show="" if query["show"] else "all"),
-            "readings": _sentences([readings for _, readings in known]),
+            "readings": _sentences([readings for _, readings in known], sides),
             "waiting": next((one for _, readings in known for _, one in readings if one.is_waiting), None),
             "plot_gaps": ["no value" if side.results else side.scalars_missing for side in sides],
             "more_scalars": max(0, len(names) - MAX_SCALARS),
@@ -137,14 +147,20 @@ class ComparePage:
             )
             if one is not None and not (kept is not None and one.is_waiting)
         ]
-        return Side(job, provenance, results, None, _gap_text(reading), _gap_text(results_reading)), readings
+        gaps = (_gap_text(reading), _gap_text(results_reading))
+        return Side(job, provenance, results, None, None, *gaps), readings
 
-    def _with_scalars(self, side: Side, names: Sequence[str]) -> Side:
-        results = side.results
+    def _with_scalars(self, side: Side, names: Sequence[str], first: Side) -> Side:
+        results, others = side.results, first.results
         if results is None:
             return side
         key = (side.job["job_id"], *names)
-        return side._replace(scalars=self._scalars.get(key, results.made_at, lambda: summarize_scalars(results, names)))
+        side = side._replace(scalars=self._scalars.get(key, results.made_at, lambda: summarize_scalars(results, names)))
+        if others is None or results is others:
+            return side
+        key, made_at = (first.job["job_id"], *key), (others.made_at, results.made_at)
+        compared = self._contrasts.get(key, made_at, lambda: contrast_results(others, results, names))
+        return side._replace(contrast=compared)
 
 
 def _gap_text(reading: Reading | None) -> str:
@@ -154,12 +170,14 @@ def _gap_text(reading: Reading | None) -> str:
     return "being read" if reading.is_waiting else "not read"
 
 
-def _sentences(of_jobs: Sequence[Readings]) -> list[str]:
+def _sentences(of_jobs: Sequence[Readings], sides: Sequence[Side]) -> list[str]:
     """Return what is missing, one sentence for the jobs that lack the same for the same reason."""
     letters: dict[tuple[str, str], list[str]] = {}
-    for letter, readings in zip(LETTERS, of_jobs, strict=False):
+    for letter, readings, side in zip(LETTERS, of_jobs, sides, strict=False):
         for name, reading in readings:
             letters.setdefault((name, reading.text), []).append(letter)
+        for note in () if side.contrast is None else side.contrast.notes:
+            letters.setdefault(("Differences from A", note), []).append(letter)
     return [f"{name} of {', '.join(some)}: {text}" for (name, text), some in letters.items()]
 
 

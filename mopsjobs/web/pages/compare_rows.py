@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 from mopsjobs.app.jobs.job_card import memory_text, metadata_of, noted_text
 from mopsjobs.app.origins.compare_jobs import MAX_VALUE, SHORT_HASH, Comparison, compare, set_text
 from mopsjobs.app.origins.provenance import printable
-from mopsjobs.app.tasks.results_table import quantile
+from mopsjobs.app.tasks.contrasts import Overall, Replicates, compare_sets
+from mopsjobs.app.tasks.results_table import SUCCEEDED, quantile
 from mopsjobs.bundles.extraction import BundleFile
 from mopsjobs.cache.job_json import count_run, reused_text
 from mopsjobs.cache.rows import error_of
@@ -25,6 +26,7 @@ from mopsjobs.studies.study import FIELDS, Study
 from mopsjobs.utils.intervals import mean
 from mopsjobs.utils.text import cut_to_length, pluralize
 from mopsjobs.utils.times import human_duration
+from mopsjobs.web.drawings.heat_map import KINDS
 from mopsjobs.web.drawings.plots import QUANTILES
 from mopsjobs.web.queries.view_models import Job, Status, job_path, status
 from mopsjobs.web.site.kept import KeptProvenance, Results
@@ -127,10 +129,17 @@ class Scalar(NamedTuple):
     low: float
     high: float
     """With `low`, the quantiles of `QUANTILES`."""
-    means: Mapping[str, float]
-    """The mean over the replicates of each parameter set, by the id of that."""
     not_finite: int = 0
     """Tasks whose value is NaN or infinite, which the statistics leave out."""
+
+
+class JobContrast(NamedTuple):
+    """The differences of two jobs over the parameter sets that both have, as `results --contrast` has them."""
+
+    overall: Mapping[str, Overall | None]
+    """Of each scalar."""
+    notes: Sequence[str]
+    """What is left out, as sentences."""
 
 
 class Side(NamedTuple):
@@ -142,6 +151,8 @@ class Side(NamedTuple):
     results: Results | None = None
     scalars: Mapping[str, Scalar] | None = None
     """None if they are not kept."""
+    contrast: JobContrast | None = None
+    """That with the first job; None if it is not known."""
     missing: str = NOT_RECORDED
     """In place of what a provenance would tell."""
     scalars_missing: str = NOT_RECORDED
@@ -422,52 +433,47 @@ def _results(sides: Sequence[Side], names: Sequence[str]) -> Iterator[Row]:
             left_out = f", {scalar.not_finite:,} more NaN or infinite" if scalar.not_finite else ""
             notes = [f"{scalar.low:.4g} to {scalar.high:.4g}, {pluralize(scalar.tasks, 'task')}{left_out}"]
             if first and place:
-                difference = compare_scalar(first, scalar)
-                differs = differs or any(difference[1:])
-                notes.append(_difference_text(*difference))
+                overall = None if side.contrast is None else side.contrast.overall.get(name)
+                differs = differs or (overall is not None and overall.difference.difference != 0)
+                notes.append(difference_text(overall))
             cells.append(Cell(f"{scalar.mean:.6g}", notes))
         yield Row(name, cells, differs or len(means) > 1, is_name=True)
 
 
-def _difference_text(sets: int, middle: float, error: float | None) -> str:
-    if not sets:
+def difference_text(overall: Overall | None) -> str:
+    """Return the difference of a scalar over all pairs of sets, and what pairing has bought."""
+    if overall is None:
         return "no shared parameter set"
-    shared = pluralize(sets, "shared set")
-    if not middle and not error:
+    shared, found = pluralize(overall.sets, "shared set"), overall.difference
+    if not found.difference and not found.error:
         return f"no difference in {shared}"
-    return f"{middle:+.4g}{'' if error is None else f' ± {error:.2g}'} in {shared}"
+    width = "" if found.half_width is None else f" ± {found.half_width:.2g}"
+    bought = f", {found.variance_ratio:.3g} times less variance by pairs" if (found.variance_ratio or 1) != 1 else ""
+    return f"{found.difference:+.4g}{width} in {shared}{bought}"
 
 
 def summarize_scalars(results: Results, names: Sequence[str]) -> dict[str, Scalar]:
     """Return the statistics of these scalars, without those that no task has."""
-    found, ids = {}, list(results.set_ids)
+    found = {}
     for name in names:
-        by_set: dict[int, list[float]] = {}
         not_finite = sum(map(math.isinf, results.scalars.get(name, ())))  # see `Series.values`
-        for place, value in zip(results.set_of, results.scalars.get(name, ()), strict=False):
-            if math.isfinite(value):
-                by_set.setdefault(place, []).append(value)
-        if by_set:
-            ordered = sorted(value for values in by_set.values() for value in values)
+        if ordered := sorted(filter(math.isfinite, results.scalars.get(name, ()))):
             low, high = (quantile(ordered, share) for share in QUANTILES)
-            means = {ids[place]: mean(values) for place, values in by_set.items()}
-            found[name] = Scalar(len(ordered), mean(ordered), low, high, means, not_finite)
+            found[name] = Scalar(len(ordered), mean(ordered), low, high, not_finite)
     return found
 
 
-def compare_scalar(first: Scalar, second: Scalar) -> tuple[int, float, float | None]:
-    """Return by how much a scalar of the second job is larger over the parameter sets that both have.
+def contrast_results(first: Results, second: Results, names: Sequence[str]) -> JobContrast:
+    """Compare these scalars of two jobs."""
+    compared = compare_sets(_replicates(first, names), _replicates(second, names), len(names))
+    return JobContrast(dict(zip(names, compared.overall, strict=True)), compared.notes(names))
 
-    Returns:
-        The number of these sets, 0 also if a difference is beyond every float; the mean of their differences, and the
-        standard error of that, None for a single set.
-    """
-    differences = [value - first.means[name] for name, value in second.means.items() if name in first.means]
-    if not differences or not all(map(math.isfinite, differences)):
-        return 0, 0.0, None
-    middle, count = mean(differences), len(differences)
-    if count == 1:
-        return 1, middle, None
-    largest = max(abs(one - middle) for one in differences) or 1.0
-    variance = math.fsum(((one - middle) / largest) ** 2 for one in differences) / (count - 1)
-    return count, middle, largest * math.sqrt(variance / count)
+
+def _replicates(results: Results, names: Sequence[str]) -> dict[str, Replicates]:
+    of_set: list[dict[int, Sequence[float | None] | str]] = [{} for _ in results.set_ids]
+    columns = [results.scalars.get(name) for name in names]
+    for place, (number, seed, kind) in enumerate(zip(results.set_of, results.seeds, results.kinds, strict=True)):
+        values = [None if column is None or math.isnan(column[place]) else column[place] for column in columns]
+        # A task that repeats an earlier one has no values.
+        of_set[number].setdefault(seed, values if KINDS[kind] == SUCCEEDED else KINDS[kind])
+    return dict(zip(results.set_ids, of_set, strict=True))

@@ -69,6 +69,8 @@ MAX_HELD_BYTES = 32 * 1024 * 1024
 TASK = [name for name, _ in FIRST_COLUMNS].index("task")
 """The place of the number of the task in a row."""
 
+SEED = [name for name, _ in LAST_COLUMNS].index("seed")
+
 STATUS = [name for name, _ in LAST_COLUMNS].index("status")
 """The place of how the task ended behind the parameters of a row."""
 
@@ -157,6 +159,8 @@ class Results(NamedTuple):
     problems: list[str]
     tasks: array[int]
     """The number of each task."""
+    seeds: array[int]
+    """The seed of each task."""
     kinds: array[int]
     """How each task ended, as its place in `heat_map.KINDS`."""
     separates: list[Finding]
@@ -184,7 +188,7 @@ class Results(NamedTuple):
     @property
     def held(self) -> int:
         """Return the bytes of memory that table and numbers take."""
-        return self.rows.held + 8 * len(self.set_of) * (3 + len(self.scalars)) + (self.table.held if self.table else 0)
+        return self.rows.held + 8 * len(self.set_of) * (4 + len(self.scalars)) + (self.table.held if self.table else 0)
 
 
 class TableRows:
@@ -260,7 +264,7 @@ def _collect(table: ResultsTable, job_id: str, now: float, state: ResultsState) 
     values = {place: array("d") for place in numeric[:MAX_SCALARS]}
     places: dict[str, int] = {}
     sets: list[Mapping[str, Any]] = []
-    set_of, tasks, kinds = array("L"), array("L"), array("B")
+    set_of, tasks, seeds, kinds = array("L"), array("L"), array("Q"), array("B")
     has_failed: list[bool | None] = []
     kept, rows = TableRows(), table.rows()
     while batch := list(islice(rows, BATCH)):
@@ -272,6 +276,7 @@ def _collect(table: ResultsTable, job_id: str, now: float, state: ResultsState) 
                 sets.append(dict(zip(names, row[begin : begin + len(names)], strict=True)))
             set_of.append(place_of_set)
             tasks.append(_task_of(row))
+            seeds.append(int(str(row[begin + len(names) + SEED])))
             kinds.append(KIND_OF[str(row[begin + len(names) + STATUS])])
             is_repeated = table.simulations is not None and row[first - 1] is not None  # it counts once
             has_failed.append(None if is_repeated else FAILED_OR_NOT.get(kinds[-1]))
@@ -294,6 +299,7 @@ def _collect(table: ResultsTable, job_id: str, now: float, state: ResultsState) 
         left_out=len(numeric) - len(scalars),
         problems=table.problems(),
         tasks=tasks,
+        seeds=seeds,
         kinds=kinds,
         separates=separate_failed(sets, set_of, has_failed),
     )

@@ -8,7 +8,7 @@ import statistics
 import pytest
 from scipy import stats
 
-from mopsjobs.utils.intervals import careful_interval, student_t, summarize
+from mopsjobs.utils.intervals import careful_interval, difference_of, mean_difference, student_t, summarize
 
 
 def test_quantiles_of_student_are_those_of_scipy() -> None:
@@ -82,3 +82,50 @@ def test_huge_numbers_have_a_spread_as_long_as_it_is_a_number() -> None:
     assert summarize([1e200, 3e200]).sd == pytest.approx(math.sqrt(2) * 1e200)
     assert summarize([1.7e308, -1.7e308]) == (2, 0, 0.0, None, None)
     assert summarize([1.5e308, 1.7e308]).mean == pytest.approx(1.6e308)
+
+
+FIRST = [27.5, 21.0, 19.0, 23.6, 17.0, 17.9, 16.9, 20.1, 21.9, 22.6, 23.1, 19.6, 19.0, 21.7, 21.4]
+SECOND = [27.1, 22.0, 20.8, 23.4, 23.4, 23.5, 25.8, 22.0, 24.8, 20.2, 21.9, 22.1, 22.9, 20.5, 24.4]
+
+
+def test_independent_means_differ_as_welch_says() -> None:
+    """The degrees of freedom are those of scipy, rounded down for the interval."""
+    found = difference_of(FIRST, SECOND, is_paired=False)
+    expected = stats.ttest_ind(SECOND, FIRST, equal_var=False)
+    assert found.difference is not None
+    assert found.error is not None
+    assert (found.difference / found.error, found.freedom) == pytest.approx((expected.statistic, expected.df))
+    assert (found.n_first, found.n_second, found.variance_ratio) == (15, 15, 1)
+    assert found.half_width == pytest.approx(student_t(int(expected.df)) * found.error)
+
+
+def test_pairs_are_told_apart_by_their_differences() -> None:
+    """The ratio is that of the variances; values that differ by a constant have no error, and no bound of the ratio."""
+    found = difference_of(FIRST, SECOND, is_paired=True)
+    differences = [b - a for a, b in zip(FIRST, SECOND, strict=True)]
+    of_pairs = summarize(differences)
+    assert (found.difference, found.half_width) == pytest.approx((of_pairs.mean, of_pairs.half_width))
+    alone = statistics.variance(FIRST) + statistics.variance(SECOND)
+    assert found.variance_ratio == pytest.approx(alone / statistics.variance(differences))
+    shifted = difference_of([0.1, 0.7, 1e9], [0.4, 1.0, 1e9 + 0.3], is_paired=True)
+    assert (shifted.half_width, shifted.variance_ratio) == (0, None)
+    assert difference_of([1.0], [2.0], is_paired=True)[4:7] == (1, None, None)
+    assert difference_of([], [2.0], is_paired=False)[:7] == (0, 1, None, 2, None, None, None)
+
+
+def test_seeds_that_are_common_to_sets_are_the_units_of_their_mean() -> None:
+    """The errors of the sets are not independent: twice the same noise is no more certain than once."""
+    values = {seed: (a, b) for seed, (a, b) in enumerate(zip(FIRST, SECOND, strict=True))}
+    one = difference_of(FIRST, SECOND, is_paired=True)
+    twice, basis = mean_difference([one, one], [values, values])
+    assert basis == "seeds"
+    assert (twice.difference, twice.half_width) == pytest.approx((one.difference, one.half_width))
+    assert twice.variance_ratio == pytest.approx(one.variance_ratio)
+    apart, basis = mean_difference([one, one], [values, {seed + 100: pair for seed, pair in values.items()}])
+    assert basis == "replicates"
+    assert apart.error == pytest.approx((one.error or 0) / math.sqrt(2))
+    assert (apart.freedom, apart.variance_ratio) == pytest.approx((28, one.variance_ratio))
+    single = [difference_of([0.0], [value], is_paired=False) for value in (1.0, 2.0, 4.0)]
+    over_sets, basis = mean_difference(single, None)
+    assert basis == "sets"
+    assert over_sets.half_width == pytest.approx(summarize([1.0, 2.0, 4.0]).half_width)

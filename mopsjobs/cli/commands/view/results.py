@@ -15,6 +15,7 @@ from mopsjobs.app.jobs.job_tasks import JobTasks
 from mopsjobs.app.jobs.log_selection import MAX_TASK
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.freshness import FreshnessPolicy, rows_document
+from mopsjobs.app.tasks.contrasts import STATISTICS, Contrast, find_contrast, parse_contrast
 from mopsjobs.app.tasks.duckdb_views import duckdb_views
 from mopsjobs.app.tasks.explain import explain_scalar
 from mopsjobs.app.tasks.result_sets import ERROR, ResultSets, SetChoice, SetPage, read_result_sets, sets_document
@@ -72,14 +73,17 @@ DESCRIPTION = (
     " Sets that are not reduced are counted (exit code 7). --by set prints a row per parameter set: its tasks by their"
     " ends, and of each number its mean, standard deviation and the half-width of the 95 % confidence interval of the"
     " mean (Student's t). --best prints the sets with the lowest mean, and marks those that may be the best, whose"
-    " intervals overlap that of the first. --sql runs one SELECT over a table results, which has a row per task: in"
-    " DuckDB, if the Python that runs mops-jobs has it, else in SQLite. With DuckDB, series('NAME') is a table too,"
-    " with a row per task and place of an array in JSON outputs, or of a column of CSV and Parquet outputs."
+    " intervals overlap that of the first. --contrast pairs parameter sets by all other parameters, and replicates by"
+    " seed if both sides have the same seeds. Else they are independent (Welch). RATIO is how many times the variance"
+    " of the difference would be as large without pairs. --sql runs one SELECT over a table results, which has a row"
+    " per task: in DuckDB, if the Python that runs mops-jobs has it, else in SQLite. With DuckDB, series('NAME') is a"
+    " table too, with a row per task and place of an array in JSON outputs, or of a column of CSV and Parquet outputs."
 )
 
 EXAMPLES = (
     "mops-jobs results nightly-1 --download out",
     "mops-jobs results nightly-1 nightly-2 --best loss --limit 0 --table sets.csv",
+    "mops-jobs results nightly-1 --contrast scenario=base,vaccine",
     'mops-jobs results nightly-1 --sql "SELECT r0, avg(peak) FROM results GROUP BY r0"',
 )
 
@@ -100,6 +104,7 @@ _FILES = ("download", "duckdb")
 
 CONTRADICTIONS = {
     "sql": ("explain", "by set", "by task", *OF_SETS[:-1], "reduced", "table", *_FILES),
+    "contrast": ("sql", "explain", "by set", "by task", *OF_SETS[:-1], "reduced", *_FILES),
     "explain": ("by set", "by task", *OF_SETS, "reduced", "table", "tsv", "csv", *_FILES),
     "reduced": ("by set", *OF_SETS, "offline", *_FILES),
     "by task": OF_SETS,
@@ -109,12 +114,12 @@ CONTRADICTIONS = {
 }
 """Flags that cannot be told together: each with the others. Those of one group of argparse are not here."""
 
-_ROWS = ("table", "by set", *OF_SETS, "sql", "explain")
-_NEED_ROWS = "--table FILE, --by set, --sql or --explain"
+_ROWS = ("table", "by set", *OF_SETS, "sql", "explain", "contrast")
+_NEED_ROWS = "--table FILE, --by set, --sql, --explain or --contrast"
 
 NEEDS = (
-    ("tsv", ("by set", *OF_SETS, "sql"), "--tsv needs --by set or --sql."),
-    ("csv", ("by set", *OF_SETS, "sql"), "--csv needs --by set or --sql."),
+    ("tsv", ("by set", *OF_SETS, "sql", "contrast"), "--tsv needs --by set, --contrast or --sql."),
+    ("csv", ("by set", *OF_SETS, "sql", "contrast"), "--csv needs --by set, --contrast or --sql."),
     ("reduced", ("table",), "--reduced needs --table FILE."),
     ("by task", ("table",), "--by task needs --table FILE."),
     ("label", _ROWS, f"--label needs {_NEED_ROWS}."),
@@ -182,6 +187,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="print which parameters separate the lowest twentieth of a result from the rest; =-RESULT: highest",
     )
     table.add_argument(
+        "--contrast",
+        metavar="NAME=A,B",
+        type=argument_type(parse_contrast),
+        help="print by how much results are larger with the second value of a parameter or a label than with the first,"
+        " or in the second job (job=A,B)",
+    )
+    table.add_argument(
         "--quantile",
         metavar="Q[,Q]",
         type=argument_type(parse_quantiles),
@@ -210,11 +222,12 @@ def run(args: argparse.Namespace, app: App) -> Result:
         args.jobs = jobs_with_labels(args.label, app, FreshnessPolicy(offline=args.offline))
     if args.sql is not None or args.explain is not None:
         return _explain(args, app) if args.sql is None else _sql(args, app)
-    if args.table is not None or is_by_set:
+    if args.table is not None or is_by_set or args.contrast is not None:
         try:
             if args.table is not None:
                 args.python = check_table_file(args.table, _model_pythons(args, app))
-            return _sets(args, app) if is_by_set else _table(args, app)
+            show = _sets if is_by_set else _table
+            return show(args, app) if args.contrast is None else _contrast(args, app)
         except StoreUnavailableError as outage:
             if not (args.offline or args.reduced):
                 outage.hint = outage.hint or "To write what the cache has, add --offline."
@@ -337,6 +350,67 @@ def _sets(args: argparse.Namespace, app: App) -> Result:
         return result
 
     return _with_warnings(families, app, lambda said: read_result_sets(families, app, view, policy, said))
+
+
+def _contrast(args: argparse.Namespace, app: App) -> Result:
+    """Print or write by how much results differ."""
+    policy = FreshnessPolicy(offline=args.offline)
+    families = find_results(args.jobs, app, policy)
+    is_whole = args.table is not None or args.tsv or args.csv
+    limit = args.limit if args.limit is not None else 0 if is_whole else SHOWN
+
+    def view(sets: ResultSets) -> Result:
+        contrast = find_contrast(sets, families, args.contrast)
+        notes, total = contrast.notes(), len(contrast.compared.pairs)
+        rows = itertools.islice(contrast.rows(), limit or None)
+        result = Result(warnings=contrast.problems, exit_code=EXIT_PARTLY_DONE if sets.is_partial else EXIT_DONE)
+        if args.table is not None:
+            notes.append(_write_rows(args.table, contrast.columns, rows, app, args.python))
+        elif args.csv:
+            _write_rows("-", contrast.columns, rows, app)
+        elif args.tsv:
+            app.out.show(Result(Tsv(rows)))
+        elif args.json:
+            result.body = Document(contrast.to_json(app, limit))
+        else:
+            result.body = contrast_table(contrast, rows)
+            if len(contrast.scalars) > SHOWN_RESULTS:
+                more = pluralize(len(contrast.scalars) - SHOWN_RESULTS, "more result")
+                notes.append(f"{more}: --csv and --json have all.")
+        if 0 < limit < total:
+            notes.append(f"The first {limit:,} of {pluralize(total, 'pair')} of sets (--limit 0 shows all).")
+        result.notes = [*notes, f"Data: {sets.age}"] if args.offline else notes
+        return result
+
+    return _with_warnings(families, app, lambda said: read_result_sets(families, app, view, policy, said))
+
+
+def contrast_table(contrast: Contrast, rows: Iterable[Sequence[object]]) -> Table:
+    """Return the table of a contrast for people: all pairs of sets together, and each, with what pairing has bought."""
+    names, width, begin = contrast.scalars[:SHOWN_RESULTS], len(STATISTICS), len(contrast.parameters)
+    cells: list[list[object]] = []
+    for number, row in enumerate(rows, 1):
+        of_scalars = (row[begin + 1 + place * width : begin + 1 + (place + 1) * width] for place in range(len(names)))
+        values = [cut_to_length(_parameter_text(row[place]), MAX_VALUE) for place in contrast.varying]
+        cells.append([f"{number:,}", *values, row[begin], *itertools.chain(*map(_difference_cells, of_scalars))])
+    if (total := len(contrast.compared.pairs)) > 1:
+        overall = contrast.compared.overall[: len(names)]
+        kinds = dict.fromkeys(str(row[begin]) for row in contrast.rows())
+        found = ([] if one is None else [getattr(one.difference, name) for name, _ in STATISTICS] for one in overall)
+        head = [f"all {total:,}", *([""] * len(contrast.varying)), ", ".join(kinds)]
+        cells.insert(0, [*head, *itertools.chain(*map(_difference_cells, found))])
+    parameters = [contrast.parameters[place] for place in contrast.varying]
+    shown = [text for name in names for text in (name, "RATIO")]
+    return Table(["PAIR", *parameters, "PAIRED BY", *shown], cells)
+
+
+def _difference_cells(statistics: Sequence[object]) -> tuple[str, str]:
+    """Return a difference with its interval and count, and the variance ratio."""
+    if not statistics:
+        return "-", "-"
+    n_first, n_second, _, _, difference, half_width, ratio = statistics
+    counts = f"{n_first}" if n_first == n_second else f"{n_first}, {n_second}"
+    return f"{mean_text(difference, half_width)} (n={counts})", mean_text(ratio, None)
 
 
 def _explain(args: argparse.Namespace, app: App) -> Result:

@@ -12,9 +12,9 @@ from mopsjobs.web.pages.compare_rows import (
     Cell,
     Missing,
     Row,
-    Scalar,
     Side,
-    compare_scalar,
+    contrast_results,
+    difference_text,
     make_row,
     sections,
     summarize_scalars,
@@ -100,37 +100,32 @@ def _results(set_of: list[int], **scalars: list[float]) -> Results:
         0,
         [],
         array("L"),
-        array("B"),
+        array("Q"),
+        array("B", [1] * len(set_of)),
         [],
     )
 
 
-def _statistics(**means: float) -> Scalar:
-    return Scalar(len(means), 0.0, 0.0, 0.0, means)
-
-
 def test_statistics_are_those_of_the_tasks_that_have_the_scalar() -> None:
-    """Replicates of a set have one mean; a scalar that no task has is left out. One that is not finite is counted."""
+    """A scalar that no task has is left out. One that is not finite is counted."""
     values = [1.0, 3.0, 7.0, math.nan, math.inf]
     found = summarize_scalars(_results([0, 0, 1, 1, 1], x=values, y=[math.nan] * 5), ["x", "y", "z"])
     assert list(found) == ["x"]
     one = found["x"]
-    assert (one.tasks, round(one.mean, 6), one.means) == (3, 3.666667, {"set0": 2.0, "set1": 7.0})
+    assert (one.tasks, round(one.mean, 6)) == (3, 3.666667)
     assert (one.low, one.high, one.not_finite) == (1.4, 6.2, 1)
 
 
 def test_a_difference_is_the_mean_over_shared_sets() -> None:
-    """Sets of one job only do not count. The standard error needs two."""
-    found = compare_scalar(_statistics(a=1.0, b=2.0, c=100.0), _statistics(a=2.0, b=5.0, d=-100.0))
-    assert found == (2, 2.0, 1.0)
-    assert compare_scalar(_statistics(a=1.0), _statistics(a=2.0)) == (1, 1.0, None)
-    assert compare_scalar(_statistics(a=1.0), _statistics(b=2.0)) == (0, 0.0, None)
-
-
-def test_differences_of_huge_numbers_are_finite_or_none() -> None:
-    sets, middle, error = compare_scalar(_statistics(a=1e300, b=1e300), _statistics(a=-1e300, b=2e300))
-    assert sets == 2
-    assert math.isfinite(middle)
-    assert error is not None
-    assert math.isfinite(error)
-    assert compare_scalar(_statistics(a=1.7e308), _statistics(a=-1.7e308)) == (0, 0.0, None)
+    """Replicates are paired by seed, and say what that has bought. What has no partner is counted."""
+    first = _results([0, 0, 1, 1, 2], x=[1.0, 2.0, 5.0, 7.0, 100.0])._replace(seeds=array("Q", [1, 2, 1, 2, 1]))
+    second = first._replace(set_ids={"set0": 0, "set1": 1, "other": 2}, scalars={"x": array("d", [2, 4, 6, 9, 0])})
+    found = contrast_results(first, second, ["x"])
+    overall = found.overall["x"]
+    assert overall is not None
+    assert (overall.sets, overall.basis, overall.difference.difference) == (2, "seeds", 1.5)
+    assert difference_text(overall) == "+1.5 ± 6.4 in 2 shared sets, 8.5 times less variance by pairs"
+    assert found.notes == ["Left out: parameter sets without a partner (1 of the first, 1 of the second)."]
+    assert difference_text(contrast_results(first, first, ["x"]).overall["x"]) == "no difference in 3 shared sets"
+    alone = contrast_results(first, first._replace(set_ids={"a": 0, "b": 1, "c": 2}), ["x"])
+    assert difference_text(alone.overall["x"]) == "no shared parameter set"
