@@ -510,6 +510,16 @@ def test_diff_and_provenance_know_reused_tasks(extended: Desk, tmp_path: Path) -
     assert "12 of them were done by job" in crate
 
 
+def test_lost_outputs_of_reused_tasks_are_missing(extended: Desk) -> None:
+    """Their values were never those of this job, so no sentence says that they are still there."""
+    for key in list(extended.store.list_keys(results_prefix("job")))[:3]:
+        extended.store.delete(key)
+    assert extended("validate", "more").code == 7
+    ran = extended("results", "more", "--by", "set", "--json").json
+    assert (ran["tasks"]["done"], ran["tasks"]["missing"]) == (13, 3)
+    assert not any("has their values" in problem for problem in ran["problems"])
+
+
 def test_reused_tasks_succeeded_and_used_nothing(extended: Desk) -> None:
     """The job used the seconds of its own attempts alone."""
     ran = extended.ok("tasks", "more", "--json", "--limit", "0")

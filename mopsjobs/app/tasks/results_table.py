@@ -130,7 +130,7 @@ class ResultsTable:
         self._collected = collected
         self._reader = reader
         self._parameter_kinds: dict[str, set[str]] = {}
-        self._tasks_lost = 0
+        self._tasks_lost = self._outputs_lost = 0
         self.tasks_unread = 0
         """Tasks that have ended by the records of the jobs, and whose ends are not in the store yet."""
         self.simulations = simulations
@@ -230,9 +230,8 @@ class ResultsTable:
             sentences.append(f"The cache lacks the results of {pluralize(lacking, 'task')}.")
         if self.tasks_lost:
             sentences.append(f"The outputs of {pluralize(self.tasks_lost, 'task')} are gone, with their values.")
-        outputs_lost = sum(family[0].tasks.ledger.outputs_lost for family in self._families)
-        if outputs_lost > self.tasks_lost:
-            lost = f"The outputs of {pluralize(outputs_lost, 'task')} were lost when last validated"
+        if self._outputs_lost:
+            lost = f"The outputs of {pluralize(self._outputs_lost, 'task')} were lost when last validated"
             sentences.append(f"{lost}: the ledger has their values.")
         return sentences + describe_problems(self._reader.outputs.problems, self.left_out, self._collected)
 
@@ -335,6 +334,9 @@ class ResultsTable:
             if (job := member.job.job)["is_active"]:
                 reported = int(str(job["tasks_completed"])) + int(str(job["tasks_failed"] or 0))
                 self.tasks_unread += max(0, reported - ended[member.number])
+        for newest, *_ in self._families:
+            # Tasks that only outputs called succeeded, as reused ones, are missing by now.
+            self._outputs_lost += max(0, newest.tasks.ledger.outputs_lost - missing[newest.number])
 
 
 def describe_unread(count: int) -> list[str]:
