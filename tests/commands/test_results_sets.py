@@ -219,6 +219,7 @@ def test_tasks_that_have_ended_elsewhere_are_told(cli: Cli, jobs: JobRegistry) -
     leave_scalars(jobs, "job", {0: {"loss": 1.5}})
     jobs.update_progress("job", 2, tasks_failed=2)
     said = "2 more tasks have ended: the values follow within seconds."
+    Ledger(jobs.store, run="aa")(attempt(5, "preempted"))
     document = cli("results", "job", "--by", "set", "--json").json
     assert (document["tasks"]["done"], document["tasks"]["waiting"], said in document["notes"]) == (1, 4, True)
     assert said in cli("results", "job", "--table", "-").err.splitlines()

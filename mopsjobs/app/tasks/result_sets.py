@@ -42,7 +42,7 @@ from mopsjobs.cache.queries import user_sql
 from mopsjobs.cache.queries.task_filters import WAITING
 from mopsjobs.cache.queries.tasks import TaskQuery, temporary_database
 from mopsjobs.errors import UsageError
-from mopsjobs.ledger.attempt import FAILED_OUTCOMES
+from mopsjobs.ledger.attempt import FAILED_OUTCOMES, Outcome
 from mopsjobs.registry.precision_counts import sets_text
 from mopsjobs.studies.adaptive import judge_set
 from mopsjobs.studies.precision import PRECISE, VERDICTS, Target, width_text
@@ -241,6 +241,7 @@ class ResultSets:
         self.unread: int = about["unread"]
         """Tasks that have ended, and whose ends are not in the store yet."""
         self.age: str = about["age"]
+        self._is_active: bool = about["is_active"]
         self.is_stale: bool = about["is_stale"]
         """Whether more is known by now."""
         self.quantiles: tuple[float, ...] = ()
@@ -280,7 +281,7 @@ class ResultSets:
             self.quantiles = tuple(quantiles)
             self._table = "temp.set_row"
             self._database.execute(_set_table("CREATE TEMP TABLE set_row", len(self.numbers), len(quantiles)))
-            _fill_sets(self._database, self._table, self.scalars, self.quantiles)
+            _fill_sets(self._database, self._table, self.scalars, self.quantiles, is_active=self._is_active)
 
     def varying(self) -> list[str]:
         """Return the columns of the parameters that do not have the same value in all sets."""
@@ -707,7 +708,8 @@ def _fill(table: ResultsTable, database: sqlite3.Connection, state: str) -> None
         database.execute(statement)
     database.execute(_set_table("CREATE TABLE set_row", numeric, 0))
     _fill_tasks(table, database, scalars)
-    _fill_sets(database, "set_row", scalars, ())
+    is_active = any(bool(member.job.job["is_active"]) for member in table.members)
+    _fill_sets(database, "set_row", scalars, (), is_active=is_active)
     is_adaptive = any(table.precisions)
     if is_adaptive:
         _fill_precision(table, database, scalars, targets.values())
@@ -725,6 +727,7 @@ def _fill(table: ResultsTable, database: sqlite3.Connection, state: str) -> None
         "unread": table.tasks_unread,
         "age": table.describe_age(),
         "is_stale": table.is_stale,
+        "is_active": is_active,
     }
     database.execute("INSERT INTO about VALUES (?)", (json.dumps(document),))
     database.execute("COMMIT")
@@ -775,8 +778,18 @@ def _fill_tasks(table: ResultsTable, database: sqlite3.Connection, scalars: Sequ
     database.executemany("INSERT INTO member VALUES (?, ?)", [(number, job_id) for job_id, number in members.items()])
 
 
-def _fill_sets(database: sqlite3.Connection, table: str, scalars: Sequence[Scalar], quantiles: Sequence[float]) -> None:
-    """Write what the tasks of each parameter set tell. A task that repeats an earlier one is left out."""
+def _fill_sets(
+    database: sqlite3.Connection,
+    table: str,
+    scalars: Sequence[Scalar],
+    quantiles: Sequence[float],
+    *,
+    is_active: bool,
+) -> None:
+    """Write what the tasks of each parameter set tell. A task that repeats another one is left out.
+
+    A preempted task of an active job is started again.
+    """
     places = [place for place, one in enumerate(scalars) if one.is_number]
     columns = "".join(f", s{place}" for place in places)
     tasks = database.execute(
@@ -789,7 +802,7 @@ def _fill_sets(database: sqlite3.Connection, table: str, scalars: Sequence[Scala
             _, statuses, error_keys, errors, *values = zip(*of_set, strict=True)
             ends = Counter(statuses)
             failed = sum(ends[outcome] for outcome in FAILED_OUTCOMES)
-            done, waiting = ends[SUCCEEDED], ends[WAITING]
+            done, waiting = ends[SUCCEEDED], ends[WAITING] + is_active * ends[str(Outcome.PREEMPTED)]
             counts = (len(statuses), done, failed, len(statuses) - done - failed - waiting, waiting)
             statistics: list[object] = []
             for column in values:

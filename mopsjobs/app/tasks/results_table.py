@@ -28,7 +28,7 @@ from mopsjobs.cache.job_json import reused_tasks
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries.families import MAX_MEMBERS
 from mopsjobs.cache.queries.ledgers import count_chunks, count_lost, count_succeeded, read_ledger
-from mopsjobs.cache.queries.task_filters import MISSING, WAITING
+from mopsjobs.cache.queries.task_filters import MISSING
 from mopsjobs.cache.queries.tasks import ListedTask, Simulations, TaskList, TaskQuery, temporary_database
 from mopsjobs.cache.sync.scalars import (
     LEFT_OUT_NUMBER,
@@ -47,7 +47,7 @@ from mopsjobs.errors import (
     StoreUnavailableError,
     UsageError,
 )
-from mopsjobs.ledger.attempt import Outcome
+from mopsjobs.ledger.attempt import FAILED_OUTCOMES, Outcome
 from mopsjobs.ledger.scalars import may_have_scalars, output_order
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.studies.lineage import family_of
@@ -322,7 +322,7 @@ class ResultsTable:
             if self.simulations is not None:
                 self.simulations.add(*self._simulation_of(row))
             missing[row.member.number] += task.row.outcome == MISSING
-            ended[row.member.number] += task.row.outcome not in (MISSING, WAITING)
+            ended[row.member.number] += task.row.outcome == SUCCEEDED or task.row.outcome in FAILED_OUTCOMES
             if task.params is not params:
                 params = task.params
                 learn_kinds(self._parameter_kinds, task.params)
