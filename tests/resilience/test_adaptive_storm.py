@@ -1,0 +1,26 @@
+"""An adaptive study under kills. That with 20 kills in each case is `./build.sh reliability --only adaptive`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from reliability import adaptive
+from reliability.trial import Trial
+from support.slurm import missing_programs
+
+QUICK = 0.2
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["local, 2 workers", "Dask", "Slurm with a drop of files"])
+def test_kills_change_neither_counts_nor_outputs(tmp_path: Path, name: str) -> None:
+    """Of runners, workers and shards, with a replicate that fails at first, and after it was repaired."""
+    if name.startswith("Slurm") and missing_programs():
+        pytest.skip("there is no Slurm")
+    bench = adaptive.Bench(tmp_path / "bench", 1)
+    calm = adaptive.Storm(bench, "calm", 1, ["--workers", "4"], [])
+    expected = calm.settle(), calm.repair()
+    assert expected[0].precision["failed"] == expected[1].precision["at_max"] == 1
+    assert adaptive.over(Trial(tmp_path, 1, QUICK), name, bench, expected).what == f"{name}: kills, restarts, jobs"
