@@ -448,7 +448,7 @@ class Registry:
         with prepare(request, self.app.session()) as prepared:
             plan = make_plan(prepared, self.app, probe=probe)
             _warn(self.app, plan_warnings(plan, prepared.launch.max_cpu_hours))
-            return plan_document(prepared, plan, self.app)
+            return plan_document(prepared, plan)
 
     def _request(  # noqa: PLR0917 - the arguments of two methods
         self,

@@ -43,6 +43,10 @@ class Range(NamedTuple):
         """Return the range of a multiple."""
         return Range(self.low * factor, self.high * factor)
 
+    def describe(self) -> str:
+        """Return the range for people, with two digits."""
+        return " to ".join(dict.fromkeys(f"{end:,.0f}" if end >= 100 else f"{end:.2g}" for end in self))
+
     def to_json(self) -> dict[str, float]:
         """Return the range as scripts get it, with four digits."""
         return {"low": float(f"{self.low:.4g}"), "high": float(f"{self.high:.4g}")}

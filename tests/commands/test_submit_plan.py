@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import mopsjobs
-from mopsjobs.cache.queries.costs import RESOLUTION
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.registry.transitions import ShardReport
 from mopsjobs.registry.usage import ShardUsage
@@ -53,7 +51,7 @@ def test_without_anything_measured_no_number_is_made_up(desk: Desk) -> None:
 
 
 def test_the_ledger_of_an_earlier_job_is_the_basis(desk: Desk) -> None:
-    """The middle of the range is what its sets have used. Once the code has changed, the plan says so."""
+    """The range is around what its sets have used. Once the code has changed, the plan says so."""
     code(desk.home, COSTLY)
     sets = [{"x": x} for x in range(1, 6)]
     desk.submit(sets, n_replicates=2)
@@ -65,12 +63,10 @@ def test_the_ledger_of_an_earlier_job_is_the_basis(desk: Desk) -> None:
     assert (basis["tasks"], basis["parameter_sets"], basis["beyond"]) == (10, 5, [])
     used = desk.ok("query", "SELECT sum(cpu_seconds) AS used FROM attempts", "--json").json["rows"][0]["used"]
     hours = plan["cpu_hours"]
-    low, high = (hours[end] * 3600 - side * 15 * RESOLUTION for end, side in (("low", -1), ("high", 1)))
-    assert low < 1.5 * used < high
-    assert math.sqrt(low * high) == pytest.approx(1.5 * used, rel=0.01) or hours["low"] == 0
+    assert hours["low"] * 3600 <= 1.5 * used <= hours["high"] * 3600
     assert plan["output_bytes"]["low"] < 15 * len(b'{"x": 1}') < plan["output_bytes"]["high"]
     assert plan["start_up_seconds"]["low"] > 0
-    assert plan["wall_seconds"]["low"] > plan["start_up_seconds"]["low"]
+    assert plan["wall_seconds"]["low"] >= plan["start_up_seconds"]["low"]
     assert plan["workers"] == 2
     assert plan["requests"] is None, "the registry is a file on this machine"
     (desk.home / "notes.txt").write_text("1\n")
@@ -138,7 +134,8 @@ def test_a_probe_runs_tasks_of_all_parts_and_stores_nothing(desk: Desk, tmp_path
     assert not JobDir.for_job("job", desk.env).path.exists()
     assert desk.jobs.get_job("job") is None
     assert (plan["basis"]["kind"], plan["basis"]["tasks"], plan["basis"]["parameter_sets"]) == ("probe", 3, 3)
-    assert plan["cpu_hours"]["high"] > plan["cpu_hours"]["low"] > 0
+    assert plan["cpu_hours"]["high"] >= plan["cpu_hours"]["low"] >= 0
+    assert plan["start_up_seconds"] is None
     ran = desk.ok("submit", path, "--auto", "--dry-run", "--probe", "2")
     assert "from 2 tasks on this machine\n" in ran.out
     assert ran.err == "Nothing was submitted.\n"
@@ -184,7 +181,6 @@ def test_prices_of_the_user_are_those_of_the_plan(desk: Desk) -> None:
     shown = desk.ok("submit", path, "--auto", "--dry-run", "--probe", "2").out.splitlines()[-1]
     assert shown.startswith("Price    ")
     assert shown.endswith(" CHF per month for storage")
-    assert "1 CHF" not in shown.split(",")[1] or "CHF per month" in shown
 
 
 def test_values_beyond_the_measured_ones_are_a_warning(desk: Desk) -> None:
@@ -228,6 +224,9 @@ def test_jobs_of_a_registry_in_a_network_tell_requests_too(cli: Cli, remote: Rem
     low, high = (plan["cpu_hours"][end] * 3600 for end in ("low", "high"))
     assert low < 20 * 2 * 2.25 < high < 1.6 * low
     assert plan["requests"]["writes"]["low"] > 10
+    remote.store.down = True
+    again = cli.ok("submit", str(study), "--bundle", BUNDLE, "--dry-run", "--json").json
+    assert {**again, "job_id": ""} == {**plan, "job_id": ""}
 
 
 def test_a_program_gets_the_same_plan(desk: Desk) -> None:

@@ -17,7 +17,7 @@ from mopsjobs.app.jobs.job_tasks import mirror_ledger
 from mopsjobs.app.run.freshness import FreshnessPolicy
 from mopsjobs.cache.queries.costs import RESOLUTION, Costs, EarlierJob, costs_of, earlier_jobs, span_of
 from mopsjobs.cache.rows import study_of
-from mopsjobs.errors import MopsJobsError, OptionError
+from mopsjobs.errors import MopsJobsError, OptionError, StoreUnavailableError
 from mopsjobs.ledger.retry_policy import retry_policy
 from mopsjobs.runner.requests import Load, Requests, count_requests
 from mopsjobs.runner.run_once import place_of, run_once, spread_tasks
@@ -32,6 +32,7 @@ from mopsjobs.utils.times import human_range
 
 if TYPE_CHECKING:
     from mopsjobs.app.run.app import App
+    from mopsjobs.app.run.prices import Prices
     from mopsjobs.submission.submit import PreparedJob
 
 PLAN_VERSION = 1
@@ -49,7 +50,7 @@ SHORT = 600.0
 """Seconds of processor time. Less is not shown in hours."""
 
 CENT = 0.01
-"""Of a currency. No price is shown with more digits."""
+"""Of a currency. A lower price is not shown in words."""
 
 NOTHING = Range(0.0, 0.0)
 
@@ -81,6 +82,25 @@ class Basis(NamedTuple):
         return f"from {tasks} of {join_first(self.jobs)} with {code}{place}"
 
 
+class Price(NamedTuple):
+    """The price of a job. None: no price is known."""
+
+    currency: str
+    cores: Range | None
+    storage_month: Range | None
+    """For its outputs, per month."""
+
+    def describe(self) -> str:
+        """Return the price in words."""
+        parts = ((self.cores, ""), (self.storage_month, " per month for storage"))
+        known = ((one.describe() if one.high >= CENT else f"below {CENT}", what) for one, what in parts if one)
+        return ", and ".join(f"{text} {self.currency}{what}" for text, what in known)
+
+    def to_json(self) -> dict[str, object]:
+        """Return the price as scripts get it."""
+        return {"currency": self.currency, "cores": _json(self.cores), "storage_month": _json(self.storage_month)}
+
+
 class Plan(NamedTuple):
     """The plan of a job. Ranges that nothing tells are None."""
 
@@ -100,6 +120,8 @@ class Plan(NamedTuple):
     output_bytes: Range | None = None
     requests: Requests | None = None
     """Those to a store across a network."""
+    price: Price | None = None
+    """By the prices of the user."""
     beyond: tuple[str, ...] = ()
     """Parameters with values that are below or above all measured ones."""
 
@@ -145,8 +167,9 @@ def make_plan(prepared: PreparedJob, app: App, *, probe: int | None = None) -> P
         study = prepared.request.study
         outputs = 1 if study.outputs is None else len(study.outputs)
         requests = count_requests(Load(tasks, wall, size, outputs, study.packs, prepared.launch.shards))
+    price = None if app.settings.prices is None else _price(app.settings.prices[0], core, size)
     outside = tuple(beyond(costs.seconds, sets))
-    return Plan(tasks, reused, basis, cpu, core, workers, wall, size, requests, outside)
+    return Plan(tasks, reused, basis, cpu, core, workers, wall, size, requests, price, outside)
 
 
 def _left(prepared: PreparedJob) -> bytearray:
@@ -228,6 +251,14 @@ def _wall(seconds: Range, workers: int, basis: Basis) -> Range:
     return Range(start_up.low + seconds.low / workers, start_up.high + seconds.high / workers + last)
 
 
+def _price(prices: Prices, core_seconds: Range, output_bytes: Range | None) -> Price:
+    cores = None if prices.core_hour is None else core_seconds.times(prices.core_hour / 3600)
+    month = None
+    if prices.gib_month is not None and output_bytes is not None:
+        month = output_bytes.times(prices.gib_month / 2**30)
+    return Price(prices.currency, cores, month)
+
+
 # --- what was measured --------------------------------------------------------------------------------------------
 
 
@@ -247,9 +278,7 @@ def _from_ledgers(prepared: PreparedJob, app: App) -> Basis:
     jobs.sort(key=lambda pair: pair[0], reverse=True)  # it keeps the newest first
     for (same_code, same_engine), alike in itertools.groupby(jobs, key=lambda pair: pair[0]):
         some = [job for _, job in itertools.islice(alike, MAX_JOBS)]
-        for job in some:
-            with contextlib.suppress(MopsJobsError):
-                mirror_ledger(job.job_id, app, FreshnessPolicy())
+        _mirror(some, app)
         ids = [job.job_id for job in some]
         costs = app.cache.read_cached(functools.partial(costs_of, job_ids=ids))
         if costs is not None and costs.seconds:
@@ -259,6 +288,17 @@ def _from_ledgers(prepared: PreparedJob, app: App) -> Basis:
             )
             return Basis(LEDGERS, costs, tuple(ids), same_code, same_engine, start_up, same_seeds)
     return Basis(None)
+
+
+def _mirror(jobs: Sequence[EarlierJob], app: App) -> None:
+    """Bring the ledgers of jobs into the cache, as far as the registry answers."""
+    for job in jobs:
+        try:
+            mirror_ledger(job.job_id, app, FreshnessPolicy())
+        except StoreUnavailableError:
+            return
+        except MopsJobsError:
+            continue
 
 
 def _read(app: App, view: Callable[[sqlite3.Connection], list[EarlierJob]]) -> list[EarlierJob] | None:
@@ -272,19 +312,24 @@ def _read(app: App, view: Callable[[sqlite3.Connection], list[EarlierJob]]) -> l
 def _code_comparison(prepared: PreparedJob, jobs: Sequence[EarlierJob], app: App) -> Callable[[str | None], bool]:
     """Return what tells whether a bundle has the code of the job: the same files, but for studies.
 
-    Files are compared only if no earlier job has the very bundle: then bundles have to be downloaded.
+    Files are compared only if no earlier job has the very bundle, since bundles then have to be downloaded.
     """
     load_archive = functools.cache(lambda: prepared.load_archive(app.store))
     compared: dict[str | None, bool] = {prepared.bundle: True}
     most = 1 if any(job.bundle == prepared.bundle for job in jobs) else 1 + MAX_BUNDLES
 
     def is_same(bundle: str | None) -> bool:
+        nonlocal most
         if bundle in compared or not isinstance(bundle, str) or len(compared) >= most:
             return compared.get(bundle, False)
         compared[bundle] = False
-        with contextlib.suppress(MopsJobsError):
+        try:
             changes = changed_files(bundle, load_archive, app.store)
             compared[bundle] = changes is not None and all(one is Change.STUDY for one in changes.values())
+        except StoreUnavailableError:
+            most = 0
+        except MopsJobsError:
+            pass
         return compared[bundle]
 
     return is_same
@@ -340,7 +385,7 @@ def _measured(values: Iterable[tuple[Task, float | None]]) -> list[MeasuredSet]:
 # --- what is shown ------------------------------------------------------------------------------------------------
 
 
-def plan_document(prepared: PreparedJob, plan: Plan, app: App) -> dict[str, object]:
+def plan_document(prepared: PreparedJob, plan: Plan) -> dict[str, object]:
     """Return a plan as scripts get it, with what would be submitted; see docs/reference/json.md."""
     launch, packed, basis = prepared.launch, prepared.packed, plan.basis
     return {
@@ -359,8 +404,8 @@ def plan_document(prepared: PreparedJob, plan: Plan, app: App) -> dict[str, obje
         "workers": plan.workers,
         "start_up_seconds": _json(basis.start_up),
         "output_bytes": _json(plan.output_bytes),
-        "requests": _requests_json(plan.requests),
-        "price": _price_json(plan, app),
+        "requests": plan.requests and {name: one.to_json() for name, one in plan.requests._asdict().items()},
+        "price": plan.price and plan.price.to_json(),
         "basis": {
             "kind": basis.kind,
             "jobs": list(basis.jobs),
@@ -395,8 +440,8 @@ def plan_lines(plan: Plan, engine: str, app: App) -> list[str]:
     if plan.requests is not None:
         counts = (f"{_count_text(count)} {name}" for name, count in plan.requests._asdict().items())
         lines.append(f"Requests {', '.join(counts)}")
-    if price := _price_text(plan, app):
-        lines.append(f"Price    {price}")
+    if plan.price is not None:
+        lines.append(f"Price    {plan.price.describe()}")
     return lines
 
 
@@ -412,39 +457,6 @@ def plan_warnings(plan: Plan, budget: float | None) -> list[str]:
     return warnings
 
 
-def _requests_json(requests: Requests | None) -> dict[str, object] | None:
-    return None if requests is None else {name: one.to_json() for name, one in requests._asdict().items()}
-
-
-def _prices(plan: Plan, app: App) -> dict[str, Range | None] | None:
-    """Return what the cores cost, and a month of the outputs; None without a price or without a range."""
-    if app.settings.prices is None or plan.core_seconds is None:
-        return None
-    prices, size = app.settings.prices[0], plan.output_bytes
-    cores = None if prices.core_hour is None else plan.core_seconds.times(prices.core_hour / 3600)
-    month = None if prices.gib_month is None or size is None else size.times(prices.gib_month / 2**30)
-    return {"cores": cores, "storage_month": month}
-
-
-def _price_json(plan: Plan, app: App) -> dict[str, object] | None:
-    found, prices = _prices(plan, app), app.settings.prices
-    if found is None or prices is None:
-        return None
-    return {"currency": prices[0].currency, **{name: _json(one) for name, one in found.items()}}
-
-
-def _price_text(plan: Plan, app: App) -> str:
-    found, prices = _prices(plan, app), app.settings.prices
-    if found is None or prices is None:
-        return ""
-    units = (("cores", ""), ("storage_month", " per month for storage"))
-    parts = ((found[name], what) for name, what in units)
-    texts = (
-        (_range_text(one) if one.high >= CENT else f"below {CENT}", what) for one, what in parts if one is not None
-    )
-    return ", and ".join(f"{text} {prices[0].currency}{what}" for text, what in texts)
-
-
 def _json(one: Range | None, unit: float = 1.0) -> dict[str, float] | None:
     return None if one is None else one.times(1 / unit).to_json()
 
@@ -452,13 +464,9 @@ def _json(one: Range | None, unit: float = 1.0) -> dict[str, float] | None:
 def _cpu_text(cpu: Range | None) -> str:
     if cpu is None:
         return "unknown"
-    text = f"{_range_text(cpu)} seconds" if cpu.high < SHORT else f"{_range_text(cpu.times(1 / 3600))} hours"
+    text = f"{cpu.describe()} seconds" if cpu.high < SHORT else f"{cpu.times(1 / 3600).describe()} hours"
     return f"{text} (90 %)"
 
 
 def _count_text(count: Range) -> str:
     return " to ".join(dict.fromkeys(f"{round(number):,}" for number in count))
-
-
-def _range_text(one: Range) -> str:
-    return " to ".join(dict.fromkeys(f"{number:,.0f}" if number >= 100 else f"{number:.2g}" for number in one))

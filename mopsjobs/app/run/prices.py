@@ -1,10 +1,12 @@
-"""The prices of a user: the table `[prices]` of a configuration file, by which a plan tells what a job will cost."""
+"""The prices of a user: the table `[prices]` of a configuration file, by which a plan tells what a job will cost.
+
+Every command of a user who has one reads it, so this module imports little.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from mopsjobs.errors import ConfigError
 from mopsjobs.utils.text import did_you_mean
@@ -15,15 +17,18 @@ MAX_CURRENCY = 20
 _KEYS = ("currency", "core_hour", "gib_month")
 
 
-class Prices(NamedTuple):
+class Prices:
     """The prices of a user. None: the table does not say."""
 
-    currency: str
-    """Any text, like `EUR`."""
-    core_hour: float | None
-    """For an hour of a core."""
-    gib_month: float | None
-    """For a GiB that is kept for a month."""
+    __slots__ = ("core_hour", "currency", "gib_month")
+
+    def __init__(self, currency: str, core_hour: float | None, gib_month: float | None) -> None:
+        self.currency = currency
+        """Any text, like `EUR`."""
+        self.core_hour = core_hour
+        """For an hour of a core."""
+        self.gib_month = gib_month
+        """For a GiB that is kept for a month."""
 
     def describe(self) -> str:
         """Return the prices in words, for `config show`."""

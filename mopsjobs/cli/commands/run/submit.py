@@ -188,7 +188,7 @@ def _plan(prepared: PreparedJob, app: App, probe: int | None, *, as_json: bool) 
     plan = make_plan(prepared, app, probe=probe)
     warnings = plan_warnings(plan, prepared.launch.max_cpu_hours)
     if as_json:
-        return Result(Document(plan_document(prepared, plan, app)), warnings=warnings)
+        return Result(Document(plan_document(prepared, plan)), warnings=warnings)
     request, launch, bundle, packed, _ = prepared
     study, job_id = request.study, launch.job_id
     code = bundle
