@@ -201,7 +201,7 @@ class Storm:
         end = time.monotonic() + PATIENCE
         while not self.resume(allowed=(0, 2, 6)):
             hold(time.monotonic() < end, f"{self.family[-1]} cannot be resumed")
-            time.sleep(0.5)
+            self.bench.status(self.family[-1])  # it asks the engine, and ends the job if that knows its end
 
     def resume(self, *, allowed: Sequence[int] = (0,)) -> bool:
         """Resume the newest job. Return False if its runner is at work."""
