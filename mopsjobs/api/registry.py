@@ -871,7 +871,7 @@ class Job:
 
         return read_reduced_table([self.id], app, view)
 
-    def replay(self, task: int, *, python: str | None = None) -> dict[str, Any]:
+    def replay(self, task: int, *, python: str | None = None, interrupt: int = 0) -> dict[str, Any]:
         """Run a task of the job once more, here, and compare its outputs: the document of `replay --json`.
 
         `equal` is true if all outputs are the stored ones, byte for byte. It is None if there is nothing to compare.
@@ -880,6 +880,7 @@ class Job:
             task: the number of the task in the study.
             python: the model's interpreter; None for that of the launch from this machine, else that of the active
                 environment.
+            interrupt: how often to interrupt a second run, after checkpoints of the task; 0: none is made.
 
         Raises:
             NoManifestError: if mops-jobs did not submit the job.
@@ -888,7 +889,7 @@ class Job:
         """
         from mopsjobs.app.origins import replay
 
-        return replay.replay(self.id, task, python, self._app).to_json()
+        return replay.replay(self.id, task, python, self._app, interrupt).to_json()
 
     # --- change ----------------------------------------------------------------------------------------------
 

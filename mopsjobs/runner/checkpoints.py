@@ -332,6 +332,12 @@ class Checkpoints:
                 told.append(task)
         return told
 
+    def last(self, task: Task) -> Saved | None:
+        """Return the last checkpoint of a task that this disk has."""
+        path = self.root / directory_name((task.param_id, task.seed))
+        numbers = _numbers(path)
+        return parse_saved((path / KEPT_HERE / _number(numbers[-1]) / HEADER).read_bytes()) if numbers else None
+
     def remove(self, task: Task) -> None:
         """Remove all checkpoints of a task, whose outputs are stored."""
         key = task.param_id, task.seed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -15,8 +16,10 @@ from mopsjobs.engines.model_env import JOB_VARIABLES, model_environment, python_
 from mopsjobs.engines.model_process import write_worker
 from mopsjobs.ledger.attempt import Usage
 from mopsjobs.ledger.retry_policy import RetryPolicy
-from mopsjobs.runner.pools.base import OnLog, TaskLimits
+from mopsjobs.runner.checkpoints import EVERY_VARIABLE, EXIT_CODE, EXIT_VARIABLE, Checkpoints, Origin
+from mopsjobs.runner.pools.base import OnLog, TaskLimits, TaskResult
 from mopsjobs.runner.pools.local import WorkerPool
+from mopsjobs.runner.shard import DEFAULT_CHECKPOINT_SECONDS
 from mopsjobs.studies.study import Study, Task
 from mopsjobs.submission.submit import PreparedJob
 from mopsjobs.utils.cores import thread_limits, usable_cores
@@ -100,28 +103,61 @@ def run_once(place: Place, tasks: Sequence[Task], on_log: OnLog, *, workers: int
     """
     found: dict[int, RunResult] = {}
     used: dict[int, list[Usage]] = {}
-    study = place.study
     with tempfile.TemporaryDirectory(prefix="mops-jobs-", ignore_cleanup_errors=True) as directory:
-        root, spool = Path(directory, "code"), Path(directory, "spool")
-        root.mkdir()
-        spool.mkdir()
-        extract(place.archive, str(root), sync=False)
-        command = [place.python, "-u", str(write_worker(spool))]
-        paths = {"root": str(root), "spool": str(spool)}
-        setup = {**paths, **study.setup}
-        env = {**model_environment(place.env), **dict(zip(JOB_VARIABLES, (place.job_id, "0"), strict=True))}
-        env |= thread_limits(env, usable_cores() // workers)
-        pool = WorkerPool(command, setup, workers, limits=place.limits, on_log=on_log, env=env)
+        pool, checkpoints = open_pool_once(place, Path(directory), on_log, workers=workers)
         with contextlib.closing(pool.run(iter(enumerate(tasks)))) as results:
             for result in results:
+                checkpoints.look((task.task, task.started_at) for task in pool.at_work())
                 if result is None:
                     continue
                 number = result.task.number
                 used.setdefault(number, []).append(result.usage)
                 if result.is_final:
-                    kept = {name: value for name, value in (result.outputs or {}).items() if study.keeps_output(name)}
                     cpu = [one.cpu_seconds for one in used[number] if one.cpu_seconds is not None]
                     seconds = sum(one.seconds or 0.0 for one in used[number])
                     total = sum(cpu) if cpu else None
-                    found[number] = RunResult(None if result.error else kept, result.error, seconds, total)
+                    found[number] = RunResult(kept_outputs(place.study, result), result.error, seconds, total)
     return found
+
+
+def kept_outputs(study: Study, result: TaskResult) -> dict[str, bytes] | None:
+    """Return the outputs of a task that its study keeps; None if it failed."""
+    if result.error is not None:
+        return None
+    return {name: value for name, value in (result.outputs or {}).items() if study.keeps_output(name)}
+
+
+def open_pool_once(
+    place: Place, directory: Path, on_log: OnLog, *, workers: int = 1, every: float | None = None
+) -> tuple[WorkerPool, Checkpoints]:
+    """Return a pool of new worker processes, and the checkpoints of its tasks, which stay in the directory.
+
+    Args:
+        place: the code, and what runs it.
+        directory: for all that the tasks have. A pool before may have used it.
+        on_log: called with the number of a task, or None, and a line of the model.
+        workers: worker processes.
+        every: seconds between two checkpoints of a task; None: the default.
+
+    Raises:
+        BundleError: if the bundle has content that is forbidden.
+    """
+    root, spool = directory / "code", directory / "spool"
+    if not root.exists():
+        root.mkdir()
+        extract(place.archive, str(root), sync=False)
+    shutil.rmtree(spool, ignore_errors=True)
+    spool.mkdir()
+    checkpoints = Checkpoints(
+        [Origin(place.job_id, "", directory / "checkpoints", None)], None, lambda: None, lambda line: on_log(None, line)
+    )
+    command = [place.python, "-u", str(write_worker(spool))]
+    paths = {"root": str(root), "spool": str(spool), "checkpoints": str(checkpoints.root)}
+    env = {**model_environment(place.env), **dict(zip(JOB_VARIABLES, (place.job_id, "0"), strict=True))}
+    env |= thread_limits(env, usable_cores() // workers)
+    env |= {EVERY_VARIABLE: f"{every or DEFAULT_CHECKPOINT_SECONDS:g}", EXIT_VARIABLE: str(EXIT_CODE)}
+    setup = {**paths, **place.study.setup}
+    pool = WorkerPool(
+        command, setup, workers, limits=place.limits, on_log=on_log, env=env, checkpoints=checkpoints
+    )  # fmt: skip
+    return pool, checkpoints

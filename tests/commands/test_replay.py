@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from mopsjobs.studies.outputs import results_prefix
 from support.desk import Desk, make_desk
+from support.docs import ROOT
 from support.runs import make_venv, sets_of
 
 MODEL = '''
@@ -78,6 +80,7 @@ def noted_by_job(home_of_job: Path) -> Path:
 def replayed(desk: Desk, *argv: str) -> tuple[int, dict[str, Any]]:
     """Replay a task. Return the exit code and the document."""
     found = desk("replay", *argv, "--json")
+    assert found.out, found.err
     return found.code, found.json
 
 
@@ -210,3 +213,103 @@ def test_a_dry_run_runs_no_task_twice(drawing: Desk, noted: Path) -> None:
     said = drawing.ok("submit", drawing.write(sets), "--auto", "--dry-run", "--check-determinism", "1").err
     assert said.strip() == "Nothing was done."
     assert not noted.exists()
+
+
+STEPS = '''
+"""A model of steps with a random generator, whose checkpoint lacks what its parameters say."""
+import random
+import mopsjobs as mj
+
+def simulate(params, seed):
+    rng, ck, total = random.Random(seed), mj.checkpoint(), []
+    if (state := ck.load()) is not None:
+        total = state["total"]
+        if params["lacks"] != "rng":
+            rng.setstate(state["rng"])
+        if params["lacks"] == "seed":
+            rng = random.Random()
+    for step in range(ck.at or 0, 40):
+        total.append(rng.random())
+        if ck.due() or step % 10 == 9:
+            ck.save({"total": total, "rng": rng.getstate()}, at=step + 1)
+    return {"total": total}
+'''
+
+
+@pytest.fixture
+def interrupted(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], tuple[int, dict[str, Any]]]:
+    """Return a function that runs a model, and replays it with two interruptions."""
+
+    def replayed_twice(source: str, lacks: str) -> tuple[int, dict[str, Any]]:
+        (desk.home / "model.py").write_text(source)
+        desk.env["PYTHONPATH"] = str(ROOT)
+        desk.submit([{"lacks": lacks}])
+        assert desk.ended() == "succeeded"
+        return replayed(desk, "job", "0", "--interrupt", "2")
+
+    return replayed_twice
+
+
+def test_a_model_that_saves_all_its_state_is_equal_when_interrupted(
+    desk: Desk, interrupted: Callable[[str, str], tuple[int, dict[str, Any]]]
+) -> None:
+    code, document = interrupted(STEPS, "")
+    found = document["interruption"]
+    assert (code, found["equal"], found["at"][0], found["cause"]) == (0, True, "1", None)
+    shown = desk("replay", "job", "0", "--interrupt", "1")
+    assert (shown.code, shown.out.splitlines()[-1].split(None, 1)) == (
+        0,
+        ["Outputs", "equal to those of the run before"],
+    )
+    assert "1 of 1 time, and went on at 1" in shown.out
+
+
+@pytest.mark.parametrize(
+    ("lacks", "cause"),
+    [
+        ("rng", "Each run from the checkpoint 1 differs in the same way. The state lacks something"),
+        ("seed", "Two runs from the checkpoint 1 differ. After load, the model draws or reads something"),
+    ],
+)
+def test_a_model_that_does_not_save_its_generator_is_told_so(
+    interrupted: Callable[[str, str], tuple[int, dict[str, Any]]], lacks: str, cause: str
+) -> None:
+    code, document = interrupted(STEPS, lacks)
+    found = document["interruption"]
+    assert (code, document["equal"], found["equal"]) == (9, True, False)
+    assert found["different"] == {"result.json": "differs at key total from index 1 on"}
+    assert found["cause"].startswith(cause)
+
+
+def test_a_model_that_is_random_anyway_says_nothing_of_its_save(
+    interrupted: Callable[[str, str], tuple[int, dict[str, Any]]],
+) -> None:
+    code, document = interrupted(STEPS.replace("random.Random(seed)", "random.Random()"), "")
+    assert code == 9
+    assert document["interruption"]["cause"].startswith("Two undisturbed runs differ, too.")
+
+
+def test_a_model_without_checkpoints_has_nothing_to_interrupt(
+    desk: Desk, interrupted: Callable[[str, str], tuple[int, dict[str, Any]]]
+) -> None:
+    code, document = interrupted("def simulate(params, seed): return seed\n", "")
+    assert (code, document["equal"], document["interruption"]["at"]) == (9, True, [])
+    assert "0 of 1 time, since it saved no checkpoint" in desk("replay", "job", "0", "--interrupt", "1").out
+
+
+def test_a_program_that_asks_to_be_started_again_can_be_replayed(desk: Desk) -> None:
+    """It needs the directory, and its exit code does not count as a failure."""
+    (desk.home / "model.py").write_text(
+        "import os, subprocess\n"
+        "SCRIPT = 'cd $MOPS_JOBS_CHECKPOINT_DIR && if [ -e last/half ]; then exit 0; fi\\n"
+        "mkdir -p new && echo 1 > part && mv part new/half && exit $MOPS_JOBS_CHECKPOINT_EXIT'\n"
+        "def simulate(params, seed):\n"
+        "    os.makedirs(os.environ['MOPS_JOBS_CHECKPOINT_DIR'], exist_ok=True)\n"
+        "    subprocess.run(['sh', '-c', SCRIPT], check=True)\n"
+        "    return 1\n"
+    )
+    desk.submit([{}])
+    assert desk.ended() == "succeeded"
+    assert replayed(desk, "job", "0")[0] == 0
+    code, document = replayed(desk, "job", "0", "--interrupt", "1")
+    assert (code, document["interruption"]["at"]) == (0, ["half"])

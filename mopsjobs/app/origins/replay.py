@@ -20,6 +20,7 @@ from mopsjobs.engines.model_process import describe_interpreter
 from mopsjobs.engines.trust import python_of_launch
 from mopsjobs.errors import EXIT_DIFFERENT, EXIT_DONE, MopsJobsError, RecordError
 from mopsjobs.ledger.environment import environment_of_worker
+from mopsjobs.runner.interrupted import Interruption, interrupt
 from mopsjobs.runner.run_once import Place, RunResult, run_once
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.studies.lineage import ancestry
@@ -30,6 +31,7 @@ from mopsjobs.studies.results import read_output
 from mopsjobs.studies.study import Study, Task, find_varying, task_name
 from mopsjobs.submission.model_check import find_interpreter
 from mopsjobs.submission.reuse import environment_difference
+from mopsjobs.utils.text import pluralize
 
 
 class _Source(NamedTuple):
@@ -53,6 +55,8 @@ class Replay(NamedTuple):
     result: RunResult
     environment: str | None
     """How the environment differs from that of the job, as the end of a sentence; None if it does not."""
+    interruption: Interruption | None = None
+    """What came of interruptions, if they were asked for."""
 
     @property
     def name(self) -> str:
@@ -75,6 +79,10 @@ class Replay(NamedTuple):
     @property
     def exit_code(self) -> int:
         """Return the exit code of a command that shows this."""
+        if self.interruption is not None and self.is_equal is None:  # no outputs are stored, which may be why it is run
+            return EXIT_DONE if self.interruption.is_equal else EXIT_DIFFERENT
+        if self.interruption is not None and not self.interruption.is_equal:
+            return EXIT_DIFFERENT
         return EXIT_DONE if self.is_equal else EXIT_DIFFERENT
 
     def to_json(self) -> dict[str, object]:
@@ -94,10 +102,11 @@ class Replay(NamedTuple):
             "stored": {name: len(value) for name, value in sorted(self.source.outputs.items())},
             "different": self.different,
             "error": None if error is None else dict(error),
+            "interruption": None if self.interruption is None else self.interruption.to_json(),
         }
 
 
-def replay(name: str, number: int, python: str | None, app: App) -> Replay:
+def replay(name: str, number: int, python: str | None, app: App, interruptions: int = 0) -> Replay:
     """Run a task of a job once more, and read its stored outputs.
 
     Args:
@@ -105,6 +114,7 @@ def replay(name: str, number: int, python: str | None, app: App) -> Replay:
         number: the number of the task in the study.
         python: the interpreter; None: that of the launch from this machine, else that of the active environment.
         app: the run.
+        interruptions: how often to interrupt a second run of the task, after its own checkpoints; 0: none is made.
 
     Raises:
         JobNotFoundError: if the job does not exist.
@@ -125,8 +135,17 @@ def replay(name: str, number: int, python: str | None, app: App) -> Replay:
     python = find_interpreter(python, app.env) or python_of_launch(source.job_id, app.env)
     place = Place(load_bundle(app.store, source.bundle), source.study, python, job_id, app.env)
     app.out.note(f"Running {task_name(task, find_varying(source.study))} of {source.job_id} with {python}")
-    result = run_once(place, [task], lambda _task, line: app.out.note(line))[task.number]
-    return Replay(job_id, source, task, python, result, _environment_difference(source.job_id, python, app))
+
+    def on_log(_task: int | None, line: str) -> None:
+        app.out.note(line)
+
+    result = run_once(place, [task], on_log)[task.number]
+    interruption = None
+    if interruptions and result.outputs is not None:
+        app.out.note(f"Running it again, interrupted up to {pluralize(interruptions, 'time')}")
+        interruption = interrupt(place, task, interruptions, result, on_log)
+    environment = _environment_difference(source.job_id, python, app)
+    return Replay(job_id, source, task, python, result, environment, interruption)
 
 
 def _find_source(store: VersionedStore, manifest: Manifest, task: Task) -> _Source:
