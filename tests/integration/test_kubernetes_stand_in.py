@@ -20,14 +20,22 @@ from typing import Any
 import pytest
 
 from mopsjobs.engines.kubernetes import manifest
+from mopsjobs.store import open_store
+from mopsjobs.studies.checkpoints import list_numbers
+from support.checkpoints import STEPS, steps_of
 from support.cli import Cli, Ran, command
+from support.docs import ROOT
 from support.kubernetes import kubeconfig
+from support.ledgers import attempts_in
 from support.runs import MODEL, code, sets_of, until
 from support.servers import Azurite
 from support.stand_in import POD_GC_SECONDS, StandIn
 from support.web import Web
 
 Submit = Callable[..., "Ran"]
+
+STEPS_ANYWHERE = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{STEPS}"
+"""A model of steps that finds mops-jobs in a pod."""
 
 
 @pytest.fixture
@@ -292,6 +300,52 @@ def test_a_lost_node_is_told_and_replaced(cli: Cli, cluster: StandIn, submit: Su
     gate.touch()
     assert _ended(cluster) == "CompletionsReached"
     assert cli("wait", "job").code == 0
+
+
+@pytest.mark.parametrize("reason", ["EvictionByEvictionAPI", "PreemptionByScheduler", "TerminationByKubelet"])
+def test_an_evicted_task_saves_and_its_replacement_goes_on(
+    cluster: StandIn, cli: Cli, submit: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    """No step is made twice. Neither the index nor the task counts a failure: no retry is left to either."""
+    monkeypatch.setattr(manifest, "DEFAULT_BACKOFF", 0)
+    gate = tmp_path / "gate"
+    sets = sets_of(1, steps=str(tmp_path / "steps"), steps_total=20, every=1000, gate=str(gate), gate_at=5)
+    assert submit(sets, "--retries", "0", "--grace", "30s", source=STEPS_ANYWHERE).code == 0
+    until(gate.with_name("gate-reached").exists, "the sixth step")
+    (pod,) = cluster.pods("job")
+    assert pod["spec"]["terminationGracePeriodSeconds"] == manifest.GRACE_SECONDS + 30
+    cluster.evict("job", 0, reason)
+    until(lambda: cluster.exit_codes("job")[0] is not None, "the end of the pod")
+    gate.touch()
+    assert _ended(cluster) == "CompletionsReached"
+    assert cli("wait", "job").code == 0
+    assert steps_of(tmp_path / "steps") == {0: [*range(20)]}
+    with closing(open_store(cli.env["MOPS_JOBS_REGISTRY"], cli.env)) as store:
+        attempts = sorted(attempts_in(store), key=lambda one: one.started_at or 0)
+    assert [str(one.outcome) for one in attempts] == ["preempted", "succeeded"]
+    assert attempts[1].resumed is not None
+    assert attempts[1].resumed.at == "6"
+
+
+def test_the_task_of_a_lost_node_goes_on_from_the_store(
+    cluster: StandIn, cli: Cli, submit: Submit, tmp_path: Path
+) -> None:
+    """It loses the steps since its last checkpoint, and nothing of them stays in the store."""
+    gate = tmp_path / "gate"
+    sets = sets_of(1, steps=str(tmp_path / "steps"), steps_total=20, every=10, gate=str(gate), gate_at=13)
+    assert submit(sets, source=STEPS_ANYWHERE).code == 0
+    with closing(open_store(cli.env["MOPS_JOBS_REGISTRY"], cli.env)) as store:
+        until(lambda: [*list_numbers(store, "job")], "its checkpoint")
+        until(gate.with_name("gate-reached").exists, "the step after it")
+        cluster.lose_node("job", 0)
+        cluster.remove_node("job", 0)
+        cluster.pass_seconds(POD_GC_SECONDS)
+        until(lambda: len(steps_of(tmp_path / "steps")[0]) >= 14 + 4, "its replacement")
+        gate.touch()
+        assert _ended(cluster) == "CompletionsReached"
+        assert cli("wait", "job").code == 0
+        assert steps_of(tmp_path / "steps") == {0: [*range(14), *range(10, 20)]}
+        assert [*store.list_keys("checkpoints/")] == []
 
 
 def test_a_job_of_a_queue_waits_and_is_not_stuck(cli: Cli, cluster: StandIn, submit: Submit) -> None:

@@ -210,6 +210,16 @@ class StandIn(Api):
 
         self._in_loop(act)
 
+    def evict(self, name: str, index: int, reason: str = "EvictionByEvictionAPI") -> None:
+        """Evict the pod of an index, as a drained node does, or a pod of higher priority, or the end of a spot node."""
+
+        def act() -> None:
+            for pod in self._alive(name, index):
+                pod["status"]["conditions"] = [*pod["status"].get("conditions", ()), _disruption(reason)]
+                self._delete_pod(pod)
+
+        self._in_loop(act)
+
     def lose_node(self, name: str, index: int, *, is_partitioned: bool = False, is_mute: bool = False) -> None:
         """Cut the power of the node of an index, or its network: then its processes go on, and reach the registry.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import re
 import shlex
 from collections.abc import Mapping
@@ -56,7 +57,7 @@ GPU = "nvidia.com/gpu"
 DEFAULT_BACKOFF = 3
 
 GRACE_SECONDS = 60
-"""Seconds that a runner has after SIGTERM to store outputs and report."""
+"""Seconds that a runner has after SIGTERM to let tasks save by the default, store outputs and report."""
 
 FINAL_CODES = (EXIT_USAGE, EXIT_REFUSED)
 """Exit codes of a runner that another try would not change: it was called wrongly, the model cannot be loaded, or the
@@ -209,7 +210,7 @@ def _pod(
         "metadata": {"labels": {**labels, **identity}, "annotations": dict(annotations)},
         "spec": {
             "restartPolicy": "Never",
-            "terminationGracePeriodSeconds": GRACE_SECONDS,
+            "terminationGracePeriodSeconds": GRACE_SECONDS + math.ceil(launch.grace or 0),
             # The runner never talks to the API server. Workload identity has a token of its own.
             "automountServiceAccountToken": False,
             "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
