@@ -11,12 +11,15 @@ import importlib
 import json
 import os
 import shutil
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mopsjobs.api.current import current_line
 from mopsjobs.errors import UsageError, shorten
 from mopsjobs.utils.files import private_opener
 
@@ -27,6 +30,8 @@ EXIT_CODE = 85
 
 LOOK_SECONDS = 0.05
 """How often `due` looks whether the task is to stop: it may be called in each step."""
+
+STOP = "stop"
 
 STATE, BYTES, ARRAYS, FILES = "state.json", "state.bin", "arrays.npz", "files"
 
@@ -52,6 +57,7 @@ class Checkpoint:
             os.makedirs(directory / "new", 0o700, exist_ok=True)  # by it, the runner knows that the task can save
             last = directory / "last"
             self._last = next(iter(last.iterdir()), None) if last.is_dir() else None
+            _stop_on_sigterm(directory / STOP)
             if self._last is not None:
                 self._at = self._last.name if not (self._last / STATE).is_file() else self._read(self._last)["at"]
 
@@ -144,7 +150,7 @@ class Checkpoint:
         return self._is_told
 
     def _looks_for_stop(self) -> bool:
-        self._is_told = self._is_told or (self._directory is not None and (self._directory / "stop").exists())
+        self._is_told = self._is_told or (self._directory is not None and (self._directory / STOP).exists())
         return self._is_told
 
     def _read(self, path: Path) -> dict[str, Any]:
@@ -156,6 +162,18 @@ def checkpoint() -> Checkpoint:
     """Return the checkpoints of the current task. Outside of a task, nothing is saved, and there is none to load."""
     directory = os.environ.get(DIRECTORY)
     return Checkpoint(Path(directory) if directory else None, float(os.environ.get(EVERY, "600")))
+
+
+def _stop_on_sigterm(stop: Path) -> None:
+    """Take a SIGTERM to the worker as a request to stop: Slurm sends it to all processes of a job.
+
+    A handler of the model stays. The worker takes this one away when the task ends.
+    """
+    line = current_line()
+    is_main = threading.current_thread() is threading.main_thread()
+    if line is not None and is_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, lambda _number, _frame: stop.touch())
+        line["handles_sigterm"] = True
 
 
 def _numpy() -> Any:

@@ -45,7 +45,7 @@ def current() -> CurrentTask | None:
     env = os.environ
     if "MOPS_JOBS_TASK" not in env:
         return None
-    line = _line() or {}
+    line = current_line() or {}
     return CurrentTask(
         env.get("MOPS_JOBS_JOB_ID", ""),
         int(env["MOPS_JOBS_TASK"]),
@@ -70,7 +70,7 @@ def log(**scalars: object) -> None:
             that the task has started.
     """
     plain = {name: _plain(name, value) for name, value in scalars.items()}
-    line = _line()
+    line = current_line()
     if line is not None:
         line.setdefault("logged", {}).update(plain)
     elif "MOPS_JOBS_TASK" in os.environ:
@@ -80,7 +80,7 @@ def log(**scalars: object) -> None:
         )
 
 
-def _line() -> dict[str, Any] | None:
+def current_line() -> dict[str, Any] | None:
     """Return the line by which the worker runs the task; None outside of its process."""
     return _at_work().get("task") if _at_work().get("pid") == os.getpid() else None
 

@@ -85,6 +85,8 @@ MAX_BITS = 14_000
 at_work: dict[str, Any] = {}
 """The `task` that runs, and its process, as `pid`. `mopsjobs.log` adds `logged` to the task. See api/current.py.
 
+`mopsjobs.checkpoint` adds `handles_sigterm`.
+
 Also the model's `function`, and `allow_nan`, which is False if numbers that are not finite are an error.
 """
 
@@ -145,6 +147,8 @@ def _run_tasks(tasks: TextIO, answers: BinaryIO, call: Call, setup: dict[str, An
                 field, result = "preempted", True
             else:
                 field, result = "error", _error_fields(error, setup["root"])
+        if "handles_sigterm" in task:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
         _write_answer(answers, {"task": task["task"], "usage": meter.read(), field: result})
     return 0
 

@@ -291,11 +291,12 @@ class Checkpoints:
             for entry in entries:
                 with contextlib.suppress(FileNotFoundError):  # the model has replaced it
                     if is_name(entry.name):
-                        found.append((entry.stat(follow_symlinks=False).st_ctime_ns, entry.name))
+                        made_ns = entry.stat(follow_symlinks=False).st_ctime_ns  # by the last tick of the clock
+                        found.append((made_ns, len(entry.name), entry.name))
         if not found:
             return False
         found.sort()
-        made_ns, at = found[-1]
+        made_ns, _, at = found[-1]
         numbers = _numbers(path)
         # One that a killed run has left follows on those here: another machine may have gone on meanwhile.
         number = 1 + (max(numbers, default=0) if started_at is None else max([state.number, *numbers]))
@@ -316,7 +317,7 @@ class Checkpoints:
             for number in _numbers(path)[:-KEPT]:
                 if (older := path / KEPT_HERE / _number(number)) != self._sending:
                     _remove(older)
-        for _, name_before in found[:-1]:
+        for _, _, name_before in found[:-1]:
             _remove(path / NEW / name_before)
         state.has_new = True
         return True

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mopsjobs.utils.measurement import read_parents
 from support.checkpoints import STEPS, steps_of, undisturbed
 from support.desk import Desk
 from support.docs import ROOT
@@ -28,12 +29,13 @@ def steps(desk: Desk, tmp_path: Path) -> Path:
 def test_a_child_goes_on_where_a_runner_was_ended(desk: Desk, steps: Path, number: int) -> None:
     """A killed one loses the steps since the last checkpoint, and one that is told to stop none."""
     gate = steps.with_name("gate")
-    sets = sets_of(1, steps=str(steps), steps_total=40, every=10, gate=str(gate), gate_at=25)
+    sets = sets_of(1, steps=str(steps), steps_total=40, every=10, gates={"25": str(gate)})
     desk.submit(sets)
     until(gate.with_name("gate-reached").exists, "the task to be in the middle")
     pid = desk.runner()
+    ended = [pid, *(child for child, (parent, _) in read_parents().items() if parent == pid)]
     os.kill(pid, number)
-    until(lambda: not is_alive(pid), "the runner to end")
+    until(lambda: not any(map(is_alive, ended)), "the runner and its worker to end")
     gate.touch()
     assert desk.ok("status", "job", "--json").json["status"] == "failed"
     assert [task["outcome"] for task in desk.ok("tasks", "job", "--json").json["tasks"]] == [
@@ -51,7 +53,7 @@ def test_a_child_goes_on_where_a_runner_was_ended(desk: Desk, steps: Path, numbe
 
 def test_views_say_where_a_task_went_on(desk: Desk, steps: Path) -> None:
     """Tasks say it of the last attempt, and the status how much was not repeated."""
-    desk.submit(sets_of(1, steps=str(steps), steps_total=40, every=10, die=[15, 25]), "--retries", "2")
+    desk.submit(sets_of(1, steps=str(steps), steps_total=40, every=10, die=[15, 25], pause=0.002), "--retries", "2")
     assert desk.ended() == "succeeded"
     (task,) = desk.ok("tasks", "job", "--json").json["tasks"]
     assert (task["attempt"], task["resumed_at"], task["resumes"]) == (3, "20", 2)
@@ -65,7 +67,7 @@ def test_views_say_where_a_task_went_on(desk: Desk, steps: Path) -> None:
 def test_a_cancellation_with_a_grace_lets_tasks_save(desk: Desk, steps: Path) -> None:
     """Its runner reads that in the record, saves and stops, and only then the job is cancelled."""
     gate = steps.with_name("gate")
-    sets = sets_of(1, steps=str(steps), steps_total=40, every=100, gate=str(gate), gate_at=25)
+    sets = sets_of(1, steps=str(steps), steps_total=40, every=100, gates={"25": str(gate)})
     desk.submit(sets)
     until(gate.with_name("gate-reached").exists, "the task to be in the middle")
     told = desk.ok("cancel", "job", "--grace", "5m")

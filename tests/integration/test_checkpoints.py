@@ -56,7 +56,7 @@ def test_a_task_whose_worker_dies_goes_on_from_its_last_checkpoint(bench: Bench,
     assert second.outcome == Outcome.SUCCEEDED
     assert second.resumed is not None
     assert second.resumed.at == "30"
-    assert 0 < second.resumed.seconds <= (first.seconds or 0)
+    assert second.resumed.seconds <= (first.seconds or 0)
     assert _keys(bench) == []
     assert not JobDir(tmp_path / "job").checkpoints.exists()
 
@@ -78,7 +78,7 @@ def test_a_run_on_another_machine_goes_on_from_the_store(bench: Bench, tmp_path:
 def test_a_run_that_is_told_to_stop_lets_its_tasks_save(bench: Bench, tmp_path: Path) -> None:
     """They end as preempted, which counts as no retry, and the next run goes on from there."""
     gate = tmp_path / "gate"
-    sets = sets_of(1, steps=str(tmp_path / "steps"), steps_total=20, every=1000, gate=str(gate), gate_at=5)
+    sets = sets_of(1, steps=str(tmp_path / "steps"), steps_total=20, every=1000, gates={"5": str(gate)})
     bench.given(sets)
 
     def stop(_progress: TaskProgress) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -19,7 +20,9 @@ from mopsjobs.ledger.attempt import FAILED_OUTCOMES
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.utils.sqlite_file import file_names
+from support.checkpoints import STEPS, steps_of, undisturbed
 from support.cli import Cli, Spawn
+from support.docs import ROOT
 from support.runs import PATIENCE, calls, code, kill, record, results, sets_of, until
 from support.slurm import Slurm, missing_programs, running
 
@@ -363,3 +366,39 @@ def test_doctor_names_a_wrong_partition_before_a_submission(lab: Lab) -> None:
     assert name in launch["fix"]
     right = lab.cli("doctor", "--engine", "slurm", "--partition", name, "--json").json["checks"][-1]
     assert (right["state"], right["detail"]) == ("ok", f"Slurm takes a job with --partition={name} (test only)")
+
+
+def test_tasks_of_a_requeued_shard_go_on_where_they_were(lab: Lab, local_store: VersionedStore, tmp_path: Path) -> None:
+    """After a requeue by hand, a preemption by a partition of higher priority, and a time limit.
+
+    Slurm sends SIGTERM to the runner and to its workers, or the signal ahead of the limit. Their tasks save, so none of
+    these costs a step.
+    """
+    made, gates = tmp_path / "steps", {str(step): str(tmp_path / f"gate-{step}") for step in (25, 45, 65)}
+    sets = sets_of(1, steps=str(made), steps_total=100, every=10, gates=gates)
+    code(Path.cwd(), STEPS)
+    study = {"model": "model:simulate", "parameter_sets": sets, "outputs": ["result.json"]}
+    Path("study.json").write_text(json.dumps(study))
+    flags = ("--requeue", "--time", "1", "--signal", "25", "--setup", f"export PYTHONPATH={ROOT}")
+    lab.cli.ok("submit", "study.json", "--auto", "--engine", "slurm", "--job-id", "job", *flags)
+    array = lab.array_of("job")
+
+    def restarts() -> int:
+        return int(lab.slurm.run("squeue", "--noheader", "--states=all", f"--jobs={array}", "--Format=RestartCnt"))
+
+    for count, step in enumerate(gates, start=1):
+        until(Path(f"{gates[step]}-reached").exists, f"step {step}")
+        if step == "25":
+            lab.slurm.run("scontrol", "requeue", array)
+        elif step == "45":
+            urgent = ("--partition=urgent", "--exclusive", "--nodes=2", "--output=/dev/null", "--wrap=true")
+            lab.slurm.run("sbatch", *urgent)
+        until(lambda count=count: restarts() >= count, f"restart {count}, at step {step}")
+        Path(gates[step]).touch()
+    until(lambda: record(lab.registry, "job").is_terminal, "the job to end")
+    assert record(lab.registry, "job").status == "succeeded"
+    assert results(local_store) == undisturbed(sets)
+    steps = steps_of(made)[0]
+    lost = [before + 1 - step for before, step in itertools.pairwise(steps) if step <= before]
+    assert lost == []
+    assert set(steps) == set(range(100))

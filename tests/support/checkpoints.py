@@ -19,11 +19,6 @@ def note(params, step):
     os.write(file, b"%d %d\\n" % (params["x"], step))
     os.close(file)
 
-def wait_for(path):
-    end = time.monotonic() + 600
-    while not os.path.exists(path) and time.monotonic() < end:
-        time.sleep(0.005)
-
 def simulate(params, seed):
     rng = random.Random(seed)
     total, ck = 0.0, mj.checkpoint()
@@ -32,6 +27,7 @@ def simulate(params, seed):
         rng.setstate(state["rng"])
     for step in range(ck.at or 0, params["steps_total"]):
         note(params, step)
+        time.sleep(params.get("pause", 0))
         total += rng.random()
         if (step + 1) % params.get("every", 10) == 0 or ck.due():
             ck.save({"total": total, "rng": rng.getstate()}, at=step + 1)
@@ -39,9 +35,10 @@ def simulate(params, seed):
         if step in params.get("die", ()) and not os.path.exists(marker):
             open(marker, "x").close()
             os.kill(os.getpid(), 9)
-        if step == params.get("gate_at"):
-            open(params["gate"] + "-reached", "a").close()
-            while not os.path.exists(params["gate"]):
+        gate = params.get("gates", {}).get(str(step))
+        if gate is not None:
+            open(gate + "-reached", "a").close()
+            while not os.path.exists(gate):
                 if ck.due():
                     ck.save({"total": total, "rng": rng.getstate()}, at=step + 1)
                 time.sleep(0.005)
