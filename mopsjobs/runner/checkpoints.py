@@ -15,6 +15,7 @@ import logging
 import os
 import shutil
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -46,6 +47,9 @@ EXIT_CODE = 85
 
 EXIT_VARIABLE, EVERY_VARIABLE = "MOPS_JOBS_CHECKPOINT_EXIT", "MOPS_JOBS_CHECKPOINT_EVERY"
 """Variables of a model: the exit code, and the seconds between two checkpoints."""
+
+LOOK_SECONDS = 0.5
+"""How often new checkpoints are looked for."""
 
 FIRST_PAUSE = 2.0
 """Seconds before the second attempt at a store that does not answer."""
@@ -124,6 +128,7 @@ class Checkpoints:
         _packages: returns the digest of the interpreter and its packages in this run; it may wait a moment.
         _on_log: called with one line about each checkpoint that is not used, or that is of other code.
         _allows_old: whether tasks may go on from checkpoints of other code.
+        _clock: a monotonic clock in seconds.
     """
 
     _origins: Sequence[Origin]
@@ -131,9 +136,12 @@ class Checkpoints:
     _packages: Callable[[], str | None]
     _on_log: Callable[[str], None] = lambda _line: None
     _allows_old: bool = False
+    _clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
         self._job_id, self._bundle, self.root, _ = self._origins[0]
+        self._root = str(self.root)
+        self._look_at = 0.0
         self._states: dict[str, _State] = {}
         self._stored: defaultdict[str, list[_Place]] = defaultdict(list)
         """Those that the store had at the beginning, by the directories of their tasks."""
@@ -179,6 +187,8 @@ class Checkpoints:
             task: the task.
             may_have: whether an earlier attempt of this run may have left a directory. Else nothing looks for it.
         """
+        if not may_have and not self._states:
+            return None  # as of most models
         key = task.param_id, task.seed
         name = directory_name(key)
         path = self.root / name
@@ -263,11 +273,14 @@ class Checkpoints:
         return saved
 
     def look(self, at_work: Iterable[tuple[Task, float | None]]) -> None:
-        """Take the new checkpoints of tasks that run.
+        """Take the new checkpoints of tasks that run, a few times per second at most.
 
         Args:
             at_work: the tasks, and when their attempts began, in seconds since the epoch.
         """
+        if self._clock() < self._look_at:
+            return
+        self._look_at = self._clock() + LOOK_SECONDS
         for task, started_at in at_work:
             self.end(task, started_at)
 
@@ -342,12 +355,12 @@ class Checkpoints:
     def remove(self, task: Task) -> None:
         """Remove all checkpoints of a task, whose outputs are stored."""
         key = task.param_id, task.seed
-        path = self.root / directory_name(key)
-        if not path.is_dir():
+        name = directory_name(key)
+        if not os.path.isdir(f"{self._root}/{name}"):
             return
         with self._lock:
             for origin in self._origins:
-                shutil.rmtree(origin.root / path.name, ignore_errors=True)
+                shutil.rmtree(origin.root / name, ignore_errors=True)
         self._wait_for(key, is_removal=True)
 
     def close(self, seconds: float) -> None:

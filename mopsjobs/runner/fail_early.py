@@ -202,7 +202,12 @@ class FailEarly:
     @property
     def is_over(self) -> bool:
         """Return whether the run has to end: by a request to stop, since the job has ended, or since it is to end."""
-        return self._retry.is_stopping or self._reporter.ended.is_set() or self.cut is not None
+        return self._retry.is_stopping or self.is_decided
+
+    @property
+    def is_decided(self) -> bool:
+        """Return whether the job has ended, or is to be ended: what its tasks still leave does not count."""
+        return self._reporter.ended.is_set() or self.cut is not None
 
     def withholds(self) -> bool:
         """Return whether the budget is used, so that the next task may not begin."""

@@ -307,9 +307,9 @@ class _Run:
             admitted = early.admit(itertools.chain([first], tasks), self._todo, pool)
             with contextlib.closing(pool.run(admitted)) as results:
                 for result in results:
-                    if result is not None and not self._is_over(pool):
+                    if result is not None and not early.is_decided:
                         meter.add(result)
-                        self.saved += self._saves_until is not None and result.outcome is Outcome.PREEMPTED
+                        self.saved += self._retry.is_stopping and result.outcome is Outcome.PREEMPTED
                         has_failed = handler.take(result)
                         early.note(result, has_failed=has_failed)
                         if self._feed is not None:
@@ -333,7 +333,7 @@ class _Run:
         if not self._early.is_over:
             self._early.drain(pool)
             return False
-        if self._checkpoints is None or self._reporter.ended.is_set() or self._early.cut is not None:
+        if self._checkpoints is None or self._early.is_decided:
             return True
         if self._saves_until is None:
             grace = self._shard.grace if self._reporter.grace is None else self._reporter.grace
