@@ -67,13 +67,16 @@ class JobDir:
         """Return the directory for outputs of a shard: shards may work here side by side."""
         return self.path / "spool" / str(shard)
 
-    def of_other(self, job_id: str) -> JobDir:
-        """Return the directory of another job, beside this one.
+    def of_other(self, job_id: str) -> Iterator[JobDir]:
+        """Yield the directories of another job on this machine: its own, and those of its shards on Slurm.
 
         Args:
             job_id: a valid id.
         """
-        return JobDir(self.path.parent / job_id)
+        is_shard = len(self.path.parents) > 5 and self.path.parents[3].name == "shards"
+        other = JobDir(self.path.parents[5 if is_shard else 0] / job_id)
+        yield other
+        yield from (directory for _, directory in other.shard_directories())
 
     def ledger(self, shard: int) -> Path:
         """Return the directory for the journal of a shard's attempts."""

@@ -123,7 +123,7 @@ class Checkpoints:
     """The checkpoints of one run of a shard. One thread calls it; `remove` any.
 
     Args:
-        _origins: the job, its parent, and so on.
+        _origins: the job, its parent, and so on; more than once if several of its shards have run here.
         _store: where they go; None: they stay on this disk.
         _packages: returns the digest of the interpreter and its packages in this run; it may wait a moment.
         _on_log: called with one line about each checkpoint that is not used, or that is of other code.
@@ -170,11 +170,11 @@ class Checkpoints:
         if self._store is None:
             return
         try:
-            for origin in self._origins:
-                for param_id, seed, number in list_numbers(self._store, origin.job_id):
+            for job_id in dict.fromkeys(origin.job_id for origin in self._origins):
+                for param_id, seed, number in list_numbers(self._store, job_id):
                     name = directory_name((param_id, seed))
                     self._states.setdefault(name, _State())
-                    self._stored[name].append(_Place(number, None, origin.job_id))
+                    self._stored[name].append(_Place(number, None, job_id))
         except StoreError as error:
             self._on_log(f"The checkpoints in the store are not used: {error}")
 

@@ -385,10 +385,11 @@ class _Run:
             family = list(ancestry(self._store_with_outbox, self._manifest))
         except MopsJobsError as error:
             tell(f"Checkpoints of earlier jobs are not used: {error}")
-        directories = [self._directory, *(self._directory.of_other(one.job_id) for one in family[1:])]
+        places = [(family[0], self._directory)]
+        places += [(one, directory) for one in family[1:] for directory in self._directory.of_other(one.job_id)]
         is_here = getattr(self._store, "is_local", False) or self._shard.drop is not None
         self._checkpoints = self._handler.checkpoints = Checkpoints(
-            [origin_of(one.job_id, one.bundle, place) for one, place in zip(family, directories, strict=True)],
+            [origin_of(one.job_id, one.bundle, directory) for one, directory in places],
             None if is_here else self._store,
             self._notes.packages,
             tell,

@@ -396,3 +396,25 @@ def test_a_task_of_a_requeued_shard_goes_on(lab: Lab, local_store: VersionedStor
     assert record(lab.registry, "job").status == "succeeded"
     assert results(local_store) == undisturbed(sets)
     assert steps_of(made) == {0: [*range(50)]}
+
+
+def test_a_child_of_shards_with_drops_goes_on_too(lab: Lab, local_store: VersionedStore, tmp_path: Path) -> None:
+    """Their checkpoints are on the disk that all nodes share, where a child finds them, also on this machine."""
+    made, gate = tmp_path / "steps", tmp_path / "gate"
+    sets = sets_of(2, steps=str(made), steps_total=50, every=10, gates={"25": str(gate)})
+    code(Path.cwd(), STEPS)
+    study = {"model": "model:simulate", "parameter_sets": sets, "outputs": ["result.json"]}
+    Path("study.json").write_text(json.dumps(study))
+    flags = ("--file-drop", "--shards", "2", "--setup", f"export PYTHONPATH={ROOT}")
+    lab.cli.ok("submit", "study.json", "--auto", "--engine", "slurm", "--job-id", "job", *flags)
+    until(lambda: made.exists() and all(len(steps) == 26 for steps in steps_of(made).values()), "the gate")
+    until(lambda: len(steps_of(made)) == 2 and Path(f"{gate}-reached").exists(), "both tasks")
+    lab.cli.ok("cancel", "job")
+    lab.await_states("job", "CANCELLED", "COMPLETED", "FAILED")
+    lab.run("validate", "job")
+    gate.touch()
+    lab.cli.env["PYTHONPATH"] = str(ROOT)
+    child = lab.cli.ok("resume", "job").out.strip()
+    until(lambda: record(lab.registry, child).is_terminal, "the child to end")
+    assert results(local_store, child) == undisturbed(sets)
+    assert all(steps[26] >= 20 for steps in steps_of(made).values())
