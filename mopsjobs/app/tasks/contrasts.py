@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 from mopsjobs.app.jobs.job_tasks import JobTasks
 from mopsjobs.app.run.app import App
 from mopsjobs.app.tasks.result_sets import ResultSets
-from mopsjobs.app.tasks.results_table import SUCCEEDED
+from mopsjobs.app.tasks.results_table import SUCCEEDED, describe_unread
 from mopsjobs.cache.queries.task_filters import WAITING
 from mopsjobs.errors import UsageError
 from mopsjobs.ledger.attempt import FAILED_OUTCOMES
@@ -174,8 +174,8 @@ class Contrast(NamedTuple):
     """A contrast of the results of some jobs."""
 
     choice: ContrastChoice
-    jobs: list[str]
-    age: str
+    sets: ResultSets
+    """The table that it is made of."""
     columns: list[Column]
     """Of `rows`: the other parameters, what pairs the replicates, and `STATISTICS` of each scalar."""
     parameters: list[str]
@@ -184,8 +184,6 @@ class Contrast(NamedTuple):
     """The places of those that do not have the same value in all pairs."""
     scalars: list[str]
     compared: Compared
-    problems: list[str]
-    is_partial: bool
 
     def rows(self) -> Iterator[list[object]]:
         """Yield a row of `columns` for each pair of sets."""
@@ -195,7 +193,14 @@ class Contrast(NamedTuple):
 
     def notes(self) -> list[str]:
         """Return what the differences are, and what they leave out, as sentences."""
-        return [f"Differences are {self.choice}.", *self.compared.notes(self.scalars)]
+        notes = [
+            f"Differences are {self.choice}.",
+            *self.compared.notes(self.scalars),
+            *describe_unread(self.sets.unread),
+        ]
+        if count := self.sets.left_out_scalars:
+            notes.append(f"{pluralize(count, 'more result')}: the table of parameter sets has too many.")
+        return notes
 
     def to_json(self, app: App, limit: int = 0) -> dict[str, Any]:
         """Return the document of `results --contrast --json`."""
@@ -205,12 +210,13 @@ class Contrast(NamedTuple):
         return {
             "schema_version": CONTRASTS_VERSION,
             "generated_at": json_time(app.now()),
-            "data": self.age,
+            "data": self.sets.age,
+            "stale": self.sets.is_stale,
             "registry": app.settings.registry_id,
-            "jobs": self.jobs,
+            "jobs": self.sets.job_ids,
             "confidence": CONFIDENCE,
             "contrast": self.choice._asdict(),
-            "complete": not self.is_partial,
+            "complete": not self.sets.is_partial,
             "parameters": self.parameters,
             "results": self.scalars,
             "overall": [
@@ -275,10 +281,7 @@ def find_contrast(sets: ResultSets, families: Sequence[Sequence[JobTasks]], choi
         columns += [Column(free_name(f"{name}.{of}", "result", taken), frozenset({kind})) for of, kind in STATISTICS]
     different = zip(*map(json.loads, compared.pairs), strict=True)
     varying = [number for number, column in enumerate(different) if len(set(map(json.dumps, column))) > 1]
-    return Contrast(
-        choice, sets.job_ids, sets.age, columns, [column.name for column in parameters], varying, scalars, compared,
-        sets.problems, sets.is_partial,
-    )  # fmt: skip
+    return Contrast(choice, sets, columns, [column.name for column in parameters], varying, scalars, compared)
 
 
 def _facts(family: Sequence[JobTasks]) -> dict[str, list[str]]:

@@ -137,7 +137,7 @@ MAX_ERROR = 60
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    add_job_names(parser, "jobs", "*", f"{JOB_HELP}; several with --table or --by set")
+    add_job_names(parser, "jobs", "*", f"{JOB_HELP}; several with --table, --by set or --contrast")
     parser.add_argument(
         "-l", "--label", metavar="KEY[=VALUE]", action="append", default=[],
         help="take the jobs with this label, for a table; repeat for more labels",
@@ -150,7 +150,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--json",
         action="store_true",
-        help="print one JSON object per output and line; one document with --by set or --sql",
+        help="print one JSON object per output and line; one document with --by set, --contrast or --sql",
     )
     how.add_argument(
         "--tsv", action="store_true", help="by set or with --sql, print tab-separated values without a header"
@@ -363,7 +363,7 @@ def _contrast(args: argparse.Namespace, app: App) -> Result:
         contrast = find_contrast(sets, families, args.contrast)
         notes, total = contrast.notes(), len(contrast.compared.pairs)
         rows = itertools.islice(contrast.rows(), limit or None)
-        result = Result(warnings=contrast.problems, exit_code=EXIT_PARTLY_DONE if sets.is_partial else EXIT_DONE)
+        result = Result(warnings=sets.problems, exit_code=EXIT_PARTLY_DONE if sets.is_partial else EXIT_DONE)
         if args.table is not None:
             notes.append(_write_rows(args.table, contrast.columns, rows, app, args.python))
         elif args.csv:
