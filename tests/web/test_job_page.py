@@ -420,6 +420,24 @@ def _sets(page: str) -> list[list[str]]:
     ]
 
 
+def test_an_adaptive_study_shows_how_precise_its_sets_are(web: Web, cli: Cli, remote: Remote) -> None:
+    """Four replicates of each set have ended. Those of the second one differ too much."""
+    run_study(
+        remote.jobs,
+        "adaptive",
+        [{"beta": 0.1}, {"beta": 0.9}],
+        lambda task: "succeeded" if task.number % 40 < 4 else None,
+        lambda task: {"result.json/peak": 10.0 + task.params["beta"] * (task.number % 2)},
+        n_replicates={"min": 4, "max": 40, "until": {"peak": {"relative": 0.05}}},
+    )
+    cli.ok("sync", "-q")
+    page = web.complete("/jobs/adaptive/results")
+    assert [row[1:4] for row in _sets(page)] == [["0.1", "4", "10.05"], ["0.9", "4", "10.45"]]
+    assert [row[-1] for row in _sets(page)] == ["precise", "more: peak ± 8.6 %"]
+    assert "0 of 2 sets precise; 8 of at most 80 tasks" in flat(text_of(web.ok("/jobs/adaptive")))
+    assert "x up to 40 replicates" in flat(text_of(web.ok("/jobs/adaptive")))
+
+
 def test_a_mean_says_what_it_leaves_out(web: Web, cli: Cli, remote: Remote) -> None:
     """With the conditions of the failed tasks, or without if they follow no rule; nothing if all succeeded."""
     sets = [{"x": number} for number in range(40)]
