@@ -63,7 +63,8 @@ def _parse_precision(value: Mapping[str, object], where: str, problems: list[str
         problems.append(f"{where}.max: expected at least min, {low:,}, {describe_actual(high)}")
     until = value.get("until", MISSING)
     if not isinstance(until, dict) or not until:
-        problems.append(f"{where}.until: expected an object of scalars, {describe_actual(until)}")
+        actual = "not an empty one" if until == {} else describe_actual(until)
+        problems.append(f"{where}.until: expected an object of scalars, {actual}")
         until = {}
     targets = [_parse_target(name, target, f"{where}.until.{name}", problems) for name, target in until.items()]
     return Precision(low, high, tuple(targets))

@@ -13,6 +13,7 @@ from mopsjobs.api.study import Study as ApiStudy
 from mopsjobs.app.origins.compare_jobs import compare_studies
 from mopsjobs.app.origins.provenance import study_json
 from mopsjobs.studies.manifest import Manifest
+from mopsjobs.studies.precision import Precision, Target
 from mopsjobs.studies.study import FIELDS, Study
 from mopsjobs.studies.study_parser import StudyError, parse_study
 from mopsjobs.submission.reuse import study_difference
@@ -93,3 +94,38 @@ def test_a_field_is_an_argument_in_python_and_in_the_reference(name: str) -> Non
         assert (argument.default or None) == (FIELDS[name].default or None)
     assert f"            {argument.name}: " in (ApiStudy.__init__.__doc__ or "")
     assert f"\n| `{name}` |" in (DOCS / "reference/studies.md").read_text()
+
+
+PRECISION = {"min": 3, "max": 9, "until": {"peak": {"relative": 0.05}}}
+
+
+def test_a_precision_is_read_and_written() -> None:
+    study = parse_study({"model": "m:f", "parameter_sets": [{"a": 1}], "n_replicates": PRECISION})
+    assert study.precision == Precision(3, 9, (Target("peak", relative=0.05),))
+    assert (study.tasks_total, study.max_replicates) == (9, 9)
+    assert parse_study(study.to_dict()) == study
+
+
+@pytest.mark.parametrize(
+    ("changed", "problem"),
+    [
+        ({"min": 1}, "n_replicates.min: expected a whole number from 2 to 10,000,000, not 1"),
+        ({"max": 2}, "n_replicates.max: expected at least min, 3, not 2"),
+        ({"until": {}}, "n_replicates.until: expected an object of scalars, not an empty one"),
+        (
+            {"until": {"peak": {"relative": 0.1, "absolute": 1}}},
+            'n_replicates.until.peak: expected {"confidence": 0.95',
+        ),
+        ({"until": {"peak": {"absolute": 0}}}, "n_replicates.until.peak.absolute: expected a number above 0, not 0"),
+        (
+            {"until": {"peak": {"absolute": 1, "confidence": 1}}},
+            "n_replicates.until.peak.confidence: expected a number above 0 and below 1, not 1",
+        ),
+        ({"within": 1}, "n_replicates.within: unknown field, expected min, max and until"),
+    ],
+)
+def test_a_precision_that_is_invalid_is_refused(changed: dict[str, object], problem: str) -> None:
+    study = {"model": "m:f", "parameter_sets": [{"a": 1}], "n_replicates": PRECISION | changed}
+    with pytest.raises(StudyError) as refused:
+        parse_study(study)
+    assert [one for one in refused.value.problems if one.startswith(problem)]
