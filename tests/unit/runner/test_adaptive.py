@@ -11,9 +11,11 @@ from mopsjobs.registry.notes import PRECISION
 from mopsjobs.runner.adaptive import AdaptiveFeed
 from mopsjobs.runner.pools.base import TaskResult
 from mopsjobs.runner.reporter import Counts
+from mopsjobs.runner.shard import TaskProgress
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.outputs import find_complete_tasks
+from mopsjobs.studies.packed_store import PackedStore
 from mopsjobs.studies.study import Study, Task
 from support.adaptive import MODEL, adaptive_study, counts_by_set, seeds
 from support.runs import Bench, code, place, results
@@ -89,6 +91,22 @@ def test_outputs_beyond_a_look_that_is_open_again_are_not_run_twice(bench: Bench
     assert results(bench.line) == whole
     assert ran[:3] == ("succeeded", 40, 0)
     assert ended[0] == (39, 40)
+
+
+def test_values_in_packs_decide_too(bench: Bench) -> None:
+    """A second runner finds all that is needed in the packs of the first, so it runs nothing."""
+    study = given(bench, adaptive_study())
+    first, _ = bench.work("first", store=PackedStore(bench.line))
+    packs = list(bench.line.list_keys("results/job/"))
+    assert all("/.packs/" in key for key in packs)
+    bench.line.delete("jobs/job/state.json")
+    bench.registry.register_job("job", tasks_total=24)
+    seen: list[TaskProgress] = []
+    ran, _ = bench.work("second", store=PackedStore(bench.line), on_progress=seen.append)
+    assert ran[:3] == first[:3] == ("succeeded", sum(counts_by_set(bench.line, study)), 0)
+    assert list(bench.line.list_keys("results/job/")) == packs
+    assert seen == []
+    assert bench.record().tasks_total == ran.completed
 
 
 @pytest.mark.parametrize("cause", ["fails", "nan"])
