@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 OPTION = "max_cpu_hours"
 
-MAX_HOURS = 1e9
+MIN_HOURS, MAX_HOURS = 1e-9, 1e9
 
 SECONDS = 3600.0
 
@@ -38,7 +38,7 @@ def parse_cpu_hours(value: str | float) -> float:
         hours = float(value) if str(value).isascii() else 0.0
     except ValueError:
         hours = 0.0
-    if not 0 < hours <= MAX_HOURS:
+    if not MIN_HOURS <= hours <= MAX_HOURS:
         expected = "expected CPU-hours above 0, like 50 or 0.5"
         raise OptionError(f"invalid {OPTION} '{shorten(str(value), 100)}': {expected}.", OPTION)
     return hours
@@ -53,11 +53,9 @@ def budget_of(job: Mapping[str, object]) -> float | None:
 
 
 def budget_text(used_seconds: Number, hours: float) -> str:
-    """Return use and budget: `12.4 of 50 CPU-hours`. The use is rounded down, so that it says no more than is so."""
-    used = (used_seconds or 0.0) / SECONDS
+    """Return use and budget: `12.4 of 50 CPU-hours`."""
     digits = max(1, 2 - math.floor(math.log10(hours)))  # three digits of the budget
-    used = math.floor(used * 10**digits + 1e-9) / 10**digits
-    return f"{used:,.{digits}f} of {hours:,.12g} CPU-hours"
+    return f"{(used_seconds or 0.0) / SECONDS:,.{digits}f} of {hours:,.12g} CPU-hours"
 
 
 def spent_budget(state: JobState) -> str | None:
