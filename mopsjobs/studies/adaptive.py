@@ -116,14 +116,6 @@ def reusable_tasks(study: Study, values: Mapping[int, Values | None]) -> bytearr
     return needed_tasks(study, judge_sets(study, values), or_open=True)
 
 
-def tasks_range(study: Study) -> tuple[int, int]:
-    """Return the least and the most tasks that a study may need."""
-    if study.precision is None:
-        return study.tasks_total, study.tasks_total
-    counts = count_sets(study, judge_sets(study, {}))
-    return counts["needed"], counts["at_most"]
-
-
 def find_widest(study: Study, judged: Iterable[tuple[AdaptiveSet, Judgement]]) -> tuple[float, str] | None:
     """Return how many times too wide the widest interval of sets is that are not precise, and its set in words.
 
