@@ -133,6 +133,13 @@ class StoredStudy:
             return None
         return one.first_task, to_stored_seed(one.seed_of(number))
 
+    def number_of(self, param_id: str, seed: int) -> int | None:
+        """Return the first task of the job with these parameters and this seed; None if it has none."""
+        sql = "SELECT first_task FROM parameter_set WHERE job_id = ? AND param_id = ? ORDER BY first_task"
+        rows = self._connection.execute(sql, (self.job_id, param_id)).fetchall()
+        sets = (one for (first,) in rows if (one := self.set_of(first)) is not None)
+        return next((number for one in sets for number in self.numbers_of(one) if one.seed_of(number) == seed), None)
+
     def set_of(self, number: int) -> StoredSet | None:
         """Return the parameter set of a task; None if there is none."""
         last = self._last_set

@@ -132,6 +132,9 @@ def test_a_reused_task_shows_the_log_of_the_job_that_ran_it(web: Web, cli: Cli, 
     assert "of task 3</span>" in shown
     assert "of task 1</span>" not in shown
     assert 'href="/jobs/night/logs?task=3"' in shown
+    log = " ".join(web.ok("/jobs/more/logs?task=0,1").split())
+    assert 'Task 1 ran in <a href="/jobs/night/logs?task=3">night</a>, whose outputs are reused.' in log
+    assert "Task 0 ran" not in log
     said = cli.ok("logs", "more", "--task", "1").err
     assert "Task 1 of more ran in night, whose outputs are reused: mops-jobs logs night --task 3\n" in said
     assert (

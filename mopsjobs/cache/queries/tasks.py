@@ -354,6 +354,30 @@ def temporary_database(schema: str) -> Iterator[sqlite3.Connection]:
         yield database
 
 
+class ReusedTask(NamedTuple):
+    """A task that another job ran."""
+
+    task: int
+    job_id: str
+    number: int | None
+    """Its number there; None if the cache has not the study of that job."""
+
+
+def find_reused(connection: sqlite3.Connection, job_id: str, numbers: Iterable[int]) -> list[ReusedTask]:
+    """Return those of these tasks that a job reuses, as far as the cache has its ledger."""
+    rows = connection.execute(
+        "SELECT task.task, reused_from, param_id, task.seed FROM json_each(?) AS one CROSS JOIN task"
+        " ON task.job_id = ? AND task.task = one.value JOIN parameter_set USING (job_id, first_task)"
+        " WHERE reused_from IS NOT NULL ORDER BY task.task",
+        (json.dumps(sorted(numbers)), job_id),
+    )
+    found = []
+    for task, source, param_id, seed in rows.fetchall():
+        study = StoredStudy.load(connection, source)
+        found.append(ReusedTask(task, source, None if study is None else study.number_of(param_id, int(seed))))
+    return found
+
+
 class Simulations:
     """The simulations of the tasks of families. Tasks with the same parameters and seed are one simulation.
 

@@ -12,6 +12,7 @@ from flask import Response, request
 from mopsjobs.app.jobs.log_selection import KINDS, LogSelection, parse_tasks
 from mopsjobs.cache.queries.events import StoredEvent, events_before, read_events
 from mopsjobs.cache.queries.ledgers import failed_tasks
+from mopsjobs.cache.queries.tasks import find_reused
 from mopsjobs.events.format import DROPPED
 from mopsjobs.utils.text import parse_whole_number, strip_control_characters
 from mopsjobs.utils.times import whole_seconds
@@ -28,6 +29,9 @@ MAX_SEARCHED = 50_000
 SEARCHED_AT_ONCE = 1_000
 
 MAX_SEQ = 2**62
+
+SHOWN_REUSED = 10
+"""Reused tasks whose jobs are named."""
 
 MAX_SEARCH = 200
 
@@ -96,9 +100,11 @@ class LogsPage:
                 events_before(connection, oldest, job_id=lines.job_id, kinds=KINDS, limit=1)
             )
             file_query = urlencode([(name, value) for name, value in params if name != "before" and value])
+            tasks = sorted(lines.selection.tasks or ())[:SHOWN_REUSED]
             return {
                 "job_id": lines.job_id,
                 "query": query,
+                "reused": find_reused(connection, lines.job_id, tasks),
                 # A writer that was cut off tells late, so the numbers of events are not in the order of their times.
                 "rows": [row for *_, row in sorted(found, key=lambda one: one[:2])],
                 "searched": count if count >= MAX_SEARCHED else None,
