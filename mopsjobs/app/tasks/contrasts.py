@@ -270,11 +270,14 @@ def find_contrast(sets: ResultSets, families: Sequence[Sequence[JobTasks]], choi
             raise UsageError(f"invalid contrast: {several}. Name one job for each side.")
         sides[side].setdefault(key, {})[int(seed)] = _values(found) if status == SUCCEEDED else status
     _check(choice, values, sides, names, facts)
+    own = [] if place is not None else _own_parameters(*sides)
+    if own:  # of two jobs: they are what is compared
+        sides = (_without(own, sides[0]), _without(own, sides[1]))
     scalars = [one.name for one in sets.numbers]
     compared = compare_sets(*sides, len(scalars))
     if not compared.pairs:
         raise UsageError(f"invalid contrast: no parameter set differs in {choice.name} alone.")
-    parameters = [column for number, (_, column) in enumerate(sets.parameters) if number != place]
+    parameters = [column for number, (_, column) in enumerate(sets.parameters) if number not in (place, *own)]
     taken = {column.name for column in parameters}
     columns = [*parameters, Column(free_name("paired_by", "contrast", taken), frozenset({"text"}))]
     for name in scalars:
@@ -282,6 +285,22 @@ def find_contrast(sets: ResultSets, families: Sequence[Sequence[JobTasks]], choi
     different = zip(*map(json.loads, compared.pairs), strict=True)
     varying = [number for number, column in enumerate(different) if len(set(map(json.dumps, column))) > 1]
     return Contrast(choice, sets, columns, [column.name for column in parameters], varying, scalars, compared)
+
+
+def _own_parameters(*sides: Mapping[str, object]) -> list[int]:
+    """Return the places of the parameters that have one value in each of two jobs, and not the same one."""
+    first, second = (
+        [{*map(json.dumps, column)} for column in zip(*map(json.loads, side), strict=True)] for side in sides
+    )
+    pairs = enumerate(zip(first, second, strict=True))
+    return [number for number, (ours, theirs) in pairs if len(ours) == len(theirs) == 1 and ours != theirs]
+
+
+def _without(places: Sequence[int], side: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        json.dumps([value for number, value in enumerate(json.loads(key)) if number not in places]): replicates
+        for key, replicates in side.items()
+    }
 
 
 def _facts(family: Sequence[JobTasks]) -> dict[str, list[str]]:
