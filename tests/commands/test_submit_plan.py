@@ -240,3 +240,39 @@ def test_a_program_gets_the_same_plan(desk: Desk) -> None:
     assert {**plan, **dict.fromkeys(changing)} == {**shown, **dict.fromkeys(changing)}
     with mopsjobs.connect(env=desk.env) as registry, pytest.raises(mopsjobs.UsageError, match="expected 1 or more"):
         registry.plan(study, desk.home, probe=0)
+
+
+@pytest.mark.parametrize(
+    ("words", "workers"),
+    [
+        (("--workers", "1"), 1),
+        (("--engine", "kubernetes", "--image", "sims:1", "--shards", "4", "--cpu", "2"), 8),
+        (("--engine", "kubernetes", "--image", "sims:1", "--shards", "4", "--workers", "3"), 12),
+        (("--engine", "slurm", "--shards", "2", "--workers", "3"), 6),
+        (("--engine", "dask", "--scheduler", "tcp://127.0.0.1:1"), None),
+    ],
+)
+def test_shards_and_workers_decide_how_many_tasks_run_at_once(
+    cli: Cli, remote: Remote, words: tuple[str, ...], workers: int | None
+) -> None:
+    """Earlier jobs of another engine tell what tasks cost, and not how long the engine takes to start."""
+    study = Path.cwd() / "study.json"
+    study.write_text(
+        json.dumps({"model": "model:simulate", "parameter_sets": sets_of(100), "outputs": ["result.json"]})
+    )
+    add_job(remote.jobs, "job", sets_of(100))
+    remote.jobs.update_fields("job", engine="local")
+    remote.jobs.report_shard("job", 0, 1, ShardReport(100, 0, is_done=True, usage=ShardUsage(1.0, 1.0, 1.0, None)))
+    remote.jobs.update_status("job", "succeeded")
+    Ledger(remote.store.inner)(*(attempt(number) for number in range(100)))
+    cli.ok("sync")
+    plan = cli.ok("submit", str(study), "--bundle", BUNDLE, "--dry-run", "--json", *words).json
+    assert plan["workers"] == workers
+    assert plan["basis"]["same_engine"] is (len(words) == 2)
+    assert (plan["start_up_seconds"] is None) is (len(words) > 2)
+    if workers is None:
+        assert (plan["wall_seconds"], plan["requests"]) == (None, None)
+    else:
+        seconds = 100 * 2.5 / workers
+        assert plan["wall_seconds"]["low"] < seconds + (plan["start_up_seconds"] or {"low": 0})["low"]
+        assert plan["wall_seconds"]["high"] > seconds
