@@ -72,7 +72,7 @@ class Origin(NamedTuple):
 
     job_id: str
     bundle: str
-    """The digest of its code."""
+    """The digest of its code; empty if it is not known."""
     root: Path
     """The directory for its checkpoints. It is made by the first task that uses one."""
     packages: str | None

@@ -385,11 +385,18 @@ class _Run:
             family = list(ancestry(self._store_with_outbox, self._manifest))
         except MopsJobsError as error:
             tell(f"Checkpoints of earlier jobs are not used: {error}")
-        places = [(family[0], self._directory)]
-        places += [(one, directory) for one in family[1:] for directory in self._directory.of_other(one.job_id)]
+        origins = [origin_of(family[0].job_id, family[0].bundle, self._directory)]
+        ancestors = [(member.job_id, member.bundle) for member in family[1:]]
+        if (unread := family[-1].parent_job_id) is not None:  # a drop has the manifest of its own job alone
+            ancestors.append((unread, ""))
+        origins += [
+            origin_of(job_id, bundle, directory)
+            for job_id, bundle in ancestors
+            for directory in self._directory.of_other(job_id)
+        ]
         is_here = getattr(self._store, "is_local", False) or self._shard.drop is not None
         self._checkpoints = self._handler.checkpoints = Checkpoints(
-            [origin_of(one.job_id, one.bundle, directory) for one, directory in places],
+            origins,
             None if is_here else self._store,
             self._notes.packages,
             tell,
