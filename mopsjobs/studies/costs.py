@@ -118,7 +118,8 @@ def estimate_total(
     rounded = resolution / 2 * sum(one.tasks for one in planned)
     if not total:
         return Range(0.0, rounded)
-    margin = student_t(freedom) * math.hypot(math.sqrt(variance) / total, run_spread)
+    # The sum counts as log-normal. Its logarithm then has this standard deviation.
+    margin = student_t(freedom) * math.sqrt(math.log1p(variance / total**2 + run_spread**2))
     return Range(max(0.0, total * math.exp(-margin) - rounded), total * math.exp(margin) + rounded)
 
 

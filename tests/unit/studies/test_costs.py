@@ -124,6 +124,12 @@ def test_costs_below_what_a_ledger_tells_are_not_nothing() -> None:
     assert rounded == pytest.approx((exact.low - 500, exact.high + 500))
 
 
+def test_a_rare_giant_does_not_make_the_range_endless() -> None:
+    """One of a thousand tasks takes as long as the others together: ten others do, or do not, meet such a one."""
+    giant = one_set(*[1.0] * 999, 1000.0)
+    assert 10 < width([giant], [PlannedSet("a", {"x": 1.0}, 10, done=1000)]) < 5_000
+
+
 def test_many_sets_take_a_sample_of_them() -> None:
     """Of ten thousand sets each, 200 are compared with one another; the sum is over all of them."""
     sets = [one_set(float(number), x=number, name=str(number)) for number in range(1, 10_001)]
