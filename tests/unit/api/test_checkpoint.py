@@ -62,7 +62,7 @@ def test_arrays_keep_their_types_and_values(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["file", "directory"])
 def test_a_path_comes_back_as_that_of_a_copy(tmp_path: Path, kind: str) -> None:
-    source = tmp_path / "model.sav"
+    source = tmp_path / "model.dat"
     if kind == "file":
         source.write_text("x")
     else:
@@ -72,7 +72,7 @@ def test_a_path_comes_back_as_that_of_a_copy(tmp_path: Path, kind: str) -> None:
     Checkpoint(directory, 600.0).save(source, at=1)
     found = _again(directory).load()
     assert isinstance(found, Path)
-    assert (found.name, found != source) == ("model.sav", True)
+    assert (found.name, found != source) == ("model.dat", True)
     assert (found if kind == "file" else found / "sub" / "a").read_text() == "x"
 
 

@@ -123,7 +123,7 @@ def test_a_damaged_one_is_refused_and_leaves_nothing(tmp_path: Path, damage: str
     assert value is not None
     store.delete(key)
     if damage == "other":
-        store.create_if_absent(key, value.value.replace(b"true", b"fals"))
+        store.create_if_absent(key, value.value.replace(b"true", b"null"))
     elif damage == "cut":
         store.create_if_absent(key, value.value[:700])
     with pytest.raises(RecordError, match="damaged"):
