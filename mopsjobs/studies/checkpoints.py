@@ -24,7 +24,7 @@ from mopsjobs.store.base import VersionedStore
 from mopsjobs.utils.json_strict import read_json
 
 PIECE_BYTES = 8 * 2**20
-"""Of a piece, of which one at a time is in memory."""
+"""Of a piece, at most; one at a time is in memory."""
 
 KEPT = 2
 """How many checkpoints of a task are kept, the last ones."""
@@ -153,7 +153,7 @@ def store_checkpoint(store: VersionedStore, job_id: str, param_id: str, seed: in
     def create(piece: int, value: bytes) -> None:
         store.create_if_absent(_piece_key(job_id, param_id, seed, saved, piece), value)
 
-    pieces: Any = _Pieces(create)
+    pieces: Any = _Pieces(create, min(PIECE_BYTES, getattr(store, "max_value_bytes", PIECE_BYTES)))
     with tarfile.open(
         fileobj=pieces, mode="w|", bufsize=2**16, format=tarfile.PAX_FORMAT, dereference=True, encoding="utf-8"
     ) as tar:
@@ -171,8 +171,9 @@ def _only_content(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
 class _Pieces:
     """Takes the bytes of a tar, and stores them in pieces."""
 
-    def __init__(self, create: Callable[[int, bytes], object]) -> None:
+    def __init__(self, create: Callable[[int, bytes], object], size: int) -> None:
         self._create = create
+        self._size = size
         self._buffer = bytearray()
         self._count = 0
         self._digest = hashlib.sha256()
@@ -180,9 +181,9 @@ class _Pieces:
     def write(self, data: bytes) -> int:
         """Take the next bytes."""
         self._buffer += data
-        while len(self._buffer) >= PIECE_BYTES:
-            self._send(bytes(memoryview(self._buffer)[:PIECE_BYTES]))
-            del self._buffer[:PIECE_BYTES]
+        while len(self._buffer) >= self._size:
+            self._send(bytes(self._buffer[: self._size]))
+            del self._buffer[: self._size]
         return len(data)
 
     def _send(self, value: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -16,6 +17,14 @@ from mopsjobs.bundles.bundle import extract_bundle, store_bundle
 from mopsjobs.bundles.packing import pack
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.keys import NAMES_NAME
+from mopsjobs.studies.checkpoints import (
+    Saved,
+    list_numbers,
+    load_checkpoint,
+    read_saved,
+    remove_checkpoints,
+    store_checkpoint,
+)
 from mopsjobs.studies.outputs import output_key
 from support.cli import REMOTE_URL, Cli, Clock
 from support.doubles import FaultyStore
@@ -42,6 +51,22 @@ def test_a_bundle_is_stored_once(store: VersionedStore, tmp_path: Path) -> None:
     assert line.calls["create_if_absent"] == 1, "the second time it is not sent at all"
     code = extract_bundle(store, packed.digest, tmp_path / "code")
     assert (code / "b" / "c").read_text() == "y"
+
+
+def test_a_checkpoint_goes_there_and_back_in_pieces(store: VersionedStore, tmp_path: Path) -> None:
+    """Pieces fit the store. Older ones are removed, and then all."""
+    content, task = tmp_path / "content", ("job", "a" * 64, 7)
+    content.write_bytes(random.Random(1).randbytes(2**20))
+    for number in (1, 2):
+        assert store_checkpoint(store, *task, Saved(number, "40", "b", None, 1.0, 2**20), content)
+    remove_checkpoints(store, *task, before=2)
+    assert list(list_numbers(store, "job")) == [(task[1], 7, 2)]
+    found = read_saved(store, *task, 2)
+    assert found is not None
+    load_checkpoint(store, *task, found, tmp_path / "loaded")
+    assert (tmp_path / "loaded" / "40").read_bytes() == content.read_bytes()
+    remove_checkpoints(store, *task)
+    assert list(store.list_keys("checkpoints/")) == []
 
 
 # --- claims of notifications: of many watchers at once, one sends -----------------------------------------------------
