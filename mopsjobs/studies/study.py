@@ -7,6 +7,7 @@ ModelOps (modelops-contracts: `make_param_id`), and seeds by the rule that the s
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import operator
@@ -169,7 +170,7 @@ class Study:
         first, count = self.first_seed(parameter_set), self.replicates(parameter_set)
         if first is not None:
             return range(first, first + count)
-        return (drawn_seed(self.seeds, parameter_set.param_id, replicate) for replicate in range(count))
+        return map(functools.partial(drawn_seed, self.seeds, parameter_set.param_id), range(count))
 
     def seed_of(self, parameter_set: ParameterSet, replicate: int) -> int:
         """Return the seed of a replicate of a set."""
