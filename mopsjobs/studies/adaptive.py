@@ -8,6 +8,7 @@ See docs/decisions/0119-precision-instead-of-a-count.md.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -141,9 +142,11 @@ def count_sets(study: Study, judgements: Mapping[str, Judgement], failed: Collec
     precision = study.precision
     assert precision is not None  # noqa: S101 - it is adaptive
     counted: list[Judgement] = []
+    ascending = sorted(failed)
     for one in adaptive_sets(study):
         first, judgement = one.firsts[0], judgements[one.param_id]
-        if judgement.verdict == MORE and any(first <= number < first + judgement.needed for number in failed):
+        end = first + judgement.needed
+        if judgement.verdict == MORE and bisect_left(ascending, first) < bisect_left(ascending, end):
             judgement = judgement._replace(verdict=FAILED)
         counted += [judgement] * len(one.firsts)
     counts = tally(precision, counted)

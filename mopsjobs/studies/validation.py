@@ -14,6 +14,7 @@ from mopsjobs.errors import RecordError, TerminalStateError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.notes import PRECISION
+from mopsjobs.registry.precision_counts import precision_counts
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.registry.transitions import is_correctable
 from mopsjobs.registry.usage import ShardUsage
@@ -203,17 +204,19 @@ def _precision_fields(
         state: the record.
         manifest: the manifest of the job.
         found: its outputs.
-        failed: the missing tasks that have failed; None: all.
+        failed: the missing tasks that have failed; None if only the runners know them, which have reported their sets.
     """
     if manifest.study.precision is None:
         return {}
     verified, total = found.completeness.count, found.completeness.expected
-    failed = missing_tasks(manifest, found.completeness) if failed is None else failed
+    record = precision_record(manifest.study, found.completeness.judgements, failed or ())
+    if failed is None and (told := precision_counts(state.metadata)) is not None:
+        record["failed"] = told["failed"]
     return {
         "tasks_total": total,
         "tasks_completed": verified,
         "tasks_failed": min(state.tasks_failed, total - verified),
-        "metadata": {PRECISION: precision_record(manifest.study, found.completeness.judgements, failed)},
+        "metadata": {PRECISION: record},
     }
 
 
@@ -279,7 +282,7 @@ def _end_fields(state: JobState, manifest: Manifest, found: _Comparison, reasons
         "validation_completed_at": record_time(utc_now()),
         "results_path": results_prefix(manifest.job_id),
         **_counts(state, verified, total),
-        **_precision_fields(state, manifest, found, None if reasons.early is None else ()),
+        **_precision_fields(state, manifest, found, None if reasons.early else missing_tasks(manifest, completeness)),
         **({} if is_complete else _error_fields(manifest, completeness, due, reasons)),
     }
 

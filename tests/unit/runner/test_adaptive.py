@@ -148,6 +148,7 @@ def test_a_limit_of_failures_ends_the_job_with_what_is_known(bench: Bench) -> No
     ran, _ = bench.work(max_failures="0")
     state = bench.record()
     assert (ran.status, state.error_code) == ("partial", "FAILURES")
+    assert state.metadata[PRECISION]["failed"] == 1
     assert state.tasks_completed == sum(counts_by_set(bench.line, study, is_prefix=False)) <= state.tasks_total
 
 
