@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
+from pathlib import Path
 
+import reliability.precision
 from mopsjobs.studies.precision import FAILED, MAX, MORE, PRECISE, Precision, Target, judge, tally
+from reliability.trial import Trial
 
 ABSOLUTE = Precision(10, 100, (Target("peak", absolute=0.5),))
 
@@ -102,3 +106,9 @@ def test_verdicts_are_counted() -> None:
     }  # fmt: skip
     assert found["needed"] == sum(judgement.needed for judgement in judged)
     assert found["at_most"] == found["needed"] + 90
+
+
+def test_intervals_hold_the_truth_though_they_are_looked_at_often(tmp_path: Path) -> None:
+    """A part of `./build.sh reliability --only precision`: coverage and cost are within their bounds."""
+    figures = itertools.islice(reliability.precision.run(Trial(tmp_path, seed=1, scale=0.01)), 5)
+    assert all("covered" in str(figure.count) for figure in figures)
