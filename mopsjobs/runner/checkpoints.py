@@ -178,6 +178,11 @@ class Checkpoints:
         except StoreError as error:
             self._on_log(f"The checkpoints in the store are not used: {error}")
 
+    @property
+    def has_any(self) -> bool:
+        """Return whether any task has had a checkpoint, in this run or an earlier one."""
+        return bool(self._states)
+
     # --- an attempt ------------------------------------------------------------------------------------------
 
     def begin(self, task: Task, *, may_have: bool) -> Resumed | None:

@@ -371,10 +371,8 @@ class _Run:
             self._events.emit(RUNNER, text=f"The job waits for {CORES_TEXT}.")
         self._reporter.waits_for = CORES_TEXT if pool.is_waiting else None
 
-    def _find_checkpoints(self) -> Checkpoints | None:
-        """Find those of earlier runs, also of the jobs that this one continues; None if tasks run elsewhere."""
-        if self._shard.scheduler is not None:
-            return None
+    def _find_checkpoints(self) -> Checkpoints:
+        """Find those of earlier runs, also of the jobs that this one continues."""
 
         def tell(text: str) -> None:
             self._on_log(text)

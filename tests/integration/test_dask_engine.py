@@ -428,7 +428,7 @@ def test_a_task_that_comes_after_its_job_was_stopped_begins_nothing(monkeypatch:
     monkeypatch.setattr(dask_task, "MAX_STOPPED", 2)
     for job_id in ("a", "b", "c"):
         dask_task.stop(job_id)
-    assert dask_task.run({}, "c", {}, None) == {"stopped": True, "lines": []}
+    assert dask_task.run({}, "c", {}, None, {}) == {"stopped": True, "lines": []}
     assert not dask_task._jobs
     assert list(dask_task._stopped) == ["b", "c"]
 

@@ -309,7 +309,7 @@ def test_an_evicted_task_saves_and_its_replacement_goes_on(
     """No step is made twice. Neither the index nor the task counts a failure: no retry is left to either."""
     monkeypatch.setattr(manifest, "DEFAULT_BACKOFF", 0)
     gate = tmp_path / "gate"
-    sets = sets_of(1, steps=str(tmp_path / "steps"), steps_total=20, every=1000, gate=str(gate), gate_at=5)
+    sets = sets_of(1, steps=str(tmp_path / "steps"), steps_total=20, every=1000, gates={"5": str(gate)})
     assert submit(sets, "--retries", "0", "--grace", "30s", source=STEPS_ANYWHERE).code == 0
     until(gate.with_name("gate-reached").exists, "the sixth step")
     (pod,) = cluster.pods("job")
@@ -332,7 +332,7 @@ def test_the_task_of_a_lost_node_goes_on_from_the_store(
 ) -> None:
     """It loses the steps since its last checkpoint, and nothing of them stays in the store."""
     gate = tmp_path / "gate"
-    sets = sets_of(1, steps=str(tmp_path / "steps"), steps_total=20, every=10, gate=str(gate), gate_at=13)
+    sets = sets_of(1, steps=str(tmp_path / "steps"), steps_total=20, every=10, gates={"13": str(gate)})
     assert submit(sets, source=STEPS_ANYWHERE).code == 0
     with closing(open_store(cli.env["MOPS_JOBS_REGISTRY"], cli.env)) as store:
         until(lambda: [*list_numbers(store, "job")], "its checkpoint")

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 
 from mopsjobs.ledger.attempt import NO_USAGE, Outcome, Resumed, Usage
 from mopsjobs.ledger.retry_policy import MEMORY_LIMIT, OUT_OF_MEMORY, RetryPolicy
+from mopsjobs.runner.checkpoints import EXIT_CODE
 from mopsjobs.studies.study import Task
 from mopsjobs.utils.sizes import format_size
 
@@ -164,6 +165,11 @@ class Pool(Protocol):
 
 End = tuple[Outcome, Mapping[str, str] | None]
 """Outcome and error of an attempt."""
+
+NOTHING_SAVED: End = (
+    Outcome.FAILED,
+    {"type": "NoCheckpoint", "message": f"it ended with code {EXIT_CODE}, but has left no new checkpoint"},
+)
 
 
 def outcome_of(error: Mapping[str, str] | None) -> Outcome:

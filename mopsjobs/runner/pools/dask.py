@@ -17,6 +17,7 @@ import math
 import os
 import queue
 import secrets
+import tarfile
 import threading
 import time
 import warnings
@@ -30,12 +31,22 @@ from mopsjobs.engines.model_errors import ModelError, describe_exit, load_error,
 from mopsjobs.engines.model_process import SOURCE as INTERPRETER_SOURCE
 from mopsjobs.engines.model_process import WORKER_SOURCE
 from mopsjobs.errors import EngineError, EngineUnavailableError
-from mopsjobs.ledger.attempt import NO_USAGE, Outcome, Usage
+from mopsjobs.ledger.attempt import NO_USAGE, Outcome, Resumed, Usage
 from mopsjobs.ledger.retry_policy import MAX_RETRIES, OUT_OF_MEMORY, RetryPolicy
+from mopsjobs.runner.checkpoints import (
+    EVERY_VARIABLE,
+    EXIT_VARIABLE,
+    LAST,
+    NEW,
+    Checkpoints,
+    directory_name,
+)
+from mopsjobs.runner.checkpoints import STOP as STOP_FILE
 from mopsjobs.runner.pools import process
 from mopsjobs.runner.pools.base import (
     GRACE_SECONDS,
     NO_LIMITS,
+    NOTHING_SAVED,
     STARTS,
     Assignment,
     NextTasks,
@@ -46,13 +57,14 @@ from mopsjobs.runner.pools.base import (
     TaskQueue,
     TaskResult,
     death_of,
-    lateness_of,
     memory_excess_of,
     outcome_of,
     task_message,
 )
+from mopsjobs.studies.checkpoints import PIECE_BYTES, is_name
 from mopsjobs.studies.study import Task
 from mopsjobs.utils import file_watch, measurement
+from mopsjobs.utils.files import make_directory, private_opener
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -101,6 +113,7 @@ class DaskProcess:
         limits: limits of each attempt.
         on_log: called with the task's number and each line that the model printed, when the task has ended.
         on_environment: called with what the interpreter says on a worker; see engines/interpreter_script.py.
+        checkpoints: those of the tasks; None: they have none. The child has the files there, and no access to a store.
     """
 
     scheduler: str
@@ -111,12 +124,16 @@ class DaskProcess:
     limits: TaskLimits = NO_LIMITS
     on_log: OnLog = lambda _task, _line: None
     on_environment: Callable[[object], None] = lambda _answer: None
+    checkpoints: Checkpoints | None = None
     workers: int | None = None  # they come and go, and only the scheduler knows them
     is_ready: bool = False
     is_waiting: bool = False  # a cluster has its own line
 
     def __post_init__(self) -> None:
         self._sent: dict[int, Task] = {}
+        self._kept: set[int] | None = None
+        """The tasks that may go on to their next checkpoint, if the others were ended."""
+        self._child: Child | None = None
         self._told = ToldFiles()
         self.files: SeenFiles = self._told
 
@@ -124,10 +141,14 @@ class DaskProcess:
         """Run the tasks; see `Pool.run`."""
         check_installed()
         setup = {name: getattr(self, name) for name in ("scheduler", "setup", "python")}
-        timeout, memory, (retries, causes), _ = self.limits
-        limits = {"timeout": timeout, "memory": memory, "retries": retries, "causes": sorted(causes)}
+        timeout, memory, (retries, causes), attempt_timeout = self.limits
+        limits: dict[str, object] = {"timeout": timeout, "memory": memory, "retries": retries, "causes": sorted(causes)}
+        limits |= {"attempt_timeout": attempt_timeout, "checkpoints": self.checkpoints and str(self.checkpoints.root)}
+        limits["has_checkpoints"] = self.checkpoints is not None and self.checkpoints.has_any
         bundle = base64.b64encode(self.bundle).decode()
-        child = Child(CHILD, {**setup, **limits, "bundle": bundle, "wake_seconds": wake_seconds}, self.env)
+        child = self._child = Child(
+            CHILD, {**setup, **limits, "bundle": bundle, "wake_seconds": wake_seconds}, self.env
+        )
         sent = self._sent = {}
         yielded_at = time.monotonic()
         try:
@@ -141,12 +162,16 @@ class DaskProcess:
                 if "end" in message:
                     return
                 if "next" in message:
-                    following = next(tasks, None)
+                    following = next(tasks, None) if self._kept is None else None
                     child.send({"task": following and [following[0], *following[1]]})
                     if following is not None:
                         sent[following[0]] = following[1]
                     continue
                 try:
+                    if "begin" in message:
+                        position, attempt = message["begin"]
+                        child.send({"begun": self._begin(sent[position], attempt)})
+                        continue
                     result = self._read_message(message, sent)
                 except (LookupError, TypeError, ValueError, AttributeError):
                     raise EngineError("The process that talks to Dask sent an invalid message about a task.") from None
@@ -181,10 +206,13 @@ class DaskProcess:
         if "environment" in message:
             self.on_environment(message["environment"])
             return None
-        position, outputs, error, outcome, attempt, started_at, usage, is_final = message["finished"]
+        if "saved" in message:
+            self._take_checkpoint(*message["saved"])
+            return None
+        position, outputs, error, outcome, attempt, started_at, usage, is_final, resumed = message["finished"]
         self.is_ready = True
         task = sent.pop(position) if is_final else sent[position]
-        if (outputs is None) == (error is None):
+        if (outputs is None) == (error is None) and outcome != Outcome.PREEMPTED:
             raise ValueError(position)
         if outputs is not None:
             outputs = {str(name): base64.b64decode(text, validate=True) for name, text in outputs.items()}
@@ -193,14 +221,38 @@ class DaskProcess:
         *numbers, host, python = usage
         measured = Usage(*map(_number, numbers), *(text and str(text) for text in (host, python)))
         at = _number(started_at)
-        return TaskResult(position, task, outputs, error, Outcome(outcome), int(attempt), at, measured, bool(is_final))
+        begun = None if resumed is None else Resumed(int(resumed[0]), str(resumed[1]), _number(resumed[2]))
+        return TaskResult(
+            position, task, outputs, error, Outcome(outcome), int(attempt), at, measured, bool(is_final), begun
+        )
+
+    def _begin(self, task: Task, attempt: object) -> Resumed | None:
+        return None if self.checkpoints is None else self.checkpoints.begin(task, may_have=attempt != 1)
+
+    def _take_checkpoint(self, position: int, path: str, at: str, started_at: object) -> None:
+        """Take a checkpoint that the child has written beside those of its task."""
+        task, checkpoints = self._sent[position], self.checkpoints
+        if checkpoints is None or not is_name(at):
+            raise ValueError(at)
+        root = checkpoints.root / directory_name((task.param_id, task.seed))
+        if Path(path).parent.parent != root:
+            raise ValueError(path)
+        with contextlib.suppress(OSError):  # the disk is full: the one before stays the last
+            make_directory(root / NEW)
+            os.rename(path, root / NEW / at)
+            Path(path).parent.rmdir()
+        checkpoints.end(task, _number(started_at))
 
     def at_work(self) -> Sequence[TaskAtWork]:
         """Return the attempts that were sent; see `Pool.at_work`."""
         return [TaskAtWork(position, task, 1, None, None) for position, task in self._sent.items()]
 
     def keep_only(self, tasks: Collection[int]) -> None:
-        """Do nothing: the directories of checkpoints are not on this machine."""
+        """End all attempts but some, and begin no more; see `Pool.keep_only`."""
+        self._kept = set(tasks)
+        if self._child is not None:
+            with contextlib.suppress(EngineUnavailableError):  # `run` tells
+                self._child.send({"keep": [place for place, task in self._sent.items() if task.number in self._kept]})
 
 
 def _number(value: object) -> Any:
@@ -238,13 +290,43 @@ _LOADED = """(lambda sys, types: sys.modules.get(code["name"]) or [
     sys.modules.setdefault(code["name"], module),
 ][-1])(__import__("sys"), __import__("types"))"""
 
-RUN = f"{_LOADED}.run(code, job_id, task, memory)"
+RUN = f"{_LOADED}.run(code, job_id, task, memory, attempt)"
+END = f"{_LOADED}.end(job_id, keys)"
+TELL = f"{_LOADED}.tell(job_id, key)"
+READ = f"{_LOADED}.read(path, offset, size)"
+PUT = f"{_LOADED}.put(job_id, key, data, is_last=is_last)"
 DESCRIBE = f"{_LOADED}.describe(code)"
 STOP = f"{_LOADED}.stop(job_id)"  # also on a worker that has no task yet: one on its way to it must not begin
 
 
 RESTARTED_FOR_MEMORY = "worker-restart-memory"
 """The topic of the events by which nannies tell that they ended a Dask worker for its memory."""
+
+
+class _Runner:
+    """The runner, as the child process sees it."""
+
+    def __init__(self, parent: Parent) -> None:
+        self._parent = parent
+        self.send = parent.send
+        self.kept: list[int] | None = None
+        """The positions of the tasks that may go on, once the runner is to stop; None before."""
+
+    def ask(self, question: Mapping[str, object], answer: str) -> Any:
+        """Send a question, and return its answer."""
+        self.send(question)
+        while answer not in (message := self._parent.receive()):
+            self.kept = message["keep"]
+        return message[answer]
+
+    def listen(self) -> None:
+        """Take what the runner says by itself.
+
+        Raises:
+            EOFError: if it has closed the pipe.
+        """
+        while self._parent.is_over():
+            self.kept = self._parent.receive()["keep"]
 
 
 class _SentTask(NamedTuple):
@@ -256,16 +338,17 @@ class _SentTask(NamedTuple):
 class DaskPool:
     """Runs the tasks of one model on the workers of a Dask cluster."""
 
-    def __init__(self, setup: Mapping[str, Any], send: Callable[[Mapping[str, object]], None]) -> None:
+    def __init__(self, setup: Mapping[str, Any], runner: _Runner) -> None:
         """Prepare a pool; nothing is sent to the cluster before `run`.
 
         Args:
             setup: the first message of `DaskProcess`.
-            send: sends a message to it.
+            runner: the process that sent it.
         """
         source = _SOURCE.read_text("utf-8")
         self._scheduler: str = setup["scheduler"]
-        self._send_message = send
+        self._runner = runner
+        self._send_message = runner.send
         self._code = {
             "name": "mops_jobs_dask_task_" + hashlib.sha256(source.encode()).hexdigest()[:16],
             "source": source,
@@ -274,15 +357,32 @@ class DaskPool:
             "measurement": Path(measurement.__file__).read_text("utf-8"),
             "file_watch": Path(file_watch.__file__).read_text("utf-8"),
             "describe": INTERPRETER_SOURCE,
-            "env": {name: os.environ[name] for name in JOB_VARIABLES if name in os.environ},
+            "env": {
+                name: os.environ[name] for name in (*JOB_VARIABLES, EVERY_VARIABLE, EXIT_VARIABLE) if name in os.environ
+            },
             "bundle": base64.b64decode(setup["bundle"]),
-            **{name: setup[name] for name in ("setup", "python", "timeout")},
+            **{name: setup[name] for name in ("setup", "python")},
             "starts": STARTS,
         }
         self._id = secrets.token_hex(8)
         """Names this run of the job on the cluster, where tasks of an earlier run may still be."""
-        self._timeout, self._memory = setup["timeout"], setup["memory"]
+        self._memory = setup["memory"]
         self._policy = RetryPolicy(setup["retries"], frozenset(setup["causes"]))
+        self._limits = TaskLimits(setup["timeout"], self._memory, self._policy, setup["attempt_timeout"])
+        self._root = None if setup["checkpoints"] is None else Path(setup["checkpoints"])
+        """Where the runner has the checkpoints of tasks."""
+        self._has_checkpoints: bool = setup["has_checkpoints"]
+        self._description: concurrent.futures.Future[Any] | None = None
+        """That of the interpreter, until it was passed on."""
+        self._events: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
+        """What attempts tell of their checkpoints."""
+        self._uses: dict[str, str] = {}
+        """The Dask workers of attempts that use checkpoints, by the keys of the attempts."""
+        self._saved: dict[str, Mapping[str, Any]] = {}
+        """What attempts told of their last checkpoints."""
+        self._fetched: dict[str, int] = {}
+        """The numbers of those that are here."""
+        self._asked_to_stop: set[str] = set()
         self._queue = TaskQueue(iter(()), self._policy, 0)
         self._files: object = None
         """What was last told of files."""
@@ -301,34 +401,39 @@ class DaskPool:
                 warnings.simplefilter("ignore")  # of a large bundle: it is sent once
                 code: Future[dict[str, Any]] = client.submit(dict, self._code, key=key, pure=False)
                 description: Future[Any] = client.submit(eval, DESCRIBE, {"code": code}, pure=False)
-            answer: concurrent.futures.Future[Any] | None = _call_in_thread(description.result)
+                if self._root is not None:
+                    client.subscribe_topic(f"mops-jobs-{self._id}", lambda event: self._events.put(event[1]))
+            self._description = _call_in_thread(description.result)
             yield from self._read_threads(client, wake_seconds)
+            if self._has_checkpoints:
+                yield from self._await_description(wake_seconds)
             first_workers = self._first_workers()
             while True:
                 yield from self._read_threads(client, wake_seconds)
                 self._hand_out(client, code, first_workers)
-                answer = self._pass_on_description(answer)
-                if not self._sent and self._queue.seconds_to_next() is None:
+                self._pass_on_description(0.0 if self._sent else CLOSE_SECONDS)
+                if not self._sent and (self._runner.kept is not None or self._queue.seconds_to_next() is None):
                     return
                 pause = min(self._queue.seconds_to_next() or wake_seconds, wake_seconds)
                 yield None
                 yield from self._take_results(client, pause)
+                yield from self._exchange(client, wake_seconds)
         finally:
             self._close(client)
 
-    def _pass_on_description(
-        self, answer: concurrent.futures.Future[Any] | None
-    ) -> concurrent.futures.Future[Any] | None:
-        """Pass on the description of the interpreter, if it has come; return what is still awaited.
+    def _await_description(self, wake_seconds: float) -> Generator[None, None, None]:
+        """Wait for the description of the interpreter: checkpoints are bound to it."""
+        while self._description is not None:
+            yield None
+            self._pass_on_description(wake_seconds)
 
-        After the last task it is awaited for a moment.
-        """
-        seconds = 0.0 if self._sent else CLOSE_SECONDS
-        if answer is None or not concurrent.futures.wait([answer], seconds).done:
-            return answer
-        with contextlib.suppress(Exception, asyncio.CancelledError):  # the run goes on without it
-            self._send_message({"environment": answer.result()})
-        return None
+    def _pass_on_description(self, seconds: float) -> None:
+        """Pass on the description of the interpreter, if it comes in time."""
+        answer = self._description
+        if answer is not None and concurrent.futures.wait([answer], seconds).done:
+            self._description = None
+            with contextlib.suppress(Exception, asyncio.CancelledError):  # the run goes on without it
+                self._send_message({"environment": answer.result()})
 
     def _read_threads(self, client: Client, wake_seconds: float) -> Generator[None, None, None]:
         """Read now and then how many threads the cluster has: workers come and go."""
@@ -350,7 +455,7 @@ class DaskPool:
         return iter(SPREAD_PER_THREAD * slots)
 
     def _hand_out(self, client: Client, code: Future[dict[str, Any]], first_workers: Iterator[str]) -> None:
-        while len(self._sent) < max(1, FUTURES_PER_THREAD * sum(self._threads.values())):
+        while self._runner.kept is None and len(self._sent) < max(1, FUTURES_PER_THREAD * sum(self._threads.values())):
             following = self._queue.next()
             if following is None:
                 return
@@ -362,8 +467,18 @@ class DaskPool:
         _, task, attempt, doublings, *_ = assignment
         memory = None if self._memory is None else self._memory << doublings
         key = f"mops-jobs-{self._id}-{task.number}-{attempt}"
+        if self._root is not None:
+            found = self._runner.ask({"begin": [assignment.position, attempt]}, "begun")
+            assignment = assignment._replace(resumed=None if found is None else Resumed(*found))
+        seconds = self._limits.seconds_of(assignment.resumed)
+        limit = {
+            "key": key,
+            "timeout": seconds if seconds < math.inf else None,
+            "resumes": assignment.resumed is not None,
+        }
         with self._translate_errors(client):
             names = {"code": code, "job_id": self._id, "task": task_message(task, attempt), "memory": memory}
+            names["attempt"] = limit
             future = client.submit(eval, RUN, names, key=key, pure=False, **placement)
         self._sent[key] = _SentTask(assignment, memory, future)
         future.add_done_callback(lambda done: self._ended.put(done.key))
@@ -374,21 +489,26 @@ class DaskPool:
             keys.append(self._ended.get(timeout=wake_seconds))
             while True:
                 keys.append(self._ended.get_nowait())
+        keys = [key for key in keys if key in self._sent]  # the others were ended
         if not keys:
             return
         futures = [self._sent[key].future for key in keys]
         with self._translate_errors(client):
             answers = yield from _wait_for(_call_in_thread(_gather, client, futures), wake_seconds)
         for key, answer in zip(keys, answers, strict=True):
-            sent = self._sent.pop(key)
+            sent = self._sent[key]
+            if not isinstance(answer, Exception) and (saved := answer.get("saved")) and "outputs" not in answer:
+                self._saved[key] = saved
+                yield from self._fetch(client, key, wake_seconds)
+            has_saved = self._forget(key)
             sent.future.release()
             if isinstance(answer, Exception):
                 is_oom = yield from self._was_memory(client, answer, wake_seconds)
                 yield _failed_result(sent.assignment, answer, is_oom=is_oom)
             else:
-                yield self._to_result(sent, answer)
+                yield self._to_result(sent, answer, has_saved=has_saved)
 
-    def _to_result(self, sent: _SentTask, answer: Mapping[str, Any]) -> TaskResult:
+    def _to_result(self, sent: _SentTask, answer: Mapping[str, Any], *, has_saved: bool) -> TaskResult:
         """Return the result of an attempt from the answer of `dask_task.run`. The task is put back to be tried again.
 
         Raises:
@@ -406,14 +526,158 @@ class DaskPool:
             raise startup_error(answer["unready"])
         error = answer.get("error")
         end = outcome_of(error), error
-        if "late" in answer:
-            end = lateness_of(self._timeout)
+        if "preempted" in answer:
+            end = (Outcome.PREEMPTED, None) if has_saved else NOTHING_SAVED
+        elif "late" in answer:
+            end = self._limits.lateness(assignment.resumed)
         elif "excessive" in answer:
             end = memory_excess_of(sent.memory or 0)
         elif "died" in answer:
             end = death_of(describe_exit(answer["exit_code"]), is_oom=answer["is_oom"])
         usage = Usage(*answer["usage"]) if "usage" in answer else NO_USAGE
         return self._queue.result(assignment, answer.get("outputs"), end, answer.get("started_at"), usage)
+
+    # --- checkpoints -----------------------------------------------------------------------------------------
+
+    def _forget(self, key: str) -> bool:
+        """Forget an attempt. Return whether a checkpoint of it is here."""
+        self._sent.pop(key)
+        self._uses.pop(key, None)
+        self._saved.pop(key, None)
+        self._asked_to_stop.discard(key)
+        return self._fetched.pop(key, 0) > 0
+
+    def _directory(self, key: str) -> Path:
+        """Return the directory of the checkpoints of a task, as the runner has it."""
+        task = self._sent[key].assignment.task
+        assert self._root is not None  # noqa: S101 - else no task has any
+        return self._root / directory_name((task.param_id, task.seed))
+
+    def _take_events(self) -> tuple[dict[str, str], list[str]]:
+        """Note what attempts have told. Return the Dask workers of those that wait, and those that Dask began again."""
+        wanted, lost = {}, []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                event = self._events.get_nowait()
+                key = event["key"]
+                if key not in self._sent:
+                    continue
+                if self._uses.get(key, event["worker"]) != event["worker"]:  # Dask has begun it again
+                    if self._fetched.get(key):
+                        lost.append(key)
+                        continue
+                    self._saved.pop(key, None)
+                self._uses[key] = event["worker"]
+                if "want" in event:
+                    wanted[key] = event["worker"]
+                elif "number" in event:
+                    self._saved[key] = event
+                else:
+                    with contextlib.suppress(OSError):
+                        make_directory(self._directory(key))  # by it, the runner knows that the task can save
+        return wanted, lost
+
+    def _exchange(self, client: Client, wake_seconds: float) -> Generator[TaskResult | None, None, None]:
+        """Send checkpoints that attempts wait for, fetch new ones, tell attempts to stop, and replace lost ones."""
+        wanted, lost = self._take_events()
+        for key, worker in wanted.items():
+            yield from self._push(client, key, worker, wake_seconds)
+        for key, event in list(self._saved.items()):
+            if self._fetched.get(key, 0) < event["number"]:
+                yield from self._fetch(client, key, wake_seconds)
+        for key, worker in self._uses.items():
+            if key not in self._asked_to_stop and (self._directory(key) / STOP_FILE).exists():
+                self._asked_to_stop.add(key)
+                yield from self._on_worker(client, worker, TELL, {"key": key}, wake_seconds)
+        lost += [key for key in self._fetched if self._uses.get(key) not in self._threads]
+        lost = list(dict.fromkeys(lost))
+        if self._runner.kept is not None:
+            ended = [key for key, sent in self._sent.items() if sent.assignment.position not in self._runner.kept]
+            ended += [key for key in lost if key not in ended]
+            yield from self._end(client, ended, wake_seconds)
+        elif lost:
+            # Dask begins them again on another worker, at their start.
+            sent = [(self._sent[key].assignment, self._saved[key]) for key in lost]
+            yield from self._end(client, lost, wake_seconds)
+            for assignment, saved in sent:
+                following = assignment._replace(attempt=assignment.attempt + 1, preemptions=assignment.preemptions + 1)
+                self._queue.put_back(following)
+                outcome, error = death_of("its Dask worker is gone", is_oom=False)
+                yield TaskResult(
+                    *assignment[:2], None, error, outcome, assignment.attempt, saved["started_at"], is_final=False,
+                    resumed=assignment.resumed,
+                )  # fmt: skip
+
+    def _end(self, client: Client, keys: Sequence[str], wake_seconds: float) -> Generator[None, None, None]:
+        """End attempts, wherever they are."""
+        for key in keys:
+            self._sent[key].future.release()
+            self._forget(key)
+        if keys:
+            yield from self._on_worker(client, None, END, {"keys": list(keys)}, wake_seconds)
+
+    def _on_worker(
+        self, client: Client, worker: str | None, text: str, names: Mapping[str, object], wake_seconds: float
+    ) -> Generator[None, None, Any]:
+        """Return what an expression gives on a Dask worker, or on all; None if it is gone, or if it fails."""
+        code = {name: self._code[name] for name in ("name", "source")}
+        workers = None if worker is None else [worker]
+        call = _call_in_thread(
+            client.run, eval, text, {"code": code, "job_id": self._id, **names}, workers=workers, on_error="ignore"
+        )
+        try:
+            answers = yield from _wait_for(call, wake_seconds)
+        except (Exception, asyncio.CancelledError):  # noqa: BLE001 - it is gone, or the scheduler is, which others tell
+            return None
+        return (answers or {}).get(worker)
+
+    def _fetch(self, client: Client, key: str, wake_seconds: float) -> Generator[None, None, None]:
+        """Fetch the last checkpoint of an attempt, in pieces, and tell the runner."""
+        saved = self._saved[key]
+        number, size, worker, at = saved["number"], saved["size"], saved["worker"], str(saved["at"])
+        if self._fetched.get(key, 0) >= number or not is_name(at):
+            return
+        yield from self._await_description(wake_seconds)
+        target = self._directory(key) / f"fetched-{number}"
+        path = target.with_suffix(".tar")
+        try:
+            make_directory(target)
+            with open(path, "wb", opener=private_opener) as file:
+                while file.tell() < size:
+                    names = {"path": saved["path"], "offset": file.tell(), "size": PIECE_BYTES}
+                    piece = yield from self._on_worker(client, worker, READ, names, wake_seconds)
+                    if not piece:  # there is a later one, or the worker is gone
+                        return
+                    file.write(piece)
+            with tarfile.open(path, encoding="utf-8") as tar:
+                tar.extractall(target, filter="data")
+        except (OSError, tarfile.TarError):
+            return
+        finally:
+            path.unlink(missing_ok=True)
+        self._fetched[key] = number
+        self._send_message(
+            {"saved": [self._sent[key].assignment.position, str(target / at), at, saved["started_at"]]}
+        )  # fmt: skip
+
+    def _push(self, client: Client, key: str, worker: str, wake_seconds: float) -> Generator[None, None, None]:
+        """Send the checkpoint that an attempt goes on from, in pieces."""
+        last = self._directory(key) / LAST
+        path = last.with_suffix(".tar")
+        try:
+            with tarfile.open(path, "w", encoding="utf-8") as tar:
+                for entry in last.iterdir():
+                    tar.add(entry, entry.name)
+            size = path.stat().st_size
+            yield from self._on_worker(client, worker, PUT, {"key": key, "data": b"", "is_last": False}, wake_seconds)
+            with open(path, "rb") as file:
+                while piece := file.read(PIECE_BYTES):
+                    names = {"key": key, "data": piece, "is_last": file.tell() == size}
+                    yield from self._on_worker(client, worker, PUT, names, wake_seconds)
+        except OSError:  # it asks again
+            return
+        finally:
+            path.unlink(missing_ok=True)
 
     def _was_memory(
         self, client: Client, error: Exception, wake_seconds: float
@@ -515,14 +779,15 @@ def main() -> None:
     parent = Parent()
     with run_as_child(parent):
         setup = parent.receive()
-        pool = DaskPool(setup, parent.send)
+        runner = _Runner(parent)
+        pool = DaskPool(setup, runner)
         try:
-            with contextlib.closing(pool.run(_tasks(parent), wake_seconds=setup["wake_seconds"])) as results:
+            with contextlib.closing(pool.run(_tasks(runner), wake_seconds=setup["wake_seconds"])) as results:
                 for result in results:
                     if result is not None:
                         parent.send({"finished": _to_message(result)})
-                    elif parent.is_over():
-                        return
+                    else:
+                        runner.listen()
         except ModelError as error:
             fields = {"message": error.message, "hint": error.hint, "error": error.event_fields.get("error")}
             parent.send({"model": fields})
@@ -530,15 +795,14 @@ def main() -> None:
         parent.send({"end": True})
 
 
-def _tasks(parent: Parent) -> NextTasks:
-    """Yield the tasks of the parent, and None if it has none now. It is asked again while tasks are at work."""
+def _tasks(runner: _Runner) -> NextTasks:
+    """Yield the tasks of the runner, and None if it has none now. It is asked again while tasks are at work."""
     while True:
-        parent.send({"next": True})
-        task = parent.receive()["task"]
+        task = runner.ask({"next": True}, "task")
         yield task and (task[0], Task(*task[1:]))
 
 
 def _to_message(result: TaskResult) -> list[object]:
     outputs = result.outputs
     texts = None if outputs is None else {name: base64.b64encode(value).decode() for name, value in outputs.items()}
-    return [result.position, texts, None if result.error is None else dict(result.error), *result[4:9]]
+    return [result.position, texts, None if result.error is None else dict(result.error), *result[4:10]]

@@ -9,6 +9,7 @@ removed.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -33,6 +34,9 @@ IDLE_SECONDS = 60.0
 
 POLL_SECONDS = 0.5
 
+ASK_SECONDS = 10.0
+"""After that time, an attempt asks again for its checkpoint."""
+
 MAX_STOPPED = 1000
 """Ids of stopped jobs that are remembered, at most."""
 
@@ -47,7 +51,9 @@ _stopped: dict[str, None] = {}
 _lock = threading.Lock()
 
 
-def run(code: dict[str, Any], job_id: str, task: dict[str, Any], memory: int | None) -> dict[str, Any]:
+def run(
+    code: dict[str, Any], job_id: str, task: dict[str, Any], memory: int | None, attempt: dict[str, Any]
+) -> dict[str, Any]:
     """Make one attempt at a task of a job.
 
     Args:
@@ -61,11 +67,12 @@ def run(code: dict[str, Any], job_id: str, task: dict[str, Any], memory: int | N
             - `env`: variables of the model's process, besides those of this worker
             - `setup`: what each worker is told of the study
             - `python`: the interpreter, None for this worker's own
-            - `timeout`: seconds, or None
             - `starts`: how often a process is started that ends before it has loaded the model
         job_id: names this run of the job.
         task: the line for engines/worker.py.
         memory: bytes that the task may have, or None.
+        attempt: its `key`, its `timeout` in seconds or None, and `resumes`: whether it goes on from a checkpoint. The
+            runner sends that when the attempt asks for it.
 
     Returns:
         `lines`, those of the model that are kept, and one of:
@@ -73,9 +80,10 @@ def run(code: dict[str, Any], job_id: str, task: dict[str, Any], memory: int | N
         - `error`: `type`, `message` and `traceback`
         - `broken`: the same of a model that cannot be loaded
         - `unready`: the exit code of a process that ended before it was ready
-        - `died`, `late`, `excessive` or `stopped`: true; with `died` also `exit_code` and `is_oom`
+        - `died`, `late`, `excessive`, `preempted` or `stopped`: true; with `died` also `exit_code` and `is_oom`
 
-        Besides, `started_at` and `usage`. And `files`: those of the bundle that were opened on this worker so far, None
+        Besides, `started_at`, `usage`, and `saved`, what was told of its last checkpoint.
+        And `files`: those of the bundle that were opened on this worker so far, None
         if that is not known, and the one that was written.
     """
     with _lock:
@@ -87,13 +95,19 @@ def run(code: dict[str, Any], job_id: str, task: dict[str, Any], memory: int | N
             threading.Thread(target=_remove_unused, args=(job_id, job), daemon=True).start()
         job.busy += 1
     lines: list[str] = []
+    key = attempt["key"]
+    saves = _Saves(job, job_id, task, key)
     try:
-        answer = _run_attempt(job, code, task, memory, lines)
+        answer = _run_attempt(job, code, task, memory, lines, saves, attempt)
+        saves.look()
     finally:
         with _lock:
+            job.attempts.pop(key, None)
             job.busy -= 1
             job.used_at = time.monotonic()
-    return {**answer, "lines": lines, "files": job.files()}
+    if "outputs" in answer:
+        shutil.rmtree(saves.path, ignore_errors=True)
+    return {**answer, "lines": lines, "files": job.files(), "saved": saves.told}
 
 
 def describe(code: dict[str, Any]) -> Any:
@@ -120,6 +134,130 @@ def stop(job_id: str) -> None:
         model.process.kill()
 
 
+def end(job_id: str, keys: list[str]) -> None:
+    """End some attempts of a job, also those that have not begun yet."""
+    with _lock:
+        job = _jobs.get(job_id)
+        if job is None:
+            return
+        job.ended.update(keys)
+        models = [job.attempts[key].model for key in keys if key in job.attempts]
+    for model in models:
+        if model is not None:
+            model.process.kill()
+
+
+def tell(job_id: str, key: str) -> None:
+    """Tell an attempt to save and end."""
+    attempt = _attempt(job_id, key)
+    if attempt is not None and os.path.isdir(attempt.path):
+        open(os.path.join(attempt.path, "stop"), "w").close()
+
+
+def read(path: str, offset: int, size: int) -> bytes | None:
+    """Return bytes of a checkpoint, as a tar, from the path that was told; None if there is a later one."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(offset)
+            return file.read(size)
+    except FileNotFoundError:
+        return None
+
+
+def put(job_id: str, key: str, data: bytes, *, is_last: bool) -> None:
+    """Take the next bytes of the checkpoint that an attempt waits for, as a tar. Its first ones are an empty text."""
+    attempt = _attempt(job_id, key)
+    if attempt is None or attempt.has_come.is_set():
+        return
+    path = attempt.path + ".part"
+    with open(path, "ab" if data else "wb") as file:
+        file.write(data)
+    if is_last:
+        with tarfile.open(path, encoding="utf-8") as tar:
+            safe = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+            tar.extractall(os.path.join(attempt.path, "last"), **safe)  # type: ignore[arg-type] # noqa: S202 - ours
+        os.unlink(path)
+        attempt.has_come.set()
+
+
+def _attempt(job_id: str, key: str) -> _Saves | None:
+    with _lock:
+        return _jobs[job_id].attempts.get(key) if job_id in _jobs else None
+
+
+class _Saves:
+    """The checkpoints of one attempt on this Dask worker. Events tell the runner of them, and it reads them from here.
+
+    The directory has `new` and `last` as on the machine of a runner, and `sent` with the tars of the last two.
+    """
+
+    def __init__(self, job: _Job, job_id: str, task: dict[str, Any], key: str) -> None:
+        self.key = key
+        self.model: Model | None = None
+        self.path = ""
+        """The directory; none before the code is there."""
+        self.has_come = threading.Event()
+        """Set when the checkpoint is there that it goes on from."""
+        self.told: dict[str, Any] | None = None
+        """What was last told of a checkpoint."""
+        self._job_id, self._job, self._task = job_id, job, task
+        self._is_known = False
+
+    def begin(self, root: str, *, resumes: bool) -> None:
+        """Make the directory ready. Wait for the checkpoint to go on from, until the job is stopped."""
+        self.started_at = time.time()
+        self.path = os.path.join(root, "checkpoints", f"{self._task['param_id'][:16]}-{self._task['seed']}")
+        shutil.rmtree(self.path, ignore_errors=True)
+        self.has_come.clear()
+        with _lock:
+            self._job.attempts[self.key] = self
+        if resumes:
+            for name in ("last", "new", "sent"):
+                os.makedirs(os.path.join(self.path, name), 0o700)
+            while not (self._job.is_stopped or self.key in self._job.ended):
+                self._tell(want=True)
+                if self.has_come.wait(ASK_SECONDS):
+                    return
+
+    def _tell(self, **what: Any) -> dict[str, Any]:
+        from distributed import get_worker
+
+        worker = get_worker()
+        message = {"key": self.key, "worker": worker.address, **what}
+        worker.log_event("mops-jobs-" + self._job_id, message)
+        return message
+
+    def look(self) -> None:
+        """Tell of a new checkpoint, if there is one. If this disk does not take it, the one before stays the last."""
+        with contextlib.suppress(OSError):
+            self._look()
+
+    def _look(self) -> None:
+        new = os.path.join(self.path, "new")
+        if not self.path or not os.path.isdir(new):
+            return
+        if not self._is_known:
+            self._is_known = True
+            os.makedirs(os.path.join(self.path, "sent"), 0o700, exist_ok=True)
+            self._tell(uses=True)
+        names = [name for name in os.listdir(new) if not name.startswith(".")]
+        found = sorted((os.stat(os.path.join(new, name)).st_ctime_ns, name) for name in names)
+        if not found:
+            return
+        at = found[-1][1]
+        number = 1 if self.told is None else self.told["number"] + 1
+        sent = os.path.join(self.path, "sent", f"{number}.tar")
+        taken = os.path.join(self.path, "sent", "content")
+        os.rename(os.path.join(new, at), taken)
+        with tarfile.open(sent, "w", dereference=True, encoding="utf-8") as tar:
+            tar.add(taken, at)
+        for path in (taken, *(os.path.join(new, name) for _, name in found[:-1])):
+            shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
+        if number > 2:
+            os.unlink(os.path.join(self.path, "sent", f"{number - 2}.tar"))
+        self.told = self._tell(number=number, at=at, path=sent, size=os.path.getsize(sent), started_at=self.started_at)
+
+
 class _Job:
     """Code and processes of a job on this Dask worker."""
 
@@ -132,6 +270,10 @@ class _Job:
         self.busy = 0
         self.used_at = time.monotonic()
         self.is_stopped = False
+        self.attempts: dict[str, _Saves] = {}
+        """Those that run, by their keys."""
+        self.ended: set[str] = set()
+        """Keys of attempts that are not wanted any more."""
 
     def unpack(self, code: dict[str, Any]) -> str:
         """Return the directory of code and spool; unpack at the first call.
@@ -143,7 +285,8 @@ class _Job:
                 from distributed import get_worker
 
                 root = tempfile.mkdtemp(prefix="mops-jobs-", dir=get_worker().local_directory)
-                os.mkdir(os.path.join(root, "spool"))
+                for name in ("spool", "checkpoints"):
+                    os.mkdir(os.path.join(root, name))
                 with open(os.path.join(root, "worker.py"), "w", encoding="utf-8") as file:
                     file.write(code["worker"])
                 with tarfile.open(fileobj=io.BytesIO(code["bundle"]), encoding="utf-8") as tar:
@@ -198,17 +341,26 @@ def _module(name: str, source: str) -> Any:
         return _modules[source]
 
 
-def _run_attempt(
-    job: _Job, code: dict[str, Any], task: dict[str, Any], memory: int | None, lines: list[str]
+def _run_attempt(  # noqa: PLR0917 - as `run`
+    job: _Job,
+    code: dict[str, Any],
+    task: dict[str, Any],
+    memory: int | None,
+    lines: list[str],
+    saves: _Saves,
+    attempt: dict[str, Any],
 ) -> dict[str, Any]:
     failed_starts, is_alone = 0, False
-    while not job.is_stopped:
+    while not (job.is_stopped or saves.key in job.ended):
         try:
-            model = job.take(code, is_new=is_alone)
+            saves.begin(job.unpack(code), resumes=attempt["resumes"])
+            model = saves.model = job.take(code, is_new=is_alone)
         except OSError as error:
             return {"broken": {"type": type(error).__name__, "message": str(error), "traceback": ""}}
         try:
-            answer = model.run_task(task, code["timeout"], memory, lines)
+            if saves.key in job.ended:
+                return {"stopped": True}
+            answer = model.run_task(task, attempt["timeout"], memory, lines, saves.look)
             if answer is not None:
                 return answer
         finally:

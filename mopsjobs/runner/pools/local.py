@@ -22,10 +22,11 @@ from collections.abc import Callable, Collection, Generator, Iterator, Mapping, 
 from mopsjobs.engines.model_errors import describe_exit, load_error, not_started_error, startup_error
 from mopsjobs.engines.model_process import parse_answer
 from mopsjobs.ledger.attempt import Outcome, Usage
-from mopsjobs.runner.checkpoints import EXIT_CODE, Checkpoints
+from mopsjobs.runner.checkpoints import Checkpoints
 from mopsjobs.runner.pools.base import (
     GRACE_SECONDS,
     NO_LIMITS,
+    NOTHING_SAVED,
     STARTS,
     Assignment,
     End,
@@ -138,11 +139,6 @@ class WorkerProcess(ModelProcess):
 
 TASKS_PER_WORKER = 2
 """Tasks that a worker has at once."""
-
-NOTHING_SAVED: End = (
-    Outcome.FAILED,
-    {"type": "NoCheckpoint", "message": f"it ended with code {EXIT_CODE}, but has left no new checkpoint"},
-)
 
 LIVENESS_SECONDS = 1.0
 """How often dead workers are looked for."""

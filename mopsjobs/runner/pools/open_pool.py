@@ -64,6 +64,8 @@ def open_pool(  # noqa: PLR0913 - three by name
     study, python = manifest.study, shard.python or active_python(os.environ) or sys.executable
     root = retry.call(lambda: extract_bundle(store, manifest.bundle, directory.code))
     job_env = dict(zip(JOB_VARIABLES, (manifest.job_id, str(shard.number)), strict=True))
+    if checkpoints is not None:
+        job_env |= {EVERY_VARIABLE: f"{shard.checkpoint_every:g}", EXIT_VARIABLE: str(EXIT_CODE)}
     if shard.scheduler is None:
         notes.describe(lambda: describe_interpreter(python, model_environment(os.environ)))
     elif feed is None:
@@ -79,6 +81,7 @@ def open_pool(  # noqa: PLR0913 - three by name
             shard.limits,
             on_log,
             notes.note,
+            checkpoints,
         )
     else:  # this machine is not that of the tasks
         python, shard = python_here(shard.python, os.environ), shard._replace(workers=1)
@@ -87,7 +90,6 @@ def open_pool(  # noqa: PLR0913 - three by name
     of_tasks = {**paths, **study.setup, "task_root": str(_task_root(spool, os.environ) if feed is None else spool)}
     if checkpoints is not None:
         of_tasks["checkpoints"] = str(checkpoints.root)
-        job_env |= {EVERY_VARIABLE: f"{shard.checkpoint_every:g}", EXIT_VARIABLE: str(EXIT_CODE)}
     of_reductions = {**paths, "reduce": study.reduce}
     if feed is None and shard.number == 0 and study.reduce and manifest.engine in CLUSTER_ENGINES:
         # Elsewhere, the submission has done so.

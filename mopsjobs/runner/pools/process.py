@@ -397,7 +397,8 @@ class Model(ModelProcess):
             root: the directory of code and spool.
             measurement: the module `utils.measurement`.
         """
-        setup = {**code["setup"], "root": os.path.join(root, "code"), "spool": os.path.join(root, "spool")}
+        setup = {**code["setup"], **{name: os.path.join(root, name) for name in ("spool", "checkpoints")}}
+        setup["root"] = os.path.join(root, "code")
         command = [code["python"] or sys.executable, "-u", os.path.join(root, "worker.py")]
         self.lines: list[str] = []
         env = {**_thread_limits(), **os.environ, **code["env"]}
@@ -411,10 +412,24 @@ class Model(ModelProcess):
         self.selector.register(self.stderr, selectors.EVENT_READ, self.log_lines.feed)
 
     def run_task(
-        self, task: dict[str, Any], timeout: float | None, memory: int | None, lines: list[str]
+        self,
+        task: dict[str, Any],
+        timeout: float | None,
+        memory: int | None,
+        lines: list[str],
+        look: Callable[[], None] = lambda: None,
     ) -> dict[str, Any] | None:
-        """Return the answer to a task; None if the process has ended instead. After the timeout, end the process."""
+        """Return the answer to a task; None if the process has ended instead. After the timeout, end the process.
+
+        Args:
+            task: the line for engines/worker.py.
+            timeout: seconds, or None.
+            memory: bytes that the task may have, or None.
+            lines: takes those of the model.
+            look: called now and then while it runs.
+        """
         self.lines = lines
+        self._look = look
         self.outgoing += json.dumps(task).encode() + b"\n"
         self._begin(memory)
         try:
@@ -435,6 +450,7 @@ class Model(ModelProcess):
         while True:
             self.send(self.selector)
             is_over = not self._read()
+            self._look()
             while b"\n" in self.answers:
                 line, _, rest = bytes(self.answers).partition(b"\n")
                 self.answers[:] = rest

@@ -1,0 +1,114 @@
+"""Tasks on Dask workers, which have no access to the store, go on from their checkpoints on other workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import pytest
+
+from mopsjobs.ledger.attempt import Attempt, Outcome
+from mopsjobs.ledger.retry_policy import RetryPolicy
+from mopsjobs.runner.shard import ShardResult, TaskProgress
+from support.checkpoints import STEPS, steps_of, undisturbed
+from support.dask import Cluster
+from support.docs import ROOT
+from support.ledgers import attempts_in
+from support.runs import Bench, code, results, sets_of, until
+
+pytestmark = [
+    pytest.mark.usefixtures("quick_runner"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """Yield a cluster of one worker, for the test to kill."""
+    (tmp_path / "dask").mkdir()
+    with closing(Cluster(tmp_path / "dask", 1)) as made:
+        yield made
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """Return a model of steps, which finds mops-jobs on a Dask worker."""
+    return code(tmp_path / "code", f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{STEPS}")
+
+
+@pytest.fixture
+def begin() -> Iterator[Callable[..., Future[tuple[ShardResult, list[str]]]]]:
+    """Return a function that begins a run in a thread."""
+    with ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(1))
+        yield pool.submit
+
+
+def _attempts(bench: Bench) -> list[Attempt]:
+    return sorted(attempts_in(bench.line), key=lambda one: one.attempt)
+
+
+def _saved(directory: Path) -> set[str]:
+    """Return the names of the checkpoints on the machine of the runner."""
+    return {json.loads(path.read_text())["at"] for path in directory.glob("checkpoints/*/.kept/*/header.json")}
+
+
+def test_a_task_whose_dask_worker_dies_goes_on_from_its_last_checkpoint(
+    bench: Bench, cluster: Cluster, begin: Callable[..., Future[tuple[ShardResult, list[str]]]], tmp_path: Path
+) -> None:
+    """On another one, without a retry: it had come on. Dask alone would begin it at its start."""
+    gate = tmp_path / "gate"
+    sets = sets_of(1, steps=str(tmp_path / "steps"), steps_total=50, gates={"34": str(gate)})
+    bench.given(sets)
+    run = begin(bench.work, scheduler=cluster.url, policy=RetryPolicy(0))
+    until(lambda: "30" in _saved(tmp_path / "job"), "its checkpoint")
+    cluster.add_worker()
+    cluster.kill(1)
+    until(lambda: steps_of(tmp_path / "steps")[0][-5:] == [30, 31, 32, 33, 34], "its next attempt")
+    until(lambda: steps_of(tmp_path / "steps")[0].count(34) > 1, "its next attempt")
+    gate.touch()
+    ran, _ = run.result()
+    assert ran.status == "succeeded"
+    assert results(bench.line) == undisturbed(sets)
+    first, second = _attempts(bench)
+    assert (first.outcome, first.resumed, second.outcome) == (Outcome.DIED, None, Outcome.SUCCEEDED)
+    assert second.resumed is not None
+    assert second.resumed.at == "30"
+    assert not (tmp_path / "job" / "checkpoints").exists()
+
+
+def test_a_task_whose_process_dies_goes_on_on_the_same_worker(bench: Bench, cluster: Cluster, tmp_path: Path) -> None:
+    """It loses the steps since its last checkpoint, and no others."""
+    sets = sets_of(2, steps=str(tmp_path / "steps"), steps_total=50, die=[34])
+    bench.given(sets)
+    ran, said = bench.work(scheduler=cluster.url)
+    assert (ran.status, said) == ("succeeded", [])
+    assert steps_of(tmp_path / "steps") == {x: [*range(35), *range(30, 50)] for x in range(2)}
+    assert results(bench.line) == undisturbed(sets)
+
+
+def test_a_runner_that_is_told_to_stop_lets_tasks_on_dask_save(bench: Bench, cluster: Cluster, tmp_path: Path) -> None:
+    """The next run goes on from there, and no step is made twice."""
+    gate = tmp_path / "gate"
+    sets = sets_of(1, steps=str(tmp_path / "steps"), steps_total=20, every=1000, gates={"5": str(gate)})
+    bench.given(sets)
+
+    def stop(_progress: TaskProgress) -> None:
+        if list((tmp_path / "job").glob("checkpoints/*")):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    ran, said = bench.work(scheduler=cluster.url, on_progress=stop)
+    assert (ran.is_done, ran.signal, ran.failed) == (False, signal.SIGTERM, 0)
+    assert "1 task may save, up to 20s." in said
+    gate.touch()
+    ran, said = bench.work(scheduler=cluster.url, policy=RetryPolicy(0))
+    assert (ran.status, said) == ("succeeded", [])
+    assert steps_of(tmp_path / "steps") == {0: [*range(20)]}
+    assert results(bench.line) == undisturbed(sets)
+    assert sorted(str(one.outcome) for one in _attempts(bench)) == ["preempted", "succeeded"]
