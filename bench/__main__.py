@@ -10,6 +10,7 @@ from pathlib import Path
 from bench import (
     abusing,
     azurite,
+    checkpoints,
     counting,
     growing,
     importing,
@@ -41,6 +42,7 @@ BENCHMARKS = {
     "update": updating.run,
     "race": racing.run,
     "tasks": tasks.run,
+    "checkpoints": checkpoints.run,
     "results": result_tables.run,
     "series": series.run,
     "serve": serving.run,
@@ -52,7 +54,7 @@ BENCHMARKS = {
 }
 SECTIONS = {
     "Listings": ("list", "imports", "metrics"),
-    "Inside a job": ("ledgers", "record", "tasks", "results", "series"),
+    "Inside a job": ("ledgers", "record", "tasks", "checkpoints", "results", "series"),
     "Syncs": ("sync", "grow", "network"),
     "Writes": ("update", "race", "requests"),
     "The page": ("serve", "abuse"),
