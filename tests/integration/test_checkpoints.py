@@ -137,6 +137,50 @@ def test_a_program_of_another_language_asks_to_be_started_again(bench: Bench, tm
     assert [one.resumed and one.resumed.at for one in attempts] == [None, "1", "2", "3"]
 
 
+PERL = """
+import os, subprocess, sys
+
+SCRIPT = r'''
+use strict; use warnings; use File::Path 'make_path';
+my $dir = $ENV{MOPS_JOBS_CHECKPOINT_DIR};
+my ($last) = glob("$dir/last/*");
+my ($step, $x) = (0, $ENV{MOPS_JOBS_SEED} % 997);
+if (defined $last) { open(my $in, '<', $last) or die; ($step, $x) = split ' ', <$in>; }
+make_path("$dir/new");
+while ($step < 30) {
+    open(my $note, '>>', $ENV{STEPS}) or die; print $note "$step\n"; close $note;
+    $x = ($x * 31 + 7) % 997; $step += 1;
+    if ($step % 10 == 0 or -e "$dir/stop") {
+        open(my $out, '>', "$dir/part") or die; print $out "$step $x"; close $out;
+        rename "$dir/part", "$dir/new/$step";
+    }
+    exit $ENV{MOPS_JOBS_CHECKPOINT_EXIT} if -e "$dir/stop";
+    if ($step == 14 and not defined $last) { kill 'KILL', getppid(); sleep 600; }
+}
+print $x;
+'''
+
+def simulate(params, seed):
+    env = {**os.environ, "STEPS": params["steps"]}
+    done = subprocess.run(["perl", "-e", SCRIPT], check=True, env=env, stdout=subprocess.PIPE)
+    return {"x": int(done.stdout)}
+"""
+
+
+def test_a_perl_script_goes_on_from_a_file_of_its_own(bench: Bench, tmp_path: Path) -> None:
+    """Its worker is killed in step 14. Its last checkpoint is of step 10, and its result is that of 30 steps."""
+    code(tmp_path / "code", PERL)
+    bench.given([{"steps": str(tmp_path / "steps")}])
+    ran, said = bench.work()
+    assert (ran.status, said) == ("succeeded", [])
+    assert [*map(int, (tmp_path / "steps").read_text().split())] == [*range(14), *range(10, 30)]
+    ((name, output),) = results(bench.line).items()
+    expected = int(name.split("/")[1]) % 997
+    for _ in range(30):
+        expected = (expected * 31 + 7) % 997
+    assert json.loads(output) == {"x": expected}
+
+
 def test_a_program_that_asks_again_without_saving_has_failed(bench: Bench, tmp_path: Path) -> None:
     """It would go on for ever."""
     code(tmp_path / "code", SHELL)

@@ -14,6 +14,7 @@ from support.docs import ROOT
 from support.runs import PATIENCE
 
 EXAMPLE = ROOT / "examples" / "seir"
+CHECKPOINTS = ROOT / "examples" / "seir-checkpoints"
 BY_AGE = ROOT / "examples" / "seir-by-age"
 MODEL_PYTHON = ROOT / "build" / "model" / "bin" / "python"
 """What `./build.sh test` makes of that example's requirements.txt."""
@@ -57,6 +58,19 @@ def test_the_example_is_an_epidemic(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 0 < weak["attack_rate"] < strong["attack_rate"] < 1
     assert len(strong["infectious"]) == seir.DAYS
     assert all(0 <= count <= 20000 for count in strong["infectious"])
+
+
+def test_the_example_with_checkpoints_may_be_interrupted(cli: Cli) -> None:
+    """It leaves the same outputs when it is killed, or told to stop, at its checkpoints."""
+    env = {**environment(cli), "PYTHONPATH": str(ROOT)}
+    words = command("submit", "study.json", "--auto", "--job-id", "job", "--workers", "2", "--wait")
+    subprocess.run(words, cwd=CHECKPOINTS, env=env, check=True, capture_output=True, timeout=PATIENCE)
+    words = command("replay", "job", "3", "--interrupt", "3", "--json")
+    replayed = subprocess.run(words, env=env, capture_output=True, text=True, timeout=PATIENCE)
+    assert replayed.returncode == 0, replayed.stderr
+    document = json.loads(replayed.stdout)
+    assert (document["equal"], document["interruption"]["equal"]) == (True, True)
+    assert document["interruption"]["at"]
 
 
 def test_a_wire_function_on_numpy_pandas_and_pyarrow_runs(cli: Cli, tmp_path: Path) -> None:
