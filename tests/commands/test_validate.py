@@ -15,7 +15,7 @@ from mopsjobs.studies.manifest import Manifest
 from mopsjobs.submission.shard_drop import ShardDrop
 from support.cli import Cli, Remote, add
 from support.engines import COMPLETE, RUNNING, Cluster, answer_for_all
-from support.ledgers import add_job, leave_outputs
+from support.ledgers import add_job, leave_output, leave_outputs
 from support.runs import sets_of
 
 
@@ -36,6 +36,19 @@ def test_a_job_with_a_runner_at_work_is_only_compared(cli: Cli, remote: Remote, 
     assert ran.err == "The runner of job is at work, and will end the job.\n"
     assert json.loads(cli.ok("validate", "job", "--json").out)["status"] == "running"
     assert remote.jobs.get_job("job") == before
+
+
+def test_tasks_behind_the_last_report_of_a_cancelled_job_are_counted(cli: Cli, remote: Remote) -> None:
+    """By decisions that its record does not know, an adaptive job may need them: it never has more than it needs."""
+    replicates = {"min": 4, "max": 40, "until": {"x": {"absolute": 0.1}}}
+    manifest = add_job(remote.jobs, "job", sets_of(1), n_replicates=replicates)
+    for number in range(8):
+        leave_output(remote.jobs, manifest, number, x=number)
+    cancelled = remote.jobs.update_status("job", "cancelled")
+    ran = cli.ok("validate", "job", "--json")
+    assert (ran.json["tasks_verified"], ran.json["tasks_total"]) == (8, 15)
+    assert cli.ok("validate", "job").out == "job: 8 of 15 tasks verified; cancelled\n"
+    assert remote.jobs.get_job("job") == cancelled
 
 
 def test_a_job_with_a_silent_runner_ends_as_its_outputs_decide(cli: Cli, remote: Remote, reported: Manifest) -> None:

@@ -23,6 +23,8 @@ def is_named(path, seed):
 def simulate(params, seed):
     value = 100 + params["sd"] * random.Random(seed).gauss(0, 1)
     time.sleep(params.get("pause", 0) * (value > 100))
+    while is_named(params.get("holds"), seed):
+        time.sleep(0.02)
     if is_named(params.get("fails"), seed):
         raise ValueError("as asked")
     if is_named(params.get("nan"), seed):

@@ -45,7 +45,12 @@ def run(args: argparse.Namespace, app: App) -> Result:
     warnings = _problems(found, can_resume=can_resume)
     exit_code = EXIT_PARTLY_DONE if warnings else EXIT_DONE
     if args.json:
-        compared = {"tasks_verified": found.tasks_verified, "missing_outputs": list(found.missing_outputs)}
+        # Decisions since the last report may have added tasks to those that the record of an adaptive study counts.
+        compared = {
+            "tasks_total": found.tasks_total,
+            "tasks_verified": found.tasks_verified,
+            "missing_outputs": list(found.missing_outputs),
+        }
         job = job_json_from_state(state, now=app.now().timestamp()) | compared
         return Result(Document(job), notes=notes, warnings=warnings, exit_code=exit_code)
     verified = f"{found.tasks_verified:,} of {found.tasks_total:,} tasks"
