@@ -256,7 +256,7 @@ class Results(Table):
     def best(self, result: str, limit: int = 10) -> Table:
         """Return the parameter sets with the lowest mean of a result, the best first.
 
-        Its column `may_be_best` is true if the 95 % confidence interval of a set overlaps that of the first. It is None
+        Its column `may_be_best` is true if the confidence interval of a set overlaps that of the first. It is None
         without an interval. `notes` say how sure the order is, and what the means leave out.
 
         Args:

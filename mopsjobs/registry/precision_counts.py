@@ -11,7 +11,7 @@ COUNTS = ("sets", "precise", "failed", "at_max", "needed", "at_most")
 """Parameter sets, and those of them with a final verdict; tasks that are needed as far as is known, and at most."""
 
 WIDEST = "widest"
-"""The set that is furthest from its goal, in words; null if no set needs more."""
+"""The set that is furthest from its goal, in words. If only failed sets are: one without a finite value, and why."""
 
 MAX_WIDEST = 200
 """Characters of it."""
@@ -36,7 +36,8 @@ def precision_text(counts: Mapping[str, Any]) -> str:
     """Return counts in words: `212 of 256 sets precise, 1 failed; 14,310 of at most 128,000 tasks; widest: …`."""
     is_open = counts["needed"] < counts["at_most"]
     tasks = f"{counts['needed']:,} of at most {counts['at_most']:,} tasks" if is_open else f"{counts['needed']:,} tasks"
-    widest = [f"widest: {counts[WIDEST]}"] if counts[WIDEST] else []
+    is_failure = counts["precise"] + counts["failed"] == counts["sets"]  # then no interval is too wide
+    widest = [f"{'failed' if is_failure else 'widest'}: {counts[WIDEST]}"] if counts[WIDEST] else []
     return "; ".join([sets_text(counts), tasks, *widest])
 
 

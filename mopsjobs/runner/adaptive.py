@@ -190,7 +190,7 @@ class AdaptiveFeed:
 
     def _count(self) -> dict[str, int]:
         """Count the sets of the shard, without tasks that name their seeds: no decision changes these."""
-        return tally(self._precision, [one.judgement for one in self._sets for _ in one.one.firsts])
+        return tally(self._precision, [(one.judgement, len(one.one.firsts)) for one in self._sets])
 
     def _task(self, number: int) -> Task:
         place = bisect_right(self._firsts, number) - 1

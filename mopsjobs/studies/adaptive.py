@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from mopsjobs.ledger.scalars import Scalars, may_have_scalars
 from mopsjobs.registry.precision_counts import WIDEST
-from mopsjobs.studies.precision import FAILED, MAX, MORE, Judgement, Precision, judge, tally
+from mopsjobs.studies.precision import FAILED, MAX, MORE, Judgement, Precision, judge, lacks_text, tally
 from mopsjobs.studies.study import ParameterSet, Study, find_varying, set_name
 from mopsjobs.utils.scalar_keys import scalar_called
 
@@ -141,22 +141,36 @@ def count_sets(study: Study, judgements: Mapping[str, Judgement], failed: Collec
     """
     precision = study.precision
     assert precision is not None  # noqa: S101 - it is adaptive
-    counted: list[Judgement] = []
+    counts = tally(precision, ((judgement, len(one.firsts)) for one, judgement in _ended(study, judgements, failed)))
+    named = sum(1 for _ in named_tasks(study))
+    return counts | {name: counts[name] + named for name in ("needed", "at_most")}
+
+
+def _ended(
+    study: Study, judgements: Mapping[str, Judgement], failed: Collection[int]
+) -> Iterator[tuple[AdaptiveSet, Judgement]]:
+    """Yield the sets with their verdicts. Takes arguments as `count_sets` does."""
     ascending = sorted(failed)
     for one in adaptive_sets(study):
         first, judgement = one.firsts[0], judgements[one.param_id]
         end = first + judgement.needed
         if judgement.verdict == MORE and bisect_left(ascending, first) < bisect_left(ascending, end):
             judgement = judgement._replace(verdict=FAILED)
-        counted += [judgement] * len(one.firsts)
-    counts = tally(precision, counted)
-    named = sum(1 for _ in named_tasks(study))
-    return counts | {name: counts[name] + named for name in ("needed", "at_most")}
+        yield one, judgement
 
 
 def precision_record(
     study: Study, judgements: Mapping[str, Judgement], failed: Collection[int] = ()
 ) -> dict[str, object]:
     """Return what the record of a job that has ended says of its precision. Takes arguments as `count_sets` does."""
-    widest = find_widest(study, ((one, judgements[one.param_id]) for one in adaptive_sets(study)))
-    return {**count_sets(study, judgements, failed), WIDEST: widest and widest[1]}
+    counts, ended = count_sets(study, judgements, failed), list(_ended(study, judgements, failed))
+    widest = find_widest(study, ended)
+    text = widest and widest[1]
+    if counts["precise"] + counts["failed"] == counts["sets"]:
+        lacking = (
+            f"{set_name(one.params, find_varying(study))} ({lacks_text(judgement.lacks)})"
+            for one, judgement in ended
+            if judgement.lacks is not None
+        )
+        text = next(lacking, None)
+    return {**counts, WIDEST: text}

@@ -86,6 +86,11 @@ def width_text(width: float, *, is_relative: bool) -> str:
     return f"± {width:.2g}" if not is_relative else f"± {percent:.2g} %" if percent < 100 else f"± {percent:,.0f} %"
 
 
+def lacks_text(scalar: object) -> str:
+    """Return in words why a set has failed whose tasks have not."""
+    return f"a replicate has no finite {scalar}"
+
+
 class Precision(NamedTuple):
     """The wish of a study that has no fixed number of replicates."""
 
@@ -140,6 +145,8 @@ class Judgement(NamedTuple):
     """Of each target after `n` replicates, by the target's name; None if it has none."""
     ratio: float = math.inf
     """How many times as wide as it may be the worst of them is."""
+    lacks: str | None = None
+    """The target of which a replicate has no finite value, so that the set has failed."""
 
     @property
     def half_widths(self) -> dict[str, float | None]:
@@ -156,18 +163,19 @@ def judge(precision: Precision, values: Sequence[Mapping[str, object] | None]) -
             that failed. Further ones than the looks need are ignored.
     """
     columns: dict[str, list[float]] = {target.scalar: [] for target in precision.until}
-    failed_at = math.inf
+    failed_at, lacks = math.inf, None
     for place, scalars in enumerate(values):
         found = [None if scalars is None else finite_number(scalars, name) for name in columns]
         if None in found:
             failed_at = place
+            lacks = None if scalars is None else precision.until[found.index(None)].scalar
             break
         for column, value in zip(columns.values(), found, strict=True):
             column.append(value)  # type: ignore[arg-type]
     n, look, intervals, ratio = 0, precision.min, dict.fromkeys(columns), math.inf
     while True:
         if failed_at < look:
-            return Judgement(FAILED, n, look, intervals, ratio)
+            return Judgement(FAILED, n, look, intervals, ratio, lacks)
         if len(values) < look:
             return Judgement(MORE, n, look, intervals, ratio)
         n = look
@@ -187,17 +195,21 @@ def finite_number(scalars: Mapping[str, object], name: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def tally(precision: Precision, judgements: Iterable[Judgement]) -> dict[str, int]:
+def tally(precision: Precision, judgements: Iterable[tuple[Judgement, int]]) -> dict[str, int]:
     """Count parameter sets as a record's `metadata.precision` has them.
 
     There are `sets`, of which some are `precise`, `failed` or `at_max`. Tasks are `needed`, as far as is known, and
     there are `at_most` some more.
+
+    Args:
+        precision: what the study asks for.
+        judgements: of each set, with how often the study names the set: its tasks count as often, and itself once.
     """
     counts = {"sets": 0, **dict.fromkeys(VERDICTS, 0), "needed": 0, "at_most": 0}
-    for judgement in judgements:
+    for judgement, times in judgements:
         counts["sets"] += 1
         for name, verdict in VERDICTS.items():
             counts[name] += judgement.verdict == verdict
-        counts["needed"] += judgement.needed
-        counts["at_most"] += precision.max if judgement.verdict == MORE else judgement.needed
+        counts["needed"] += judgement.needed * times
+        counts["at_most"] += (precision.max if judgement.verdict == MORE else judgement.needed) * times
     return counts

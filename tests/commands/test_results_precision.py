@@ -50,7 +50,7 @@ def test_each_view_says_how_precise_the_sets_are(desk: Desk, monkeypatch: pytest
         assert one["peak.low"] < one["peak.mean"] < one["peak.high"]
         assert one["peak.precision"] == pytest.approx((one["peak.high"] - one["peak.low"]) / 2)
         assert (one["peak.precision"] <= 2) == (one["precision"] == PRECISE)
-        assert one["peak.half_width"] < one["peak.precision"]
+        assert one["peak.half_width"] == one["peak.precision"]
     assert document["notes"] == ["5 of 6 sets precise, 1 at max."]
     rows = desk.ok("results", "job", "--by", "set").lines
     assert rows[0].split()[:3] == ["sd", "DONE", "PRECISION"]
@@ -70,6 +70,53 @@ def test_each_view_says_how_precise_the_sets_are(desk: Desk, monkeypatch: pytest
         assert [one["precision"] for one in registry.job("job").results().sets().rows] == [
             one["precision"] for one in sets
         ]
+
+
+def test_a_table_counts_a_set_once_that_two_jobs_share(desk: Desk) -> None:
+    _run(desk, "--label", "a=b")
+    desk.submit(SETS[1:], "--extend", "job", job_id="job.b", n_replicates=REPLICATES)
+    desk.ended("job.b")
+    found = json.loads(desk.ok("results", "job", "job.b", "--by", "set", "--json").out)
+    assert (len(found["sets"]), found["notes"][0]) == (6, "5 of 6 sets precise, 1 at max.")
+
+
+def test_views_agree_on_sets_that_a_study_names_twice(desk: Desk) -> None:
+    (desk.home / "model.py").write_text(MODEL)
+    desk.submit([{"sd": 0.1}, {"sd": 0.1}, {"sd": 0.5}], n_replicates=REPLICATES)
+    desk.ended()
+    assert "2 of 2 sets precise; 12 tasks\n" in desk.ok("status", "job").out
+    found = json.loads(desk.ok("results", "job", "--by", "set", "--json").out)
+    assert (len(found["sets"]), found["notes"][0]) == (2, "2 of 2 sets precise.")
+
+
+def test_truth_values_that_a_study_names_are_a_proportion(desk: Desk) -> None:
+    until = {"extinct": {"absolute": 0.2, "confidence": 0.8}}
+    (desk.home / "model.py").write_text(
+        "def simulate(params, seed):\n    return {'extinct': seed % 3 == params['rest'], 'other': seed % 2 == 0}\n"
+    )
+    desk.submit([{"rest": 0}, {"rest": 1}, {"rest": 9}], n_replicates={"min": 4, "max": 40, "until": until})
+    desk.ended()
+    found = json.loads(desk.ok("results", "job", "--best", "extinct", "--json").out)
+    assert [one["precision"] for one in found["sets"]] == [PRECISE] * 3
+    for one in found["sets"]:
+        assert one["extinct.half_width"] == one["extinct.precision"] <= 0.2
+    assert [one["extinct.mean"] for one in found["sets"]] == sorted(one["extinct.mean"] for one in found["sets"])
+    assert {one["name"]: one["confidence"] for one in found["results"]} == {"extinct": 0.8, "other": None}
+    assert "80 % interval" in found["notes"][0]
+
+
+def test_a_target_that_no_task_leaves_is_named(desk: Desk) -> None:
+    """Sets without it fail, though their tasks do not."""
+    (desk.home / "model.py").write_text(MODEL)
+    misspelt = {"min": 4, "max": 40, "until": {"peek": {"absolute": 2.0}}}
+    desk.submit(SETS[:2], n_replicates=misspelt)
+    desk.ended()
+    told = "0 of 2 sets precise, 2 failed; 8 tasks; failed: sd=0.1 (a replicate has no finite peek)\n"
+    assert told in desk.ok("status", "job").out
+    said = desk.ok("results", "job", "--by", "set")
+    assert said.out.count("failed: a replicate has no finite peek") == 2
+    sets = json.loads(desk.ok("results", "job", "--by", "set", "--json").out)["sets"]
+    assert [one["lacks"] for one in sets] == ["peek", "peek"]
 
 
 def test_a_failed_replicate_is_told_per_set(desk: Desk) -> None:

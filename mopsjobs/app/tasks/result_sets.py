@@ -45,10 +45,10 @@ from mopsjobs.errors import UsageError
 from mopsjobs.ledger.attempt import FAILED_OUTCOMES, Outcome
 from mopsjobs.registry.precision_counts import sets_text
 from mopsjobs.studies.adaptive import judge_set
-from mopsjobs.studies.precision import PRECISE, VERDICTS, Target, width_text
+from mopsjobs.studies.precision import PRECISE, VERDICTS, Target, lacks_text, width_text
 from mopsjobs.studies.results import parameter_columns
 from mopsjobs.utils.files import atomic_file, make_directory
-from mopsjobs.utils.intervals import CONFIDENCE, summarize
+from mopsjobs.utils.intervals import CONFIDENCE, Summary, careful_interval, summarize
 from mopsjobs.utils.scalar_keys import is_called
 from mopsjobs.utils.sqlite_file import connect
 from mopsjobs.utils.table_files import Column, distinct_name, free_name, identifier, is_numeric, typed_value
@@ -57,7 +57,7 @@ from mopsjobs.utils.times import json_time
 
 T = TypeVar("T")
 
-FORMAT = 4
+FORMAT = 5
 """Of the file. One of another format is made anew."""
 
 MAX_FILES = 20
@@ -73,8 +73,8 @@ COUNTS = ("tasks", "done", "failed", "missing", "waiting")
 STATISTICS = (("n", "integer"), ("n_nan", "integer"), ("mean", "number"), ("sd", "number"), ("half_width", "number"))
 """Columns of each scalar that is a number, after its name and a dot: the fields of `Summary`."""
 
-PRECISION = (("precision", "text"), ("judged", "integer"))
-"""Columns of a set of an adaptive study: the verdict on it, and after how many replicates; see `studies.precision`."""
+PRECISION = (("precision", "text"), ("judged", "integer"), ("lacks", "text"))
+"""Columns of a set of an adaptive study: the fields `verdict`, `n` and `lacks` of `studies.precision.Judgement`."""
 
 OF_TARGET = (("low", "number"), ("high", "number"), ("precision", "number"))
 """Columns of each scalar that it names: its interval then, and half of that, relative to the mean if the goal is."""
@@ -102,7 +102,7 @@ CREATE TABLE task_row (
     number INTEGER PRIMARY KEY, set_number INTEGER, first_task INTEGER, member INTEGER, task INTEGER, seed, status TEXT,
     seconds REAL, error TEXT, error_key TEXT, repeats INTEGER{scalars}
 );
-CREATE TABLE set_precision (number INTEGER PRIMARY KEY, verdict TEXT, judged INTEGER{targets});
+CREATE TABLE set_precision (number INTEGER PRIMARY KEY, verdict TEXT, judged INTEGER, lacks TEXT{targets});
 """
 
 
@@ -117,6 +117,8 @@ class Scalar(NamedTuple):
     is_number: bool
     is_finite: bool
     """Whether no task has NaN or an infinity."""
+    confidence: float | None = None
+    """That of its intervals, which an adaptive study looks at repeatedly; None: those of Student's t."""
 
 
 class Totals(NamedTuple):
@@ -167,17 +169,19 @@ class Standing(NamedTuple):
     """Sets without a finite value."""
     is_finite: bool = True
     """Whether no task has NaN or an infinity, which are in no mean and in no interval."""
+    confidence: float = CONFIDENCE
+    """That of the intervals."""
 
     def sentences(self, end: str, scalar: str) -> list[str]:
         """Return what it says, as sentences."""
-        told = []
+        told, percent = [], f"{100 * self.confidence:g} %"
         if self.limit is not None and self.others:
-            its = "its 95 % interval overlaps" if self.others == 1 else "their 95 % intervals overlap"
+            its = f"its {percent} interval overlaps" if self.others == 1 else f"their {percent} intervals overlap"
             told.append(f"{pluralize(self.others, 'more set')} may be the {end}: {its} that of the first.")
         elif self.limit is not None:
             but = "" if self.is_finite else f"; NaN and infinities of {scalar} are in none"
             none = "No" if but else f"No other set may be the {end}: no"
-            told.append(f"{none} other 95 % interval overlaps that of the first{but}.")
+            told.append(f"{none} other {percent} interval overlaps that of the first{but}.")
         if self.without_interval:
             have = "has" if self.without_interval == 1 else "have"
             sets = f"{pluralize(self.without_interval, 'set')} {have} one value of {scalar}"
@@ -263,6 +267,10 @@ class ResultSets:
         per_scalar = len(STATISTICS) + len(self.quantiles)
         place = [one.name for one in self.numbers].index(scalar) * per_scalar
         return columns[place + [name for name, _ in STATISTICS].index(statistic)].name
+
+    def confidence_of(self, scalar: str) -> float:
+        """Return the confidence of the intervals of a scalar that is a number."""
+        return next(one.confidence for one in self.numbers if one.name == scalar) or CONFIDENCE
 
     def _add_quantiles(self, quantiles: Sequence[float]) -> None:
         """Add quantiles of each number to the columns. They are computed now, from the tasks.
@@ -432,17 +440,20 @@ class ResultSets:
 
     def _verdicts(self) -> dict[str, int]:
         """Count the sets of adaptive studies, and those with a final verdict, as the record of a job does."""
-        found = dict(self._database.execute("SELECT verdict, count(*) FROM set_precision GROUP BY verdict").fetchall())
+        sql = "SELECT verdict, count(*) FROM set_precision JOIN set_row USING (number) GROUP BY verdict"
+        found = dict(self._database.execute(sql).fetchall())  # a set whose tasks all repeat others has no row
         return {"sets": sum(found.values())} | {name: found.get(one, 0) for name, one in VERDICTS.items()}
 
     def precision_text(self, row: Mapping[str, object]) -> str:
         """Return the verdict on a set of an adaptive study, with what it has reached: `more: peak ± 8.1 %`."""
-        verdict = str(row[PRECISION[0][0]] or "")
-        if verdict in (PRECISE, "") or self.targets is None:
-            return verdict
+        verdict, _, lacks = (row[name] for name, _ in PRECISION)
+        if verdict in (PRECISE, None) or self.targets is None:
+            return str(verdict or "")
+        if lacks is not None:
+            return f"{verdict}: {lacks_text(lacks)}"
         widths = [(name, row[f"{name}.{OF_TARGET[2][0]}"], is_relative) for name, is_relative in self.targets.items()]
         told = [f"{name} {width_text(width, is_relative=of)}" for name, width, of in widths if isinstance(width, float)]
-        return ": ".join([verdict, *filter(None, [", ".join(told)])])
+        return ": ".join([str(verdict), *filter(None, [", ".join(told)])])
 
     def copy(self) -> ResultSets:
         """Return the sets without their tasks in memory, to be read later and by several threads."""
@@ -464,7 +475,7 @@ class ResultSets:
         """Tell how sure the first set of an order by a scalar is."""
         assert order.scalar is not None  # noqa: S101 - the caller has an order by a scalar
         place = [one.name for one in self.numbers].index(order.scalar)
-        is_finite = self.numbers[place].is_finite
+        certainty = self.numbers[place].is_finite, self.confidence_of(order.scalar)
         mean, half = f"m{place}", f"h{place}"
         sign = -1 if order.is_descending else 1
         counts = f"SELECT total({mean} IS NULL), total({mean} IS NOT NULL AND {half} IS NULL) FROM set_row"  # noqa: S608 - names of our own
@@ -474,13 +485,13 @@ class ResultSets:
             f" ORDER BY {sign} * {mean}, number LIMIT 1"
         ).fetchone()
         if first is None or first[1] is None:
-            return Standing(None, 0, without_interval, without_value, is_finite)
+            return Standing(None, 0, without_interval, without_value, *certainty)
         limit = sign * first[0] + first[1]
         others = self._database.execute(
             f"SELECT count(*) FROM set_row WHERE {sign} * {mean} - {half} <= ? AND number != ?",  # noqa: S608 - names of our own
             (limit, first[2]),
         ).fetchone()[0]
-        return Standing(limit, others, without_interval, without_value, is_finite)
+        return Standing(limit, others, without_interval, without_value, *certainty)
 
     def open_views(self, cache: str, names: Iterable[str]) -> sqlite3.Connection:
         """Return the connection, with the views `results` and `result_sets`, and those of the cache.
@@ -534,7 +545,7 @@ class ResultSets:
                 name = free_name(f"{scalar.name}.{suffix}", "result", taken)
                 columns.append((Column(name, frozenset({kind})), sql))
         if self.targets is not None:
-            columns += zip(plain_columns(PRECISION), ("verdict", "judged"), strict=True)
+            columns += zip(plain_columns(PRECISION), ("verdict", "judged", "lacks"), strict=True)
         for place, target in enumerate(self.targets or ()):
             for (suffix, kind), sql in zip(OF_TARGET, _target_names(place), strict=True):
                 columns.append((Column(free_name(f"{target}.{suffix}", "result", taken), frozenset({kind})), sql))
@@ -569,7 +580,15 @@ def sets_document(
         "may_be_first": None if standing is None or standing.limit is None else standing.others,
         **sets.document(),
         "parameters": [column.name for _, column in sets.parameters],
-        "results": [{"name": one.name, "key": one.key, "is_number": one.is_number} for one in sets.scalars],
+        "results": [
+            {
+                "name": one.name,
+                "key": one.key,
+                "is_number": one.is_number,
+                "confidence": sets.confidence_of(one.name) if one.is_number else None,
+            }
+            for one in sets.scalars
+        ],
         "notes": page.notes,  # with how sure the order is
         "total": page.total,
         "returned": len(rows),
@@ -699,10 +718,19 @@ def _fill(table: ResultsTable, database: sqlite3.Connection, state: str) -> None
     room = (MAX_COLUMNS - len(table.parameters)) // len(STATISTICS)
     if numbers > room:
         scalars = scalars[: max(0, room)]
+    targets = _find_targets(table, scalars)
+    scalars = [
+        one
+        if (target := targets.get(one.name)) is None
+        else one._replace(
+            is_number=one.is_number or one.kinds == ["boolean"],  # their mean is a proportion
+            confidence=target.confidence,
+        )
+        for one in scalars
+    ]
     numeric = sum(one.is_number for one in scalars)
     parameters = "".join(f", p{place}" for place in range(len(table.parameters)))
     columns = "".join(f", s{place}" for place in range(len(scalars)))
-    targets = _find_targets(table, scalars)
     of_targets = "".join(f", {name}" for place in range(len(targets)) for name in _target_names(place))
     for statement in _SCHEMA.format(parameters=parameters, scalars=columns, targets=of_targets).split(";\n"):
         database.execute(statement)
@@ -790,8 +818,8 @@ def _fill_sets(
 
     A preempted task of an active job is started again.
     """
-    places = [place for place, one in enumerate(scalars) if one.is_number]
-    columns = "".join(f", s{place}" for place in places)
+    numbers = [one for one in scalars if one.is_number]
+    columns = "".join(f", s{place}" for place, one in enumerate(scalars) if one.is_number)
     tasks = database.execute(
         f"SELECT set_number, status, error_key, error{columns} FROM task_row"  # noqa: S608 - names of our own
         " WHERE repeats IS NULL ORDER BY set_number, number"
@@ -805,15 +833,24 @@ def _fill_sets(
             done, waiting = ends[SUCCEEDED], ends[WAITING] + is_active * ends[str(Outcome.PREEMPTED)]
             counts = (len(statuses), done, failed, len(statuses) - done - failed - waiting, waiting)
             statistics: list[object] = []
-            for column in values:
+            for one, column in zip(numbers, values, strict=True):
                 found = [float(value) for value in column if value is not None]
                 ordered = sorted(filter(math.isfinite, found)) if quantiles else []
-                statistics += summarize(found)
+                statistics += _summarize(found, one.confidence)
                 statistics += [quantile(ordered, one) if ordered else None for one in quantiles]
             yield (number, *counts, _worst_error(error_keys, errors), *statistics)
 
-    width = 2 + len(COUNTS) + len(places) * (len(STATISTICS) + len(quantiles))
+    width = 2 + len(COUNTS) + len(numbers) * (len(STATISTICS) + len(quantiles))
     database.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * width)})", rows())  # noqa: S608 - names of our own
+
+
+def _summarize(values: Sequence[float], confidence: float | None) -> Summary:
+    """Summarize some numbers. With a confidence, half of the interval is that of the rule of adaptive studies."""
+    summary = summarize(values)
+    if confidence is None or summary.n < 2:
+        return summary
+    interval = careful_interval([value for value in values if math.isfinite(value)], confidence)
+    return summary._replace(half_width=interval and _finite(interval.half_width))
 
 
 def _find_targets(table: ResultsTable, scalars: Sequence[Scalar]) -> dict[str, Target]:
@@ -856,7 +893,7 @@ def _fill_precision(
                 interval = judgement.intervals.get(target.scalar)
                 known = () if interval is None else (interval.low, interval.high, target.reached(interval))
                 intervals += map(_finite, known) if known else [None] * len(OF_TARGET)
-            yield (number, judgement.verdict, judgement.n, *intervals)
+            yield (number, judgement.verdict, judgement.n, judgement.lacks, *intervals)
 
     marks = ", ".join("?" * (1 + len(PRECISION) + len(OF_TARGET) * len(targets)))
     database.executemany(f"INSERT INTO set_precision VALUES ({marks})", rows())  # noqa: S608 - constant words

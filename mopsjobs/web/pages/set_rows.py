@@ -26,7 +26,7 @@ OF_SCALAR = "."
 
 STATISTICS = {
     "mean": ("Mean", "%.5g"),
-    "half_width": ("± 95 %", "%.2g"),
+    "half_width": ("±", "%.2g"),
     "sd": ("Spread (sd)", "%.3g"),
     "n_nan": ("NaN", "%d"),
 }
@@ -75,6 +75,9 @@ def set_rows(
     columns = {} if scalar is None else {name: sets.column_of(scalar, name) for name in STATISTICS}
     if not any(row[columns["n_nan"]] for row in shown if columns):
         columns.pop("n_nan", None)
+    titles = {name: title for name, (title, _) in STATISTICS.items()}
+    if scalar is not None:
+        titles["half_width"] += f" {100 * sets.confidence_of(scalar):g} %"
     counts = [name for name in COUNTS[1:] if name == "done" or getattr(totals, name)]
     return {
         "heads": [
@@ -84,7 +87,7 @@ def set_rows(
             *(
                 _head(
                     column,
-                    STATISTICS[name][0],
+                    titles[name],
                     f"{'' if name == 'mean' else '-'}{OF_SCALAR}{name}",
                     order,
                     params,

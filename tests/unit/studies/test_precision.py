@@ -100,7 +100,7 @@ def test_a_rare_event_that_never_came_is_not_precise() -> None:
 def test_verdicts_are_counted() -> None:
     sets = [_replicates(_noise(100)), _replicates(_noise(100, 2)), [None], []]
     judged = [judge(ABSOLUTE, values) for values in sets]
-    found = tally(ABSOLUTE, judged)
+    found = tally(ABSOLUTE, ((judgement, 1) for judgement in judged))
     assert {name: found[name] for name in ("sets", "precise", "failed", "at_max")} == {
         "sets": 4, "precise": 2, "failed": 1, "at_max": 0,
     }  # fmt: skip
