@@ -277,6 +277,9 @@ SPREAD_PER_THREAD = 2
 THREADS_SECONDS = 1.0
 """How often the number of threads of the cluster is read."""
 
+FETCH_SECONDS = 60.0
+"""How long to wait for the last checkpoint of an attempt that has ended."""
+
 CLOSE_SECONDS = 1.0
 """How long the client may take to close."""
 
@@ -382,6 +385,8 @@ class DaskPool:
         """What attempts told of their last checkpoints."""
         self._fetched: dict[str, int] = {}
         """The numbers of those that are here."""
+        self._fetching: dict[str, tuple[Mapping[str, Any], Path, concurrent.futures.Future[bool]]] = {}
+        """Those that are fetched now, where to, and their calls."""
         self._asked_to_stop: set[str] = set()
         self._queue = TaskQueue(iter(()), self._policy, 0)
         self._files: object = None
@@ -499,7 +504,7 @@ class DaskPool:
             sent = self._sent[key]
             if not isinstance(answer, Exception) and (saved := answer.get("saved")) and "outputs" not in answer:
                 self._saved[key] = saved
-                yield from self._fetch(client, key, wake_seconds)
+                yield from self._fetch_last(client, key, wake_seconds)
             has_saved = self._forget(key)
             sent.future.release()
             if isinstance(answer, Exception):
@@ -544,6 +549,7 @@ class DaskPool:
         self._sent.pop(key)
         self._uses.pop(key, None)
         self._saved.pop(key, None)
+        self._fetching.pop(key, None)
         self._asked_to_stop.discard(key)
         return self._fetched.pop(key, 0) > 0
 
@@ -581,24 +587,26 @@ class DaskPool:
         """Send checkpoints that attempts wait for, fetch new ones, tell attempts to stop, and replace lost ones."""
         wanted, lost = self._take_events()
         for key, worker in wanted.items():
-            yield from self._push(client, key, worker, wake_seconds)
-        for key, event in list(self._saved.items()):
-            if self._fetched.get(key, 0) < event["number"]:
-                yield from self._fetch(client, key, wake_seconds)
+            _call_in_thread(self._push, client, key, worker, self._directory(key) / LAST)
+        for key in [key for key, (_, _, fetch) in self._fetching.items() if fetch.done()]:
+            self._end_fetch(key)
+        if self._description is None:  # checkpoints are bound to it
+            for key in self._saved:
+                self._begin_fetch(client, key)
         for key, worker in self._uses.items():
             if key not in self._asked_to_stop and (self._directory(key) / STOP_FILE).exists():
                 self._asked_to_stop.add(key)
-                yield from self._on_worker(client, worker, TELL, {"key": key}, wake_seconds)
+                _call_in_thread(self._on_worker, client, worker, TELL, key=key)
         lost += [key for key in self._fetched if self._uses.get(key) not in self._threads]
         lost = list(dict.fromkeys(lost))
         if self._runner.kept is not None:
             ended = [key for key, sent in self._sent.items() if sent.assignment.position not in self._runner.kept]
             ended += [key for key in lost if key not in ended]
-            yield from self._end(client, ended, wake_seconds)
+            self._end(client, ended)
         elif lost:
             # Dask begins them again on another worker, at their start.
             sent = [(self._sent[key].assignment, self._saved[key]) for key in lost]
-            yield from self._end(client, lost, wake_seconds)
+            self._end(client, lost)
             for assignment, saved in sent:
                 following = assignment._replace(attempt=assignment.attempt + 1, preemptions=assignment.preemptions + 1)
                 self._queue.put_back(following)
@@ -608,76 +616,90 @@ class DaskPool:
                     resumed=assignment.resumed,
                 )  # fmt: skip
 
-    def _end(self, client: Client, keys: Sequence[str], wake_seconds: float) -> Generator[None, None, None]:
+    def _end(self, client: Client, keys: Sequence[str]) -> None:
         """End attempts, wherever they are."""
         for key in keys:
             self._sent[key].future.release()
             self._forget(key)
         if keys:
-            yield from self._on_worker(client, None, END, {"keys": list(keys)}, wake_seconds)
+            _call_in_thread(self._on_worker, client, None, END, keys=list(keys))
 
-    def _on_worker(
-        self, client: Client, worker: str | None, text: str, names: Mapping[str, object], wake_seconds: float
-    ) -> Generator[None, None, Any]:
-        """Return what an expression gives on a Dask worker, or on all; None if it is gone, or if it fails."""
+    def _on_worker(self, client: Client, worker: str | None, text: str, **names: object) -> Any:
+        """Return what an expression gives on a Dask worker, or on all; None if it is gone, or if it fails.
+
+        It may wait long for a worker that is about to end. So it runs in a thread of its own.
+        """
         code = {name: self._code[name] for name in ("name", "source")}
         workers = None if worker is None else [worker]
-        call = _call_in_thread(
-            client.run, eval, text, {"code": code, "job_id": self._id, **names}, workers=workers, on_error="ignore"
-        )
         try:
-            answers = yield from _wait_for(call, wake_seconds)
-        except (Exception, asyncio.CancelledError):  # noqa: BLE001 - it is gone, or the scheduler is, which others tell
+            answers = client.run(
+                eval, text, {"code": code, "job_id": self._id, **names}, workers=workers, on_error="ignore"
+            )
+        except (Exception, asyncio.CancelledError):  # noqa: BLE001 - the scheduler is gone, which others tell
             return None
         return (answers or {}).get(worker)
 
-    def _fetch(self, client: Client, key: str, wake_seconds: float) -> Generator[None, None, None]:
-        """Fetch the last checkpoint of an attempt, in pieces, and tell the runner."""
-        saved = self._saved[key]
-        number, size, worker, at = saved["number"], saved["size"], saved["worker"], str(saved["at"])
-        if self._fetched.get(key, 0) >= number or not is_name(at):
-            return
-        yield from self._await_description(wake_seconds)
-        target = self._directory(key) / f"fetched-{number}"
+    def _fetch(self, client: Client, saved: Mapping[str, Any], target: Path) -> bool:
+        """Fetch a checkpoint of an attempt in pieces. Return whether it is there, in a directory of its own."""
         path = target.with_suffix(".tar")
         try:
             make_directory(target)
             with open(path, "wb", opener=private_opener) as file:
-                while file.tell() < size:
-                    names = {"path": saved["path"], "offset": file.tell(), "size": PIECE_BYTES}
-                    piece = yield from self._on_worker(client, worker, READ, names, wake_seconds)
+                while file.tell() < saved["size"]:
+                    where = {"path": saved["path"], "offset": file.tell(), "size": PIECE_BYTES}
+                    piece = self._on_worker(client, saved["worker"], READ, **where)
                     if not piece:  # there is a later one, or the worker is gone
-                        return
+                        return False
                     file.write(piece)
             with tarfile.open(path, encoding="utf-8") as tar:
                 tar.extractall(target, filter="data")
         except (OSError, tarfile.TarError):
-            return
+            return False
         finally:
             path.unlink(missing_ok=True)
-        self._fetched[key] = number
-        self._send_message(
-            {"saved": [self._sent[key].assignment.position, str(target / at), at, saved["started_at"]]}
-        )  # fmt: skip
+        return True
 
-    def _push(self, client: Client, key: str, worker: str, wake_seconds: float) -> Generator[None, None, None]:
-        """Send the checkpoint that an attempt goes on from, in pieces."""
-        last = self._directory(key) / LAST
-        path = last.with_suffix(".tar")
-        try:
+    def _begin_fetch(self, client: Client, key: str) -> None:
+        """Begin to fetch the last checkpoint of an attempt, unless it is here or another one of it is fetched."""
+        saved = self._saved.get(key)
+        if saved is not None and key not in self._fetching and self._fetched.get(key, 0) < saved["number"]:
+            target = self._directory(key) / f"fetched-{saved['number']}"
+            self._fetching[key] = saved, target, _call_in_thread(self._fetch, client, saved, target)
+
+    def _end_fetch(self, key: str) -> None:
+        """Tell the runner of a checkpoint, if it was fetched."""
+        saved, target, fetch = self._fetching.pop(key)
+        at = str(saved["at"])
+        if fetch.result() and is_name(at):
+            self._fetched[key] = saved["number"]
+            position = self._sent[key].assignment.position
+            self._send_message({"saved": [position, str(target / at), at, saved["started_at"]]})
+
+    def _fetch_last(self, client: Client, key: str, wake_seconds: float) -> Generator[None, None, None]:
+        """Fetch the last checkpoint of an attempt that has ended, and wait for it a while."""
+        until = time.monotonic() + FETCH_SECONDS
+        yield from self._await_description(wake_seconds)
+        for _ in range(2):  # an earlier one may be under way
+            self._begin_fetch(client, key)
+            while key in self._fetching and time.monotonic() < until:
+                if concurrent.futures.wait([self._fetching[key][2]], wake_seconds).done:
+                    self._end_fetch(key)
+                yield None
+
+    def _push(self, client: Client, key: str, worker: str, last: Path) -> None:
+        """Send the checkpoint that an attempt goes on from, in pieces. If that fails, it asks again."""
+        path = last.with_suffix(f".{secrets.token_hex(4)}.tar")
+        with contextlib.suppress(OSError):
             with tarfile.open(path, "w", encoding="utf-8") as tar:
                 for entry in last.iterdir():
                     tar.add(entry, entry.name)
             size = path.stat().st_size
-            yield from self._on_worker(client, worker, PUT, {"key": key, "data": b"", "is_last": False}, wake_seconds)
+            self._on_worker(client, worker, PUT, key=key, data=b"", is_last=False)
             with open(path, "rb") as file:
                 while piece := file.read(PIECE_BYTES):
-                    names = {"key": key, "data": piece, "is_last": file.tell() == size}
-                    yield from self._on_worker(client, worker, PUT, names, wake_seconds)
-        except OSError:  # it asks again
-            return
-        finally:
-            path.unlink(missing_ok=True)
+                    self._on_worker(client, worker, PUT, key=key, data=piece, is_last=file.tell() == size)
+        with contextlib.suppress(OSError):
+            path.unlink()
 
     def _was_memory(
         self, client: Client, error: Exception, wake_seconds: float
