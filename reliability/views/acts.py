@@ -10,6 +10,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from bench.machine import ROOT
@@ -18,7 +19,20 @@ from mopsjobs.registry.keys import PACK
 from mopsjobs.store.base import VersionedStore
 from reliability.trial import hold
 from reliability.views.commands import LIMIT_SECONDS, Machine, Ran
-from reliability.views.model import ARCHIVED, ENDS, EXIT_CODES, LOST, MISSING, ORDER, SUCCEEDED, Job, Study, World
+from reliability.views.model import (
+    ARCHIVED,
+    BASE,
+    ENDS,
+    EXIT_CODES,
+    LISTED,
+    LOST,
+    MISSING,
+    ORDER,
+    SUCCEEDED,
+    Job,
+    Study,
+    World,
+)
 
 IDS = ("exp-2", "exp-20", "exp-200", "exp", "run-1", "run-10", "run-1.20", "run")
 """Of these, one begins with another."""
@@ -288,25 +302,36 @@ def _key(job_id: str) -> str:
     return f"jobs/{job_id}/state.json"
 
 
-MODEL = '''
+MODEL = f'''
 """A model whose tasks end as their parameters say."""
-import os, time
+import os, sys, time
 
+def checkpoint():
+    sys.path.insert(0, {str(ROOT)!r})
+    import mopsjobs
+    return mopsjobs.checkpoint()
+'''
+MODEL += """
 def simulate(params, seed):
     mode, flag = params["mode"], params["flag"]
-    if mode == "gate" and not os.path.exists(flag):
+    if mode == "save" and not os.path.exists(flag):
+        checkpoint().save({"x": params["x"]}, at=1)
+    if mode in ("gate", "save") and not os.path.exists(flag):
         open(flag + ".reached", "a").close()
         end = time.monotonic() + 120
         while not os.path.exists(flag) and time.monotonic() < end:
             time.sleep(0.005)
+    if mode == "save" and (state := checkpoint().load()) is not None and state != {"x": params["x"]}:
+        raise ValueError("a checkpoint of another task")
     if mode.endswith("-once") and os.path.exists(flag):
         mode = "ok"
     if mode.startswith("fail"):
         raise ValueError("as asked")
     if mode.startswith("die"):
         os._exit(3)
-    return {"y": params["x"] * 10 + 0.5}
-'''
+    away = 0 if mode != "wide" else 1000 if seed % 2 else -1000
+    return {"y": params["x"] * 10 + 0.5 + away}
+"""
 
 
 class StudyActs(Actor):
@@ -327,16 +352,13 @@ class StudyActs(Actor):
         if not free or (source is not None and self._is_unsure(source)):
             return False
         if source is None:
-            modes = self._chance.choices(
-                ("ok", "fail", "fail-once", "die-once"), (5, 1, 3, 2), k=self._chance.randint(1, 4)
-            )
-            study = Study(f"s{world.step}", tuple(modes), self._chance.choice((1, 1, 2)))
+            study, is_capped = self._new_study()
         else:
             assert source.study is not None
-            study = Study(source.study.name, (*source.study.modes, "ok"), source.study.replicates)
-        job = Job(self._chance.choice(free), study=study)
+            study, is_capped = replace(source.study, modes=(*source.study.modes, "ok")), False
+        job = Job(self._chance.choice(free), study=study, is_capped=is_capped)
         words = ["submit", self._write_study(study), "--auto", "--workers", "1", "--retries", "0", "--wait", "-q"]
-        words += ["--job-id", job.job_id]
+        words += ["--job-id", job.job_id, *(("--max-cpu-hours", "1e-9") if is_capped else ())]
         if source is not None:
             words += ["--extend", source.job_id]
             for member in sorted(world.family(source.job_id), key=lambda one: len(list(world.lineage(one)))):
@@ -348,8 +370,24 @@ class StudyActs(Actor):
         self._run("a", words, EXIT_CODES[job.status])
         world.jobs[job.job_id] = job
         world.changed(job.job_id, "a")
-        world.caches["a"].ledgers.add(job.job_id)  # the wait has told why tasks failed
+        self._mirrored(job)
         return True
+
+    def _new_study(self) -> tuple[Study, bool]:
+        """Return a study, and whether its first task is to use up a budget."""
+        kind, count = self._chance.choice(("plain", "plain", "adaptive", "capped")), self._chance.randint(1, 4)
+        odd = {"plain": "die-once", "adaptive": "wide", "capped": "fail-once"}[kind]  # no more is known of a death
+        modes = tuple(self._chance.choices(("ok", "fail", "fail-once", odd), (5, 1, 3, 2), k=count))
+        name = f"s{self._world.step}"
+        if kind == "adaptive":
+            return Study(name, modes, 4, least=2, seeds=self._chance.choice(("listed", "base"))), False
+        seeds = self._chance.choice((None, None, "common", "base"))
+        return Study(name, modes, self._chance.choice((1, 1, 2)), seeds=seeds), kind == "capped"
+
+    def _mirrored(self, job: Job) -> None:
+        """Note that a wait has read the ledger of a job, to tell why tasks failed, if there is a cache for it."""
+        if self._machines["a"].has_cache():
+            self._world.caches["a"].ledgers.add(job.job_id)
 
     def resume(self) -> bool:
         """Resume the newest job of a family; all that is missing, or what ended in one way."""
@@ -367,7 +405,7 @@ class StudyActs(Actor):
             self._run("a", ["resume", some.job_id], EXIT_REFUSED)
             return True
         missing = world.missing(job.job_id)
-        only = self._chance.choice((None, None, "failed", "died", "lost"))
+        only = self._chance.choice((None, None, "failed", "died", "lost")) if job.study.least is None else None
         chosen = [task for task, end in missing.items() if only in (None, end)]
         words = ["resume", job.job_id, "--wait", *(() if only is None else ("--only", only))]
         if not chosen:
@@ -375,12 +413,13 @@ class StudyActs(Actor):
             self._run("a", words, EXIT_CODES[job.status] if not missing else 0 if is_told else None)
             return True
         child = Job(world.child_id(job.job_id), parent=job.job_id, study=job.study, labels=job.labels_to_inherit())
+        child.is_capped = job.is_capped
         child.deferred = tuple(task for task in missing if task not in chosen)
         world.run(child, chosen)
         self._run("a", words, EXIT_CODES[child.status])
         world.jobs[child.job_id] = child
         world.changed(child.job_id, "a")
-        world.caches["a"].ledgers.add(child.job_id)
+        self._mirrored(child)
         return True
 
     def validate(self) -> bool:
@@ -418,10 +457,10 @@ class StudyActs(Actor):
         assert job.study is not None
         held = self._store.get(key)
         assert held is not None
-        x = round((json.loads(held.value)["y"] - 0.5) / 10)
+        y = json.loads(held.value)["y"]
         rows = self._machines["a"].look("results", job.job_id, "--json").objects
         (task,) = [row["task"] for row in rows if row["key"] == key]
-        hold(job.study.x(task) == x, f"{key} has the value of x={x}, and is named as an output of task {task}")
+        hold(job.study.value(task) == y, f"{key} has the value {y}, and is named as an output of task {task}")
         return int(task)
 
     def _repair(self, study: Study) -> None:
@@ -433,10 +472,14 @@ class StudyActs(Actor):
     def _write_study(self, study: Study, **modes: str) -> str:
         flag = str(self._flags / study.name)
         sets = [{"x": x, "mode": mode, "flag": flag} for x, mode in enumerate(study.modes)]
-        document = {
-            "model": "model:simulate", "parameter_sets": sets, "n_replicates": study.replicates,
-            "outputs": ["result.json"],
+        replicates: object = study.replicates
+        if study.least is not None:
+            replicates = {"min": study.least, "max": study.replicates, "until": {"y": {"absolute": 0.1}}}
+        document: dict[str, object] = {
+            "model": "model:simulate", "parameter_sets": sets, "n_replicates": replicates, "outputs": ["result.json"],
         }  # fmt: skip
+        if study.seeds is not None:
+            document["seeds"] = {"listed": LISTED, "base": {"base": BASE}}.get(study.seeds, study.seeds)
         path = self._flags / f"{study.name}-{len(sets)}.json"
         path.write_text(json.dumps(document))
         return str(path)
@@ -447,7 +490,7 @@ class StudyActs(Actor):
         free = [job_id for job_id in IDS if job_id not in world.jobs]
         if not free:
             return False
-        study = Study(f"s{world.step}", ("ok", "gate", "ok"), 1)
+        study = Study(f"s{world.step}", ("ok", self._chance.choice(("gate", "save")), "ok"), 1)
         job = Job(self._chance.choice(free), study=study, was_killed=True)
         words = ["submit", self._write_study(study), "--auto", "--workers", "1", "--retries", "0", "--wait", "-q"]
         process = self._machines["a"].start(*words, "--job-id", job.job_id)
@@ -455,6 +498,8 @@ class StudyActs(Actor):
         while not reached.exists() and process.poll() is None and time.monotonic() < end:
             time.sleep(0.01)
         hold(reached.exists(), f"{job.job_id} did not reach its gate: {process.poll()}")
+        if self._chance.random() < 0.5:
+            self._look_at_work(job)
         _kill_group(process)
         (self._flags / study.name).touch()
         self.log.append(f"a: mops-jobs {' '.join(words)} --job-id {job.job_id}, killed at task 1")
@@ -470,6 +515,33 @@ class StudyActs(Actor):
         world.caches["a"].ledgers.add(job.job_id)  # the look at its tasks has read it
         world.changed(job.job_id, "a")
         return True
+
+    def _look_at_work(self, job: Job) -> None:
+        """Look at a job whose first task has ended, while the second is at work."""
+        look, path = self._machines["a"].look, self._flags / "table.jsonl"
+        expected, end = [SUCCEEDED, "waiting", "waiting"], time.monotonic() + LIMIT_SECONDS
+
+        def outcomes() -> list[str]:
+            return [row["outcome"] for row in look("tasks", job.job_id, "--json").json["tasks"]]
+
+        while (found := outcomes()) != expected and time.monotonic() < end:
+            time.sleep(0.1)
+        look("results", job.job_id, "--table", str(path))
+        rows = [row["status"] for row in map(json.loads, path.read_text().splitlines())]
+        look("results", job.job_id, "--table", str(path), "--by", "set")
+        sets = [(row["done"], row["waiting"]) for row in map(json.loads, path.read_text().splitlines())]
+        contrast = look("results", job.job_id, "--contrast", "x=0,2", "--json").json
+        sides = [(pair["y.n_first"], pair["y.n_second"]) for pair in contrast["pairs"]]
+        said = {
+            "tasks": found == expected,
+            "results": rows == expected,
+            "results --by set": sets == [(1, 0), (0, 1), (0, 1)],
+            "results --contrast": (sides, contrast["left_out"]["waiting"]) == ([(1, 0)], 1),
+            "query": len(look("query", "--json", f"SELECT * FROM tasks WHERE job_id = '{job.job_id}'").json["rows"])
+            == 1,
+        }
+        wrong = [view for view, is_right in said.items() if not is_right]
+        hold(not wrong, f"{job.job_id} at work: {wrong} of {found}, {rows}, {sets}, {contrast}")
 
     def _has_environment(self, job_id: str) -> bool:
         """Return whether tasks of a job may be reused. A killed runner may not have noted its interpreter yet."""

@@ -69,6 +69,10 @@ class Machine:
             "MOPS_JOBS_REGISTRY": url,
         }
 
+    def has_cache(self) -> bool:
+        """Return whether there is a cache. Over a network, the first view or sync makes it, and no `submit`."""
+        return any((self.home / ".cache" / "mops-jobs").glob("*.db"))
+
     def words(self, *argv: str, at: float | None = None) -> list[str]:
         """Return the words that run the command as a process."""
         program = [str(ROOT / "mops_jobs.py")] if at is None else ["-c", _AT, str(ROOT), str(at)]

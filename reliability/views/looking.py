@@ -136,6 +136,14 @@ class Views:
         yield "results --by set", self._mean(job_id)
         yield from self._by_python(job_id)
         yield from self._by_page(job_id)
+        compared = self._world.contrast(job_id, self.name)
+        if compared is None:
+            return
+        ran = look("results", job_id, "--contrast", compared[0], "--json")
+        yield "results --contrast", reading.contrast(ran.json)
+        with self._machine.python() as registry:
+            document = mj.Job(registry, job_id).results().contrast(compared[0])
+            yield "Python contrast()", reading.contrast(document)
 
     def download(self, job_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield what a download leaves."""
@@ -178,7 +186,7 @@ class Views:
     def _by_python(self, job_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
         with self._machine.python() as registry:
             job = mj.Job(registry, job_id)
-            yield "Python tasks()", reading.python(lambda: {"tasks": reading.tasks(job.tasks().rows)}, "tasks")
+            yield "Python tasks()", reading.python(lambda: reading.task_facts(job.tasks().rows), "tasks")
             yield (
                 "Python failures()",
                 reading.python(lambda: {"failures": reading.failures(job.failures())}, "failures"),
@@ -230,6 +238,7 @@ def of_inside(world: World, name: str, job_id: str) -> dict[str, Any]:
     values: dict[int, list[float]] = {job.study.x(task): [] for task in sorted(rows)}
     for task, (_, end) in rows.items():
         values[job.study.x(task)] += [job.study.value(task)] if end == SUCCEEDED else []
+    compared = world.contrast(job_id, name)
     means = tuple((x, len(found), sum(found) / len(found) if found else None) for x, found in sorted(values.items()))
     return {
         "tasks": tasks if is_whole else UNKNOWN,
@@ -238,6 +247,8 @@ def of_inside(world: World, name: str, job_id: str) -> dict[str, Any]:
         "outputs": world.outputs(job_id),
         "rows": tuple((task, *row) for task, row in sorted(rows.items())) if is_whole else UNKNOWN,
         "means": means if is_whole else UNKNOWN,
+        "contrast": compared[1] if is_whole and compared is not None else UNKNOWN,
+        "seeds": tuple((task, job.study.seed(task)) for task in sorted(rows)) if job.study.seeds else UNKNOWN,
         "values that are missing, and not told": (),
         "values": tuple(sorted(job.study.value(task) for task in world.outputs(job_id))),
     }

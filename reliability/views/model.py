@@ -6,6 +6,7 @@ A step of a trial changes it by the rules that the documents state. Every view o
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,8 +23,15 @@ LOST = "lost"
 UNKNOWN = None
 """A fact that the model leaves open. The views still have to agree on it."""
 
-ENDS_BY_MODE = {"ok": SUCCEEDED, "gate": SUCCEEDED, "fail": "failed", "fail-once": "failed", "die-once": "died"}
+ENDS_BY_MODE = {
+    "ok": SUCCEEDED, "wide": SUCCEEDED, "gate": SUCCEEDED, "save": SUCCEEDED,
+    "fail": "failed", "fail-once": "failed", "die-once": "died",
+}  # fmt: skip
 """How a task ends by the mode of its parameter set, as long as the study is not repaired."""
+
+LISTED = (3, 4, 5, 6)
+"""Seeds of replicates that a study lists; those from a base are others, but odd where these are."""
+BASE = 7
 
 
 @dataclass(frozen=True)
@@ -33,18 +41,33 @@ class Study:
     name: str
     modes: tuple[str, ...]
     replicates: int
+    """Of each set; the most, if the study is adaptive."""
+    least: int | None = None
+    """The replicates after which an adaptive study looks at a set first, which is precise then unless it is `wide`."""
+    seeds: str | None = None
+    """The rule of its seeds: `common`, `listed`, `base`; None for the default."""
 
-    def tasks(self) -> range:
-        """Return the numbers of its tasks."""
-        return range(len(self.modes) * self.replicates)
+    def tasks(self) -> list[int]:
+        """Return the numbers of the tasks that it needs. An adaptive study leaves out some."""
+        each = [self.replicates if self.least is None or mode == "wide" else self.least for mode in self.modes]
+        return [x * self.replicates + replicate for x, needed in enumerate(each) for replicate in range(needed)]
 
     def x(self, task: int) -> int:
         """Return the parameter of a task."""
         return task // self.replicates
 
+    def seed(self, task: int) -> int | None:
+        """Return the seed of a task; None if the rule depends on more than is known here."""
+        replicate = task % self.replicates
+        if self.seeds == "common":
+            digest = hashlib.blake2b(f"common:{replicate}".encode(), digest_size=8).digest()
+            return int.from_bytes(digest, "big") % 2**32
+        return {"listed": LISTED[replicate], "base": BASE + replicate}.get(self.seeds or "")
+
     def value(self, task: int) -> float:
-        """Return the result of a task."""
-        return self.x(task) * 10 + 0.5
+        """Return the result of a task. Those of a wide set are far apart by their seeds."""
+        away = 0 if self.modes[self.x(task)] != "wide" else 1000 if task % 2 == 0 else -1000
+        return self.x(task) * 10 + 0.5 + away
 
     def end(self, task: int, *, is_repaired: bool) -> str:
         """Return how a run of a task ends."""
@@ -75,6 +98,8 @@ class Job:
     """The step in which it ended."""
     is_foreign: bool = False
     """Whether another program registered it, with a Job of Kubernetes."""
+    is_capped: bool = False
+    """Whether its first task uses up its budget of CPU-hours."""
     was_killed: bool = False
     """Whether its runner was killed, so that no ledger may tell how its tasks ended."""
 
@@ -191,8 +216,9 @@ class World:
     def run(self, job: Job, tasks: list[int]) -> None:
         """Let tasks of a job end, and then the job."""
         assert job.study is not None
-        is_repaired = job.study.name in self.repaired
-        self.end(job, {task: job.study.end(task, is_repaired=is_repaired) for task in tasks})
+        is_repaired, begun = job.study.name in self.repaired, tasks[:1] if job.is_capped else tasks
+        ends = {task: job.study.end(task, is_repaired=is_repaired) for task in begun}
+        self.end(job, dict.fromkeys(tasks, MISSING) | ends)
 
     def end(self, job: Job, ends: dict[int, str]) -> None:
         """Let a job end with its tasks."""
@@ -243,6 +269,26 @@ class World:
                 if task not in rows or (rows[task][1] == MISSING and end != MISSING):
                     rows[task] = (job.job_id, end)
         return rows
+
+    def contrast(self, job_id: str, name: str) -> tuple[str, tuple[object, ...]] | None:
+        """Return two values of x to compare, and of both how many results count, and their means.
+
+        None if no two sets differ in x alone, or nothing is to compare.
+        """
+        study = self.jobs[job_id].study
+        alike = [] if study is None else [x for x, mode in enumerate(study.modes) if mode == study.modes[0]][:2]
+        if study is None or len(alike) < 2:
+            return None
+        sides: list[dict[int, float]] = [{}, {}]
+        for task, (_, end) in self.rows(job_id, name).items():
+            if end == SUCCEEDED and study.x(task) in alike:
+                sides[alike.index(study.x(task))][task % study.replicates] = study.value(task)
+        if not any(sides):
+            return None
+        if study.seeds is not None:  # replicates are paired by them
+            sides = [{one: side[one] for one in sides[0].keys() & sides[1].keys()} for side in sides]
+        means = [sum(side.values()) / len(side) if side else None for side in sides]
+        return f"x={alike[0]},{alike[1]}", (*map(len, sides), *means)
 
     def family_done(self, job_id: str) -> tuple[int, int | None] | None:
         """Return how many tasks of a study its family has done, and how many there are; None of other families."""

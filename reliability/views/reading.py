@@ -91,7 +91,26 @@ def of_ran(ran: Ran, fact: str, read: Callable[[Ran], Any]) -> dict[str, Any]:
 
 
 def of_tasks(ran: Ran, read: Callable[[Ran], Sequence[Row]]) -> dict[str, Any]:
-    return of_ran(ran, "tasks", lambda ran: tasks(read(ran)))
+    if ran.code not in (0, EXIT_PARTLY_DONE):
+        return {"tasks": error(ran)}
+    return task_facts(read(ran))
+
+
+def task_facts(rows: Sequence[Row]) -> dict[str, Any]:
+    """Return what rows of tasks state: how each ended, and which went on from checkpoints."""
+    return {
+        "tasks": tasks(rows),
+        "resumes": tuple((row["task"], row["resumes"], row["resumed_at"]) for row in rows if row["resumes"]),
+    }
+
+
+def contrast(document: Row) -> dict[str, Any]:
+    """Return what a comparison of two values of x states. They have one pair of sets."""
+    (pair,) = document["pairs"]
+    return {
+        "contrast": tuple(pair.get(f"y.{name}") for name in ("n_first", "n_second", "first", "second")),
+        "contrast, whole": (repr(sorted(pair.items())), repr(sorted(document["left_out"].items()))),
+    }
 
 
 def tasks(rows: Iterable[Row]) -> tuple[tuple[int, str], ...]:
@@ -112,7 +131,7 @@ def number(value: object) -> float | None:
     return None if value in (None, "") else float(str(value))
 
 
-def rows(rows: Iterable[Row], *, is_told: bool = True) -> dict[str, Any]:
+def rows(rows: Sequence[Row], *, is_told: bool = True) -> dict[str, Any]:
     """Return what a table of results states: its rows, the means that follow, and values that are silently missing."""
     listed = sorted((int(row["task"]), row["job_id"], row["status"], row["x"], number(row.get("y"))) for row in rows)
     values: dict[int, list[float]] = {int(float(str(x))): [] for _, _, _, x, _ in listed}
@@ -121,6 +140,7 @@ def rows(rows: Iterable[Row], *, is_told: bool = True) -> dict[str, Any]:
     lost = [task for task, _, status, _, value in listed if status == SUCCEEDED and value is None]
     return {
         "rows": tuple((task, owner, status) for task, owner, status, *_ in listed),
+        "seeds": tuple(sorted((int(row["task"]), int(row["seed"])) for row in rows)),
         "means": tuple(
             (x, len(found), sum(found) / len(found) if found else None) for x, found in sorted(values.items())
         ),
@@ -221,7 +241,7 @@ def task_page(text: str) -> dict[str, Any]:
 
 
 def tasks_of_text(text: str) -> dict[str, Any]:
-    return {"tasks": tasks(json.loads(text)["tasks"])}
+    return task_facts(json.loads(text)["tasks"])
 
 
 def failures_of_text(text: str) -> dict[str, Any]:
@@ -233,4 +253,4 @@ def rows_of_text(text: str) -> dict[str, Any]:
 
 
 def rows_of_csv(text: str) -> dict[str, Any]:
-    return rows(csv.DictReader(io.StringIO(text)))
+    return rows([*csv.DictReader(io.StringIO(text))])
