@@ -30,7 +30,7 @@ from mopsjobs.studies.adaptive import (
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.outputs import Completeness
 from mopsjobs.studies.precision import FAILED, Judgement, tally
-from mopsjobs.studies.study import Task
+from mopsjobs.studies.study import Task, find_varying
 
 
 @dataclasses.dataclass(eq=False)
@@ -67,6 +67,7 @@ class AdaptiveFeed:
         study, is_mine = manifest.study, manifest.shard_of(shards)
         assert study.precision is not None  # noqa: S101 - it is adaptive
         self._study, self._precision, self._counts = study, study.precision, counts
+        self._varying = find_varying(study)
         self._firsts = [0, *accumulate(map(study.replicates, study.parameter_sets))]
         self._first_of = study.duplicate_tasks()
         self._ended: dict[int, Values | None] = dict(found.values)
@@ -98,7 +99,7 @@ class AdaptiveFeed:
     def precision(self) -> ShardPrecision:
         """Return the part of the shard in the precision of the job, for its record."""
         added = {name: count - self._first_here[name] for name, count in self._count().items()}
-        widest = find_widest(self._study, ((one.one, one.judgement) for one in self._sets))
+        widest = find_widest(self._precision, self._varying, ((one.one, one.judgement) for one in self._sets))
         return ShardPrecision(self._first, added, widest)
 
     def count_of(self, number: int) -> int:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from mopsjobs.ledger.scalars import Scalars, may_have_scalars
 from mopsjobs.registry.precision_counts import WIDEST
 from mopsjobs.studies.precision import FAILED, MAX, MORE, Judgement, Precision, judge, lacks_text, tally
-from mopsjobs.studies.study import ParameterSet, Study, find_varying, set_name
+from mopsjobs.studies.study import ParameterSet, Study, Varying, find_varying, set_name
 from mopsjobs.utils.scalar_keys import scalar_called
 
 MOST_RATIO = 1e6
@@ -69,7 +69,7 @@ def judge_set(precision: Precision, first: int, values: Mapping[int, Values | No
         first: the number of its first task.
         values: by the numbers of tasks; None for one that failed.
     """
-    ended = [replicate for replicate in range(precision.max) if first + replicate in values]
+    ended = [replicate for replicate in range(precision.max) if first + replicate in values] if values else []
     prefix = [values[first + replicate] for place, replicate in enumerate(ended) if replicate == place]
     judgement = judge(precision, prefix)
     if judgement.verdict == MORE and ended:
@@ -117,17 +117,24 @@ def reusable_tasks(study: Study, values: Mapping[int, Values | None]) -> bytearr
     return needed_tasks(study, judge_sets(study, values), or_open=True)
 
 
-def find_widest(study: Study, judged: Iterable[tuple[AdaptiveSet, Judgement]]) -> tuple[float, str] | None:
+def find_widest(
+    precision: Precision, varying: Varying, judged: Iterable[tuple[AdaptiveSet, Judgement]]
+) -> tuple[float, str] | None:
     """Return how many times too wide the widest interval of sets is that are not precise, and its set in words.
 
     None if there is none. For example `(1.6, "r0=2.1 (peak ± 8.1 %, goal 5 %)")`.
+
+    Args:
+        precision: that of the study.
+        varying: the differences between its sets.
+        judged: its sets.
     """
     wide = [(judgement, one) for one, judgement in judged if judgement.verdict in (MORE, MAX) and judgement.n]
-    if study.precision is None or not wide:
+    if not wide:
         return None
     judgement, one = max(wide, key=lambda pair: pair[0].ratio)
-    target = max(study.precision.until, key=lambda target: target.ratio(judgement.intervals[target.scalar]))
-    name = set_name(one.params, find_varying(study))
+    target = max(precision.until, key=lambda target: target.ratio(judgement.intervals[target.scalar]))
+    name = set_name(one.params, varying)
     return min(judgement.ratio, MOST_RATIO), f"{name} ({target.text(judgement.intervals[target.scalar])})"
 
 
@@ -164,11 +171,13 @@ def precision_record(
 ) -> dict[str, object]:
     """Return what the record of a job that has ended says of its precision. Takes arguments as `count_sets` does."""
     counts, ended = count_sets(study, judgements, failed), list(_ended(study, judgements, failed))
-    widest = find_widest(study, ended)
+    assert study.precision is not None  # noqa: S101 - it is adaptive
+    varying = find_varying(study)
+    widest = find_widest(study.precision, varying, ended)
     text = widest and widest[1]
     if counts["precise"] + counts["failed"] == counts["sets"]:
         lacking = (
-            f"{set_name(one.params, find_varying(study))} ({lacks_text(judgement.lacks)})"
+            f"{set_name(one.params, varying)} ({lacks_text(judgement.lacks)})"
             for one, judgement in ended
             if judgement.lacks is not None
         )

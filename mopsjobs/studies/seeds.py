@@ -40,14 +40,23 @@ _BITS = 32
 
 
 def drawn_seed(rule: SeedRule, param_id: str, replicate: int) -> int:
-    """Return the seed of a replicate whose set has no first seed: BLAKE2b-64 of `<param_id>:<replicate>`, modulo 2^32.
+    """Return the seed of a replicate whose set has no first seed; see `drawn_seeds`."""
+    return next(drawn_seeds(rule, param_id, range(replicate, replicate + 1)))
 
-    With `common`, this word is in place of the parameter id. A list has the seed.
+
+def drawn_seeds(rule: SeedRule, param_id: str, replicates: range) -> Iterator[int]:
+    """Yield the seeds of replicates whose set has no first seed: BLAKE2b-64 of `<param_id>:<replicate>`, modulo 2^32.
+
+    With `common`, this word is in place of the parameter id. A list has the seeds.
     """
     if isinstance(rule, tuple):
-        return int(rule[replicate])
-    text = f"{COMMON if rule == COMMON else param_id}:{replicate}"
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") % (1 << _BITS)
+        yield from rule[replicates.start : replicates.stop]
+        return
+    begun = hashlib.blake2b(f"{COMMON if rule == COMMON else param_id}:".encode(), digest_size=8)
+    for replicate in replicates:
+        drawn = begun.copy()  # half the time of one from the beginning
+        drawn.update(b"%d" % replicate)
+        yield int.from_bytes(drawn.digest(), "big") % (1 << _BITS)
 
 
 def describe_seeds(rule: SeedRule) -> str:

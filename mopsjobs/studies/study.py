@@ -7,7 +7,6 @@ ModelOps (modelops-contracts: `make_param_id`), and seeds by the rule that the s
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
 import operator
@@ -27,8 +26,19 @@ from mopsjobs.studies.field_values import (
     parse_texts,
 )
 from mopsjobs.studies.precision import Precision
-from mopsjobs.studies.seeds import MODELOPS, MOPS_JOBS, SeedIndex, SeedRule, comes_from_modelops, drawn_seed
+from mopsjobs.studies.seeds import (
+    MODELOPS,
+    MOPS_JOBS,
+    SeedIndex,
+    SeedRule,
+    comes_from_modelops,
+    drawn_seed,
+    drawn_seeds,
+)
 from mopsjobs.utils.text import cut_to_length, strip_control_characters
+
+MAX_COMPARED = 100_000
+"""Seeds that are compared as a set: faster than an index, but each takes 100 bytes."""
 
 
 class Task(NamedTuple):
@@ -170,7 +180,7 @@ class Study:
         first, count = self.first_seed(parameter_set), self.replicates(parameter_set)
         if first is not None:
             return range(first, first + count)
-        return map(functools.partial(drawn_seed, self.seeds, parameter_set.param_id), range(count))
+        return drawn_seeds(self.seeds, parameter_set.param_id, range(count))
 
     def seed_of(self, parameter_set: ParameterSet, replicate: int) -> int:
         """Return the seed of a replicate of a set."""
@@ -218,6 +228,9 @@ class Study:
             return duplicates
         for sets in self.sets_by_id().values():
             if len(sets) == 1 and (self.replicates(sets[0][1]) == 1 or not isinstance(self.seeds, str)):
+                continue
+            count = sum(self.replicates(one) for _, one in sets)
+            if count <= MAX_COMPARED and len({seed for _, one in sets for seed in self.seeds_of(one)}) == count:
                 continue
             for first, *others in self.seed_index(sets).duplicate_groups():
                 duplicates.update(dict.fromkeys(others, first))
