@@ -7,6 +7,7 @@ with `state.json`, and with `state.bin`, `arrays.npz` or `files/` if it has byte
 from __future__ import annotations
 
 import base64
+import contextlib
 import importlib
 import json
 import os
@@ -21,7 +22,7 @@ from typing import Any
 
 from mopsjobs.api.current import current_line
 from mopsjobs.errors import UsageError, shorten
-from mopsjobs.utils.files import private_opener
+from mopsjobs.utils.files import make_directory, private_opener
 
 DIRECTORY, EVERY = "MOPS_JOBS_CHECKPOINT_DIR", "MOPS_JOBS_CHECKPOINT_EVERY"
 
@@ -30,6 +31,9 @@ EXIT_CODE = 85
 
 LOOK_SECONDS = 0.05
 """How often `due` looks whether the task is to stop: it may be called in each step."""
+
+MAX_LEFT = 10
+"""How many checkpoints are left to the runner, which takes the last. More would keep it busy."""
 
 STOP = "stop"
 
@@ -51,10 +55,12 @@ class Checkpoint:
         self._saved_at = clock()
         self._looked_at = self._saved_at - LOOK_SECONDS
         self._is_told = False
+        self._left: list[Path] = []
+        """The last checkpoints, which the runner may not have taken."""
         self._last: Path | None = None
         self._at: float | str | None = None
         if directory is not None:
-            os.makedirs(directory / "new", 0o700, exist_ok=True)  # by it, the runner knows that the task can save
+            make_directory(directory / "new")  # by it, the runner knows that the task can save
             last = directory / "last"
             self._last = next(iter(last.iterdir()), None) if last.is_dir() else None
             _stop_on_sigterm(directory / STOP)
@@ -104,34 +110,31 @@ class Checkpoint:
         """
         at, name = _name_of(at)
         arrays: dict[str, Any] = {}
-        is_bytes, is_file = isinstance(state, (bytes, bytearray, memoryview)), isinstance(state, os.PathLike)
-        value = None if is_bytes or is_file else _plain(state, arrays, "state")
+        is_raw = isinstance(state, (bytes, bytearray, memoryview, os.PathLike))
+        document = {"at": at, "state": None if is_raw else _plain(state, arrays, "state")}
         self._at = at
         if self._directory is None:
             return
         part = self._directory / f"part-{os.getpid()}"
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(0o700)
-        document = {"at": at, "state": value}
-        if is_bytes:
-            _write(part / BYTES, bytes(state))
-        elif is_file:
-            source = Path(state)
-            document["file"] = source.resolve().name
-            (part / FILES).mkdir()
-            (shutil.copytree if source.is_dir() else shutil.copyfile)(source, part / FILES / source.resolve().name)
-        elif arrays:
-            with open(part / ARRAYS, "xb", opener=private_opener) as file:
-                _numpy().savez(file, **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-        _write(part / STATE, json.dumps(document).encode())
-        new = self._directory / "new" / name
         try:
+            part.mkdir(0o700)
+            if is_raw:
+                document |= _write_raw(state, part)
+            elif arrays:
+                with open(part / ARRAYS, "xb", opener=private_opener) as file:
+                    _numpy().savez(file, **arrays)
+                    file.flush()
+                    os.fsync(file.fileno())
+            _write(part / STATE, json.dumps(document).encode())
+            new = self._directory / "new" / name
+            self._discard(new)  # one of the same name
             os.rename(part, new)
-        except OSError:  # one of the same name, which the runner has not taken yet
-            shutil.rmtree(new, ignore_errors=True)
-            os.rename(part, new)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        self._left = [path for path in self._left if path != new] + [new]
+        for path in self._left[:-MAX_LEFT]:
+            self._discard(path)
+        del self._left[:-MAX_LEFT]
         self._saved_at = self._clock()
         if self._looks_for_stop():
             raise SystemExit(EXIT_CODE)
@@ -148,6 +151,13 @@ class Checkpoint:
             self._looked_at = now
             return self._looks_for_stop()
         return self._is_told
+
+    def _discard(self, path: Path) -> None:
+        """Remove a checkpoint that the runner has not taken: by a move, so that it never takes half of one."""
+        away = path.parent.parent / f"part-{os.getpid()}-away"
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(path, away)
+            shutil.rmtree(away, ignore_errors=True)
 
     def _looks_for_stop(self) -> bool:
         self._is_told = self._is_told or (self._directory is not None and (self._directory / STOP).exists())
@@ -178,6 +188,18 @@ def _stop_on_sigterm(stop: Path) -> None:
 
 def _numpy() -> Any:
     return importlib.import_module("numpy")  # that of the model
+
+
+def _write_raw(state: Any, part: Path) -> dict[str, str]:
+    """Write bytes, or copy a file or a directory. Return what is noted of it."""
+    if not isinstance(state, os.PathLike):
+        _write(part / BYTES, bytes(state))
+        return {}
+    source = Path(state)
+    name = source.resolve().name
+    (part / FILES).mkdir(0o700)
+    (shutil.copytree if source.is_dir() else shutil.copyfile)(source, part / FILES / name)
+    return {"file": name}
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -167,6 +167,7 @@ class EnvironmentNotes:
     def __post_init__(self) -> None:
         self._threads: list[threading.Thread] = []
         self._packages: str | None = None
+        self._is_described = threading.Event()
 
     def describe(self, describe: Callable[[], object]) -> None:
         """Call a function in a thread, and note what it returns.
@@ -174,7 +175,14 @@ class EnvironmentNotes:
         Args:
             describe: returns what an interpreter says about itself; None if it says nothing.
         """
-        thread = threading.Thread(target=lambda: self._note(describe()), daemon=True)
+
+        def note() -> None:
+            try:
+                self._note(describe())
+            finally:
+                self._is_described.set()
+
+        thread = threading.Thread(target=note, daemon=True)
         self._threads.append(thread)
         thread.start()
 
@@ -185,9 +193,10 @@ class EnvironmentNotes:
     def packages(self) -> str | None:
         """Return the digest of the interpreter's kind and version, without its last part, and of all packages.
 
-        It waits a moment for the description. None if there is none.
+        It waits a moment for the description, but not for the store. None if there is none.
         """
-        self.close()
+        if self._threads:
+            self._is_described.wait(CLOSE_SECONDS)
         return self._packages
 
     def close(self) -> None:
@@ -204,6 +213,7 @@ class EnvironmentNotes:
                     self._packages = environment.digest()
                     if self._path is not None:
                         replace_file(str(self._path), self._packages.encode())
+                self._is_described.set()
                 key, value = encode_environment(self._job_id, environment)
                 try:
                     self._store.create_if_absent(key, value)

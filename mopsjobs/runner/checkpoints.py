@@ -14,6 +14,7 @@ import dataclasses
 import logging
 import os
 import shutil
+import stat
 import threading
 import time
 from collections import defaultdict
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mopsjobs.engines.job_dir import JobDir
-from mopsjobs.errors import RecordError, StoreError, StoreUnavailableError
+from mopsjobs.errors import RecordError, StoreError, StoreUnavailableError, shorten
 from mopsjobs.ledger.attempt import Resumed
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.studies.checkpoints import (
@@ -50,6 +51,9 @@ EXIT_VARIABLE, EVERY_VARIABLE = "MOPS_JOBS_CHECKPOINT_EXIT", "MOPS_JOBS_CHECKPOI
 
 LOOK_SECONDS = 0.5
 """How often new checkpoints are looked for."""
+
+BEGIN_SECONDS = 0.2
+"""How long the results of other tasks wait for what a task begins with."""
 
 FIRST_PAUSE = 2.0
 """Seconds before the second attempt at a store that does not answer."""
@@ -156,6 +160,9 @@ class Checkpoints:
             "Checkpoints are kept here until it answers.",
             first_pause=FIRST_PAUSE,
         )
+        self._told: set[str] = set()
+        self._beginning: dict[TaskKey, threading.Thread] = {}
+        """Attempts whose directories are prepared."""
         self._sending: Path | None = None
         """The directory of the checkpoint that is being sent: it is not removed for a later one."""
         self._find()
@@ -185,22 +192,36 @@ class Checkpoints:
 
     # --- an attempt ------------------------------------------------------------------------------------------
 
-    def begin(self, task: Task, *, may_have: bool) -> Resumed | None:
-        """Prepare the directory of a task for its next attempt. Return what it goes on from.
+    def prepare(self, task: Task, *, may_have: bool) -> bool:
+        """Prepare the directory of a task for its next attempt. Return False if it takes longer: call it again.
 
         Args:
             task: the task.
             may_have: whether an earlier attempt of this run may have left a directory. Else nothing looks for it.
         """
-        if not may_have and not self._states:
-            return None  # as of most models
         key = task.param_id, task.seed
-        name = directory_name(key)
+        thread = self._beginning.get(key)
+        if thread is None:
+            name = directory_name(key)
+            if name not in self._states and not (may_have and (self.root / name).is_dir()):
+                return True  # as of most models
+            state = self._states.setdefault(name, _State())
+            thread = threading.Thread(target=self._begin, args=(key, name, state), name="checkpoint", daemon=True)
+            self._beginning[key] = thread
+            thread.start()
+        thread.join(BEGIN_SECONDS)
+        if thread.is_alive():
+            return False
+        del self._beginning[key]
+        return True
+
+    def resumed(self, task: Task) -> Resumed | None:
+        """Return what the attempt goes on from that was prepared last."""
+        state = self._states.get(directory_name((task.param_id, task.seed)))
+        return None if state is None else state.resumed
+
+    def _begin(self, key: TaskKey, name: str, state: _State) -> None:
         path = self.root / name
-        state = self._states.get(name)
-        if state is None and not (may_have and path.is_dir()):
-            return None
-        state = self._states.setdefault(name, _State())
         state.resumed, state.has_new = None, False
         try:
             if not state.is_known:
@@ -220,10 +241,10 @@ class Checkpoints:
                     break
             (path / NEW).mkdir(0o700)
         except OSError as error:
+            state.resumed = None
             _remove(path / LAST)
             self._on_log(f"The checkpoint of a task cannot be used: {error}")
         state.has_new = False
-        return state.resumed
 
     def _places(self, key: TaskKey, name: str, state: _State) -> list[_Place]:
         """Return where checkpoints of a task are, the best first: the newest, and of equal ones that on this disk."""
@@ -249,6 +270,8 @@ class Checkpoints:
                 saved = parse_saved((source / HEADER).read_bytes())
             if saved is None:
                 return None
+            if saved.number != place.number:
+                raise RecordError("its header is that of another one")
             if not saved.is_of(self._bundle, self._packages()):
                 if not self._allows_old:
                     self._on_log(f"Not used: {name} is of other code or packages. --allow-old-checkpoints uses it.")
@@ -267,6 +290,8 @@ class Checkpoints:
                 os.rename(part / CONTENT / saved.at, part / "whole")
                 os.rmdir(part / CONTENT)
                 os.rename(part / "whole", part / CONTENT)
+                if _size_of(part / CONTENT) != saved.size:
+                    raise RecordError("it is incomplete")
             else:
                 _copy(source / CONTENT, part / CONTENT)
             replace_file(str(part / HEADER), saved.encode())
@@ -299,22 +324,14 @@ class Checkpoints:
                 if self._take(self.root / name, here, state, started_at):
                     self._wait_for((task.param_id, task.seed), is_removal=False)
         except OSError as error:  # the disk is full, for example
-            log.warning("A checkpoint of task %s is not kept: %s", task.number, error)
+            self._tell_once(f"A checkpoint is not kept: {error.strerror}.")
         return name in self._states and self._states[name].has_new
 
     def _take(self, path: Path, origin: Origin, state: _State, started_at: float | None) -> bool:
         """Move the last checkpoint that a task has left to those that are kept. Return whether there was one."""
-        found = []
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(path / NEW) as entries:
-            for entry in entries:
-                with contextlib.suppress(FileNotFoundError):  # the model has replaced it
-                    if is_name(entry.name):
-                        made_ns = entry.stat(follow_symlinks=False).st_ctime_ns  # by the last tick of the clock
-                        found.append((made_ns, len(entry.name), entry.name))
-        if not found:
+        made_ns, at, size = self._find_new(path / NEW)
+        if not at:
             return False
-        found.sort()
-        made_ns, _, at = found[-1]
         numbers = _numbers(path)
         # One that a killed run has left follows on those here: another machine may have gone on meanwhile.
         number = 1 + (max(numbers, default=0) if started_at is None else max([state.number, *numbers]))
@@ -324,21 +341,56 @@ class Checkpoints:
         elif numbers:
             with contextlib.suppress(OSError, RecordError):
                 state.seconds = parse_saved((path / KEPT_HERE / _number(numbers[-1]) / HEADER).read_bytes()).seconds
-        seconds, size = round(state.seconds, 3), _size_of(path / NEW / at)
-        saved = Saved(number, at, origin.bundle, origin.packages, seconds, size)
+        saved = Saved(number, at, origin.bundle, origin.packages, round(state.seconds, 3), size)
         state.number = max(state.number, number)
         with self._lock:
             target = path / KEPT_HERE / _number(saved.number)
             make_directory(target)
             replace_file(str(target / HEADER), saved.encode())
-            os.rename(path / NEW / at, target / CONTENT)
+            try:
+                os.rename(path / NEW / at, target / CONTENT)
+            except FileNotFoundError:  # the model replaces it: the next look finds that one
+                _remove(target)
+                return False
             for number in _numbers(path)[:-KEPT]:
                 if (older := path / KEPT_HERE / _number(number)) != self._sending:
                     _remove(older)
-        for _, _, name_before in found[:-1]:
-            _remove(path / NEW / name_before)
         state.has_new = True
         return True
+
+    def _find_new(self, path: Path) -> tuple[int, str, int]:
+        """Return when the last one was made that a task has left, its name and its size; remove the others.
+
+        The name is empty if there is none.
+        """
+        found = []
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(path) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):  # the model has replaced it
+                    made_ns = entry.stat(follow_symlinks=False).st_ctime_ns  # by the last tick of the clock
+                    if not entry.name.startswith("."):
+                        found.append((made_ns, len(entry.name), entry.name))
+        found.sort()
+        last = 0, "", 0
+        for made_ns, _, name in reversed(found):
+            if last[1]:
+                _remove(path / name)  # before anything is written: the disk may be full
+                continue
+            try:
+                if not is_name(name):
+                    raise RecordError("invalid name")
+                last = made_ns, name, _size_of(path / name)
+            except FileNotFoundError:
+                continue
+            except RecordError as error:
+                self._tell_once(f"Not kept: checkpoint {shorten(repr(name), 60)}: {error}.")
+                _remove(path / name)
+        return last
+
+    def _tell_once(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self._on_log(text)
 
     # --- the end of tasks ------------------------------------------------------------------------------------
 
@@ -454,6 +506,23 @@ def _remove(path: Path) -> None:
 
 
 def _size_of(path: Path) -> int:
-    if not path.is_dir():
-        return path.stat().st_size
-    return sum(os.stat(os.path.join(root, name)).st_size for root, _, names in os.walk(path) for name in names)
+    """Return the bytes of the files.
+
+    Raises:
+        RecordError: if there is something else. Of links, only those to files inside are copied with it.
+    """
+    size, left = 0, [str(path)]
+    while left:
+        name = left.pop()
+        mode = os.lstat(name).st_mode
+        if stat.S_ISDIR(mode):
+            left += (os.path.join(name, entry) for entry in os.listdir(name))
+            continue
+        if stat.S_ISLNK(mode) and not os.path.isabs(os.readlink(name)) and os.path.isfile(name):
+            is_inside = Path(os.path.realpath(name)).is_relative_to(os.path.realpath(path.parent) + f"/{path.name}/")
+        else:
+            is_inside = stat.S_ISREG(mode)
+        if not is_inside:
+            raise RecordError("expected files, directories and relative links to files in it")
+        size += os.stat(name).st_size
+    return size

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import posixpath
 import secrets
@@ -76,10 +77,12 @@ def parse_saved(value: bytes) -> Saved:
         saved = Saved(**{name: document[name] for name in Saved._fields if name in document})
     except TypeError:
         raise RecordError("not a checkpoint: expected an object with its fields") from None
-    counts = (saved.number, saved.seconds, saved.size, saved.pieces)
+    counts = (saved.number, saved.size, saved.pieces)
     texts = (saved.at, saved.bundle, saved.packages or "", saved.run, saved.sha256)
     if not (
-        all(type(count) in (int, float) and count >= 0 for count in counts)
+        all(type(count) is int and count >= 0 for count in counts)
+        and type(saved.seconds) in (int, float)
+        and 0 <= saved.seconds < math.inf
         and all(isinstance(text, str) for text in texts)
         and is_name(saved.at)
         and saved.pieces <= MAX_PIECES

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from mopsjobs.ledger.attempt import Attempt, Outcome, Resumed
 from mopsjobs.ledger.retry_policy import RetryPolicy
 from mopsjobs.runner.pools.base import TaskLimits
 from mopsjobs.runner.shard import TaskProgress
-from mopsjobs.store.base import VersionToken
+from mopsjobs.store.base import Versioned, VersionToken
 from mopsjobs.studies.manifest import manifest_key
 from support.checkpoints import STEPS, steps_of, undisturbed
 from support.cli import LineStore
@@ -245,3 +246,36 @@ def test_an_outage_keeps_the_last_checkpoint_on_the_disk(bench: Bench, tmp_path:
     ran, _ = bench.work("here", store=away, policy=RetryPolicy(0), shards=2)
     assert ran.completed == 1
     assert steps_of(tmp_path / "steps") == {0: [*range(35), *range(30, 50)]}
+
+
+class _Slow(LineStore):
+    """A store that sends no checkpoint until `gate` is set."""
+
+    gate = threading.Event()
+
+    def get(self, key: str) -> Versioned | None:
+        if key.startswith("checkpoints/"):
+            self.gate.wait()
+        return super().get(key)
+
+
+def test_other_tasks_go_on_while_a_checkpoint_is_fetched(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their results are taken, and no further worker is started meanwhile."""
+    monkeypatch.setattr("mopsjobs.runner.checkpoints.BEGIN_SECONDS", 0.0)
+    monkeypatch.setattr(_Slow, "gate", threading.Event())
+    sets = sets_of(2, steps=str(tmp_path / "steps"), steps_total=50, die=[34])
+    sets[0]["die"] = []
+    bench.given(sets)
+    bench.work("here", policy=RetryPolicy(0), shards=2, number=1, grace=60.0)
+    assert _keys(bench) != []
+
+    def open_gate(progress: TaskProgress) -> None:
+        if progress.done > 0:
+            _Slow.gate.set()
+
+    ran, said = bench.work("there", store=_Slow(bench.line.inner), on_progress=open_gate)
+    assert (ran.status, said) == ("succeeded", [])
+    assert steps_of(tmp_path / "steps")[1] == [*range(35), *range(30, 50)]
+    assert results(bench.line) == undisturbed(sets)

@@ -356,7 +356,7 @@ def usage_text(usage: Mapping[str, Any]) -> str | None:
         ("CPU", duration_text(usage["cpu_seconds"]), of_held),
         ("tasks", duration_text(usage["task_seconds"]), ""),
         ("peak memory", memory_text(usage["max_rss_bytes"]), ""),
-        ("saved by checkpoints", duration_text(usage.get("saved_seconds")), ""),
+        ("task time saved by checkpoints", duration_text(usage.get("saved_seconds")), ""),
     )
     return ", ".join(f"{title} {text}{more}" for title, text, more in parts if text is not None) or None
 

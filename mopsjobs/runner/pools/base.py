@@ -260,6 +260,11 @@ class TaskQueue:
         following = next(self._tasks, None)
         return None if following is None else Assignment(*following)
 
+    @property
+    def has_returned(self) -> bool:
+        """Return whether a task was put back, and may begin now or later."""
+        return bool(self._returned or self._waiting)
+
     def seconds_to_next(self) -> float | None:
         """Return the seconds until a task has waited long enough; None if none waits."""
         return max(0.0, self._waiting[0][0] - self._clock()) if self._waiting else None

@@ -201,7 +201,7 @@ class WorkerPool:
                 self._hand_out()
                 self.is_waiting = self.cores is not None and self._yield_cores(self.cores)
                 is_idle = not self.is_waiting and not self._count_busy()
-                if is_idle and (self._is_ending or self._queue.seconds_to_next() is None):
+                if is_idle and (self._is_ending or not self._queue.has_returned):
                     return
                 pause = min(self._queue.seconds_to_next() or wake_seconds, wake_seconds)
                 yield None
@@ -282,7 +282,8 @@ class WorkerPool:
                 self._queue.put_back(task)
                 if self.cores is not None and (core := self.cores.take(is_first=not busy)) is None:
                     break
-                self._assign(self._start(core))
+                if not self._assign(self._start(core)):
+                    return
 
     def _count_busy(self) -> int:
         return sum(bool(worker.tasks) for worker in self._workers)
@@ -291,13 +292,16 @@ class WorkerPool:
         assignment = self._queue.next()
         if assignment is None:
             return False
+        if self.checkpoints is not None:
+            may_have = assignment.attempt > 1 or assignment.is_alone
+            if not self.checkpoints.prepare(assignment.task, may_have=may_have):
+                self._queue.put_back(assignment)
+                return False
+            assignment = assignment._replace(resumed=self.checkpoints.resumed(assignment.task))
         if assignment.is_alone and worker.has_run:
             core, worker.core = worker.core, None  # for the next worker
             self._remove(worker)
             worker = self._start(core)
-        if self.checkpoints is not None:
-            may_have = assignment.attempt > 1 or assignment.is_alone
-            assignment = assignment._replace(resumed=self.checkpoints.begin(assignment.task, may_have=may_have))
         if not worker.tasks:
             worker.begin_task(self.clock())
         worker.tasks.append(assignment)

@@ -132,7 +132,17 @@ def test_a_damaged_one_is_refused_and_leaves_nothing(tmp_path: Path, damage: str
 
 
 @pytest.mark.parametrize(
-    "change", [{"number": "1"}, {"at": "../x"}, {"at": ".x"}, {"seconds": -1}, {"pieces": 2**40}, {"bundle": None}]
+    "change",
+    [
+        {"number": "1"},
+        {"number": 1.5},
+        {"size": 0.5},
+        {"at": "../x"},
+        {"at": ".x"},
+        {"seconds": -1},
+        {"pieces": 2**40},
+        {"bundle": None},
+    ],
 )
 def test_a_header_of_another_form_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(RecordError, match="not a checkpoint"):

@@ -1,0 +1,202 @@
+"""What the runner takes of the checkpoints that tasks leave, and what it begins the next attempt with."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mopsjobs.api.checkpoint import Checkpoint
+from mopsjobs.ledger.attempt import Resumed
+from mopsjobs.ledger.environment import EnvironmentNotes
+from mopsjobs.runner import checkpoints
+from mopsjobs.runner.checkpoints import Checkpoints, Origin, directory_name
+from mopsjobs.store.base import Versioned, VersionedStore, VersionToken
+from mopsjobs.store.memory import InMemoryVersionedStore
+from support.runs import sets_of, study
+
+(TASK,) = study(sets_of(1)).tasks()
+
+
+class _Run:
+    """The checkpoints of a run on a machine, and the directory of the task there."""
+
+    def __init__(self, root: Path, store: VersionedStore | None = None) -> None:
+        self.told: list[str] = []
+        self.checkpoints = Checkpoints([Origin("job", "b" * 64, root, None)], store, lambda: "p" * 16, self.told.append)
+        self.path = root / directory_name((TASK.param_id, TASK.seed))
+
+    def begin(self) -> Resumed | None:
+        while not self.checkpoints.prepare(TASK, may_have=True):
+            pass
+        return self.checkpoints.resumed(TASK)
+
+
+def _names(path: Path) -> list[str]:
+    return sorted(entry.name for entry in path.iterdir())
+
+
+def test_a_save_of_the_same_name_never_shows_half_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runner may take what is in `new/` at any time. So nothing is removed in there."""
+    ck = Checkpoint(tmp_path, 600.0)
+    ck.save({"x": 1}, at=1)
+    removed: list[Path] = []
+    monkeypatch.setattr("mopsjobs.api.checkpoint.shutil.rmtree", lambda path, **_options: removed.append(path))
+    ck.save({"x": 2}, at=1)
+    assert [path for path in removed if path.parent != tmp_path] == []
+    assert b'"x": 2' in (tmp_path / "new" / "1" / "state.json").read_bytes()
+
+
+def test_a_model_that_saves_often_leaves_the_last_ones(tmp_path: Path) -> None:
+    """To remove thousands would keep it from the results of other tasks."""
+    ck = Checkpoint(tmp_path, 600.0)
+    for step in range(100):
+        ck.save({}, at=step)
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {str(step) for step in range(90, 100)}
+    assert _names(tmp_path) == ["new"]
+
+
+def test_a_save_that_fails_leaves_nothing_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    ck = Checkpoint(tmp_path, 600.0)
+    monkeypatch.setattr("mopsjobs.api.checkpoint.os.fsync", fail)
+    with pytest.raises(OSError, match="No space left"):
+        ck.save(b"x", at=1)
+    assert (_names(tmp_path), _names(tmp_path / "new")) == (["new"], [])
+
+
+def test_the_directories_of_a_task_are_for_its_owner_alone(tmp_path: Path) -> None:
+    Checkpoint(tmp_path / "checkpoints" / "task", 600.0)
+    for path in ("checkpoints", "checkpoints/task", "checkpoints/task/new"):
+        assert (tmp_path / path).stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("kind", ["loose link", "link outside", "pipe", "only a link", "name"])
+def test_what_is_no_checkpoint_is_refused(tmp_path: Path, kind: str) -> None:
+    """A link outside would copy what is there, a pipe would stop the runner."""
+    run = _Run(tmp_path / "root")
+    Checkpoint(run.path, 600.0).save({"x": 1}, at=1)
+    for name in ("22", "333"):
+        bad = run.path / "new" / (name if kind != "name" else name + "a" * 100)
+        if kind == "only a link":
+            bad.symlink_to("/")
+            continue
+        bad.mkdir()
+        if kind == "loose link":
+            (bad / "x").symlink_to("nowhere")
+        elif kind == "link outside":
+            (bad / "x").symlink_to("/")
+        elif kind == "pipe":
+            os.mkfifo(bad / "x")
+    assert run.checkpoints.end(TASK, 0.0)
+    assert _names(run.path / "new") == []
+    assert [line.partition("'")[0] for line in run.told] == ["Not kept: checkpoint "] * 2
+    resumed = run.begin()
+    assert resumed is not None
+    assert resumed[:2] == (1, "1")
+
+
+def test_links_to_files_inside_are_copied_as_files(tmp_path: Path) -> None:
+    """As models do that name their last file."""
+    store = InMemoryVersionedStore()
+    run = _Run(tmp_path / "here", store)
+    (run.path / "new").mkdir(parents=True)
+    (run.path / "new" / "7").mkdir()
+    (run.path / "new" / "7" / "restart.7").write_text("x")
+    (run.path / "new" / "7" / "restart.last").symlink_to("restart.7")
+    run.checkpoints.end(TASK, 0.0)
+    run.checkpoints.close(60.0)
+    for again in (_Run(tmp_path / "here"), _Run(tmp_path / "there", store)):
+        resumed = again.begin()
+        assert resumed is not None
+        assert (resumed.at, again.told) == ("7", [])
+        assert (again.path / "last" / "7" / "restart.last").read_text() == "x"
+
+
+def test_a_full_disk_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what is superseded goes before anything is written."""
+
+    def fail(_path: str, _content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    run = _Run(tmp_path / "root")
+    ck = Checkpoint(run.path, 600.0)
+    ck.save({}, at=1)
+    ck.save({}, at=22)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "replace_file", fail)
+        for _ in range(3):
+            assert not run.checkpoints.end(TASK, 0.0)
+    assert run.told == ["A checkpoint is not kept: No space left on device."]
+    assert _names(run.path / "new") == ["22"]
+    assert run.checkpoints.end(TASK, 0.0)
+
+
+def test_an_attempt_without_its_checkpoint_did_not_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nothing says that it went on: its limit of time would count what it did not keep."""
+    run = _Run(tmp_path / "root")
+    Checkpoint(run.path, 600.0).save({}, at=1)
+    run.checkpoints.end(TASK, 0.0)
+    real = Path.mkdir
+
+    def mkdir(path: Path, *arguments: Any, **options: Any) -> None:
+        if path.name == "new":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    assert run.begin() is None
+    assert not (run.path / "last").exists()
+
+
+class _Slow(InMemoryVersionedStore):
+    """A store in which reads of pieces wait for `gate`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+
+    def get(self, key: str) -> Versioned | None:
+        if key.startswith("checkpoints/"):
+            self.gate.wait()
+        return super().get(key)
+
+
+def test_the_runner_does_not_wait_for_a_large_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, "BEGIN_SECONDS", 0.0)
+    store = _Slow()
+    first = _Run(tmp_path / "here", store)
+    Checkpoint(first.path, 600.0).save({}, at=1)
+    first.checkpoints.end(TASK, 0.0)
+    first.checkpoints.close(60.0)
+    run = _Run(tmp_path / "there", store)
+    assert [run.checkpoints.prepare(TASK, may_have=False) for _ in range(3)] == [False] * 3
+    store.gate.set()
+    resumed = run.begin()
+    assert resumed is not None
+    assert resumed[:2] == (1, "1")
+    assert _names(run.path / "last") == ["1"]
+
+
+def test_the_digest_of_packages_does_not_wait_for_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runner asks for it in its loop."""
+    monkeypatch.setattr("mopsjobs.ledger.environment.CLOSE_SECONDS", 60.0)
+    gate = threading.Event()
+
+    class Hanging(InMemoryVersionedStore):
+        def create_if_absent(self, key: str, value: bytes) -> VersionToken | None:
+            gate.wait(30.0)
+            return super().create_if_absent(key, value)
+
+    notes = EnvironmentNotes("job", Hanging(), InMemoryVersionedStore())
+    notes.note({"python": "3.12"})
+    assert notes.packages() is not None
+    assert notes._threads[0].is_alive()
+    gate.set()
+    notes.close()
