@@ -215,6 +215,12 @@ class Checkpoints:
         del self._beginning[key]
         return True
 
+    def begin(self, task: Task, *, may_have: bool) -> Resumed | None:
+        """Prepare a task as `prepare` does, and wait for it. Return what the attempt goes on from."""
+        while not self.prepare(task, may_have=may_have):
+            pass
+        return self.resumed(task)
+
     def resumed(self, task: Task) -> Resumed | None:
         """Return what the attempt goes on from that was prepared last."""
         state = self._states.get(directory_name((task.param_id, task.seed)))

@@ -31,9 +31,7 @@ class _Run:
         self.path = root / directory_name((TASK.param_id, TASK.seed))
 
     def begin(self) -> Resumed | None:
-        while not self.checkpoints.prepare(TASK, may_have=True):
-            pass
-        return self.checkpoints.resumed(TASK)
+        return self.checkpoints.begin(TASK, may_have=True)
 
 
 def _names(path: Path) -> list[str]:
