@@ -80,7 +80,7 @@ def _lines(found: Replay) -> list[Line]:
         facts.append(("Python", found.environment))
     if (interrupted := found.interruption) is not None:
         went_on = f"and went on at {join_first(interrupted.at)}" if interrupted.at else "since it saved no checkpoint"
-        facts.append(("Interrupted", f"{len(interrupted.at)} of {pluralize(interrupted.wanted, 'time')}, {went_on}"))
+        facts.append(("Interrupt", f"{len(interrupted.at)} of {pluralize(interrupted.wanted, 'time')}, {went_on}"))
         if interrupted.error is not None:
             facts.append(("Error", f"{interrupted.error['type']}: {interrupted.error['message']}"))
         facts += [("Different", f"{name} {how}") for name, how in interrupted.different.items()]
