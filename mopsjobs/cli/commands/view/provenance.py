@@ -131,13 +131,14 @@ def _times(found: Provenance) -> str | None:
 def _study(found: Provenance) -> str | None:
     if found.manifest is None:
         return None
-    study = study_json(found.manifest)
+    study, of = study_json(found.manifest), found.manifest.study
+    up_to, at_most = ("", "") if of.precision is None else ("up to ", "at most ")
     sets = describe_sets(study["parameter_sets"], study["different_parameter_sets"])
     counts = f"{pluralize(study['parameters'], 'parameter')}, {sets}"
     return (
         f"{study['digest']}: {study['model']}/{study['scenario']}, {counts},"
-        f" {pluralize(study['replicates'], 'replicate')}, {pluralize(study['tasks'], 'task')}"
-        f", seeds: {describe_seeds(found.manifest.study.seeds)}"
+        f" {up_to}{pluralize(of.max_replicates, 'replicate')}, {at_most}{pluralize(study['tasks'], 'task')}"
+        f", seeds: {describe_seeds(of.seeds)}"
     )
 
 
