@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from mopsjobs.errors import shorten
 from mopsjobs.studies.precision import Precision, Target
 from mopsjobs.studies.seeds import COMMON, MAX_SEED, MODELOPS, MOPS_JOBS, SeedRule
 
@@ -20,6 +21,9 @@ MAX_NUMBER_BITS = 4096
 
 MAX_TASKS = 10**7
 """Of a job. Each reader of a manifest counts the tasks and draws their seeds: half a minute for this number."""
+
+MAX_SHOWN = 40
+"""Characters of a wrong value."""
 
 MISSING = object()
 """In place of the value of a field without a default that the study lacks."""
@@ -79,8 +83,11 @@ def _parse_look(value: object, where: str, problems: list[str]) -> int:
 
 def _parse_target(name: object, value: object, where: str, problems: list[str]) -> Target:
     fields = value if isinstance(value, dict) else {}
+    if unknown := fields.keys() - {"confidence", "relative", "absolute"}:
+        problems.append(f"{where}.{min(unknown)}: unknown field, expected confidence, relative or absolute")
+        return Target("")
     widths = [width for width in ("relative", "absolute") if width in fields]
-    if not isinstance(name, str) or not name.isprintable() or len(widths) != 1 or len(fields) > 2:
+    if not isinstance(name, str) or not name.isprintable() or len(widths) != 1:
         form = '{"confidence": 0.95, "relative": 0.05}, or absolute in place of relative'
         problems.append(f"{where}: expected {form}")
         return Target("")
@@ -90,8 +97,6 @@ def _parse_target(name: object, value: object, where: str, problems: list[str]) 
             below = " and below 1" if most == 1 else ""
             problems.append(f"{where}.{field}: expected a number above 0{below}, {describe_actual(number)}")
             return Target("")
-    if unknown := fields.keys() - {"confidence", *widths}:
-        problems.append(f"{where}.{min(unknown)}: unknown field, expected confidence, relative or absolute")
     return Target(name, **{field: fields[field] for field in fields if field in Target._fields})
 
 
@@ -104,7 +109,9 @@ def parse_seeds(value: object, where: str, problems: list[str]) -> SeedRule:
     elif value in (MOPS_JOBS, MODELOPS, COMMON):
         return str(value)
     expected = f'{MOPS_JOBS}, {MODELOPS}, {COMMON}, a list of different seeds, or {{"base": seed}}'
-    problems.append(f"{where}: expected {expected}, {describe_actual(value)}")
+    is_long = isinstance(value, (list, dict))  # `a list` does not say what is wrong with it
+    actual = f"not {shorten(json.dumps(value, default=str), MAX_SHOWN)}" if is_long else describe_actual(value)
+    problems.append(f"{where}: expected {expected}, {actual}")
     return MOPS_JOBS
 
 
@@ -201,5 +208,5 @@ def describe(value: object) -> str:
         return "a number of very many digits"
     if isinstance(value, (int, float, str)) and not isinstance(value, bool):
         shown = json.dumps(value)
-        return shown if len(shown) <= 40 else shown[:37] + "…"
+        return shown if len(shown) <= MAX_SHOWN else shown[: MAX_SHOWN - 3] + "…"
     return names.get(type(value), type(value).__name__)

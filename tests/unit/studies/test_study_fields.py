@@ -121,6 +121,10 @@ def test_a_precision_is_read_and_written() -> None:
             {"until": {"peak": {"absolute": 1, "confidence": 1}}},
             "n_replicates.until.peak.confidence: expected a number above 0 and below 1, not 1",
         ),
+        (
+            {"until": {"peak": {"within": 0.1}}},
+            "n_replicates.until.peak.within: unknown field, expected confidence, relative or absolute",
+        ),
         ({"within": 1}, "n_replicates.within: unknown field, expected min, max and until"),
     ],
 )

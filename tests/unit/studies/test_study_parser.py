@@ -25,6 +25,8 @@ def _problems(document: object) -> tuple[str, ...]:
 
 # --- what is wrong -------------------------------------------------------------------------------------------------
 
+SEEDS = 'seeds: expected mops-jobs, modelops, common, a list of different seeds, or {"base": seed}'
+
 WRONG = [
     ("model", None, "model: expected a text, not null"),
     ("model", "a\nb", 'model: expected a text, not "a\\nb"'),
@@ -54,12 +56,13 @@ WRONG = [
     ("reduce", ["m:f"], "reduce: expected package.module:function, not a list"),
     ("scratch", 1, "scratch: expected true or false, not 1"),
     ("allow_nan", None, "allow_nan: expected true or false, not null"),
-    ("seeds", "modelop", 'seeds: expected mops-jobs, modelops, common, a list of different seeds, or {"base": seed}'),
+    ("seeds", "modelop", f'{SEEDS}, not "modelop"'),
     ("seeds", [], "seeds: expected"),
-    ("seeds", [1, 1], "seeds: expected"),
+    ("seeds", [1, 1], f"{SEEDS}, not [1, 1]"),
     ("seeds", [True], "seeds: expected"),
     ("seeds", {"base": -1}, "seeds: expected"),
     ("seeds", {"base": 2**64}, "seeds: expected"),
+    ("seeds", {"bas": 1}, f'{SEEDS}, not {{"bas": 1}}'),
     ("seeds", {"base": 1, "step": 2}, "seeds: expected"),
     ("metadata", [], "metadata: expected an object, not a list"),
     ("modle", "x", "modle: unknown field, did you mean model?"),
