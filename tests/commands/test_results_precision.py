@@ -38,6 +38,7 @@ def test_each_view_says_how_precise_the_sets_are(desk: Desk, monkeypatch: pytest
     assert f"Precision  5 of 6 sets precise, 1 at max; {tasks} tasks; widest: {WIDEST}\n" in said
     assert job_card(job, datetime.now(UTC))["Study"].text == "6 parameter sets x up to 40 replicates, manual"
     assert f"{tasks}/{tasks}" in desk.ok("list").out
+    assert "6 parameter sets, up to 40 replicates, at most 240 tasks, seeds: " in desk.ok("provenance", "job").out
     listed = json.loads(desk.ok("tasks", "job", "--json", "--limit", "0").out)
     assert (listed["tasks_total"], listed["total"], len(listed["tasks"])) == (tasks,) * 3
     assert {one["outcome"] for one in listed["tasks"]} == {"succeeded"}
@@ -130,6 +131,14 @@ def test_a_failed_replicate_is_told_per_set(desk: Desk) -> None:
     assert (precision["precise"], precision["failed"], precision["needed"]) == (1, 1, 8)
     sets = json.loads(desk.ok("results", "job", "--by", "set", "--json").out)["sets"]
     assert [(one["precision"], one["tasks"]) for one in sets] == [(FAILED, 4), (PRECISE, 4)]
+
+
+def test_the_probe_names_a_misspelt_target(desk: Desk) -> None:
+    """Before any task is paid for. All of them would succeed, and no set be precise."""
+    (desk.home / "model.py").write_text(MODEL)
+    study = desk.write([{"sd": 0.1}], n_replicates={**REPLICATES, "until": {"peek": {"relative": 0.1}}})
+    said = "n_replicates.until names 'peek', but no result has it. The numbers are: peak, seed. Did you mean 'peak'?"
+    assert said in desk.ok("submit", study, "--auto", "--dry-run", "--probe", "1").err
 
 
 def test_a_narrower_target_of_an_extension_is_the_one_that_counts(desk: Desk) -> None:

@@ -19,6 +19,7 @@ from mopsjobs.cache.queries.costs import RESOLUTION, Costs, EarlierJob, costs_of
 from mopsjobs.cache.rows import study_of
 from mopsjobs.errors import MopsJobsError, OptionError, StoreUnavailableError
 from mopsjobs.ledger.retry_policy import retry_policy
+from mopsjobs.ledger.scalars import LEFT_OUT, extract_scalars
 from mopsjobs.runner.requests import Load, Requests, count_requests
 from mopsjobs.runner.run_once import place_of, run_once, spread_tasks
 from mopsjobs.studies.costs import MeasuredSet, PlannedSet, Range, beyond, estimate_total
@@ -26,6 +27,7 @@ from mopsjobs.studies.seeds import MOPS_JOBS, describe_seeds
 from mopsjobs.studies.study import Task, find_varying, task_name
 from mopsjobs.submission.reuse import Change, changed_files
 from mopsjobs.utils.cores import usable_cores
+from mopsjobs.utils.scalar_keys import lacking_targets, path_of
 from mopsjobs.utils.sizes import human_size
 from mopsjobs.utils.text import error_line, join_first, pluralize
 from mopsjobs.utils.times import human_range
@@ -360,6 +362,14 @@ def _from_probe(prepared: PreparedJob, left: bytearray, count: int, workers: int
         name = task_name(failed[0], find_varying(study))
         app.out.warn(f"{len(failed):,} of {pluralize(len(tasks), 'task')} of the probe failed: {name}: {reason}")
     pairs = [(task, results[task.number]) for task in tasks]
+    if study.precision is not None:
+        found = [extract_scalars(result.outputs or {}) for _, result in pairs]
+        numbers = {
+            key for of in found for key, value in of.items() if key != LEFT_OUT and isinstance(value, int | float)
+        }
+        names = {key: ".".join(path_of(key)[1]) for key in sorted(numbers)}
+        for sentence in lacking_targets((one.scalar for one in study.precision.until), names):
+            app.out.warn(sentence)
     costs = Costs(
         _measured((task, result.cpu_seconds) for task, result in pairs),
         _measured((task, result.seconds) for task, result in pairs),

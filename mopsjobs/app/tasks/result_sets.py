@@ -49,10 +49,10 @@ from mopsjobs.studies.precision import PRECISE, VERDICTS, Target, lacks_text, wi
 from mopsjobs.studies.results import parameter_columns
 from mopsjobs.utils.files import atomic_file, make_directory
 from mopsjobs.utils.intervals import CONFIDENCE, Summary, careful_interval, summarize
-from mopsjobs.utils.scalar_keys import is_called
+from mopsjobs.utils.scalar_keys import is_called, no_result_has, the_numbers
 from mopsjobs.utils.sqlite_file import connect
 from mopsjobs.utils.table_files import Column, distinct_name, free_name, identifier, is_numeric, typed_value
-from mopsjobs.utils.text import describe_duplicates, did_you_mean, error_line, join_first, pluralize
+from mopsjobs.utils.text import describe_duplicates, error_line, join_first, pluralize
 from mopsjobs.utils.times import json_time
 
 T = TypeVar("T")
@@ -81,9 +81,6 @@ OF_TARGET = (("low", "number"), ("high", "number"), ("precision", "number"))
 
 ERROR = "error"
 """The column of the most frequent error of a set, the last of those."""
-
-MAX_NAMES = 20
-"""Results that an error names."""
 
 MAX_COLUMNS = 1_900
 """Of a table of SQLite, which takes 2,000."""
@@ -333,18 +330,16 @@ class ResultSets:
         numbers = [one.name for one in self.numbers]
         if not numbers:
             raise UsageError(f"invalid scalar '{name}': no task has left a number so far.")
-        names = ", ".join(numbers[:MAX_NAMES] + ["…"] * (len(numbers) > MAX_NAMES))
         found = [one for one in self.scalars if one.name == name] or [
             one for one in self.scalars if is_called(one.key, name)
         ]
         if not found:
-            nearest = did_you_mean(name, numbers)
-            raise UsageError(f"invalid scalar '{name}': no result has it. The numbers are: {names}.{nearest}")
+            raise UsageError(f"invalid scalar '{name}': {no_result_has(name, numbers)}")
         if len(found) > 1:
             which = join_first([one.name for one in found])
             raise UsageError(f"invalid scalar '{name}': several results have it. Name one of: {which}.")
         if not found[0].is_number:
-            raise UsageError(f"invalid scalar '{name}': its values are not numbers. The numbers are: {names}.")
+            raise UsageError(f"invalid scalar '{name}': its values are not numbers. {the_numbers(numbers)}")
         return found[0]
 
     def values_of(self, scalar: Scalar) -> Iterator[tuple[str, str, str, float | str | None]]:
