@@ -113,7 +113,7 @@ def design_replicates(name: str, targets: Sequence[Target], app: App, policy: Fr
     if any(one.seed is not None for one in study.parameter_sets):
         raise UsageError("No design: the study names its seeds, so a parameter set has no further replicates.")
     needed, done = read_result_sets(
-        families, app, lambda sets: (_count_needed(sets, targets), sets.totals().done), policy
+        families, app, lambda sets: (_count_needed(sets, targets), _count_done(sets)), policy
     )
     least = study.n_replicates.min if isinstance(study.n_replicates, Precision) else max(2, study.n_replicates)
     known = [need for need in needed if need is not None]
@@ -122,13 +122,15 @@ def design_replicates(name: str, targets: Sequence[Target], app: App, policy: Fr
     most = min(_round_up(MARGIN * max(need.at_most for need in known)), MAX_REPLICATES)
     most = max(most, study.max_replicates, least)
     designed = dataclasses.replace(study, n_replicates=Precision(least, most, tuple(targets)))
-    tasks = sum(max(least, need.expected) for need in known) + least * (len(needed) - len(known))
+    tasks = sum(
+        max(least, ended, 0 if need is None else need.expected) for need, ended in zip(needed, done, strict=True)
+    )
     open_sets = sum(need.expected > least for need in known)
     job_id = families[0][0].job_id
     sets = f"{open_sets:,} of {pluralize(len(needed), 'set')} need more than {pluralize(least, 'replicate')}"
     notes = [
         f"{sets}, by their spread so far: n = (t sd / width)^2. The study has at most {most:,}.",
-        f"About {tasks:,} tasks in all, of which {done:,} are done.",
+        f"About {tasks:,} tasks in all, of which {sum(done):,} are done.",
     ]
     if len(known) < len(needed):
         unknown = pluralize(len(needed) - len(known), "set")
@@ -179,6 +181,12 @@ def _count_needed(sets: ResultSets, targets: Sequence[Target]) -> list[_Need | N
         is_known = all(len(column) == len(targets) for column in counts)
         needed.append(_Need(*map(max, counts)) if is_known else None)
     return needed
+
+
+def _count_done(sets: ResultSets) -> list[int]:
+    """Return how many tasks of each set are done."""
+    place = [column.name for column in sets.columns].index("done")
+    return [int(str(row[place])) for row in sets.rows()]
 
 
 def spread_limit(n: int) -> float:
