@@ -584,3 +584,16 @@ def test_the_storage_of_an_environment_is_used(desk: Desk, azurite: Azurite, tmp
     ran.append(desk.ok("config", "show", "-e", "dev", "-v"))
     assert list(desk.jobs.list_jobs()) == []
     assert not any(azurite.key in text for one in ran for text in (one.out, one.err))
+
+
+def test_the_first_process_of_a_container_can_be_stopped_while_it_loads() -> None:
+    """The kernel drops SIGTERM for a first process without a handler. It has one before it imports its modules."""
+    program = """
+import os, signal, sys
+os.getpid = lambda: 1
+sys.meta_path.insert(0, type("Stop", (), {"find_spec": staticmethod(
+    lambda name, *_: signal.raise_signal(signal.SIGTERM) if name.startswith("mopsjobs") else None)}))
+import mops_jobs
+"""
+    ran = subprocess.run([sys.executable, "-c", program], timeout=PATIENCE, check=False)
+    assert ran.returncode == 128 + signal.SIGTERM
