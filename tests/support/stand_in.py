@@ -55,6 +55,9 @@ MAX_EVENTS = 10
 POD_GC_SECONDS = 40
 """After that time without its Node, the garbage collector ends a pod."""
 
+DEADLINE = "DeadlineExceeded"
+"""The reason of a pod that was stopped at its own deadline. Its container has only the exit code of a signal."""
+
 _LOG = re.compile(r"/api/v1/namespaces/([^/]+)/pods/([^/]+)/log")
 
 
@@ -435,7 +438,9 @@ class StandIn(Api):
         if code is None:
             return
         kept = [one for one in pod["status"]["conditions"] if one["type"] == "DisruptionTarget"]
-        status = {**pod["status"], "phase": "Succeeded" if code == 0 else "Failed", "conditions": kept}
+        is_late = container.reason == DEADLINE
+        phase = "Succeeded" if code == 0 and not is_late else "Failed"
+        status = {**pod["status"], "phase": phase, "conditions": kept, **({"reason": DEADLINE} if is_late else {})}
         reason = "Completed" if code == 0 else "Error"
         if container.reason == "OOMKilled" or index_of(pod) in self.worker_kills:
             reason = "OOMKilled"
@@ -445,9 +450,14 @@ class StandIn(Api):
         self._save(PODS, {**pod, "status": status})
 
     def _stop_if_due(self, pod: Json, container: _Container) -> None:
-        """Stop a container for its memory, or the end of its grace period."""
+        """Stop a container for its memory, the deadline of its pod, or the end of its grace period."""
         if index_of(pod) in self.memory_kills and container.lines and container.reason is None:
             self._kill(pod, "OOMKilled")
+        deadline = pod["spec"].get("activeDeadlineSeconds")
+        age = (self._now() - container.started_at).total_seconds()
+        if deadline is not None and age >= deadline and container.reason is None:
+            container.reason = DEADLINE
+            container.terminate()
         grace_end = pod["metadata"].get("deletionTimestamp")
         if grace_end is not None and self._now() >= parse_time(grace_end):
             container.kill()
