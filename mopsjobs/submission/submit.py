@@ -247,7 +247,8 @@ def _check_stored(request: SubmitRequest, launch: Launch, bundle: str, session: 
     with contextlib.suppress(StoreError):
         if request.engine in LOCAL_ENGINES and has_bundle(session.store, bundle):
             load_archive = functools.partial(load_bundle, session.store, bundle)
-            check_functions(request.study, request.engine, launch, load_archive, session)
+            hint = "The code is that of an earlier job. To pack this directory: --auto. Another Python: --python PATH."
+            check_functions(request.study, request.engine, launch, load_archive, session, hint_if_not_found=hint)
 
 
 def _check_names(request: SubmitRequest, packed: PackedBundle, directory: Path) -> str | None:

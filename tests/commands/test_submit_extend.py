@@ -541,3 +541,13 @@ def test_reused_tasks_are_done_while_others_wait(ran: Desk, calls_file: Path, tm
     found = ran.ok("tasks", "more", "--json").json["tasks"]
     gate.touch()
     assert [one["outcome"] for one in found[: SETS + 1]] == ["succeeded"] * (SETS + 1)
+
+
+def test_a_model_that_only_the_current_directory_has_needs_auto(ran: Desk) -> None:
+    """It is in the current directory, which `--extend` alone does not pack."""
+    (ran.home / "other.py").write_text("def simulate(params, seed):\n    return 1\n")
+    study = ran.write([{"x": 1}], model="other:simulate")
+    refused = ran("submit", study, "--extend", "job", "--dry-run")
+    assert refused.code == EXIT_USAGE
+    assert "hint: The code is that of an earlier job. To pack this directory: --auto. " in refused.err
+    ran.ok("submit", study, "--extend", "job", "--auto", "--dry-run")
