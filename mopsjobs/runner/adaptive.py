@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import heapq
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Iterator
 from itertools import accumulate
 
@@ -29,8 +30,12 @@ from mopsjobs.studies.adaptive import (
 )
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.outputs import Completeness
-from mopsjobs.studies.precision import FAILED, Judgement, tally
+from mopsjobs.studies.precision import FAILED, MORE, Judgement, tally
 from mopsjobs.studies.study import Task, find_varying
+from mopsjobs.utils.text import join_first
+
+ENOUGH_SETS = 3
+"""Sets that have to fail, since no task has left a result, so that a study ends early. One set may never leave it."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -72,6 +77,13 @@ class AdaptiveFeed:
         self._first_of = study.duplicate_tasks()
         self._ended: dict[int, Values | None] = dict(found.values)
         """The values of the tasks that have ended, by their numbers; None for those that failed."""
+        self._left: set[str] = set()
+        """The results that tasks have left, until they have left all targets."""
+        self._wanted = {target.scalar for target in self._precision.until}
+        """The targets that no task has left so far."""
+        self._had(*found.values.values())
+        self._lacking: defaultdict[str, set[int]] = defaultdict(set)
+        """The sets that have failed for want of a target, by its name."""
         self._at_work: dict[int, list[tuple[_Deciding | None, int]]] = {}
         """For each task that the pool has, by its number: the tasks that end with it, and their sets."""
         self._due: list[tuple[int, int, _Deciding]] = []
@@ -101,6 +113,15 @@ class AdaptiveFeed:
         added = {name: count - self._first_here[name] for name, count in self._count().items()}
         widest = find_widest(self._precision, self._varying, ((one.one, one.judgement) for one in self._sets))
         return ShardPrecision(self._first, added, widest)
+
+    def lacks(self) -> str | None:
+        """Return in words which result no task has left, once enough sets have failed for that, and others are open."""
+        for name in sorted(self._wanted):
+            is_enough = len(self._lacking[name]) >= ENOUGH_SETS
+            if is_enough and any(one.judgement.verdict == MORE for one in self._sets):
+                left = f"they left {join_first(sorted(self._left))}" if self._left else "they left no results"
+                return f"Ended early: {ENOUGH_SETS} sets failed, since no task has left {name}; {left}"
+        return None
 
     def count_of(self, number: int) -> int:
         """Return how many needed tasks end with a task that the pool has."""
@@ -138,11 +159,19 @@ class AdaptiveFeed:
         if not result.is_final:
             return
         outputs = {name: value for name, value in (result.outputs or {}).items() if searched_output(self._study, name)}
-        values = None if has_failed else values_of(self._precision, extract_scalars(outputs))
+        scalars = {} if has_failed else extract_scalars(outputs)
+        values = None if has_failed else values_of(self._precision, scalars)
+        self._had(values)
+        if self._wanted:
+            self._left.update(scalars)
         number = result.task.number
         self._ended[number] = values
         for deciding, waiting in self._at_work.pop(number):
             self._end(deciding, waiting, values)
+
+    def _had(self, *tasks: Values | None) -> None:
+        for values in tasks:
+            self._wanted.difference_update(name for name, value in (values or {}).items() if value is not None)
 
     def _following(self) -> Iterator[tuple[_Deciding | None, int]]:
         """Yield the needed tasks that were not yielded before, each with its set; None for one that names its seed."""
@@ -169,6 +198,8 @@ class AdaptiveFeed:
     def _go_on(self, deciding: _Deciding) -> None:
         """Judge a set whose replicates up to its look have ended, and make those up to the next look due."""
         deciding.judgement = self._judge(self._ended, deciding.one)
+        if deciding.judgement.lacks is not None:
+            self._lacking[deciding.judgement.lacks].add(deciding.place)
         begun, needed = deciding.begun, max(deciding.begun, deciding.judgement.needed)
         deciding.judgement = deciding.judgement._replace(needed=needed)  # less only if outputs are not the same again
         deciding.begun = deciding.next = needed

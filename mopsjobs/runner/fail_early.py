@@ -26,7 +26,7 @@ from mopsjobs.runner.reporter import Counts, Reporter
 from mopsjobs.runner.retry import OutageRetry
 from mopsjobs.runner.shard import Shard
 from mopsjobs.studies.study import Task
-from mopsjobs.studies.validation import BUDGET, FAILURES, FIRST, EarlyEnd
+from mopsjobs.studies.validation import BUDGET, FAILURES, FIRST, TARGET, EarlyEnd
 from mopsjobs.utils.text import pluralize
 from mopsjobs.utils.times import human_duration
 
@@ -195,6 +195,8 @@ class FailEarly:
         """The tasks of the job that have completed and failed before those of this run."""
         self._gate: TaskGate | None = None
         self._pool: Pool | None = None
+        self.lacks: Callable[[], str | None] = lambda: None
+        """Returns in words which result no task of an adaptive study leaves."""
         self._cut: EarlyEnd | None = None
         self._ended = self._todo = 0
         """Tasks that have ended in this run, and those that it has."""
@@ -315,6 +317,8 @@ class FailEarly:
         """Return why the job is to be ended at once, whatever is at work; None if it is not."""
         if self._cut is None:
             self._cut = self._end_by_first() or self._end_by_limit()
+            if self._cut is None and (lacks := self.lacks()) is not None:
+                self._cut = EarlyEnd(TARGET, lacks)
         return self._cut
 
     def affordable(self, todo: int) -> int:

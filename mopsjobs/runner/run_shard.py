@@ -227,6 +227,7 @@ class _Run:
         if self._manifest.study.precision is not None:
             self._feed = AdaptiveFeed(self._manifest, number, shards, found, self._counts)
             self._handler.count_of, self._reporter.precision = self._feed.count_of, self._feed.precision
+            self._early.lacks = self._feed.lacks
             self._total = self._feed.needed
             self._todo = self._total - sum(self._counts.snapshot())
             return self._feed

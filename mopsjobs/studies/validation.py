@@ -47,13 +47,16 @@ FAILURES = "FAILURES"
 BUDGET = "BUDGET"
 """The error code of a job that was ended because its tasks had used the processor time that they may."""
 
+TARGET = "TARGET"
+"""The error code of a job that was ended because no task has left a result that its precision is about."""
+
 REDUCE = "REDUCE"
 """The error code of a job whose tasks are all complete, and whose reduce function has not left its outputs."""
 
 REDUCE_TEXT = "the reduce function "
 """How an error of a record names that function."""
 
-EARLY_CODES = (FIRST, FAILURES, BUDGET)
+EARLY_CODES = (FIRST, FAILURES, BUDGET, TARGET)
 
 NAMED_MISSING = 5
 """Missing outputs that the record names. With all of them it would grow with the tasks."""

@@ -63,6 +63,10 @@ def test_each_view_says_how_precise_the_sets_are(desk: Desk, monkeypatch: pytest
         one["precision"] for one in sets
     )
 
+    origin = "6 parameter sets, up to 40 replicates, at most 240 tasks"
+    assert origin in " ".join(desk.ok("provenance", "job").out.split())
+    assert json.loads(desk.ok("provenance", "job", "--json").out)["study"]["replicates"] == REPLICATES
+
     for name, value in desk.env.items():
         monkeypatch.setenv(name, value)
     with mopsjobs.connect() as registry:

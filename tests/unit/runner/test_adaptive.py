@@ -152,6 +152,26 @@ def test_a_limit_of_failures_ends_the_job_with_what_is_known(bench: Bench) -> No
     assert state.tasks_completed == sum(counts_by_set(bench.line, study, is_prefix=False)) <= state.tasks_total
 
 
+def test_a_target_that_no_task_leaves_ends_the_job(bench: Bench) -> None:
+    """Its name may be misspelt."""
+    until = {"peek": {"absolute": 2.0}}
+    given(bench, adaptive_study(n_replicates={"min": 4, "max": 40, "until": until}))
+    ran, _ = bench.work()
+    state = bench.record()
+    assert (ran.status, state.error_code) == ("partial", "TARGET")
+    assert 3 * 4 <= state.tasks_completed < 6 * 4
+    why = "Ended early: 3 sets failed, since no task has left peek; they left result.json/peak, result.json/seed;"
+    assert state.error_message.startswith(why)
+
+
+def test_a_target_that_some_tasks_leave_does_not_end_the_job(bench: Bench) -> None:
+    path = bench.path / "nan"
+    study = given(bench, adaptive_study([{"sd": 0.1, "nan": str(path), "no": no} for no in range(5)]))
+    path.write_text(" ".join(str(seed) for place in range(4) for seed in seeds(study, place)))
+    ran, _ = bench.work()
+    assert (ran.status, bench.record().metadata[PRECISION]["failed"]) == ("succeeded", 4)
+
+
 def test_sets_that_repeat_or_name_a_seed_have_their_tasks_too(bench: Bench) -> None:
     """The second set repeats the first, and is decided with it. The third one has a seed of its own, and one task."""
     given(bench, adaptive_study([{"sd": 2.0}, {"sd": 2.0}, {"params": {"sd": 9.0}, "seed": 5}]))
