@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import filecmp
 import logging
 import os
 import shutil
@@ -117,7 +118,7 @@ class _State:
     resumed: Resumed | None = None
     """What the attempt goes on from that began last."""
     has_new: bool = False
-    """Whether that attempt has left one."""
+    """Whether that attempt has left one with other content."""
     is_known: bool = False
     """Whether what earlier runs left was looked at."""
 
@@ -351,6 +352,8 @@ class Checkpoints:
         state.number = max(state.number, number)
         with self._lock:
             target = path / KEPT_HERE / _number(saved.number)
+            # A program that saves what it began from, and asks to be started again, would do so for ever.
+            is_new = not numbers or not _is_equal(path / NEW / at, path / KEPT_HERE / _number(numbers[-1]) / CONTENT)
             make_directory(target)
             replace_file(str(target / HEADER), saved.encode())
             try:
@@ -361,7 +364,7 @@ class Checkpoints:
             for number in _numbers(path)[:-KEPT]:
                 if (older := path / KEPT_HERE / _number(number)) != self._sending:
                     _remove(older)
-        state.has_new = True
+        state.has_new |= is_new
         return True
 
     def _find_new(self, path: Path) -> tuple[int, str, int]:
@@ -509,6 +512,14 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def _is_equal(left: Path, right: Path) -> bool:
+    """Return whether two checkpoints have the same files with the same bytes."""
+    if not left.is_dir() or not right.is_dir():
+        return left.is_file() and right.is_file() and filecmp.cmp(left, right, shallow=False)
+    names = os.listdir(left)
+    return set(names) == set(os.listdir(right)) and all(_is_equal(left / name, right / name) for name in names)
 
 
 def _size_of(path: Path) -> int:

@@ -192,6 +192,25 @@ def test_a_program_that_asks_again_without_saving_has_failed(bench: Bench, tmp_p
     assert [one.outcome for one in _attempts(bench)] == [Outcome.PREEMPTED, Outcome.FAILED]
 
 
+def test_a_program_that_saves_what_it_began_from_has_failed(bench: Bench, tmp_path: Path) -> None:
+    """It does not read its checkpoint, for example, and would do the same steps for ever."""
+    code(
+        tmp_path / "code",
+        """
+import mopsjobs
+
+def simulate(params, seed):
+    mopsjobs.checkpoint().save({"step": 1}, at="1")
+    raise SystemExit(85)
+""",
+    )
+    bench.given([{}])
+    ran, said = bench.work(policy=RetryPolicy(0))
+    assert ran.status == "failed"
+    assert "NoCheckpoint" in said[0]
+    assert [one.outcome for one in _attempts(bench)] == [Outcome.PREEMPTED, Outcome.FAILED]
+
+
 @pytest.mark.parametrize(
     ("allowed", "told", "again"),
     [(False, "is of other code or packages. --allow-old-checkpoints uses it.", 0), (True, "Used: checkpoint ", 30)],
