@@ -56,6 +56,9 @@ LOOK_SECONDS = 0.5
 BEGIN_SECONDS = 0.2
 """How long the results of other tasks wait for what a task begins with."""
 
+MAX_TOLD = 50
+"""Lines about checkpoints in one run: all tasks may have some of other code."""
+
 FIRST_PAUSE = 2.0
 """Seconds before the second attempt at a store that does not answer."""
 
@@ -281,9 +284,9 @@ class Checkpoints:
                 raise RecordError("its header is that of another one")
             if not saved.is_of(self._bundle, self._packages()):
                 if not self._allows_old:
-                    self._on_log(f"Not used: {name} is of other code or packages. --allow-old-checkpoints uses it.")
+                    self._tell_once(f"Not used: {name} is of other code or packages. --allow-old-checkpoints uses it.")
                     return None
-                self._on_log(f"Used: {name}, of other code or packages.")
+                self._tell_once(f"Used: {name}, of other code or packages.")
             if source is not None and _size_of(source / CONTENT) != saved.size:  # a power cut
                 raise RecordError("it is incomplete")
             if place.root == self.root:
@@ -305,7 +308,7 @@ class Checkpoints:
             _remove(target)
             os.rename(part, target)
         except (RecordError, StoreError, OSError) as error:
-            self._on_log(f"Not used: {name}: {error}")
+            self._tell_once(f"Not used: {name}: {error}")
             return None
         return saved
 
@@ -397,9 +400,12 @@ class Checkpoints:
         return last
 
     def _tell_once(self, text: str) -> None:
-        if text not in self._told:
+        with self._lock:
+            if text in self._told or len(self._told) > MAX_TOLD:
+                return
             self._told.add(text)
-            self._on_log(text)
+            is_last = len(self._told) > MAX_TOLD
+        self._on_log("More of checkpoints is not told." if is_last else text)
 
     # --- the end of tasks ------------------------------------------------------------------------------------
 

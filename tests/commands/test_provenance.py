@@ -197,6 +197,15 @@ def test_the_image_of_pods_is_shown_with_its_digest(jobs: JobRegistry, cli: Cli,
     assert "actionStatus" not in crate["#run"]
 
 
+def test_provenance_says_that_old_checkpoints_were_allowed(jobs: JobRegistry, cli: Cli) -> None:
+    """Outputs may then come from two versions of the code."""
+    for job_id, metadata in (("old", {"local_allow_old_checkpoints": "yes"}), ("new", {})):
+        add(jobs, job_id, "running", engine="local", metadata=metadata)
+    told = "Old code   tasks could go on from checkpoints of other code or packages"
+    assert [told in cli.ok("provenance", name).out for name in ("old", "new")] == [True, False]
+    assert [cli.ok("provenance", name, "--json").json["old_checkpoints"] for name in ("old", "new")] == [True, False]
+
+
 def test_hostile_notes_are_bounded_and_cleaned(jobs: JobRegistry, cli: Cli) -> None:
     """Every writer of the registry can add notes, and fill them with anything."""
     add(

@@ -22,7 +22,7 @@ from mopsjobs.bundles.extraction import BundleError, BundleFile, list_files
 from mopsjobs.bundles.git_state import GitState
 from mopsjobs.cache.queries.ledgers import hosts_of
 from mopsjobs.cache.rows import job_json_from_state
-from mopsjobs.engines.base import engine_of, recorded_launch
+from mopsjobs.engines.base import engine_of, last_launch, recorded_launch
 from mopsjobs.errors import (
     CacheError,
     InvalidKeyError,
@@ -96,6 +96,11 @@ class Provenance(NamedTuple):
         return image and strip_control_characters(image[:MAX_IMAGE_CHARACTERS])
 
     @property
+    def allows_old_checkpoints(self) -> bool:
+        """Return whether tasks could go on from checkpoints of other code or packages."""
+        return last_launch(self.job).get("allow_old_checkpoints") == "yes"
+
+    @property
     def image_digest(self) -> str | None:
         """Return the digest of the image, as `sha256:…`; None if the launch did not name it."""
         _, separator, digest = (self.image or "").partition("@")
@@ -118,6 +123,7 @@ class Provenance(NamedTuple):
             "files": None if self.files is None else [file_json(file) for file in self.files],
             "files_read": None if self.files_read is None else sorted(self.files_read),
             "environments": [environment.to_json() for environment in self.environments],
+            "old_checkpoints": self.allows_old_checkpoints,
             "image": self.image,
             "image_digest": self.image_digest,
             "hosts": self.hosts,

@@ -153,6 +153,16 @@ def test_an_attempt_without_its_checkpoint_did_not_go_on(tmp_path: Path, monkeyp
     assert not (run.path / "last").exists()
 
 
+def test_what_is_told_of_many_tasks_is_bounded(tmp_path: Path) -> None:
+    run = _Run(tmp_path / "root")
+    for number in range(100):
+        (run.path / "new" / ("a" * 101)).mkdir(parents=True, exist_ok=True)
+        (run.path / "new" / ("a" * 101)).rename(run.path / "new" / (f"{number:02}" + "b" * 100))
+        run.checkpoints.end(TASK, 0.0)
+    assert len(run.told) == checkpoints.MAX_TOLD + 1
+    assert run.told[-1] == "More of checkpoints is not told."
+
+
 class _Slow(InMemoryVersionedStore):
     """A store in which reads of pieces wait for `gate`."""
 

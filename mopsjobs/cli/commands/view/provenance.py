@@ -99,6 +99,8 @@ def _lines(found: Provenance) -> list[Line]:
     add("Study", _study(found))
     add("Code", _code(found))
     add("Git", found.git and found.git.commit + _CHANGES[found.git.is_dirty])
+    if found.allows_old_checkpoints:
+        add("Old code", "tasks could go on from checkpoints of other code or packages")
     if job["engine"] == "kubernetes" or found.image is not None:
         add("Image", found.image)
     hosts = found.hosts or []
