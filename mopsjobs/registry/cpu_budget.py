@@ -55,7 +55,7 @@ def budget_of(job: Mapping[str, object]) -> float | None:
 def budget_text(used_seconds: Number, hours: float) -> str:
     """Return use and budget: `12.4 of 50 CPU-hours`."""
     digits = max(1, 2 - math.floor(math.log10(hours)))  # three digits of the budget
-    return f"{(used_seconds or 0.0) / SECONDS:,.{digits}f} of {hours:,.12g} CPU-hours"
+    return f"{(used_seconds or 0.0) / SECONDS:,.{digits}f} of {f'{hours:,.12f}'.rstrip('0').rstrip('.')} CPU-hours"
 
 
 def spent_budget(state: JobState) -> str | None:

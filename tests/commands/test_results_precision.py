@@ -118,6 +118,7 @@ def test_a_target_that_no_task_leaves_is_named(desk: Desk) -> None:
     desk.ended()
     told = "0 of 2 sets precise, 2 failed; 8 tasks; failed: sd=0.1 (a replicate has no finite peek)\n"
     assert told in desk.ok("status", "job").out
+    assert f"job: {told.strip()}" in desk.ok("wait", "job").err
     said = desk.ok("results", "job", "--by", "set")
     assert said.out.count("failed: a replicate has no finite peek") == 2
     sets = json.loads(desk.ok("results", "job", "--by", "set", "--json").out)["sets"]

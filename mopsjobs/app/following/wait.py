@@ -32,6 +32,7 @@ from mopsjobs.errors import (
 )
 from mopsjobs.registry.job_columns import last_sign_of_life, state_from_row
 from mopsjobs.registry.job_state import JobState
+from mopsjobs.registry.precision_counts import precision_counts, precision_text
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.registry.usage import has_hanging_task, late_text
 from mopsjobs.utils.backoff import Backoff
@@ -164,7 +165,7 @@ def ended_jobs(
 
 
 def describe_ended(states: Sequence[JobState], app: App, *, has_said_why: bool = False) -> tuple[str, ...]:
-    """Return notes on the jobs that have ended: why they ended early, the jobs that continue them, the next command.
+    """Return notes on jobs that have ended: why early, sets that are not precise, jobs that go on, the next command.
 
     Args:
         states: the jobs, as the registry has them.
@@ -180,6 +181,9 @@ def describe_ended(states: Sequence[JobState], app: App, *, has_said_why: bool =
         mirror_failures(found.job, app)
         if not has_said_why and (why := early_end_text(found.job)) is not None:
             notes.append(f"{state.job_id}: {why}")
+        counts = precision_counts(state.metadata)
+        if counts is not None and counts["precise"] < counts["sets"]:
+            notes.append(f"{state.job_id}: {precision_text(counts)}")
         if state.status != JobStatus.SUCCEEDED:  # else there was nothing to resume
             with contextlib.suppress(MopsJobsError):  # the end is known all the same
                 found = read_family_of(state, app)
