@@ -124,6 +124,7 @@ SUBMITTED = {"metadata": {"bundle": "sha256:" + "0" * 64}}
         ("failed", None, "STORE", "mops-jobs resume a"),
         ("partial", 1, "INCOMPLETE", "mops-jobs failures a"),
         ("partial", 0, "INCOMPLETE", "mops-jobs resume a"),
+        ("partial", 0, "TARGET", "mops-jobs submit STUDY --auto --extend a"),
         ("cancelled", 3, None, "mops-jobs resume a"),
     ],
 )
