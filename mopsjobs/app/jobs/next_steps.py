@@ -112,10 +112,13 @@ def _command_after_end(job: Job, ends: MemoryEnds | None) -> str:
         return command_line("failures", job_id)  # a task that fails does so again if it is resumed as it is
     if (larger_limit := _larger_limit(job)) is not None:
         return command_line("resume", job_id, larger_limit)
-    if job["error_code"] == "TARGET":  # a resume would end in the same way: the study names another result
-        return command_line("submit", "STUDY", f"--auto --extend {job_id}")
-    has_traceback = job["error_code"] == "REDUCE" or (status == "failed" and job["error_code"] in LOGGED_CODES)
-    return command_line("logs" if has_traceback else "resume", job_id)
+    code = job["error_code"]
+    if code == "TARGET":  # a resume would end in the same way: the study names a result that no task leaves
+        verb, named, options = "submit", "STUDY", f"--auto --extend {job_id}"
+    else:
+        has_traceback = code == "REDUCE" or (status == "failed" and code in LOGGED_CODES)
+        verb, named, options = "logs" if has_traceback else "resume", job_id, ""
+    return command_line(verb, named, options)
 
 
 def _larger_limit(job: Job) -> str | None:
