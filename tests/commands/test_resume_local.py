@@ -446,7 +446,7 @@ def test_tasks_of_a_job_that_never_ran_have_no_outcome(cli: Cli, remote: Remote)
 
 
 REFUSED = (
-    ("--only fail", "error: invalid --only 'fail': expected one of failed, timeout, oom, died, lost, or the key"),
+    ("--only fail", "error: invalid --only 'fail': expected one of failed, timeout, oom, died, lost, preempted,"),
     ("--memory x2", "error: invalid --memory 'x2': expected a limit like 2GiB, since the job had none that"),
     ("--memory much", "error: invalid --memory 'much': expected a size like 2GiB, or a factor like x2."),
     (

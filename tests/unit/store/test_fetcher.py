@@ -248,6 +248,7 @@ def test_scalars_without_chunks_cost_two_reads_of_a_pack(monkeypatch: pytest.Mon
     shown = packed_store.PackedStore(store)
     tasks = (TaskOutputs([number], {"result.json": entry}) for number, entry in enumerate(shown.scan("results/job/")))
     read: list[object] = []
+    store.reads = 0  # without those of the writers
     reader = OutputReader(lambda _member, _tasks, scalars: read.append(scalars))
     reader.read(shown, 1, tasks)
     assert (len(read), reader.problems) == (len(outputs), [])

@@ -44,7 +44,6 @@ DESCRIPTION = (
 
 EXAMPLES = (
     "mops-jobs failures @latest",
-    "mops-jobs failures --hours 48 --owner me",
     "mops-jobs failures nightly-1 --design > more.json",
     "mops-jobs failures nightly-1 --json | jq -r '.groups[].separates[].condition'",
 )

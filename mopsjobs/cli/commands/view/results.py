@@ -84,7 +84,6 @@ EXAMPLES = (
     "mops-jobs results nightly-1 --download out",
     "mops-jobs results nightly-1 nightly-2 --best loss --limit 0 --table sets.csv",
     "mops-jobs results nightly-1 --contrast scenario=base,vaccine",
-    'mops-jobs results nightly-1 --sql "SELECT r0, avg(peak) FROM results GROUP BY r0"',
 )
 
 
