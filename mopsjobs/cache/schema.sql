@@ -44,10 +44,11 @@ CREATE TABLE ledger_chunk (
     name TEXT PRIMARY KEY, job_id TEXT NOT NULL, key TEXT NOT NULL, problem TEXT, scalars BLOB
 ) WITHOUT ROWID;
 
--- A seed has no type, so that one above 2^63 stays a text of digits; as an INTEGER it would be rounded.
+-- A seed has no type, so that one above 2^63 stays a text of digits; as an INTEGER it would be rounded. Of an adaptive
+-- study, `needed` are the tasks that the outputs of an ended job ask for; NULL if they were not judged.
 CREATE TABLE parameter_set (
     job_id TEXT NOT NULL, first_task INTEGER NOT NULL, tasks INTEGER NOT NULL, param_id TEXT NOT NULL, seed,
-    params TEXT NOT NULL, PRIMARY KEY (job_id, first_task)
+    params TEXT NOT NULL, needed INTEGER, PRIMARY KEY (job_id, first_task)
 ) WITHOUT ROWID;
 CREATE TABLE attempt (
     job_id TEXT NOT NULL, task INTEGER NOT NULL, run TEXT NOT NULL, seq INTEGER NOT NULL, attempt INTEGER NOT NULL,

@@ -152,34 +152,40 @@ class StoredStudy:
             last = self._last_set = None if row is None else StoredSet(self._rule, *row)
         return last if last is not None and number < last.first_task + last.tasks else None
 
+    @property
+    def is_adaptive(self) -> bool:
+        """Return whether its precision decides the number of replicates."""
+        return self._precision is not None
+
     def count_tasks(self) -> int:
         """Count the tasks of the job; of an adaptive study, those that are needed as far as is known."""
         if self._precision is None:
             return self._tasks_total
         counts = self._connection.execute(
-            "SELECT tasks, last, count(*) FROM (SELECT tasks, (SELECT max(task) FROM task WHERE job_id = ?1"
-            " AND task BETWEEN one.first_task AND one.first_task + one.tasks - 1) - first_task AS last"
-            " FROM parameter_set AS one WHERE job_id = ?1) GROUP BY tasks, last",
+            "SELECT tasks, needed, last, count(*) FROM (SELECT tasks, needed, (SELECT max(task) FROM task"
+            " WHERE job_id = ?1 AND task BETWEEN one.first_task AND one.first_task + one.tasks - 1) - first_task"
+            " AS last FROM parameter_set AS one WHERE job_id = ?1) GROUP BY tasks, needed, last",
             (self.job_id,),
         )
-        return sum(count * self._needed_of(tasks, last) for tasks, last, count in counts)
+        return sum(count * self._needed_of(*of_set) for *of_set, count in counts)
 
     def _needed(self, one: StoredSet) -> int:
         """Return how many tasks of a set are needed, as far as is known: of an adaptive study, not all may be.
 
-        A task with a row tells that those up to the next look are.
+        A task with a row tells that those up to the next look are. The outputs tell more, once they were judged.
         """
         if self._precision is None:
             return one.tasks
-        (last,) = self._connection.execute(
-            "SELECT max(task) - ?2 FROM task WHERE job_id = ?1 AND task BETWEEN ?2 AND ?3",
+        last, needed = self._connection.execute(
+            "SELECT max(task) - ?2, (SELECT needed FROM parameter_set WHERE job_id = ?1 AND first_task = ?2)"
+            " FROM task WHERE job_id = ?1 AND task BETWEEN ?2 AND ?3",
             (self.job_id, one.first_task, one.first_task + one.tasks - 1),
         ).fetchone()
-        return self._needed_of(one.tasks, last)
+        return self._needed_of(one.tasks, needed, last)
 
-    def _needed_of(self, tasks: int, last: int | None) -> int:
+    def _needed_of(self, tasks: int, needed: int | None, last: int | None) -> int:
         assert self._precision is not None  # noqa: S101 - the study is adaptive
-        return min(tasks, self._precision.next_look(last or 0))
+        return min(tasks, max(needed or 0, self._precision.next_look(last or 0)))
 
     def _has(self, number: int) -> bool:
         return self._ranges is None or is_in_ranges(number, self._ranges)

@@ -1,8 +1,8 @@
 """Adaptive studies: which of their tasks are needed, as the outputs tell.
 
 A study whose precision decides the number of replicates has its tasks numbered as if each set had as many as it may
-have. A task is needed if the decisions so far ask for its replicate. They are made of the outputs alone, and stored
-nowhere: so runners, restarts, validation and views come to the same ones.
+have. A task is needed if the decisions so far ask for its replicate. They are made of the outputs alone, and the store
+has none of them: so runners, restarts, validation and views come to the same ones.
 See docs/decisions/0119-precision-instead-of-a-count.md.
 """
 

@@ -29,8 +29,10 @@ from mopsjobs.ledger.format import ChunkKey, ledger_prefix, parse_attempts, pars
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.bulk import bulk_reads
 from mopsjobs.store.fetcher import ParallelFetcher
+from mopsjobs.studies.adaptive import adaptive_sets
 from mopsjobs.studies.manifest import Manifest, load_manifest
 from mopsjobs.studies.outputs import Completeness, find_complete_tasks, find_reused_tasks
+from mopsjobs.studies.precision import Judgement
 from mopsjobs.studies.study import find_varying
 from mopsjobs.utils.ranges import number_ranges
 from mopsjobs.utils.times import utc_now
@@ -123,7 +125,9 @@ def sync_ledger(
     basis = _basis(connection, job_id)
     if basis == BY_OUTPUTS or (ended is not None and _has_unexplained(connection, study)):
         manifest = manifest or load_manifest(store, job_id)
-        _write_complete_tasks(connection, study, _complete_tasks(manifest, find_complete_tasks(store, manifest)))
+        found = find_complete_tasks(store, manifest)
+        _write_needed(connection, manifest, found.judgements)
+        _write_complete_tasks(connection, study, _complete_tasks(manifest, found))
     is_complete = ended is not None and started >= ended + SETTLED_SECONDS
     with transaction(connection):
         connection.execute(
@@ -217,9 +221,16 @@ def _basis(connection: sqlite3.Connection, job_id: str) -> str:
 
 
 def _has_unexplained(connection: sqlite3.Connection, study: StoredStudy) -> bool:
-    """Return whether no attempt says how some task of a job ended."""
+    """Return whether no attempt says how some task of an ended job ended, or which tasks an adaptive one needed.
+
+    A record that was cancelled has the tasks of the last report. Any other one counts those that the outputs ask for.
+    """
+    total = study.count_tasks()
     sql = "SELECT count(*) FROM task WHERE job_id = ? AND outcome != 'lost'"
-    return bool(connection.execute(sql, (study.job_id,)).fetchone()[0] < study.count_tasks())
+    if connection.execute(sql, (study.job_id,)).fetchone()[0] < total:
+        return True
+    sql = "SELECT 1 FROM job WHERE job_id = ? AND tasks_total = ? AND status != 'cancelled'"
+    return study.is_adaptive and connection.execute(sql, (study.job_id, total)).fetchone() is None
 
 
 def _write_study(connection: sqlite3.Connection, manifest: Manifest, now: float) -> None:
@@ -255,6 +266,20 @@ def _write_study(connection: sqlite3.Connection, manifest: Manifest, now: float)
                 None if manifest.study.precision is None else json.dumps(manifest.study.precision.to_json()),
             ),
         )
+
+
+def _write_needed(connection: sqlite3.Connection, manifest: Manifest, judgements: Mapping[str, Judgement]) -> None:
+    """Note how many tasks of each set of an adaptive study the outputs ask for. Of other studies, none are judged."""
+    if not judgements:
+        return
+    rows = (
+        (judgements[one.param_id].needed, manifest.job_id, first)
+        for one in adaptive_sets(manifest.study)
+        for first in one.firsts
+    )
+    while batch := list(islice(rows, BATCH)):
+        with transaction(connection):
+            connection.executemany("UPDATE parameter_set SET needed = ? WHERE job_id = ? AND first_task = ?", batch)
 
 
 def _write_chunk(connection: sqlite3.Connection, study: StoredStudy, chunk: Chunk, report: ChunkReport) -> None:
