@@ -104,6 +104,25 @@ def compared(cli: Cli, jobs: JobRegistry) -> str:
     return "job"
 
 
+def test_only_pairs_with_values_count_as_all(cli: Cli, jobs: JobRegistry) -> None:
+    """A set of an adaptive study may need more replicates than its partner: those lack no pair."""
+    sets = [{"theta": theta, "scenario": scenario} for theta in (1, 2, 3) for scenario in ("base", "vaccine")]
+    replicates = {"min": 4, "max": 8, "until": {"loss": {"absolute": 2.0}}}
+    manifest = add_job(jobs, "some", sets, n_replicates=replicates, seeds="common")
+    # Of the second pair, one set needs 8, and of the third pair, nothing is there.
+    values = {first + place: value for first in (0, 8, 16) for place, value in enumerate((1.0, 1.1, 1.0, 1.1))}
+    values |= {24 + place: value for place, value in enumerate((0.0, 90.0, 10.0, 80.0))}
+    Ledger(jobs.store, "some")(*(attempt(number, output_bytes=None) for number in values))
+    for number, loss in values.items():
+        leave_output(jobs, manifest, number, loss=loss)
+    jobs.finalize_job("some", "partial")
+    cli("sync")
+    ran = cli.ok("results", "some", *CONTRAST)
+    assert ran.lines[1].startswith("all 2 ")
+    assert "1 pair of sets without a difference" in ran.err
+    assert cli.ok("results", "some", *CONTRAST, "--json").json["left_out"]["missing"] == 2 * 4
+
+
 def test_what_has_no_partner_is_left_out_and_told(cli: Cli, compared: str) -> None:
     """Tasks 0 to 2 are those of the first set, and 6 to 8 are their partners: 1 is NaN, and 8 failed."""
     document = cli.ok("results", compared, *CONTRAST, "--json").json

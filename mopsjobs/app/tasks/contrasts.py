@@ -109,6 +109,8 @@ class Compared(NamedTuple):
         parts += [f"{', '.join(ends)} tasks"] if ends else []
         others = (("replicates", "replicate", "without one of the same seed"), ("not_finite", "value", "not finite"))
         parts += [f"{pluralize(left[name], noun)} {what}" for name, noun, what in others if left[name]]
+        if empty := sum(all(one.difference is None for one in pair.differences) for pair in self.pairs.values()):
+            parts.append(f"{pluralize(empty, 'pair')} of sets without a difference")
         notes = [f"Left out: {'; '.join(parts)}."] if parts else []
         if alone := sum(not pair.is_paired for pair in self.pairs.values()):
             which = "The sides" if alone == len(self.pairs) else f"The sides of {pluralize(alone, 'pair')} of sets"
@@ -137,10 +139,12 @@ def _pair(first: Replicates, second: Replicates, scalars: int, left_out: Counter
     # Two drawn seeds of many may be equal by chance.
     is_paired = 2 * len(first.keys() & second.keys()) >= min(len(first), len(second)) > 0
     done: list[dict[int, Sequence[float | None]]] = []
-    for side in (first, second):
+    for side, other in ((first, second), (second, first)):
         done.append({})
         for seed, found in side.items():
             if isinstance(found, str):
+                if is_paired and seed not in other and found not in FAILED_OUTCOMES:
+                    continue  # an adaptive study needs more replicates of one side: no pair is lacking
                 left_out["failed" if found in FAILED_OUTCOMES else WAITING if found == WAITING else "missing"] += 1
             else:
                 done[-1][seed] = found

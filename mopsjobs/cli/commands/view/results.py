@@ -392,11 +392,11 @@ def contrast_table(contrast: Contrast, rows: Iterable[Sequence[object]]) -> Tabl
         of_scalars = (row[begin + 1 + place * width : begin + 1 + (place + 1) * width] for place in range(len(names)))
         values = [cut_to_length(_parameter_text(row[place]), MAX_VALUE) for place in contrast.varying]
         cells.append([f"{number:,}", *values, row[begin], *itertools.chain(*map(_difference_cells, of_scalars))])
-    if (total := len(contrast.compared.pairs)) > 1:
-        overall = contrast.compared.overall[: len(names)]
+    overall = contrast.compared.overall[: len(names)]
+    if (known := max((one.sets for one in overall if one is not None), default=0)) > 1:
         kinds = dict.fromkeys(str(row[begin]) for row in contrast.rows())
         found = ([] if one is None else [getattr(one.difference, name) for name, _ in STATISTICS] for one in overall)
-        head = [f"all {total:,}", *([""] * len(contrast.varying)), ", ".join(kinds)]
+        head = [f"all {known:,}", *([""] * len(contrast.varying)), ", ".join(kinds)]
         cells.insert(0, [*head, *itertools.chain(*map(_difference_cells, found))])
     parameters = [contrast.parameters[place] for place in contrast.varying]
     shown = [text for name in names for text in (name, "RATIO")]
