@@ -1,7 +1,8 @@
 """Find which parameters go with the lowest or the highest values of a scalar, by the test of `separating`.
 
 The unit is a parameter set again. All sets count with the mean of the same number of values, their first m: a mean of
-fewer would be likelier to be extreme. The extreme sets take the place of those that failed.
+fewer would be likelier to be extreme. In an adaptive study, all values of a set count: it has as many as make means
+about as precise. The extreme sets take the place of those that failed.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Explanation(NamedTuple):
     sets: int
     """Sets that were compared."""
     values: int
-    """Values of each of them."""
+    """Values of each of them; in an adaptive study, the least number."""
     extreme: int
     """The lowest or highest of them, with all that have the same mean as the last of these."""
     bound: float | None
@@ -46,16 +47,21 @@ class Explanation(NamedTuple):
     """Empty if chance explains the extreme sets as well."""
     left_out: int
     """Parameters that were not compared, since there are too many."""
+    most: int = 0
+    """Values of the set that has the most of those that count."""
+    beyond: int = 0
+    """Values that do not count, since other sets have fewer."""
 
 
-def explain_extremes(sets: Sequence[SetValues], *, highest: bool) -> Explanation:
+def explain_extremes(sets: Sequence[SetValues], *, highest: bool, is_adaptive: bool = False) -> Explanation:
     """Return what separates the sets with the lowest means from the others, or those with the highest."""
     values = exposure([len(one.values) for one in sets])
     compared = [one for one in sets if 0 < values <= len(one.values)]
     too_few = sum(0 < len(one.values) < values for one in sets)
     if not compared:
         return Explanation(0, values, 0, None, too_few, [], 0)
-    means = [math.fsum(value / values for value in one.values[:values]) for one in compared]
+    counted = [one.values if is_adaptive else one.values[:values] for one in compared]
+    means = [math.fsum(value / len(found) for value in found) for found in counted]
     ordered = sorted(means, reverse=highest)
     least = min(MIN_EXTREME, len(means) // 4)
     bound = ordered[max(math.ceil(EXTREME_SHARE * len(means)), least) - 1]
@@ -65,4 +71,6 @@ def explain_extremes(sets: Sequence[SetValues], *, highest: bool) -> Explanation
         [_EXTREME],
     )
     findings = separation.findings(_EXTREME)
-    return Explanation(len(means), values, sum(is_extreme), bound, too_few, findings, separation.left_out)
+    most = max(map(len, counted))
+    beyond = sum(len(one.values) for one in compared) - sum(map(len, counted))
+    return Explanation(len(means), values, sum(is_extreme), bound, too_few, findings, separation.left_out, most, beyond)

@@ -130,6 +130,25 @@ def test_python_has_the_document_of_the_command(cli: Cli) -> None:
             assert {**found, **own} == {**document, **own}
 
 
+def test_a_set_of_an_adaptive_study_has_the_mean_that_other_views_show(cli: Cli, remote: Remote) -> None:
+    """Sets have 2 or 3 replicates, all of which count; of a fixed number, those beyond the others' are told."""
+    replicates = {"min": 2, "max": 3, "until": {"loss": {"absolute": 0.5}}}
+    for job_id, number in (("adaptive", replicates), ("fixed", 3)):
+        add_job(remote.jobs, job_id, [{"beta": number} for number in range(40)], n_replicates=number)
+        tasks = [task for task in range(120) if task % 3 < 2 or task // 3 < 10]
+        Ledger(remote.store.inner, job_id)(*map(attempt, tasks))
+        leave_scalars(remote.jobs, job_id, {task: {"loss": task // 3 + task % 3 * 3} for task in tasks})
+        remote.jobs.update_status(job_id, "partial")
+    ran = cli.ok("results", "adaptive", "--explain", "loss")
+    assert ran.lines[0] == "The lowest 10 of 40 parameter sets have loss <= 11.5 as the mean of 2 to 3 replicates."
+    assert "beyond" not in ran.err
+    best = cli.ok("results", "adaptive", "--best", "loss", "--limit", "10", "--json").json["sets"]
+    assert max(one["loss.mean"] for one in best) == 11.5
+    ran = cli.ok("results", "fixed", "--explain", "loss")
+    assert ran.lines[0] == "The lowest 10 of 40 parameter sets have loss <= 10.5 as the mean of 2 replicates."
+    assert "10 values beyond the first 2 of a set" in ran.err
+
+
 def test_a_task_that_repeats_another_one_counts_once(cli: Cli, remote: Remote) -> None:
     """As in each table of parameter sets."""
     add_job(remote.jobs, "twice", [{"params": {"beta": number // 2}, "seed": 1} for number in range(8)])

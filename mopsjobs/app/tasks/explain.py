@@ -69,7 +69,8 @@ class Explained(NamedTuple):
         if found.extreme == found.sets:
             return [f"{_sets(found.sets)}, and no two differ in {self.scalar}: {found.bound:.6g}."]
         which = f"the {self.end} {found.extreme:,} of {_sets(found.sets)}"
-        mean = f" as the mean of {found.values:,} replicates" if found.values > 1 else ""
+        replicates = f"{found.values:,}" + (f" to {found.most:,}" if found.most > found.values else "")
+        mean = f" as the mean of {replicates} replicates" if found.most > 1 else ""
         bound = f"{self.scalar} {'>=' if self.highest else '<='} {found.bound:.6g}{mean}"
         if not found.findings:
             return [f"No parameter explains {which} ({bound}): chance is not ruled out."]
@@ -87,6 +88,8 @@ class Explained(NamedTuple):
             parts.append(f"{pluralize(count, 'task')} without a finite {self.scalar}")
         if self.found.too_few:
             parts.append(f"{_sets(self.found.too_few)} with fewer than {self.found.values:,} values")
+        if self.found.beyond:
+            parts.append(f"{pluralize(self.found.beyond, 'value')} beyond the first {self.found.values:,} of a set")
         if self.found.left_out:
             parts.append(f"{pluralize(self.found.left_out, 'parameter')}, since there are too many")
         return [f"Left out: {', '.join(parts)}."] if parts else []
@@ -126,7 +129,8 @@ def explain_scalar(table: ResultSets, name: str) -> Explained:
                 found = zip(parameters, json.loads(params), strict=True)
                 known = sets[param_id] = SetValues({key: one for key, one in found if one is not None}, [])
             known.values.append(float(value))
-    explanation = explain_extremes(list(sets.values()), highest=name.startswith("-"))
+    is_adaptive = table.targets is not None
+    explanation = explain_extremes(list(sets.values()), highest=name.startswith("-"), is_adaptive=is_adaptive)
     return Explained(
         table.job_ids, scalar.name, name.startswith("-"), explanation, dict(left_out), table.age, not table.is_partial
     )
