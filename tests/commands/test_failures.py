@@ -12,6 +12,7 @@ import pytest
 from mopsjobs.errors import EXIT_USAGE
 from mopsjobs.ledger.attempt import Attempt, AttemptError, error_signature
 from mopsjobs.studies import separating
+from mopsjobs.studies.study_parser import parse_study
 from support.cli import Cli, Remote, add
 from support.ledgers import Ledger, add_job, attempt, leave_scalars
 
@@ -255,6 +256,20 @@ def test_a_design_with_more_replicates_follows_from_the_spread_so_far(cli: Cli, 
     assert [one["params"] for one in ran.json["parameter_sets"]] == [{"x": 0}, {"x": 1}, {"x": 2}]
     assert "2 of 3 sets need more than 4 replicates, by their spread so far: n = (t sd / width)^2." in ran.err
     assert "About 86 tasks in all, of which 12 are done." in ran.err
+
+
+def test_a_list_of_seeds_needs_one_for_each_further_replicate(cli: Cli, remote: Remote) -> None:
+    """`submit` would refuse the study. With a list that is long enough, it takes it."""
+    for job_id, listed in (("few", 4), ("many", 300)):
+        add_job(remote.jobs, job_id, [{"x": 1}], n_replicates=4, seeds=list(range(listed)))
+        Ledger(remote.store.inner, job_id)(*map(attempt, range(4)))
+        leave_scalars(remote.jobs, job_id, {task: {"r": task} for task in range(4)})
+        remote.jobs.update_status(job_id, "succeeded")
+    ran = cli("failures", "few", "--design", "--within", "r=1")
+    assert (ran.code, ran.out) == (EXIT_USAGE, "")
+    assert "No design: up to 130 replicates need a seed each, and the study lists 4." in ran.err
+    assert "Add seeds at the end of its list: tasks with the first ones can be reused." in ran.err
+    assert parse_study(cli.ok("failures", "many", "--design", "--within", "r=1").json).max_replicates == 130
 
 
 def test_a_design_counts_what_a_set_has_beyond_its_need(cli: Cli, remote: Remote) -> None:

@@ -104,7 +104,7 @@ def design_replicates(name: str, targets: Sequence[Target], app: App, policy: Fr
         policy: how fresh the results have to be.
 
     Raises:
-        UsageError: if the study names its seeds, or a scalar has another name.
+        UsageError: if the study names its seeds, or lists too few, or a scalar has another name.
         JobNotFoundError: if the job does not exist.
         StoreError: if the study or results cannot be read.
     """
@@ -121,6 +121,9 @@ def design_replicates(name: str, targets: Sequence[Target], app: App, policy: Fr
         raise UsageError("No design: no parameter set has two values, so their spread is not known.")
     most = min(_round_up(MARGIN * max(need.at_most for need in known)), MAX_REPLICATES)
     most = max(most, study.max_replicates, least)
+    if isinstance(study.seeds, tuple) and len(study.seeds) < most:
+        problem = f"No design: up to {most:,} replicates need a seed each, and the study lists {len(study.seeds):,}."
+        raise UsageError(problem, hint="Add seeds at the end of its list: tasks with the first ones can be reused.")
     designed = dataclasses.replace(study, n_replicates=Precision(least, most, tuple(targets)))
     tasks = sum(
         max(least, ended, 0 if need is None else need.expected) for need, ended in zip(needed, done, strict=True)
