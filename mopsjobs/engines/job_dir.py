@@ -4,7 +4,8 @@ runner.json        the process id of the runner that was launched here, and when
 runner.log         the runner's own messages
 shard-N.lock       locked by the runner of shard N while it works
 shard-N.began      when the first task of shard N began here
-shard-N.reports    when the runner of shard N sent its last report, and the sign of life in the one before
+shard-N.reports    when the runner of shard N sent its last report, the sign of life in the one before, and the
+                   signal that stopped it
 own_launch.json    what this machine has launched the job with
 outbox.db          bundle, manifest, outputs and events on their way to the registry
 launched.json      what the record is to say of the launch, until the registry takes it

@@ -59,10 +59,13 @@ LAUNCH_FAILED = "LAUNCH"
 RUNNER_LOST = "LOST"
 """The error code of a job whose runner ended without a word."""
 
+INTERRUPTED = "INTERRUPTED"
+"""The error code of a job whose runner was stopped by a signal, and was not started again."""
+
 STORE_FAILED = "STORE"
 """The error code of a job whose runner could not store its outputs."""
 
-INFERRED_CODES = frozenset({LAUNCH_FAILED, RUNNER_LOST, STORE_FAILED})
+INFERRED_CODES = frozenset({LAUNCH_FAILED, RUNNER_LOST, INTERRUPTED, STORE_FAILED})
 """The error codes of ends that mops-jobs inferred, while outputs may have been on their way."""
 
 CORRECTIONS: dict[JobStatus, frozenset[JobStatus]] = {

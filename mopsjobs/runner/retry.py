@@ -53,6 +53,11 @@ class OutageRetry:
     _stopped_at: float | None = None
 
     @property
+    def signal_name(self) -> str:
+        """Return the name of the signal; empty if none requested a stop."""
+        return "" if self.signal is None else signal.Signals(self.signal).name
+
+    @property
     def is_stopping(self) -> bool:
         """Return True if a stop was requested."""
         return self._stopped_at is not None

@@ -202,11 +202,14 @@ class _Run:
         return self._finish(is_done=is_done)
 
     def _note_report(self, sent_at: str, reported_at: str | None) -> None:
-        """Note a report on this machine. A cluster tells by itself whether a runner of its shards has ended."""
+        """Note a report on this machine, and a signal that stops the run.
+
+        A cluster tells by itself whether a runner of its shards has ended.
+        """
         if not self._shard.wait_for_manifest:
             path = str(self._directory.report_file(self._shard.number))
             with contextlib.suppress(OSError), open(path, "w", encoding="ascii", opener=private_opener) as file:
-                file.write(f"{sent_at} {reported_at}")
+                file.write(f"{sent_at} {reported_at} {self._retry.signal_name}")
 
     def _register(self) -> None:
         """Register the job, if the registry did not answer when the job was submitted."""

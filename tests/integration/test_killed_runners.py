@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
@@ -123,6 +125,23 @@ def test_a_child_made_between_read_and_write_refuses_another(
     assert sentences(ran.err)[0].startswith("error: Job job was resumed as job.2, which is ")
     assert jobs.get_job("job.3") is None
     assert cli("wait", "job.2").code == 100
+
+
+@pytest.mark.parametrize(("more", "number"), [(("--wait",), signal.SIGINT), ((), signal.SIGTERM)])
+def test_a_runner_that_a_signal_stopped_has_left_word(
+    env: dict[str, str], tmp_path: Path, more: tuple[str, ...], number: signal.Signals
+) -> None:
+    """In the foreground or not, the record says what its terminal has said, also for readers elsewhere."""
+    lab = Lab(env, tmp_path / "desk", gate=str(tmp_path / "gate"))
+    with lab.start(*lab.submit, *more) as submitting:
+        until(lambda: calls(lab.calls), "a task to begin")
+        os.kill(runner := lab.runner(), number)
+        submitting.communicate(timeout=PATIENCE)
+    until(lambda: not is_alive(runner), "the runner to end")
+    shown = lab.run("status", "job")[1]
+    assert f"INTERRUPTED: The runner was interrupted ({number.name}), and finished tasks are kept; 6 of 6 " in shown
+    (tmp_path / "gate").touch()
+    assert lab.run("resume", "job", "--wait")[:2] == (0, "job.2\n")
 
 
 DONE = 4

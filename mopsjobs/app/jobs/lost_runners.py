@@ -14,6 +14,7 @@ import os
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.cache_access import MAX_LOCK_WAIT
@@ -29,7 +30,15 @@ from mopsjobs.errors import InvalidTransitionError, MopsJobsError, StoreUnavaila
 from mopsjobs.events.format import RUNNER
 from mopsjobs.events.writer import record_event
 from mopsjobs.registry.job_state import JobState
-from mopsjobs.registry.status import ACTIVE, BEFORE_RUNNING, LAUNCH_FAILED, RUNNER_LOST, TERMINAL, JobStatus
+from mopsjobs.registry.status import (
+    ACTIVE,
+    BEFORE_RUNNING,
+    INTERRUPTED,
+    LAUNCH_FAILED,
+    RUNNER_LOST,
+    TERMINAL,
+    JobStatus,
+)
 from mopsjobs.submission.cancel import records_to_stop
 from mopsjobs.submission.infer_end import RunnerEnd, infer_end
 from mopsjobs.submission.offline import deliver_kept
@@ -40,7 +49,6 @@ SENDING_SECONDS = 5.0
 """How long a report takes at most to get its time."""
 
 NO_WORDS = "it left no message. It was stopped or killed, or this machine was restarted."
-"""A runner in the foreground that was stopped by Ctrl-C has said so on its terminal alone."""
 
 
 def end_lost_runner(job: Mapping[str, object], app: App) -> JobState | None:
@@ -110,12 +118,13 @@ def _end(state: JobState, directory: JobDir, app: App) -> JobState | None:
     if current is None or current.is_terminal or current.heartbeat_at != state.heartbeat_at:
         return current
     words = last_words(directory)
-    if _has_reported(state, directory, app):
-        code, when = RUNNER_LOST, "before its job did"
-        words = words if "Traceback (most recent call last)" in words else ""  # other messages tell of its tasks
+    if not _has_reported(state, directory, app):
+        code, message = LAUNCH_FAILED, f"The runner ended before its first report: {words or NO_WORDS}"
+    elif signal := _last_report(directory).signal:
+        code, message = INTERRUPTED, f"The runner was interrupted ({signal}), and finished tasks are kept."
     else:
-        code, when = LAUNCH_FAILED, "before its first report"
-    message = f"The runner ended {when}: {words or NO_WORDS}"
+        words = words if "Traceback (most recent call last)" in words else ""  # other messages tell of its tasks
+        code, message = RUNNER_LOST, f"The runner ended before its job did: {words or NO_WORDS}"
     # Before the record: a follower of the log stops when the record has ended.
     record_event(app.store, job_id, RUNNER, now=app.now, text=message, error={"type": code, "message": message})
     end = RunnerEnd(code, message, LocalEngine(app.env).times(current.fields()), is_stated=True)
@@ -142,7 +151,7 @@ def _is_lost(state: JobState, end: str, directory: JobDir, app: App) -> bool:
         return state.status in BEFORE_RUNNING and not state.shards
     reported = parse_time(state.heartbeat_at)
     is_silent = (app.now() - reported).total_seconds() > SILENT_SECONDS
-    sent_at, reported_at = _last_reports(directory)
+    sent_at, reported_at, _ = _last_report(directory)
     if reported_at == state.heartbeat_at:
         return is_silent or end == runner_process.BY_ITSELF
     if not _has_reported(state, directory, app):
@@ -153,14 +162,23 @@ def _is_lost(state: JobState, end: str, directory: JobDir, app: App) -> bool:
     return is_own and is_silent
 
 
-def _last_reports(directory: JobDir) -> tuple[datetime | None, str | None]:
-    """Return when the last report was sent from this machine, and the last sign of life that was written from here."""
+class _Report(NamedTuple):
+    """The last report of a runner on this machine."""
+
+    sent_at: datetime | None = None
+    reported_at: str | None = None
+    """The last sign of life that was written from here."""
+    signal: str = ""
+    """The name of the signal that stopped the runner; empty if none did."""
+
+
+def _last_report(directory: JobDir) -> _Report:
     reports = []
     for path in directory.report_files():
         with contextlib.suppress(OSError, ValueError):
-            sent_at, reported_at = path.read_text("ascii").split()
-            reports.append((parse_time(sent_at), reported_at))
-    return max(reports, default=(None, None))
+            sent_at, reported_at, *signal = path.read_text("ascii").split()
+            reports.append(_Report(parse_time(sent_at), reported_at, *signal[:1]))
+    return max(reports, default=_Report())
 
 
 def active_jobs_by_filter(job_filter: filters.Filter, app: App) -> list[dict[str, object]]:
