@@ -39,6 +39,7 @@ from mopsjobs.studies.validation import BUDGET, EarlyEnd, Validation, end_by_out
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.shard_drop import first_error
 from mopsjobs.utils.text import parse_whole_number
+from mopsjobs.utils.times import from_timestamp
 
 THREADS = 8
 """Chunks of a ledger that are read at once."""
@@ -121,6 +122,8 @@ class LedgerSummary(NamedTuple):
     """The bytes of the outputs of each task, by its successful attempts."""
     files: dict[int, FilesOpened]
     """The files that the successful attempts at each task may have opened."""
+    last_at: float | None
+    """When the last attempt ended, or began if its end is not known, in seconds since 1970."""
 
     def sizes_of(self, manifests: Sequence[Manifest]) -> Sizes:
         """Return the sizes that outputs are to have, for `find_complete_tasks`. Several sizes of a task tell nothing.
@@ -144,6 +147,7 @@ def summarise_ledger(store: VersionedStore, job_id: str) -> LedgerSummary:
     used: dict[int, ShardUsage] = {}
     sizes: dict[int, set[int | None]] = {}
     files: dict[int, FilesOpened] = {}
+    last_at: float | None = None
     for shard, attempt, opened in _read_attempts(store, job_id):
         if attempt.outcome in FAILED_OUTCOMES:
             failed.add(attempt.task)
@@ -155,7 +159,9 @@ def summarise_ledger(store: VersionedStore, job_id: str) -> LedgerSummary:
         cpu = [value for value in (attempt.user_seconds, attempt.system_seconds) if value is not None]
         own = ShardUsage(sum(cpu) if cpu else None, attempt.seconds, None, attempt.max_rss_bytes)
         used[shard] = add_usage([used.get(shard, NO_SHARD_USAGE), own])
-    return LedgerSummary(failed, used, sizes, files)
+        if attempt.started_at is not None:
+            last_at = max(last_at or 0.0, attempt.started_at + (attempt.seconds or 0.0))
+    return LedgerSummary(failed, used, sizes, files, last_at)
 
 
 def _read_attempts(
@@ -235,9 +241,12 @@ def infer_end(judged: JobState, end: RunnerEnd, session: Session, sizes_of: Size
     if times.started_at is not None and not judged.is_terminal and judged.status != JobStatus.VALIDATING:
         # In a write of its own, which makes the start a reported step. It changes nothing if the record has the step.
         judged = registry.backdated_to(times.started_at).update_status(judged.job_id, JobStatus.RUNNING)
-    at_end = registry.backdated_to(times.ended_at)
     record_lost(store, judged, end.lost)
     ledger = summarise_ledger(store, judged.job_id)
+    ended_at = times.ended_at
+    if ended_at is not None and ledger.last_at is not None:
+        ended_at = max(ended_at, from_timestamp(ledger.last_at))  # the last trace of a runner may be an attempt
+    at_end = registry.backdated_to(ended_at)
     is_early = end.code is not None
     early = EarlyEnd(str(end.code), str(end.reason).rstrip(".")) if is_early else None
     error = first_error(judged, session) or (None if is_early else end.reason)

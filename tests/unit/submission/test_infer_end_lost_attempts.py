@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
-from mopsjobs.engines.base import ShardEnd
+from mopsjobs.engines.base import EngineTimes, ShardEnd
 from mopsjobs.ledger.format import chunk_key, encode_attempts
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
@@ -15,6 +17,8 @@ from mopsjobs.studies.manifest import Manifest, manifest_key
 from mopsjobs.studies.outputs import output_key
 from mopsjobs.submission.infer_end import RunnerEnd, infer_end, record_lost
 from mopsjobs.submission.session import Session
+from mopsjobs.utils.times import parse_time
+from support.cli import START
 from support.doubles import FaultyStore
 from support.engines import add_kubernetes_job
 from support.ledgers import BUNDLE, attempt, attempts_in
@@ -29,7 +33,7 @@ def store() -> FaultyStore:
     return FaultyStore(InMemoryVersionedStore())
 
 
-def _lost_job(store: FaultyStore, **notes: str) -> JobState:
+def _lost_job(store: FaultyStore, registry: JobRegistry | None = None, **notes: str) -> JobState:
     """Return a job of eight tasks in two shards. Of shard 1, task 1 is complete, and task 3 has failed."""
     manifest = Manifest(job_id="a", study=study(sets_of(8)), bundle=BUNDLE, only=tuple(range(7)), deferred=(7,))
     store.create_if_absent(manifest_key("a"), manifest.to_json())
@@ -37,7 +41,7 @@ def _lost_job(store: FaultyStore, **notes: str) -> JobState:
     store.create_if_absent(output_key("a", tasks[1], "result.json"), b"{}")
     store.create_if_absent(chunk_key("a", 1, "ab", 0), encode_attempts("a", 1, [attempt(3, "failed")]))
     metadata = {f"k8s_{name}": value for name, value in {"shards": "2", **notes}.items()}
-    return add_kubernetes_job(JobRegistry(store), "running", metadata=metadata)
+    return add_kubernetes_job(registry or JobRegistry(store), "running", metadata=metadata)
 
 
 def _found(store: FaultyStore) -> list[tuple[int, str, str]]:
@@ -80,6 +84,21 @@ def test_what_a_lost_job_used_is_that_of_the_ledger(store: FaultyStore) -> None:
     session = Session(registry_url="memory:", open_registry=lambda: registry, env={})
     ended = infer_end(state, RunnerEnd(code="LOST", reason="The runner ended"), session).state
     assert ended.usage == {"0": [4.5, 2.5, 2.5, 9 * 2**20], "1": [7.0, 2.5, 30.0, 50 * 2**20]}
+
+
+@pytest.mark.parametrize("seconds", [18.0, None])
+def test_a_job_does_not_end_before_its_last_attempt(store: FaultyStore, seconds: float | None) -> None:
+    """Its runner may have left an older trace. Of an attempt that was lost, the start is known."""
+    registry = JobRegistry(store, now=lambda: START)
+    state = _lost_job(store, registry)
+    begun = START + timedelta(minutes=1)
+    last = attempt(0, "died", started_at=begun.timestamp(), seconds=seconds)
+    store.create_if_absent(chunk_key("a", 0, "ab", 0), encode_attempts("a", 0, [last, attempt(5, "died")]))
+    later = JobRegistry(store, now=lambda: START + timedelta(hours=1))
+    session = Session(registry_url="memory:", open_registry=lambda: later, env={})
+    end = RunnerEnd("LOST", "The runner ended", EngineTimes(ended_at=START + timedelta(seconds=2)))
+    ended = infer_end(state, end, session).state
+    assert parse_time(str(ended.transitions[-1]["at"])) == begun + timedelta(seconds=seconds or 0)
 
 
 def test_an_output_of_another_size_than_its_ledger_says_is_not_complete(store: FaultyStore) -> None:
