@@ -129,9 +129,12 @@ def test_a_job_without_failures_says_so(cli: Cli, remote: Remote) -> None:
 
 
 def test_a_task_that_succeeds_at_a_later_attempt_has_not_failed(cli: Cli, remote: Remote) -> None:
-    """The last outcome of a task counts."""
+    """The last outcome of a task counts. Before, the record tells that the task has not failed."""
     add_job(remote.jobs, "job", draw_sets(2))
-    Ledger(remote.store.inner)(failed(0, "ValueError", "m.py:1", "bad", started_at=1.0), attempt(0, attempt=2))
+    write = Ledger(remote.store.inner)
+    write(failed(0, "ValueError", "m.py:1", "bad", started_at=1.0))
+    assert "job: 1 task may succeed at a further attempt.\n" in cli.ok("failures", "job").err
+    write(attempt(0, attempt=2))
     assert cli.ok("failures", "job").lines == ["No task of job has failed."]
 
 

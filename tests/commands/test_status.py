@@ -253,6 +253,8 @@ def test_status_says_which_tasks_failed_and_why(cli: Cli, remote: Remote) -> Non
     assert _line(cli) == "40: 38 ValueError in model.py:21, 2 out of memory"
     runner(attempt(41, "timeout"), attempt(42, "died"), attempt(43, "lost"), attempt(44, "cancelled"))
     cli.ok("sync")
+    remote.jobs.report_shard("job", 0, 1, ShardReport(1, 43))
+    cli.ok("sync")
     assert _line(cli) == "43: 38 ValueError in model.py:21, 2 out of memory, 1 died, 2 for other reasons"
 
 
@@ -267,12 +269,30 @@ def test_failed_tasks_that_only_the_record_counts_are_told(cli: Cli, remote: Rem
     assert _line(cli) == "5: 1 ValueError in model.py:21, 1 out of memory, 3 not read"
 
 
+def test_a_task_that_is_tried_again_has_not_failed(cli: Cli, remote: Remote) -> None:
+    """The record counts those that failed for good. After the end of the job, no task is tried again."""
+    add_job(remote.jobs, "job", sets_of(3))
+    runner = Ledger(remote.store.inner)
+    runner(attempt(0, "died"))
+    cli.ok("tasks", "job")
+    assert _line(cli) == "1 died, tried again"
+    remote.jobs.report_shard("job", 0, 1, ShardReport(0, 1))
+    runner(attempt(1, "failed"))
+    cli.ok("tasks", "job")
+    cli.ok("sync")
+    assert _line(cli) == "2: 1 died, 1 ValueError in model.py:21; 1 of them tried again"
+    remote.jobs.update_status("job", "failed")
+    cli.ok("sync")
+    assert _line(cli) == "2: 1 died, 1 ValueError in model.py:21"
+
+
 def test_repeated_tasks_share_the_failure_and_are_counted(cli: Cli, remote: Remote) -> None:
     """`status`, `tasks` and `failures` count alike: each of the tasks with the same parameters and seed is a task."""
     one, other = {"params": {"beta": 1}, "seed": 7}, {"params": {"beta": 2}, "seed": 7}
     manifest = add_job(remote.jobs, "job", [one, other, one, one, other])
     assert manifest.record_fields()["metadata"]["n_duplicate_tasks"] == 3
     Ledger(remote.store.inner)(attempt(0, "failed"), attempt(1, "oom"))
+    remote.jobs.report_shard("job", 0, 1, ShardReport(0, 5))
     assert len(cli.ok("tasks", "job", "--status", "failed,oom", "-q").lines) == 5
     assert _line(cli) == "5: 3 ValueError in model.py:21, 2 out of memory"
     assert cli.ok("failures", "job").lines[0] == "5 of 5 tasks of job failed, for 2 reasons."

@@ -401,7 +401,7 @@ def failed_tasks_text(job: Mapping[str, object], app: App) -> str | None:
             return None
         from mopsjobs.cache.queries.ledgers import describe_failures  # here: few jobs are looked at
 
-        return describe_failures(connection, job_id, job["tasks_failed"])
+        return describe_failures(connection, job_id, job["tasks_failed"], is_active=bool(job["is_active"]))
 
     text = None
     with contextlib.suppress(CacheError):  # the record may come from the registry

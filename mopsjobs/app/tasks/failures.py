@@ -334,12 +334,14 @@ def failures_of_cache(
     notes = [
         *reduce_notes(connection, list(by_job)),
         *(
-            f"{job_id}: the reasons of {pluralize(count, 'failed task')} are not known: {why}."
+            f"{job_id}: {pluralize(-count, 'task')} {why}."
+            if count < 0
+            else f"{job_id}: the reasons of {pluralize(count, 'failed task')} are not known: {why}."
             for job_id, count, why in without_reason[:MAX_NOTES]
         ),
         *(_family_notes(connection, list(by_job)) if resumed else []),
     ]
-    count = sum(count for _, count, _ in without_reason)
+    count = sum(max(0, count) for _, count, _ in without_reason)
     return Failures(by_job, merge_groups(by_job), freshness, [], notes, count)
 
 

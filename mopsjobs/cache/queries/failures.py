@@ -66,6 +66,9 @@ NOT_READ = "they were not read yet, or prune --store has removed them"
 LOST = "its ledger lacks them, or prune --store has removed it"
 """Why the reason of a failed task is not known."""
 
+TRIED_AGAIN = "may succeed at a further attempt"
+"""Of tasks whose last attempt failed, and that the record of an active job does not count as failed."""
+
 
 class FailureGroup(NamedTuple):
     """The tasks of a job that failed with one error."""
@@ -436,6 +439,8 @@ def failures_without_reason(
 ) -> list[tuple[str, int, str]]:
     """Return id, the number of failed tasks without a known reason, and why, of the jobs that have such tasks.
 
+    The number is below zero if that many tasks of an active job are tried again, by the record.
+
     Args:
         connection: the cache.
         by_job: jobs, and those of their failed tasks whose reasons are known. The records count all failed tasks.
@@ -453,4 +458,6 @@ def failures_without_reason(
         count = (failed or 0) - by_job[job_id].failed
         if count > 0:
             found.append((job_id, count, NOT_WRITTEN if is_active else LOST if is_complete else NOT_READ))
+        elif count < 0 and is_active:
+            found.append((job_id, count, TRIED_AGAIN))
     return found

@@ -228,15 +228,16 @@ def memory_ends(connection: sqlite3.Connection, job_id: str) -> MemoryEnds:
     return MemoryEnds(*connection.execute(sql, (job_id, str(Outcome.OOM))).fetchone())
 
 
-def describe_failures(connection: sqlite3.Connection, job_id: str, reported: object) -> str | None:
+def describe_failures(connection: sqlite3.Connection, job_id: str, reported: object, *, is_active: bool) -> str | None:
     """Return how many tasks failed, and the most frequent reasons; None if none is known to have failed.
 
-    For example: `40: 38 ValueError in FILE:21, 2 out of memory`, or `38 ValueError in FILE:21`.
+    For example: `40: 38 ValueError in FILE:21, 2 out of memory`, or `1 died, tried again`.
 
     Args:
         connection: the cache.
         job_id: the job.
         reported: how many tasks failed by the record, which is often newer than the ledger; None if it does not say.
+        is_active: whether the job has not ended. More tasks than the record counts are then tried again.
     """
     counts: Counter[tuple[str, str | None, str | None]] = Counter()
     # A task that repeats another one has no row, and shares its failure.
@@ -254,7 +255,10 @@ def describe_failures(connection: sqlite3.Connection, job_id: str, reported: obj
     unread = reported - total if isinstance(reported, int) else 0
     if unread > 0:
         words.append(f"{unread:,} not read")
-    return words[0] if len(words) == 1 else f"{total + max(unread, 0):,}: {', '.join(words)}"
+    text = words[0] if len(words) == 1 else f"{total + max(unread, 0):,}: {', '.join(words)}"
+    if is_active and unread < 0:
+        text += ", tried again" if reported == 0 else f"; {-unread:,} of them tried again"
+    return text
 
 
 def failed_tasks(connection: sqlite3.Connection, job_id: str) -> frozenset[int]:

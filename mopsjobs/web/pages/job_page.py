@@ -101,7 +101,7 @@ class JobPage:
             card = job_card(
                 job,
                 from_timestamp(now),
-                failed=describe_failures(connection, whole_id, job["tasks_failed"]),
+                failed=describe_failures(connection, whole_id, job["tasks_failed"], is_active=bool(job["is_active"])),
                 lost=count_lost_outputs(connection, job),
                 family=family,
                 remarks=job_queries.remarks(connection, whole_id),

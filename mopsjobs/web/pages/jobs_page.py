@@ -313,8 +313,10 @@ def _add_details(connection: sqlite3.Connection, rows: Sequence[dict[str, Any]])
     resumed = overview.resumed_as(connection, [row["id"] for row in rows])
     for row in rows:
         row["resumed"] = resumed.get(row["id"])
-        known = describe_failures(connection, row["id"], row["failed"]) if row["failed"] else None
-        count = f"{pluralize(row['failed'], 'task')} failed" if row["failed"] else None
+        known = count = None
+        if failed := row["failed"]:
+            known = describe_failures(connection, row["id"], failed, is_active=row["ended"] is None)
+            count = f"{pluralize(failed, 'task')} failed"
         row["error"] = known or row["error"] or count
 
 
