@@ -480,7 +480,7 @@ def test_a_budget_and_its_use_are_in_each_view(desk: Desk) -> None:
     (job,) = desk.ok("list", "--json").json["jobs"]
     assert (job["max_cpu_hours"], job["error_code"]) == (1e-7, "BUDGET")
     text = budget_text(job["cpu_seconds"], 1e-7)
-    assert text.endswith(" of 1e-07 CPU-hours")
+    assert text.endswith(" of 0.0000001 CPU-hours")
     assert f"Budget     {text}\n" in desk.ok("status", "job").out
     assert f"Budget       {text} (1 job)\n" in desk.ok("summary").out
     found = {"jobs": 1, "cpu_seconds": job["cpu_seconds"], "max_cpu_hours": 1e-7}
