@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.utils.measurement import read_parents
 from support.checkpoints import STEPS, steps_of, undisturbed
 from support.desk import Desk
@@ -32,6 +33,8 @@ def test_a_child_goes_on_where_a_runner_was_ended(desk: Desk, steps: Path, numbe
     sets = sets_of(1, steps=str(steps), steps_total=40, every=10, gates={"25": str(gate)})
     desk.submit(sets)
     until(gate.with_name("gate-reached").exists, "the task to be in the middle")
+    journal = JobDir.for_job("job", desk.env).ledger(0)  # the attempt is noted a moment after its first step
+    until(lambda: any(path.stat().st_size for path in journal.glob("*")), "the runner to note the attempt")
     pid = desk.runner()
     ended = [pid, *(child for child, (parent, _) in read_parents().items() if parent == pid)]
     os.kill(pid, number)

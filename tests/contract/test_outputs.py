@@ -140,6 +140,8 @@ def test_a_list_of_names_that_is_none_is_no_completion() -> None:
 def test_replicates_that_draw_the_same_seed_share_their_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
     """With 32 bits, two of 100,000 replicates do so more often than not; their job must have an end nevertheless."""
     monkeypatch.setattr("mopsjobs.studies.study.drawn_seed", lambda rule, param_id, replicate: replicate // 2)
+    drawn = "mopsjobs.studies.study.drawn_seeds"
+    monkeypatch.setattr(drawn, lambda rule, param_id, replicates: (replicate // 2 for replicate in replicates))
     store, manifest = InMemoryVersionedStore(), _manifest(sets=[{"x": 1}], replicates=5)
     for task in _tasks(manifest)[1:3]:
         _leave(store, task, a=b"x")

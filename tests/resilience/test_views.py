@@ -38,7 +38,7 @@ def test_two_values_of_one_fact_are_a_contradiction() -> None:
 
 
 def test_a_table_with_a_lost_value_that_no_view_tells_is_told() -> None:
-    row = {"task": 0, "job_id": "exp-2", "status": "succeeded", "x": 1, "y": None}
+    row = {"task": 0, "job_id": "exp-2", "status": "succeeded", "x": 1, "seed": 7, "y": None}
     silent = reading.rows([row], is_told=False)
     assert silent["values that are missing, and not told"] == (0,)
     assert silent["means"] == ((1, 0, None),)
