@@ -1,8 +1,8 @@
 """The checkpoints of the tasks of one run: found where models leave them, kept on this disk, and sent to the store.
 
 A task that uses them has a directory on this machine. `last/` has what it goes on from, `new/` is where its model moves
-new ones, and `stop` appears when it is to save and end. The runner moves a new one to `.kept/<number>/content`, where
-its header is already: so it is whole, or it is not there. What a killed runner leaves is found by the next one.
+new ones, and `stop` appears when it is to save and end. The runner writes a header, and then moves the checkpoint
+beside it, to `.kept/<number>/content`. Before the move there is none. The next runner finds what a killed one has left.
 
 A local store gets none, since this disk has them. See docs/decisions/0123-checkpoints.md.
 """
@@ -121,7 +121,7 @@ class _State:
     resumed: Resumed | None = None
     """What the attempt goes on from that began last."""
     has_new: bool = False
-    """Whether that attempt has left one with other content."""
+    """Whether that attempt has left one."""
     is_known: bool = False
     """Whether what earlier runs left was looked at."""
 
@@ -337,6 +337,21 @@ class Checkpoints:
             self._tell_once(f"A checkpoint is not kept: {error.strerror}.")
         return name in self._states and self._states[name].has_new
 
+    def has_come_on(self, task: Task) -> bool:
+        """Return whether the last attempt has left a checkpoint with other content than the one that it began from.
+
+        A program that saves what it began from, and asks to be started again, would do so for ever.
+        """
+        name = directory_name((task.param_id, task.seed))
+        state = self._states.get(name)
+        if state is None or state.resumed is None or not state.has_new:
+            return state is not None and state.has_new
+        path = self.root / name
+        began_from = path / KEPT_HERE / _number(state.resumed.number) / CONTENT
+        if not began_from.exists():  # it has left two since
+            began_from = path / LAST / state.resumed.at
+        return not _is_equal(path / KEPT_HERE / _number(state.number) / CONTENT, began_from)
+
     def _take(self, path: Path, origin: Origin, state: _State, started_at: float | None) -> bool:
         """Move the last checkpoint that a task has left to those that are kept. Return whether there was one."""
         made_ns, at, size = self._find_new(path / NEW)
@@ -355,8 +370,6 @@ class Checkpoints:
         state.number = max(state.number, number)
         with self._lock:
             target = path / KEPT_HERE / _number(saved.number)
-            # A program that saves what it began from, and asks to be started again, would do so for ever.
-            is_new = not numbers or not _is_equal(path / NEW / at, path / KEPT_HERE / _number(numbers[-1]) / CONTENT)
             make_directory(target)
             replace_file(str(target / HEADER), saved.encode())
             try:
@@ -367,7 +380,7 @@ class Checkpoints:
             for number in _numbers(path)[:-KEPT]:
                 if (older := path / KEPT_HERE / _number(number)) != self._sending:
                     _remove(older)
-        state.has_new |= is_new
+        state.has_new = True
         return True
 
     def _find_new(self, path: Path) -> tuple[int, str, int]:

@@ -192,15 +192,17 @@ def test_a_program_that_asks_again_without_saving_has_failed(bench: Bench, tmp_p
     assert [one.outcome for one in _attempts(bench)] == [Outcome.PREEMPTED, Outcome.FAILED]
 
 
-def test_a_program_that_saves_what_it_began_from_has_failed(bench: Bench, tmp_path: Path) -> None:
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_program_that_saves_what_it_began_from_has_failed(bench: Bench, tmp_path: Path, steps: int) -> None:
     """It does not read its checkpoint, for example, and would do the same steps for ever."""
     code(
         tmp_path / "code",
-        """
+        f"""
 import mopsjobs
 
 def simulate(params, seed):
-    mopsjobs.checkpoint().save({"step": 1}, at="1")
+    for step in range({steps}):
+        mopsjobs.checkpoint().save({{"step": step}}, at=str(step))
     raise SystemExit(85)
 """,
     )

@@ -389,9 +389,10 @@ class WorkerPool:
             worker.read_logs(assignment.task.number)
             end = (outcome_of(error), error)
             if outputs is None and self.checkpoints is not None:
-                has_saved = self.checkpoints.end(assignment.task, started_at)
+                self.checkpoints.end(assignment.task, started_at)
                 if answer.get("preempted"):
-                    end = (Outcome.PREEMPTED, None) if has_saved or self._is_ending else NOTHING_SAVED
+                    may_go_on = self._is_ending or self.checkpoints.has_come_on(assignment.task)
+                    end = (Outcome.PREEMPTED, None) if may_go_on else NOTHING_SAVED
             yield self._queue.result(assignment, outputs, end, started_at, Usage(*usage))
             if excess is not None or self._is_ending:  # it was killed when it had answered
                 if worker in self._workers:
