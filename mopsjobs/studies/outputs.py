@@ -176,7 +176,8 @@ def find_complete_tasks(
         StoreError: if a listing failed.
     """
     result = Completeness(manifest.tasks_total)
-    _find_complete(result, store, manifest, None, (sizes or {}).get(manifest.job_id, {}), below)
+    found = _mark_complete(result, store, manifest, None, (sizes or {}).get(manifest.job_id, {}), below)
+    _take_values(result, store, manifest, found)
     find_reused_tasks(store, manifest, sizes, below, result)
     if manifest.study.precision is not None:
         result.judge(manifest, keeps_all=keeps_all)
@@ -196,20 +197,17 @@ def find_reused_tasks(
     """
     result = result or Completeness(manifest.tasks_total)
     for reuse in manifest.reused:
-        _find_complete(result, store, manifest, reuse, (sizes or {}).get(reuse.job_id, {}), below)
+        found = _mark_complete(result, store, manifest, reuse, (sizes or {}).get(reuse.job_id, {}), below)
+        _take_values(result, store, manifest, found)
     return result
 
 
-def _find_complete(
-    result: Completeness,
-    store: ReadableStore,
-    manifest: Manifest,
-    reuse: Reuse | None,
-    sizes: Mapping[tuple[str, str], int],
-    below: str,
-) -> None:
-    """Mark the tasks that are complete by one listing, and read the values that decide, if the study is adaptive."""
+def _take_values(result: Completeness, store: ReadableStore, manifest: Manifest, found: Iterator[TaskOutputs]) -> None:
+    """Read the values that decide, if the study is adaptive, of the complete tasks that `_mark_complete` yields."""
     precision, numbers = manifest.study.precision, manifest.numbers
+    if precision is None:
+        deque(found, maxlen=0)
+        return
 
     def take(_member: int, positions: list[int], scalars: Scalars) -> None:
         for position in positions:
@@ -220,11 +218,7 @@ def _find_complete(
         for position in positions:
             result.complete[position] = result.reused[position] = 0
 
-    found = _mark_complete(result, store, manifest, reuse, sizes, below)
-    if precision is None:
-        deque(found, maxlen=0)
-    else:
-        OutputReader(take, refuse=refuse).read(store, 0, found)
+    OutputReader(take, refuse=refuse).read(store, 0, found)
 
 
 def _mark_complete(
