@@ -148,11 +148,6 @@ class Judgement(NamedTuple):
     lacks: str | None = None
     """The target of which a replicate has no finite value, so that the set has failed."""
 
-    @property
-    def half_widths(self) -> dict[str, float | None]:
-        """Return the half-widths of the intervals, in the unit of the scalar."""
-        return {name: None if found is None else found.half_width for name, found in self.intervals.items()}
-
 
 def judge(precision: Precision, values: Sequence[Mapping[str, object] | None]) -> Judgement:
     """Judge a parameter set.

@@ -62,7 +62,7 @@ def test_a_set_is_judged_by_its_looks_alone() -> None:
     assert {judgement.verdict for judgement in judged[:end]} == {MORE}
     assert all(judgement == judged[end] for judgement in judged[end:])
     assert judged[end].needed == judged[end].n == end
-    assert judged[end].half_widths["peak"] <= 0.5
+    assert judged[end].intervals["peak"].half_width <= 0.5
 
 
 def test_a_failed_replicate_prevents_precise() -> None:
