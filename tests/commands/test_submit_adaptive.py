@@ -9,7 +9,7 @@ import pytest
 
 from mopsjobs.errors import EXIT_USAGE
 from mopsjobs.registry.notes import PRECISION
-from support.adaptive import MODEL, REPLICATES, adaptive_study, seeds
+from support.adaptive import MARKS, MODEL, REPLICATES, adaptive_study, seeds
 from support.desk import Desk
 from support.runs import code, record, until
 
@@ -20,6 +20,7 @@ SETS: list[dict[str, Any]] = [{"sd": sd} for sd in (0.1, 2.0, 50.0)]
 def adaptive(desk: Desk) -> Desk:
     """Return a desk with the model of `support.adaptive`."""
     code(desk.home, MODEL)
+    desk.env[MARKS] = str(desk.home.parent)
     return desk
 
 
@@ -43,7 +44,7 @@ def counts(desk: Desk, job_id: str) -> tuple[int, int]:
 def test_a_resumed_job_goes_on_from_the_values_of_its_parent(adaptive: Desk) -> None:
     """A set with a failed replicate is decided once that has run. Its family then has what an undisturbed job has."""
     fails = adaptive.home.with_name("fails")
-    sets = [*SETS, {"sd": 3.0, "fails": str(fails)}]
+    sets = [*SETS, {"sd": 3.0, "fails": True}]
     assert submit(adaptive, sets, job_id="calm") == "succeeded"
     expected = adaptive.results("calm")
     fails.write_text(str(seeds(adaptive_study(sets), 3)[5]))
@@ -69,7 +70,7 @@ def test_a_resumed_job_goes_on_from_the_values_of_its_parent(adaptive: Desk) -> 
 
 def test_tasks_of_a_resume_cannot_be_chosen(adaptive: Desk) -> None:
     fails = adaptive.home.with_name("fails")
-    sets = [{"sd": 0.1, "fails": str(fails)}]
+    sets = [{"sd": 0.1, "fails": True}]
     fails.write_text(str(seeds(adaptive_study(sets), 0)[1]))
     assert submit(adaptive, sets) == "partial"
     refused = adaptive("resume", "job", "--only", "failed")
@@ -108,7 +109,7 @@ def test_reductions_are_made_of_the_tasks_that_were_needed(adaptive: Desk) -> No
 def test_a_cancelled_job_is_resumed_where_its_sets_stand(adaptive: Desk) -> None:
     """Its record tells what is known: a set that is open needs the tasks up to its look."""
     holds = adaptive.home.with_name("holds")
-    sets: list[dict[str, Any]] = [{"sd": sd, "holds": str(holds)} for sd in (0.1, 50.0)]
+    sets: list[dict[str, Any]] = [{"sd": sd, "holds": True} for sd in (0.1, 50.0)]
     holds.write_text(" ".join(map(str, seeds(adaptive_study(sets), 1)[10:])))
     adaptive.submit(sets, n_replicates=REPLICATES)
     until(lambda: record(adaptive.jobs).tasks_completed == 4 + 10, "all tasks that are not held")

@@ -14,8 +14,9 @@ MODEL = '''
 """Values scatter around 100 by `sd`. Durations depend on values, so that their order would bias a careless rule."""
 import os, random, time
 
-def is_named(path, seed):
-    if path is None or not os.path.exists(path):
+def is_marked(what, params, seed):
+    path = os.path.join(os.environ.get("MARKS", ""), what)
+    if not params.get(what) or not os.path.exists(path):
         return False
     with open(path) as file:
         return str(seed) in file.read().split()
@@ -23,14 +24,19 @@ def is_named(path, seed):
 def simulate(params, seed):
     value = 100 + params["sd"] * random.Random(seed).gauss(0, 1)
     time.sleep(params.get("pause", 0) * (value > 100))
-    while is_named(params.get("holds"), seed):
+    while is_marked("holds", params, seed):
         time.sleep(0.02)
-    if is_named(params.get("fails"), seed):
+    if is_marked("fails", params, seed):
         raise ValueError("as asked")
-    if is_named(params.get("nan"), seed):
+    if is_marked("nan", params, seed):
         value = float("nan")
     return {"peak": value, "seed": seed}
 '''
+
+MARKS = "MARKS"
+"""The variable that names the directory of marks, the seeds of tasks that end otherwise: one file for each of `holds`,
+`fails` and `nan`, which sets with that parameter obey. A path in a parameter would change the seeds, and so all values.
+"""
 
 REPLICATES = {"min": 4, "max": 40, "until": {"peak": {"confidence": 0.95, "absolute": 2.0}}}
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mopsjobs.bundles.bundle import store_bundle
 from mopsjobs.bundles.packing import pack
 from mopsjobs.engines.job_dir import JobDir
+from mopsjobs.engines.local import runner_end
 from mopsjobs.engines.model_process import WORKER
 from mopsjobs.ledger.retry_policy import retry_policy
 from mopsjobs.runner.pools.base import Pool, TaskLimits, TaskResult
@@ -271,21 +272,28 @@ def kill(pid: int) -> None:
 
 
 def kill_between_reports(pid: int, directory: JobDir, heartbeat: Callable[[], str | None]) -> None:
-    """Kill a runner that has noted that its last report was written, and wait until it is gone.
+    """Kill a runner that has noted that its last report was written, and wait until it is known to be gone.
 
-    One that is killed before it notes that looks silent first. It is stopped for the look at its note.
+    One that is killed before it notes that looks silent first. So it is stopped for the look at its note: each of its
+    threads, since one may be about to write. A thread that waits for a disk outlives its process for a moment, and with
+    it the lock that tells of a runner at work.
     """
+
+    def is_stopped() -> bool:
+        threads = [path.read_text().rpartition(")")[2].split()[0] for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+        return set(threads) == {"T"}
 
     def is_killed() -> bool:
         os.kill(pid, signal.SIGSTOP)
-        if not any(str(heartbeat()) in path.read_text() for path in directory.report_files()):
+        until(is_stopped, "the runner to stop")
+        if not any(str(heartbeat()) in path.read_text().split()[1:] for path in directory.report_files()):
             os.kill(pid, signal.SIGCONT)
             return False
         kill(pid)
         return True
 
     until(is_killed, "the note of its last report")
-    until(lambda: not is_alive(pid), "the runner to be gone")
+    until(lambda: runner_end(directory) is not None, "the runner to be gone")
 
 
 def limits_of(more: dict[str, Any]) -> TaskLimits:

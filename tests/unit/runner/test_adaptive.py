@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from pathlib import Path
 
 import pytest
 
@@ -17,10 +18,15 @@ from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.outputs import find_complete_tasks
 from mopsjobs.studies.packed_store import PackedStore
 from mopsjobs.studies.study import Study, Task
-from support.adaptive import MODEL, adaptive_study, counts_by_set, seeds
+from support.adaptive import MARKS, MODEL, adaptive_study, counts_by_set, seeds
 from support.runs import Bench, code, place, results
 
 pytestmark = pytest.mark.usefixtures("quick_runner")
+
+
+@pytest.fixture(autouse=True)
+def _marks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(MARKS, str(tmp_path))
 
 
 def given(bench: Bench, study: Study) -> Study:
@@ -113,7 +119,7 @@ def test_values_in_packs_decide_too(bench: Bench) -> None:
 def test_a_failed_replicate_ends_its_set(bench: Bench, cause: str) -> None:
     """The other replicates of its look run, and none after them. One without a number fails the set, not the job."""
     path = bench.path / cause
-    study = given(bench, adaptive_study([{"sd": 50.0, cause: str(path)}, {"sd": 3.0}]))
+    study = given(bench, adaptive_study([{"sd": 50.0, cause: True}, {"sd": 3.0}]))
     path.write_text(str(seeds(study, 0)[5]))
     ran, _ = bench.work("first")
     state, missing = bench.record(), int(cause == "fails")
@@ -133,7 +139,7 @@ def test_a_failed_replicate_ends_its_set(bench: Bench, cause: str) -> None:
 def test_the_first_tasks_run_before_others_and_none_is_left_out(bench: Bench) -> None:
     """All tasks of the first set fail, so that `--first` tries some further on, of other sets."""
     path = bench.path / "fails"
-    study = given(bench, adaptive_study([{"sd": 0.1, "fails": str(path)}, *({"sd": sd} for sd in (0.1, 0.2, 2.0))]))
+    study = given(bench, adaptive_study([{"sd": 0.1, "fails": True}, *({"sd": sd} for sd in (0.1, 0.2, 2.0))]))
     path.write_text(" ".join(map(str, seeds(study, 0))))
     ran, _ = bench.work(first=2)
     stopped = counts_by_set(bench.line, study)
@@ -143,7 +149,7 @@ def test_the_first_tasks_run_before_others_and_none_is_left_out(bench: Bench) ->
 
 def test_a_limit_of_failures_ends_the_job_with_what_is_known(bench: Bench) -> None:
     path = bench.path / "fails"
-    study = given(bench, adaptive_study([{"sd": 50.0, "fails": str(path)}, {"sd": 0.1}]))
+    study = given(bench, adaptive_study([{"sd": 50.0, "fails": True}, {"sd": 0.1}]))
     path.write_text(" ".join(map(str, seeds(study, 0)[4:])))
     ran, _ = bench.work(max_failures="0")
     state = bench.record()
@@ -166,7 +172,7 @@ def test_a_target_that_no_task_leaves_ends_the_job(bench: Bench) -> None:
 
 def test_a_target_that_some_tasks_leave_does_not_end_the_job(bench: Bench) -> None:
     path = bench.path / "nan"
-    study = given(bench, adaptive_study([{"sd": 0.1, "nan": str(path), "no": no} for no in range(5)]))
+    study = given(bench, adaptive_study([{"sd": 0.1, "nan": True, "no": no} for no in range(5)]))
     path.write_text(" ".join(str(seed) for place in range(4) for seed in seeds(study, place)))
     ran, _ = bench.work()
     assert (ran.status, bench.record().metadata[PRECISION]["failed"]) == ("succeeded", 4)
