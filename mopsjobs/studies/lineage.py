@@ -14,7 +14,7 @@ from mopsjobs.errors import NoManifestError, RecordError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.store.base import ReadableStore, VersionedStore
-from mopsjobs.studies.manifest import Manifest, load_manifest, manifest_key
+from mopsjobs.studies.manifest import Manifest, load_manifest, manifest_key, with_rounds
 
 
 class LaterJobs(NamedTuple):
@@ -69,7 +69,7 @@ def ancestry(store: ReadableStore, manifest: Manifest) -> Iterator[Manifest]:
         found = store.get(key)
         if found is None:
             return
-        manifest = Manifest.from_json(found.value, key=key)
+        manifest = with_rounds(store, Manifest.from_json(found.value, key=key))
 
 
 def family_of(store: VersionedStore, job_id: str, manifest: Manifest | None = None) -> list[Manifest]:

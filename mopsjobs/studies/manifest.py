@@ -20,8 +20,9 @@ from mopsjobs.registry.keys import MANIFEST, RECORDS
 from mopsjobs.registry.notes import LABEL_HISTORY, NOTE_HISTORY, OWN_WRITE, PRECISION, SUSPECT, WAITS_FOR
 from mopsjobs.store.base import ReadableStore
 from mopsjobs.studies.adaptive import count_sets, judge_sets
+from mopsjobs.studies.rounds import grown, read_rounds
 from mopsjobs.studies.seeds import MOPS_JOBS, describe_seeds
-from mopsjobs.studies.study import Study, Task
+from mopsjobs.studies.study import ParameterSet, Study, Task
 from mopsjobs.studies.study_parser import parse_study
 from mopsjobs.utils.json_strict import read_json
 from mopsjobs.utils.ranges import Range, is_in_ranges, number_ranges
@@ -167,6 +168,22 @@ class Manifest:
     """None if an earlier version submitted the job."""
     reused: tuple[Reuse, ...] = ()
     """Tasks of the job whose outputs other jobs have, each in one of these at most."""
+    grows: float | None = None
+    """Seconds without a task after which a growing job ends; None for a job whose study has all sets. `load_manifest`
+    adds the sets of its rounds to the study."""
+    rounds: int = 0
+    """How many rounds of a growing job are in the study. The stored manifest has none."""
+    has_ended: bool = False
+    """Whether a growing job gets no further rounds."""
+
+    @property
+    def may_grow(self) -> bool:
+        """Return whether further sets may come."""
+        return self.grows is not None and not self.has_ended
+
+    def with_round(self, sets: Sequence[ParameterSet]) -> Manifest:
+        """Return the manifest of a growing job with one further round."""
+        return dataclasses.replace(self, study=grown(self.study, sets), rounds=self.rounds + 1)
 
     @property
     def tasks_total(self) -> int:
@@ -303,6 +320,7 @@ class Manifest:
             **({"deferred": list(self.deferred)} if self.deferred else {}),
             **({} if self.origin is None else {"origin": self.origin.to_json()}),
             **({"reused": [one.to_json() for one in self.reused]} if self.reused else {}),
+            **({} if self.grows is None else {"grows": {"idle": self.grows}}),
         }
         return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
 
@@ -328,7 +346,8 @@ class Manifest:
             study = document["study"]
             if "reduce" in document:
                 study = {**study, "reduce": document["reduce"]}
-            study = parse_study(study, "in the manifest")
+            grows = _parse_grows(document.get("grows"))
+            study = parse_study(study, "in the manifest", may_grow=grows is not None)
             return cls(
                 job_id=document["job_id"],
                 study=study,
@@ -341,6 +360,7 @@ class Manifest:
                 labels=labels,
                 origin=Origin.from_json(document.get("origin")),
                 reused=_parse_reused(document.get("reused") or [], study.tasks_total),
+                grows=grows,
             )
         except RecordError as error:
             raise RecordError(error.reason, key=key) from None
@@ -348,6 +368,15 @@ class Manifest:
             raise RecordError(error.message, key=key) from None
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise RecordError(f"not a manifest of a job ({type(error).__name__}: {error})", key=key) from None
+
+
+def _parse_grows(grows: object) -> float | None:
+    if grows is None:
+        return None
+    idle = grows["idle"] if isinstance(grows, Mapping) else None
+    if isinstance(idle, bool) or not isinstance(idle, (int, float)) or not idle > 0:
+        raise TypeError("expected seconds above 0 as the idle time of a growing job")
+    return float(idle)
 
 
 def _parse_numbers(only: object, total: int) -> tuple[int, ...]:
@@ -373,7 +402,7 @@ def manifest_key(job_id: str, prefix: str = RECORDS) -> str:
 
 
 def load_manifest(store: ReadableStore, job_id: str) -> Manifest:
-    """Read the manifest of a job, with one request.
+    """Read the manifest of a job, with one request; that of a growing job with all its rounds so far.
 
     Raises:
         NoManifestError: if the job has none.
@@ -391,4 +420,18 @@ def load_manifest(store: ReadableStore, job_id: str) -> Manifest:
     manifest = Manifest.from_json(found.value, key=key)
     if manifest.job_id != job_id:
         raise RecordError(f"it is the manifest of job {manifest.job_id[:80]!r}", key=key)
-    return manifest
+    return with_rounds(store, manifest)
+
+
+def with_rounds(store: ReadableStore, manifest: Manifest) -> Manifest:
+    """Return the manifest of a growing job with the sets of all its rounds so far. Any other manifest stays.
+
+    Raises:
+        RecordError: if a round is invalid.
+        StoreError: if the store cannot be read.
+    """
+    if manifest.grows is None:
+        return manifest
+    rounds = read_rounds(store, manifest.job_id)
+    study = grown(manifest.study, [one for sets in rounds.sets for one in sets])
+    return dataclasses.replace(manifest, study=study, rounds=len(rounds.sets), has_ended=rounds.has_ended)

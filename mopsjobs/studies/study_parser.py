@@ -85,8 +85,13 @@ def read_study(path: str) -> Study:
     return load_study(text, path)
 
 
-def parse_study(document: object, source: str = "") -> Study:
+def parse_study(document: object, source: str = "", *, may_grow: bool = False) -> Study:
     """Make a study of a JSON document.
+
+    Args:
+        document: the document.
+        source: where it is from, for an error.
+        may_grow: whether its sets may be an empty list, to which others are added later.
 
     Raises:
         StudyError: if it is invalid. The message names every wrong field and what is expected there.
@@ -100,7 +105,7 @@ def parse_study(document: object, source: str = "") -> Study:
     problems: list[str] = []
     study = None
     try:
-        study = _parse(document, problems)
+        study = _parse(document, problems, may_grow=may_grow)
     except RecursionError:  # YAML may contain itself
         problems = ["nested too deeply"]
     if problems:
@@ -109,7 +114,20 @@ def parse_study(document: object, source: str = "") -> Study:
     return study
 
 
-def _parse(document: object, problems: list[str]) -> Study | None:
+def parse_sets(sets: object, source: str = "") -> tuple[ParameterSet, ...]:
+    """Return the parameter sets in a JSON document, which may be an empty list.
+
+    Raises:
+        StudyError: if one is invalid.
+    """
+    problems: list[str] = []
+    parsed = _parse_parameter_sets(sets, problems, may_grow=True)
+    if problems:
+        raise StudyError(source, problems)
+    return parsed
+
+
+def _parse(document: object, problems: list[str], *, may_grow: bool) -> Study | None:
     if not isinstance(document, dict):
         problems.append(f"expected an object with {', '.join(_NAMES)}, not {describe(document)}")
         return None
@@ -123,7 +141,7 @@ def _parse(document: object, problems: list[str]) -> Study | None:
         for name, field in FIELDS.items()
         if name in document or field.default is dataclasses.MISSING
     }
-    sets = _parse_parameter_sets(document.get("parameter_sets"), problems)
+    sets = _parse_parameter_sets(document.get("parameter_sets"), problems, may_grow=may_grow)
     study = Study(parameter_sets=sets, **values)
     if not problems and study.tasks_total > MAX_TASKS:
         problems.append(f"{study.tasks_total:,} tasks: expected at most {MAX_TASKS:,} in one job")
@@ -153,8 +171,8 @@ def _nearest(name: object, fields: tuple[str, ...], problems: list[str]) -> str:
     return f", did you mean {close[0]}?" if close else ""
 
 
-def _parse_parameter_sets(value: object, problems: list[str]) -> tuple[ParameterSet, ...]:
-    if not isinstance(value, list) or not value:
+def _parse_parameter_sets(value: object, problems: list[str], *, may_grow: bool) -> tuple[ParameterSet, ...]:
+    if not isinstance(value, list) or not (value or may_grow):
         is_empty = isinstance(value, list)
         actual = "but it is missing" if value is None else f"not {'an empty list' if is_empty else describe(value)}"
         problems.append(f"parameter_sets: expected a list of at least one object of parameters, {actual}")

@@ -111,6 +111,8 @@ class JobSubmissionClient:
         except (UnusableStoreError, ValueTooLargeError):
             raise  # a retry cannot help
         except (StoreError, TooManyRetriesError) as error:
+            if manifest.grows is not None:
+                raise  # its rounds would have nowhere to go
             _save_offline(manifest, packed, directory)
             registers = "" if is_dropped else ", and registers itself later"
             warnings.append(f"{error} The job is launched anyway{registers}.")
@@ -219,6 +221,7 @@ def _check_drop(manifest: Manifest) -> None:
         "a study with a reduce function, which reads the outputs of all shards" if manifest.study.reduce is not None
         else "--extend, since the outputs of the other job are in the registry"
         if manifest.reused and manifest.study.precision is None
+        else "a growing job, whose shards read what is asked of them from the registry" if manifest.grows is not None
         else None
     )  # fmt: skip
     if needs is not None:

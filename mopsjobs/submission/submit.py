@@ -73,6 +73,8 @@ class SubmitRequest:
     """Whether to run the simulations of a study with targets, which are not evaluated. Else such a study is refused."""
     extend: str | None = None
     """The full id of an earlier job: its tasks that are also tasks of this study are not run again; None: all run."""
+    grows: float | None = None
+    """Seconds without a task after which a growing job ends; None: the study has all sets. See `studies.rounds`."""
     study_directory: Path | None = None
     """Where the file of the study is. A warning names it if the model is not in the code."""
 
@@ -135,6 +137,8 @@ def prepare(request: SubmitRequest, session: Session) -> Iterator[PreparedJob]:
         EngineError: if the library of the engine is not installed.
     """
     check_targets(request.study, session, without_targets=request.without_targets)
+    if request.grows is not None:
+        _check_growing(request)
     job_id = check_new_job_id(request.job_id or new_job_id(request.study, session.now()))
     options = _options(request, session)
     launch = make_launch(job_id, request.engine, options, session, foreground=request.foreground)
@@ -162,6 +166,20 @@ def prepare(request: SubmitRequest, session: Session) -> Iterator[PreparedJob]:
         load_archive = functools.partial(read_archive, packed)
         check_functions(request.study, request.engine, launch, load_archive, session, hint_if_not_found=hint)
         yield _extend(PreparedJob(request, launch, packed.digest, packed), extended, session)
+
+
+def _check_growing(request: SubmitRequest) -> None:
+    """Refuse a growing job that decides or reduces over all its tasks.
+
+    Raises:
+        UsageError: if it is one.
+    """
+    study = request.study
+    if study.precision is not None or study.reduce is not None:
+        field = "n_replicates" if study.precision is not None else "reduce"
+        raise UsageError(f"invalid {field} of a growing job: its sets come one after the other; expected none.")
+    if not request.grows or request.grows <= 0:
+        raise UsageError(f"invalid idle time {request.grows!r}: expected seconds above 0.")
 
 
 def _options(request: SubmitRequest, session: Session) -> LaunchOptions:
@@ -193,6 +211,7 @@ def submit_prepared(prepared: PreparedJob, session: Session) -> SubmitResult:
         labels=request.labels,
         origin=Origin(__version__, None if packed is None else packed.git),
         reused=() if extension is None else extension.reused,
+        grows=request.grows,
     )
     client = JobSubmissionClient(open_engine(request.engine, session.env), session)
     return client.submit(manifest, prepared.launch, packed, request.options.notify or ())

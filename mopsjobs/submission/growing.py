@@ -1,0 +1,398 @@
+"""The client of a growing job: it asks for parameter sets in rounds, and takes their tasks as they end.
+
+What is asked for is stored before anything else knows of it. A task is told when its attempt is in the ledger, which is
+written after its outputs. So a client that was killed, and any other one, can go on by the store alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeVar
+
+from mopsjobs.engines.base import last_launch
+from mopsjobs.errors import (
+    JobBusyError,
+    JobCancelledError,
+    JobEndError,
+    JobFailedError,
+    JobPartialError,
+    RecordError,
+    StoreError,
+    StoreUnavailableError,
+    TerminalStateError,
+    TooManyRetriesError,
+    UsageError,
+    command_line,
+)
+from mopsjobs.ledger.attempt import Attempt, Outcome
+from mopsjobs.ledger.format import ledger_prefix, parse_attempts, parse_chunk_key
+from mopsjobs.ledger.retry_policy import RetryPolicy, recorded_policy
+from mopsjobs.store.base import Entry
+from mopsjobs.store.fetcher import FailedRead, ParallelFetcher
+from mopsjobs.studies.manifest import Manifest, load_manifest
+from mopsjobs.studies.outputs import find_complete_tasks, output_key, results_prefix
+from mopsjobs.studies.rounds import END, GrowingTasks, as_sets, encode_round, parse_round, round_key, with_replicates
+from mopsjobs.submission.session import Session
+from mopsjobs.submission.submit import SubmitRequest, submit
+from mopsjobs.utils.backoff import NO_JITTER, Backoff
+from mopsjobs.utils.text import pluralize
+from mopsjobs.utils.times import human_duration
+
+T = TypeVar("T")
+
+FIRST_PAUSE = 0.02
+"""Seconds between two looks into the store after some news; each pause without news is longer."""
+
+MAX_PAUSE = 1.0
+
+PAUSE_FACTOR = 1.3
+
+RECORD_SECONDS = 3.0
+"""How often the record is read, and the outputs listed, while no task ends: the job may have ended otherwise."""
+
+OUTAGE_SECONDS = 3600.0
+"""How long to wait for a registry that does not answer."""
+
+FEW_TASKS = 16
+"""Tasks whose outputs are found by a listing each. For more, one listing of the whole job is faster."""
+
+_END_ERRORS: Mapping[str, type[JobEndError]] = {
+    "failed": JobFailedError, "cancelled": JobCancelledError, "partial": JobPartialError
+}  # fmt: skip
+
+
+class EndedTask(NamedTuple):
+    """A task that has ended, for good."""
+
+    number: int
+    params: Mapping[str, object]
+    seed: int
+    outputs: dict[str, bytes] | None
+    """By their names; None if it has failed."""
+    error: Mapping[str, object] | None
+    """`type` and `message`, and maybe `at` and `traceback`; None if it has succeeded."""
+
+
+class GrowingJob:
+    """A growing job, as one client uses it. `add` and `end` may be called beside a running `ended`.
+
+    Args:
+        session: the registry and the clocks.
+        manifest: the manifest of the job, with all its rounds so far.
+        policy: which attempts are followed by another one.
+    """
+
+    def __init__(self, session: Session, manifest: Manifest, policy: RetryPolicy) -> None:
+        self.job_id = manifest.job_id
+        self._session, self._manifest, self._policy = session, manifest, policy
+        self._storing, self._lock = threading.Lock(), threading.Lock()
+        """The first is held while a round is stored, the second for what follows."""
+        self._tasks = GrowingTasks(manifest.study)
+        self._rounds = manifest.rounds
+        self._open: defaultdict[int, list[int]] = defaultdict(list)
+        """The numbers of the tasks that were not yielded, by the first with the same parameters and seed."""
+        self._ends: dict[int, EndedTask] = {}
+        """The ends of these first ones."""
+        self._news: list[int] = []
+        """Those of them that `ended` has to look at."""
+        self._chunks: set[str] = set()
+        """The keys of the chunks that were read."""
+        self._is_first = True
+        self._open_tasks(range(self.tasks_total))
+
+    @property
+    def tasks_total(self) -> int:
+        """Return how many tasks were asked for so far."""
+        return len(self._tasks.tasks)
+
+    def add(self, sets: Sequence[Mapping[str, object]], replicates: int | None = None) -> range:
+        """Ask for further parameter sets: they are stored as one round.
+
+        While the registry does not answer, this waits for it.
+
+        Args:
+            sets: the sets, as a study has them: parameters, or `{"params": {…}, "seed": 7}`.
+            replicates: the tasks of each set without a seed; None: those that the study names.
+
+        Returns:
+            The numbers of their tasks, in the order of the sets.
+
+        Raises:
+            StudyError: if a set is invalid.
+            TerminalStateError: if the job takes no further sets.
+            JobBusyError: if another client has asked for other sets meanwhile.
+            StoreError: if the round cannot be stored.
+        """
+        with self._storing:
+            parsed = with_replicates(self._tasks.study, as_sets(sets), replicates)
+            if not parsed:
+                return range(self.tasks_total, self.tasks_total)
+            self._store_round(encode_round(parsed))
+            with self._lock:
+                self._rounds += 1
+                numbers = self._tasks.grow(parsed)
+                self._open_tasks(numbers)
+            return numbers
+
+    def end(self) -> None:
+        """Ask for nothing more. The job ends when all its tasks have ended. Repetition does no harm.
+
+        Raises:
+            JobBusyError: if another client has asked for further sets meanwhile.
+            StoreError: if the end mark cannot be stored.
+        """
+        with self._storing:
+            self._store_round(END)
+
+    def ended(self, timeout: float | None) -> Iterator[EndedTask]:
+        """Yield the tasks as they end, each once, also those that ended before, until none is left or the time is up.
+
+        While the registry does not answer, this waits for it.
+
+        Args:
+            timeout: stop after this many seconds; None for no limit.
+
+        Raises:
+            JobEndError: if the job has ended, and tasks have not.
+            StoreError: if the registry cannot be read.
+        """
+        monotonic = self._session.monotonic
+        began = heard_at = monotonic()
+        pauses = Backoff(FIRST_PAUSE, MAX_PAUSE, factor=PAUSE_FACTOR, jitter=NO_JITTER)
+        looked_at: float | None = None if self._is_first else began
+        while True:
+            has_news, is_over = False, False
+            try:
+                has_news = self._read_ledger()
+                if not has_news and self._open and (looked_at is None or monotonic() - looked_at >= RECORD_SECONDS):
+                    is_over = self._has_ended()
+                    has_news = self._list_outputs()
+                    has_news |= is_over and self._read_ledger()
+                    looked_at, self._is_first = monotonic(), False
+                heard_at = monotonic()
+            except (StoreUnavailableError, TooManyRetriesError):
+                if monotonic() - heard_at > OUTAGE_SECONDS:
+                    raise
+            yield from self._take_news()
+            if not self._open:
+                return
+            if is_over:
+                self._raise_end()
+            if has_news:
+                pauses = Backoff(FIRST_PAUSE, MAX_PAUSE, factor=PAUSE_FACTOR, jitter=NO_JITTER)
+            pause = pauses.next_delay()
+            if timeout is not None:
+                pause = min(pause, began + timeout - monotonic())
+                if pause <= 0:
+                    return
+            self._session.sleep(pause)
+
+    # --- rounds ----------------------------------------------------------------------------------------------
+
+    def _store_round(self, value: bytes) -> None:
+        number = self._rounds + 1
+        key, store = round_key(self.job_id, number), self._session.store
+        if self._persist(lambda: store.create_if_absent(key, value)) is not None:
+            return
+        found = self._persist(lambda: store.get(key))
+        if found is not None and found.value == value:  # the reply was lost, or the end mark was there
+            return
+        if found is not None and parse_round(found.value, key) is None:
+            status = self._status()
+            raise TerminalStateError(
+                f"Job {self.job_id} takes no further parameter sets: its client has ended it, or it had none for"
+                f" {human_duration(self._manifest.grows or 0)}.",
+                job_id=self.job_id,
+                from_status=status,
+                to_status="running",
+            )
+        raise JobBusyError(
+            f"Another client continues {self.job_id}: it has asked for other parameter sets since.",
+            job_id=self.job_id,
+        )
+
+    def _open_tasks(self, numbers: range) -> None:
+        for number in numbers:
+            first = self._tasks.first_of[number]
+            self._open[first].append(number)
+            if first in self._ends:
+                self._news.append(first)
+
+    def _persist(self, action: Callable[[], T]) -> T:
+        """Call an action again and again while the registry does not answer."""
+        backoff, waited = Backoff(1.0, 30.0, jitter=NO_JITTER), 0.0
+        while True:
+            try:
+                return action()
+            except (StoreUnavailableError, TooManyRetriesError):
+                pause = backoff.next_delay()
+                if not waited:
+                    limit = human_duration(OUTAGE_SECONDS)
+                    self._session.warn(f"The registry does not answer; waiting up to {limit}.")
+                if waited + pause > OUTAGE_SECONDS:
+                    raise
+            self._session.sleep(pause)
+            waited += pause
+
+    def _status(self) -> str:
+        state = self._session.registry.get_job(self.job_id)
+        return "unknown" if state is None else str(state.status)
+
+    # --- ends ------------------------------------------------------------------------------------------------
+
+    def _take_news(self) -> Iterator[EndedTask]:
+        with self._lock:
+            news, self._news = self._news, []
+            taken = [(self._ends[first], self._open.pop(first, [])) for first in news]
+        yield from (end._replace(number=number) for end, numbers in taken for number in numbers)
+
+    def _note(self, number: int, outputs: dict[str, bytes] | None, error: Mapping[str, object] | None) -> None:
+        with self._lock:
+            task = self._tasks.tasks[number]
+            if number not in self._ends:
+                self._ends[number] = EndedTask(number, task.params, task.seed, outputs, error)
+                self._news.append(number)
+
+    def _read_ledger(self) -> bool:
+        """Take the tasks of the chunks of the ledger that were not read. Return whether there were any."""
+        store, new = self._session.store, []
+        for key in store.list_keys(ledger_prefix(self.job_id)):
+            chunk = parse_chunk_key(key)
+            if chunk is not None and chunk.kind == "attempts" and key not in self._chunks:
+                new.append((key, chunk))
+        final: dict[int, Attempt] = {}
+        with ParallelFetcher.for_store(store) as fetcher:
+            for (_, chunk), found in zip(new, fetcher.fetch([key for key, _ in new]), strict=True):
+                if found is None or isinstance(found, FailedRead):
+                    continue
+                try:
+                    attempts = parse_attempts(found.value, chunk)
+                except RecordError:
+                    continue  # views of the job name the chunk
+                for attempt in attempts:
+                    if self._policy.is_final(attempt) and attempt.task not in self._ends:
+                        before = final.get(attempt.task)
+                        if before is None or attempt.outcome is Outcome.SUCCEEDED:
+                            final[attempt.task] = attempt
+        succeeded = [number for number, one in final.items() if one.outcome is Outcome.SUCCEEDED]
+        outputs = self._read_outputs({self.job_id: succeeded})
+        for number, attempt in final.items():
+            if number in outputs:
+                self._note(number, outputs[number], None)
+            elif attempt.outcome is not Outcome.SUCCEEDED:
+                self._note(number, None, _error_of(attempt))
+        self._chunks.update(key for key, _ in new)
+        return bool(final)
+
+    def _list_outputs(self) -> bool:
+        """Take the tasks whose outputs are there without a word of the ledger: reused ones, and those of lost runs."""
+        manifest = self._manifest_now()
+        found = find_complete_tasks(self._session.store, manifest)
+        by_job: defaultdict[str, list[int]] = defaultdict(list)
+        for number, is_complete in enumerate(found.complete):
+            if is_complete and number not in self._ends and self._tasks.first_of[number] == number:
+                source = manifest.source_of(number) if found.reused[number] else None
+                by_job[self.job_id if source is None else source.job_id].append(number)
+        outputs = self._read_outputs(by_job)
+        for number, values in outputs.items():
+            self._note(number, values, None)
+        return bool(outputs)
+
+    def _manifest_now(self) -> Manifest:
+        with self._lock:
+            return dataclasses.replace(self._manifest, study=self._tasks.study, rounds=self._rounds)
+
+    def _read_outputs(self, by_job: Mapping[str, Sequence[int]]) -> dict[int, dict[str, bytes]]:
+        """Return the outputs of tasks, by their numbers. A task is left out if one of them cannot be read."""
+        keys: dict[str, tuple[int, str]] = {}
+        known: dict[int, dict[str, bytes]] = {}
+        for job_id, numbers in by_job.items():
+            for number, entry, name in self._find_outputs(job_id, numbers):
+                outputs = known.setdefault(number, {})
+                if entry.value is None:
+                    keys[entry.key] = number, name
+                elif self._tasks.study.keeps_output(name):
+                    outputs[name] = entry.value
+        with ParallelFetcher.for_store(self._session.store) as fetcher:
+            for (number, name), found in zip(keys.values(), fetcher.fetch([*keys]), strict=True):
+                if isinstance(found, FailedRead):
+                    raise StoreError(f"An output of task {number} of {self.job_id} cannot be read: {found.reason}.")
+                if found is not None and self._tasks.study.keeps_output(name):
+                    known[number][name] = found.value
+        return known
+
+    def _find_outputs(self, job_id: str, numbers: Sequence[int]) -> Iterator[tuple[int, Entry, str]]:
+        store, tasks = self._session.store, self._tasks.tasks
+        if len(numbers) > FEW_TASKS:
+            prefix = results_prefix(job_id)
+            wanted = {(tasks[number].param_id, str(tasks[number].seed)): number for number in numbers}
+            for entry in store.scan(prefix):
+                param, seed, name, *_ = (*entry.key[len(prefix) :].split("/", 2), "", "")
+                if (param, seed) in wanted:
+                    yield wanted[param, seed], entry, name
+            return
+        for number in numbers:
+            below = output_key(job_id, tasks[number], "")
+            for entry in store.scan(below):
+                yield number, entry, entry.key.removeprefix(below)
+
+    def _count_open(self) -> int:
+        with self._lock:
+            return sum(map(len, self._open.values()))
+
+    def _has_ended(self) -> bool:
+        state = self._session.registry.get_job(self.job_id)
+        return state is None or state.is_terminal
+
+    def _raise_end(self) -> None:
+        state = self._session.registry.require_job(self.job_id)
+        why = f": {state.error_message}" if state.error_message else ""
+        raise _END_ERRORS.get(str(state.status), JobEndError)(
+            f"Job {self.job_id} is {state.status}, and {pluralize(self._count_open(), 'task')} of it did not run{why}.",
+            job_id=self.job_id,
+            status=str(state.status),
+        )
+
+
+def begin_growing(session: Session, request: SubmitRequest) -> GrowingJob:
+    """Submit a growing job, and return its client.
+
+    Args:
+        session: the registry, the environment and the messages.
+        request: the job. Its `grows` is the idle time; its study may have no sets.
+
+    Raises:
+        UsageError: if the request is not valid, or if the code cannot be packed.
+        MopsJobsError: if the submission fails; see `JobSubmissionClient.submit`. The registry has to answer.
+    """
+    if request.grows is None:
+        raise UsageError("missing idle time of a growing job.")
+    return continue_growing(session, submit(request, session).job_id)
+
+
+def continue_growing(session: Session, job_id: str) -> GrowingJob:
+    """Return a client that goes on with a growing job, also after its end: then it only tells how its tasks ended.
+
+    Raises:
+        NoManifestError: if mops-jobs did not submit the job.
+        UsageError: if it is not a growing one.
+        StoreError: if the registry cannot be read.
+    """
+    manifest = load_manifest(session.store, job_id)
+    if manifest.grows is None:
+        raise UsageError(
+            f"Job {job_id} has all its parameter sets: it is not a growing job.",
+            hint=f"Its results: {command_line('results', job_id)}",
+        )
+    state = session.registry.require_job(job_id)
+    return GrowingJob(session, manifest, recorded_policy(last_launch(state.to_dict())))
+
+
+def _error_of(attempt: Attempt) -> dict[str, object]:
+    if attempt.error is None:
+        return {"type": str(attempt.outcome), "message": f"it ended as {attempt.outcome}"}
+    where = {} if attempt.error.where is None else {"at": attempt.error.where}
+    return {"type": attempt.error.type, "message": attempt.error.message, **where}
