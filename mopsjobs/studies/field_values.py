@@ -91,7 +91,7 @@ def _parse_target(name: object, value: object, where: str, problems: list[str]) 
         form = '{"confidence": 0.95, "relative": 0.05}, or absolute in place of relative'
         problems.append(f"{where}: expected {form}")
         return Target("")
-    for field, most in (("confidence", 1.0), (widths[0], math.inf)):
+    for field, most in (("confidence", 1.0), (widths[0], math.inf if widths == ["absolute"] else 1.0)):
         number = fields.get(field, 0.95)
         if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 < number < most:
             below = " and below 1" if most == 1 else ""

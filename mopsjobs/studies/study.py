@@ -27,6 +27,7 @@ from mopsjobs.studies.field_values import (
 )
 from mopsjobs.studies.precision import Precision
 from mopsjobs.studies.seeds import (
+    COMMON,
     MODELOPS,
     MOPS_JOBS,
     SeedIndex,
@@ -120,11 +121,14 @@ class Study:
     def __post_init__(self) -> None:
         if self.seeds == MODELOPS:
             following: dict[str, int] = {}
+            decided: dict[str, int] = {}
             sets = []
             for one in self.parameter_sets:
                 drawn = drawn_seed(MODELOPS, one.param_id, 0) if one.seed is None else one.seed
                 first = following.get(one.param_id, drawn)
-                following[one.param_id] = first + self.replicates(one)
+                if self.precision is not None and one.seed is None:  # such sets of one id have the same tasks
+                    first = decided.setdefault(one.param_id, first)
+                following[one.param_id] = max(first + self.replicates(one), following.get(one.param_id, 0))
                 sets.append(one._replace(modelops_seed=first))
             object.__setattr__(self, "parameter_sets", tuple(sets))
 
@@ -195,6 +199,16 @@ class Study:
                 yield Task(number, parameter_set.param_id, seed, parameter_set.params)
                 number += 1
 
+    def some_tasks(self, numbers: Iterable[int]) -> Iterator[Task]:
+        """Yield the tasks with these numbers, which ascend. The seeds of no others are drawn."""
+        following, end = iter(numbers), 0
+        number = next(following, None)
+        for one in self.parameter_sets:
+            first, end = end, end + self.replicates(one)
+            while number is not None and number < end:
+                yield Task(number, one.param_id, self.seed_of(one, number - first), one.params)
+                number = next(following, None)
+
     def sets_by_id(self) -> dict[str, list[tuple[int, ParameterSet]]]:
         """Group the parameter sets by id, each with the number of its first task.
 
@@ -222,13 +236,13 @@ class Study:
         if self._duplicates is not None:
             return self._duplicates
         duplicates: dict[int, int] = {}
-        if self.seeds == MODELOPS:
+        if self.seeds == MODELOPS and self.precision is None:
             return duplicates  # it never repeats a seed
         if self.max_replicates == 1 and self.different_sets == len(self.parameter_sets):
             return duplicates
         for sets in self.sets_by_id().values():
-            if len(sets) == 1 and (self.replicates(sets[0][1]) == 1 or not isinstance(self.seeds, str)):
-                continue
+            if len(sets) == 1 and (self.replicates(sets[0][1]) == 1 or self.seeds not in (MOPS_JOBS, COMMON)):
+                continue  # neither listed seeds nor those that count up repeat one
             count = sum(self.replicates(one) for _, one in sets)
             if count <= MAX_COMPARED and len({seed for _, one in sets for seed in self.seeds_of(one)}) == count:
                 continue

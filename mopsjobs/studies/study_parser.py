@@ -10,6 +10,7 @@ from typing import Any
 
 from mopsjobs.errors import RecordError, UsageError, shorten
 from mopsjobs.studies.field_values import MAX_TASKS, MISSING, check_json, describe
+from mopsjobs.studies.precision import Precision
 from mopsjobs.studies.seeds import MAX_SEED, MODELOPS, comes_from_modelops
 from mopsjobs.studies.study import FIELDS, ParameterSet, Study, param_id
 from mopsjobs.utils.json_strict import read_json
@@ -53,6 +54,8 @@ def load_study(text: bytes, source: str) -> Study:
     """
     if len(text) > MAX_STUDY_BYTES:
         raise StudyError(source, [f"{len(text):,} bytes: expected at most {MAX_STUDY_BYTES:,}"])
+    if not text.strip():
+        raise StudyError(source, ["empty: expected an object with model and parameter_sets"])
     try:
         if source.lower().endswith((".yaml", ".yml")) or (source == "-" and text.lstrip()[:1] not in (b"{", b"")):
             from mopsjobs.utils.yaml_strict import read_yaml
@@ -133,7 +136,8 @@ def _parse(document: object, problems: list[str], *, may_grow: bool) -> Study | 
         return None
     for name in document:
         if name not in (*_NAMES, "kind"):
-            problems.append(f"{name}: unknown field{_nearest(name, _NAMES, problems)}")
+            nearest = f", did you mean n_replicates.{name}?" if name in Precision._fields else ""
+            problems.append(f"{name}: unknown field{nearest or _nearest(name, _NAMES, problems)}")
     if document.get("kind") not in (None, KIND):
         problems.append(f"kind: expected {KIND}, not {describe(document['kind'])}")
     values = {
@@ -149,8 +153,6 @@ def _parse(document: object, problems: list[str], *, may_grow: bool) -> Study | 
         problems.append(
             f"seeds: expected one for each of {study.max_replicates:,} replicates, not {len(study.seeds):,}"
         )
-    if study.seeds == MODELOPS and study.precision is not None:  # repeated sets would not have the same tasks
-        problems.append(f"seeds: expected another rule than {MODELOPS}, which has a number of replicates")
     firsts = ((study.first_seed(one), study.replicates(one)) for one in study.parameter_sets)
     if any(first is not None and first + count - 1 > MAX_SEED for first, count in firsts):
         problems.append("seeds: expected all below 2^64")

@@ -194,7 +194,9 @@ def _progress(job: Mapping[str, Any]) -> tuple[str | None, float | None]:
     failures = f", {failed:,} failed" if failed else ""
     if not total:
         return f"{pluralize(done, 'task')} done{failures}" if done or failed else None, None
-    text, share = _share(done, total, describe_duplicates(metadata_of(job).get("n_duplicate_tasks")))
+    # Of an adaptive study, the count is that of the tasks that it may have.
+    duplicates = metadata_of(job).get("n_duplicate_tasks") if job["precision"] is None else None
+    text, share = _share(done, total, describe_duplicates(duplicates))
     return text + failures, share
 
 

@@ -63,7 +63,7 @@ def parse_target(text: str) -> Target:
     name, _, width = text.rpartition("=")
     match = _WIDTH.fullmatch(width)
     value = 0.0 if match is None else float(match[1])
-    if not name or match is None or not value:
+    if not name or match is None or not value or (match[2] and value >= 100):
         raise UsageError(f"invalid --within '{text}': expected SCALAR=WIDTH or SCALAR=P%, like peak=0.3 or peak=5%.")
     return Target(name, relative=value / 100) if match[2] else Target(name, absolute=value)
 

@@ -70,6 +70,17 @@ def test_modelops_keeps_the_first_of_the_seeds_that_a_study_names() -> None:
     assert parse_study(written) == study
 
 
+def test_seeds_of_modelops_count_up_while_a_precision_decides() -> None:
+    """A set that comes again has the same tasks, since it is decided once. Named seeds are apart from them."""
+    sets = [{"x": 1}, {"params": {"x": 1}, "seed": 52}, {"x": 1}]
+    until = {"min": 2, "max": 4, "until": {"y": {"relative": 0.1}}}
+    first, named, again = seeds_of(
+        parse_study(GOOD | {"parameter_sets": sets, "n_replicates": until, "seeds": "modelops"})
+    )
+    assert first == again == [X1[0] + replicate for replicate in range(4)]
+    assert named == [X1[0] + 4]
+
+
 MARKS: dict[str, dict[str, Any]] = {
     "kind": {"kind": "SimulationStudy"},
     "param_id": {"parameter_sets": [{"x": 2}, {"params": {"x": 1}, "param_id": param_id({"x": 1})}]},
@@ -131,10 +142,6 @@ def test_common_seeds_are_drawn_from_their_number() -> None:
     ("fields", "told"),
     [
         ({"seeds": [1, 2]}, "seeds: expected one for each of 3 replicates, not 2"),
-        (
-            {"seeds": "modelops", "n_replicates": {"min": 2, "max": 4, "until": {"x": {"relative": 0.1}}}},
-            "seeds: expected another rule than modelops, which has a number of replicates",
-        ),
         ({"seeds": {"base": 2**64 - 2}}, "seeds: expected all below 2^64"),
         ({"seeds": "modelops", "parameter_sets": [{"params": {"x": 1}, "seed": 2**64 - 1}, {"x": 1}]}, "2^64"),
     ],

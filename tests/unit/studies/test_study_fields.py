@@ -125,6 +125,10 @@ def test_a_precision_is_read_and_written() -> None:
             {"until": {"peak": {"within": 0.1}}},
             "n_replicates.until.peak.within: unknown field, expected confidence, relative or absolute",
         ),
+        (
+            {"until": {"peak": {"relative": 5}}},
+            "n_replicates.until.peak.relative: expected a number above 0 and below 1, not 5",
+        ),
         ({"within": 1}, "n_replicates.within: unknown field, expected min, max and until"),
     ],
 )

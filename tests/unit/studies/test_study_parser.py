@@ -66,6 +66,7 @@ WRONG = [
     ("seeds", {"base": 1, "step": 2}, "seeds: expected"),
     ("metadata", [], "metadata: expected an object, not a list"),
     ("modle", "x", "modle: unknown field, did you mean model?"),
+    ("until", {"peak": {"relative": 0.1}}, "until: unknown field, did you mean n_replicates.until?"),
     ("replicates", 2, "replicates: unknown field, did you mean n_replicates?"),
 ]  # fmt: skip
 
@@ -109,6 +110,7 @@ def test_more_tasks_than_a_job_takes_are_refused() -> None:
     ("text", "source", "told"),
     [
         (b"{", "s.json", "not JSON"),
+        (b"\n", "s.json", "invalid study s.json: empty: expected an object with model and parameter_sets."),
         (b"\xff\xfe", "s.json", "not UTF-8 text"),
         (b"[" * 100_000, "s.json", "nested too deeply"),
         (b"!!python/object/apply:os.getcwd []", "s.yml", "not YAML"),
