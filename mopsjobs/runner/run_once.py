@@ -82,10 +82,8 @@ def spread_tasks(study: Study, count: int, among: bytearray | None = None) -> li
     """
     numbers = range(study.tasks_total) if among is None else [*compress(range(study.tasks_total), among)]
     count = min(count, len(numbers))
-    chosen = bytearray(study.tasks_total)
-    for place in range(count):
-        chosen[numbers[(2 * place + 1) * len(numbers) // (2 * count)]] = 1
-    return [*compress(study.tasks(), chosen)]
+    chosen = (numbers[(2 * place + 1) * len(numbers) // (2 * count)] for place in range(count))
+    return [*study.some_tasks(chosen)]
 
 
 def run_once(place: Place, tasks: Sequence[Task], on_log: OnLog, *, workers: int = 1) -> dict[int, RunResult]:

@@ -197,17 +197,7 @@ class Manifest:
 
     def tasks(self) -> Iterator[tuple[int, Task]]:
         """Yield the tasks of the job with their position in the job, counted from 0."""
-        if self.only is None:
-            yield from enumerate(self.study.tasks())
-            return
-        numbers = iter(self.only)
-        following = next(numbers, None)
-        position = 0
-        for task in self.study.tasks():
-            if task.number == following:
-                yield position, task
-                position += 1
-                following = next(numbers, None)
+        return enumerate(self.study.tasks() if self.only is None else self.study.some_tasks(self.only))
 
     def shard_of(self, shards: int) -> Callable[[int], int]:
         """Return a function from the position of a task to its shard.

@@ -72,7 +72,7 @@ class Completeness:
     def missing(self) -> bytes:
         """Return which needed tasks are not complete, one byte per task."""
         missing = self.complete.translate(bytes([1, 0]).ljust(256, b"\0"))
-        return bytes(missing) if self.needed is None else bytes(map(int.__and__, missing, self.needed))
+        return bytes(missing) if self.needed is None else _both(missing, self.needed)
 
     def judge(self, manifest: Manifest, *, keeps_all: bool) -> None:
         """Decide which tasks of an adaptive study are needed, once their values are known.
@@ -85,8 +85,8 @@ class Completeness:
         needed = needed_tasks(manifest.study, self.judgements)
         self.needed = needed if manifest.only is None else bytearray(needed[number] for number in manifest.only)
         if not keeps_all:
-            self.complete = bytearray(map(int.__and__, self.complete, self.needed))
-            self.reused = bytearray(map(int.__and__, self.reused, self.needed))
+            self.complete = bytearray(_both(self.complete, self.needed))
+            self.reused = bytearray(_both(self.reused, self.needed))
 
     @property
     def damaged(self) -> dict[int, str]:
@@ -100,6 +100,12 @@ class Completeness:
         """Note that the outputs of a task have another size than is known."""
         if len(self._damaged) < MAX_DAMAGED:
             self._damaged[position] = text
+
+
+def _both(some: bytearray, others: bytearray) -> bytes:
+    """Return which tasks are marked in both."""
+    both = int.from_bytes(some, "little") & int.from_bytes(others, "little")  # ten million bytes at once
+    return both.to_bytes(len(some), "little")
 
 
 def results_prefix(job_id: str) -> str:

@@ -523,7 +523,8 @@ def write_table(
             *values,
         ]
 
-    rows = (row(task) for _, task in eldest.tasks() if needed is None or needed[task.number])
+    is_needed = itertools.compress(eldest.numbers, needed or ())
+    rows = map(row, (task for _, task in eldest.tasks()) if needed is None else eldest.study.some_tasks(is_needed))
     with path.open("w", newline="", encoding="utf-8") as file:
         file.write(csv_header([*FIRST_COLUMNS, *columns]))
         while batch := list(itertools.islice(rows, BATCH)):

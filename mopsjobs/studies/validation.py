@@ -291,11 +291,9 @@ def _end_fields(state: JobState, manifest: Manifest, found: _Comparison, reasons
 
 
 def _missing_outputs(manifest: Manifest, completeness: Completeness, due: Sequence[Reduction]) -> Iterator[str]:
-    missing = completeness.missing()
-    for position, task in manifest.tasks():
-        if missing[position]:
-            for name in manifest.study.outputs or ("",):
-                yield output_key(manifest.job_id, task, name)
+    for task in manifest.study.some_tasks(missing_tasks(manifest, completeness)):
+        for name in manifest.study.outputs or ("",):
+            yield output_key(manifest.job_id, task, name)
     for one in due:
         yield reduction_key(manifest.job_id, one.param_id, one.tasks, "")
 

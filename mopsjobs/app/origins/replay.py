@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from itertools import islice
 from typing import NamedTuple
 
 from mopsjobs.app.jobs.find_job import find_state
@@ -128,9 +127,9 @@ def replay(name: str, number: int, python: str | None, app: App, interruptions: 
     """
     job_id = find_state(name, app).job_id
     manifest = load_manifest(app.store, job_id)
-    task = next(islice(manifest.study.tasks(), number, None), None) if number >= 0 else None
-    if task is None:
+    if not 0 <= number < manifest.study.tasks_total:
         raise no_such_task_error(job_id, number)
+    [task] = manifest.study.some_tasks([number])
     source = _find_source(app.store, manifest, task)
     python = find_interpreter(python, app.env) or python_of_launch(source.job_id, app.env)
     place = Place(load_bundle(app.store, source.bundle), source.study, python, job_id, app.env)

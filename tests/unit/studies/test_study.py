@@ -58,6 +58,7 @@ def test_a_set_with_a_seed_gives_one_task_and_others_one_a_replicate() -> None:
     tasks = list(study.tasks())
     assert study.tasks_total == len(tasks) == 6
     assert [task.number for task in tasks] == list(range(6))
+    assert [*study.some_tasks([1, 2, 5])] == [tasks[1], tasks[2], tasks[5]]
     assert [task.params["x"] for task in tasks] == [1, 1, 1, 2, 3, 3]
     assert [task.seed for task in tasks[2:4]] == [0, 2**64 - 1]
 
