@@ -153,6 +153,14 @@ def test_a_probe_tells_of_failures_and_counts_their_attempts(desk: Desk, tmp_pat
     assert log.read_text() == "xxxx"
 
 
+def test_a_probe_whose_tasks_all_fail_is_no_plan(desk: Desk) -> None:
+    """What it would cost is not known, and a script sees that by the exit code."""
+    code(desk.home, COSTLY)
+    ran = desk("submit", desk.write([{"x": 9}]), "--auto", "--dry-run", "--probe", "1", "--json")
+    assert (ran.code, ran.out) == (1, "")
+    assert "1 of 1 task of the probe failed: task 0: ValueError: too much. There is no plan.\n" in ran.err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

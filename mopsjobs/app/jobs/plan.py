@@ -17,6 +17,7 @@ from mopsjobs.app.jobs.job_tasks import mirror_ledger
 from mopsjobs.app.run.freshness import FreshnessPolicy
 from mopsjobs.cache.queries.costs import RESOLUTION, Costs, EarlierJob, costs_of, earlier_jobs, span_of
 from mopsjobs.cache.rows import study_of
+from mopsjobs.engines.model_errors import ModelError
 from mopsjobs.errors import MopsJobsError, OptionError, StoreUnavailableError
 from mopsjobs.ledger.retry_policy import retry_policy
 from mopsjobs.ledger.scalars import LEFT_OUT, extract_scalars
@@ -138,7 +139,7 @@ def make_plan(prepared: PreparedJob, app: App, *, probe: int | None = None) -> P
 
     Raises:
         OptionError: if the number of tasks is not above zero.
-        ModelError: if tasks are to run here, and the model cannot be loaded.
+        ModelError: if tasks are to run here, and the model cannot be loaded, or all of them fail.
         BundleError, StoreError: if they are, and the code cannot be read.
     """
     if probe is not None and probe < 1:
@@ -360,7 +361,10 @@ def _from_probe(prepared: PreparedJob, left: bytearray, count: int, workers: int
         error = results[failed[0].number].error or {}
         reason = error_line(error.get("type"), error.get("message"))
         name = task_name(failed[0], find_varying(study))
-        app.out.warn(f"{len(failed):,} of {pluralize(len(tasks), 'task')} of the probe failed: {name}: {reason}")
+        problem = f"{len(failed):,} of {pluralize(len(tasks), 'task')} of the probe failed: {name}: {reason}"
+        if len(failed) == len(tasks):
+            raise ModelError(f"{problem.rstrip('.')}. There is no plan.", hint="Correct the model, and plan again.")
+        app.out.warn(problem)
     pairs = [(task, results[task.number]) for task in tasks]
     if study.precision is not None:
         found = [extract_scalars(result.outputs or {}) for _, result in pairs]
