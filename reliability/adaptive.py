@@ -291,8 +291,9 @@ def on_local(workers: int, _bench: Bench, _directory: Path) -> Iterator[Engine]:
 @contextlib.contextmanager
 def on_dask(workers: int, _bench: Bench, directory: Path) -> Iterator[Engine]:
     """Yield a Dask cluster. Its own workers are killed too."""
-    (directory / "dask").mkdir()
-    with contextlib.closing(Cluster(directory / "dask", workers)) as cluster:
+    own = directory / f"dask{workers}"
+    own.mkdir()
+    with contextlib.closing(Cluster(own, workers)) as cluster:
         numbers = itertools.count(1)
 
         def kill_cluster_worker() -> bool:
@@ -310,10 +311,11 @@ def on_dask(workers: int, _bench: Bench, directory: Path) -> Iterator[Engine]:
 
 @contextlib.contextmanager
 def on_slurm(workers: int, bench: Bench, directory: Path, *more: str) -> Iterator[Engine]:
-    """Yield a Slurm, with two shards. They are requeued too."""
-    with slurm.running(directory / f"slurm{len(more)}") as cluster:
+    """Yield a Slurm, with two shards if there are two workers. They are requeued too."""
+    n_shards = min(workers, 2)
+    with slurm.running(directory / f"slurm{workers}{len(more)}") as cluster:
         bench.env |= cluster.env
-        shards = itertools.cycle((0, 1))
+        shards = itertools.cycle(range(n_shards))
 
         def deeds(storm: Storm) -> Sequence[Callable[[], object]]:
             def requeue() -> bool:
@@ -326,7 +328,7 @@ def on_slurm(workers: int, bench: Bench, directory: Path, *more: str) -> Iterato
             workers_die = [storm.kill_worker] * 3
             return *workers_die, requeue, *workers_die, storm.kill_runner, requeue
 
-        flags = ["--shards", "2", "--workers", str(workers), *more]
+        flags = ["--shards", str(n_shards), "--workers", str(workers // n_shards), "--cpu", "1", *more]
         yield Engine(["--engine", "slurm", *flags, "--requeue"], flags, deeds)
 
 
@@ -337,14 +339,11 @@ def with_drop(workers: int, bench: Bench, directory: Path) -> Iterator[Engine]:
         yield engine
 
 
-CASES = {
-    "local, 1 worker": (on_local, 1),
-    "local, 2 workers": (on_local, 2),
-    "local, 16 workers": (on_local, 16),
-    "Dask": (on_dask, 2),
-    "Slurm": (on_slurm, 2),
-    "Slurm with a drop of files": (with_drop, 2),
-}
+ENGINES = {"local": on_local, "Dask": on_dask, "Slurm": on_slurm, "Slurm with a drop of files": with_drop}
+
+WORKERS = (1, 2, 16)
+
+CASES = {f"{name}, workers: {workers}": (on, workers) for name, on in ENGINES.items() for workers in WORKERS}
 
 
 def run(trial: Trial) -> Iterator[Figure]:
@@ -372,7 +371,7 @@ def run(trial: Trial) -> Iterator[Figure]:
 
 
 def over(trial: Trial, name: str, bench: Bench, expected: tuple[Result, Result]) -> Figure:
-    """Run one case, and compare it with the undisturbed run.
+    """Run one case, and compare it with the undisturbed run of one shard.
 
     Raises:
         PromiseBroken: if counts or outputs differ.

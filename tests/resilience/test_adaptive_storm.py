@@ -14,7 +14,7 @@ QUICK = 0.2
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["local, 2 workers", "Dask", "Slurm with a drop of files"])
+@pytest.mark.parametrize("name", ["local, workers: 2", "Dask, workers: 2", "Slurm with a drop of files, workers: 2"])
 def test_kills_change_neither_counts_nor_outputs(tmp_path: Path, name: str) -> None:
     """Of runners, workers and shards, with a replicate that fails at first, and after it was repaired."""
     if name.startswith("Slurm") and missing_programs():
