@@ -10,6 +10,7 @@ import dataclasses
 import errno
 import json
 import logging
+import math
 import os
 import re
 import secrets
@@ -273,6 +274,8 @@ class Ledger:
         self._run_id = self.new_run()
         self.files_opened: Callable[[], FilesOpened] = lambda: None
         """Returns the files of the bundle that the tasks of this run have opened so far."""
+        self.most_seconds = math.inf
+        """How long an attempt waits for others in its chunk, at most."""
         self._number = 0
         self._chunk: _Chunk | None = None
         """The chunk that takes attempts now."""
@@ -380,6 +383,12 @@ class Ledger:
             self._write(ticket.chunk, [entry])
         self.settle(ticket)
 
+    def send_soon(self) -> None:
+        """Send the attempts that have ended as soon as their outputs have arrived: no other follows for now."""
+        with self._changed:
+            if self._chunk is not None and self._chunk.entries:
+                self._cut()
+
     def close(self, seconds: float | None = None) -> None:
         """Write what waits for a time, and put the rest into the outbox. Closing twice is harmless.
 
@@ -445,7 +454,7 @@ class Ledger:
         while (ready := next(self._left, None) or self._take_settled()) is None:
             if self._writer.is_closing or self._chunk is None or not self._chunk.entries:
                 return None, None
-            pause = max(CHUNK_SECONDS, CHUNK_SHARE * (self.clock() - self._started))
+            pause = min(max(CHUNK_SECONDS, CHUNK_SHARE * (self.clock() - self._started)), self.most_seconds)
             rest = self._chunk.first_at + pause - self.clock()
             if rest > 0:
                 return None, rest

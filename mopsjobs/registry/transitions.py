@@ -232,6 +232,15 @@ class ShardPrecision(NamedTuple):
     """How many times too wide the widest interval of its sets is, and the set in words; None if none is too wide."""
 
 
+class Growth(NamedTuple):
+    """The counts of a growing job, with all rounds that a shard has read. They never become less."""
+
+    tasks: int
+    sets: int
+    different_sets: int
+    duplicates: int
+
+
 class ShardReport(NamedTuple):
     """The progress of one shard of a job."""
 
@@ -249,6 +258,10 @@ class ShardReport(NamedTuple):
     """When it expects to end; None if it does not say, or has no task at work."""
     precision: ShardPrecision | None = None
     """None if the study is not adaptive."""
+    growth: Growth | None = None
+    """None if the study has all its sets."""
+    waits_for: str | None = None
+    """What the tasks wait for, if those of all shards have ended."""
     is_relayed: bool = False
     """Whether another program brings the report, late. It does not show that the shard lives."""
 
@@ -274,12 +287,29 @@ def with_shard(state: JobState, shard: int, shards: int, report: ShardReport, at
         return state.evolve(heartbeat_at=heartbeat_at)
     if report.precision is not None:
         state = _with_precision(state, shard, shards, report.precision)
+    failed = sum(failed for _, failed, _ in reports)
+    if report.growth is not None:
+        state = _with_growth(state, report.growth)
+    if report.waits_for is not None and completed + failed >= state.tasks_total:
+        state = state.evolve(metadata=MappingProxyType({**state.metadata, WAITS_FOR: report.waits_for}))
     return state.evolve(
         shards=MappingProxyType(by_shard),
         tasks_completed=completed,
-        tasks_failed=sum(failed for _, failed, _ in reports),
+        tasks_failed=failed,
         heartbeat_at=heartbeat_at,
     )
+
+
+def _with_growth(state: JobState, growth: Growth) -> JobState:
+    """Return `state` with the counts of a growing job. Another shard may have read a later round."""
+    if growth.tasks < state.tasks_total:
+        return state
+    counts = {"n_parameter_sets": growth.sets}
+    if growth.different_sets < growth.sets:
+        counts["n_different_parameter_sets"] = growth.different_sets
+    if growth.duplicates:
+        counts["n_duplicate_tasks"] = growth.duplicates
+    return state.evolve(tasks_total=growth.tasks, metadata=MappingProxyType({**state.metadata, **counts}))
 
 
 def _with_precision(state: JobState, shard: int, shards: int, own: ShardPrecision) -> JobState:

@@ -166,7 +166,7 @@ class FailEarly:
 
     Args:
         _shard: the shard, with what the user has asked for. In the record of a drop, it is alone.
-        _tasks_total: the tasks of the job.
+        tasks_total: the tasks of the job; of a growing one, those so far.
         _counts: those of the shard.
         _reporter: reports them, and reads the record.
         _retry: knows of a request to stop.
@@ -176,7 +176,7 @@ class FailEarly:
     """
 
     _shard: Shard
-    _tasks_total: int
+    tasks_total: int
     _counts: Counts
     _reporter: Reporter
     _retry: OutageRetry
@@ -190,7 +190,7 @@ class FailEarly:
             self._budget = None if self._budget is None else self._budget / shard.shards
             self._shard = shard._replace(number=0, shards=1)
         self._limit = None if shard.max_failures is None else parse_failure_limit(shard.max_failures)
-        self._size = canary_size(shard, self._tasks_total)
+        self._size = canary_size(shard, self.tasks_total)
         self._ended_before = (0, 0)
         """The tasks of the job that have completed and failed before those of this run."""
         self._gate: TaskGate | None = None
@@ -337,7 +337,7 @@ class FailEarly:
             return None
         completed, failed, _ = self._tally()
         state = self._reporter.state
-        total = (state and state.tasks_total) or self._tasks_total  # an adaptive study may need fewer
+        total = (state and state.tasks_total) or self.tasks_total  # an adaptive study may need fewer
         is_ended = self._ended >= self._todo if is_alone else completed + failed >= total
         if not self._has_withheld and is_ended:
             return None
@@ -356,7 +356,7 @@ class FailEarly:
         # Each worker of a shard that has work left counts as one with a task at work. Where that is too many, the job
         # is ended a little later. Reports come too rarely to tell: shards with failures are the first to report.
         at_work = unfinished * self._workers()
-        if not self._limit.is_exceeded(failed, min(completed + failed + at_work, self._tasks_total)):
+        if not self._limit.is_exceeded(failed, min(completed + failed + at_work, self.tasks_total)):
             return None
         text = f"Ended by --max-failures {self._limit.text}: {failed:,} failed, {completed:,} completed"
         return EarlyEnd(FAILURES, text)

@@ -21,7 +21,7 @@ from mopsjobs.registry.announcements import corrected
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.notes import STOP_BY, WAITS_FOR
-from mopsjobs.registry.transitions import ShardPrecision, ShardReport
+from mopsjobs.registry.transitions import Growth, ShardPrecision, ShardReport
 from mopsjobs.registry.usage import NO_SHARD_USAGE, ShardForecast, ShardUsage, add_usage, shard_usage, total_usage
 from mopsjobs.runner.shard import Shard
 from mopsjobs.utils.background import BackgroundWriter
@@ -37,6 +37,9 @@ MAX_PAUSE = 30.0
 
 
 CORES_TEXT = "a core: other jobs use all that jobs may use on this machine"
+
+CLIENT_TEXT = "its client"
+"""What a growing job waits for when all its tasks have ended."""
 
 
 class Counts:
@@ -84,8 +87,11 @@ class Reporter:
     """Set when tasks run: returns what the tasks of this run have used, and when the shard will end, if known."""
     precision: Callable[[], ShardPrecision] | None = None
     """Set for an adaptive study: returns the part of the shard in the precision of the job."""
+    growth: Callable[[], Growth] | None = None
+    """Set for a growing job: returns its counts."""
     waits_for: str | None = None
-    """What tasks or reductions wait for. Meanwhile the record gets that, and the job does not become `running`."""
+    """What tasks or reductions wait for. Meanwhile the record gets that, and the job does not become `running`;
+    unless it waits for its client."""
     state: JobState | None = None
     """The record, as last read or written."""
 
@@ -181,7 +187,7 @@ class Reporter:
         if now < self._next_at:
             return None, self._next_at - now
         self._next_at = now + self._pause
-        if (self._counts.snapshot(), self.waits_for) != self._written or now - self._written_at >= HEARTBEAT_SECONDS:
+        if self._news() != self._written or now - self._written_at >= HEARTBEAT_SECONDS:
             self._written_at = self._read_at = now
             return lambda: self._write(is_done=self._is_done), None
         if now - self._read_at >= READ_SECONDS:
@@ -189,33 +195,39 @@ class Reporter:
             return self._read, None
         return None, self._pause
 
+    def _news(self) -> tuple[tuple[int, int], str | None, Growth | None]:
+        """Return what is worth a report."""
+        return self._counts.snapshot(), self.waits_for, None if self.growth is None else self.growth()
+
     def _read(self) -> None:
         with self._lock:
             self._set_state(self._registry.get_job(self._shard.job_id))
 
     def _write(self, *, is_done: bool) -> JobState | None:
         with self._lock:
-            counted = self._counts.snapshot()
-            written, sent_at = (counted, self.waits_for), record_time(utc_now())
+            written, sent_at = self._news(), record_time(utc_now())
             self._note(sent_at, self._reported_at)
-            state = self._send(counted, is_done=is_done)
+            state = self._send(*written, is_done=is_done)
             if state is not None and not state.is_terminal:
                 self._reported_at = state.heartbeat_at
                 self._note(sent_at, self._reported_at)
             self._written = written
             return state
 
-    def _send(self, counted: tuple[int, int], *, is_done: bool) -> JobState | None:
+    def _send(
+        self, counted: tuple[int, int], waits_for: str | None, growth: Growth | None, *, is_done: bool
+    ) -> JobState | None:
         shard, is_least = self._shard, self._counts.is_lower_bound and not is_done
         precision = None if self.precision is None else self.precision()
-        report = ShardReport(*counted, is_done, is_least, *self._measure(), precision)
+        client = waits_for if waits_for == CLIENT_TEXT and not (is_done or self._writer.is_closing) else None
+        report = ShardReport(*counted, is_done, is_least, *self._measure(), precision, growth, client)
         started_at = self._counts.started_at
         # After an outage, the record still gets the time at which the job began to run.
         registry = self._registry if started_at is None else self._registry.backdated_to(started_at)
         send = functools.partial(registry.report_shard, shard.job_id, shard.number, shard.shards, report)
-        is_waiting = self.waits_for is not None and (self._is_done or not is_done)  # reductions may wait too
+        is_waiting = waits_for not in (None, CLIENT_TEXT) and (self._is_done or not is_done)  # reductions may wait too
         if is_waiting:
-            send = functools.partial(self._report_wait, None if self._writer.is_closing else self.waits_for)
+            send = functools.partial(self._report_wait, None if self._writer.is_closing else waits_for)
         try:
             state = send()
         except JobNotFoundError:

@@ -353,6 +353,8 @@ class ResultHandler:
         duplicates_of = Counter(self._manifest.duplicate_tasks().values())
         self.count_of: Callable[[int], int] = lambda position: 1 + duplicates_of[position]
         """Returns how many tasks end with that at a position."""
+        self.varying: Callable[[], Varying] = functools.cache(lambda: find_varying(self._manifest.study))
+        """Returns what differs between the tasks."""
         self._noted_at = time.monotonic()
 
     def note_begun(self, pool: Pool, *, is_last: bool = False) -> None:
@@ -452,11 +454,7 @@ class ResultHandler:
             self.checkpoints.remove(task)
 
     def _name(self, task: Task) -> str:
-        return task_name(task, self._varying)
-
-    @functools.cached_property
-    def _varying(self) -> Varying:
-        return find_varying(self._manifest.study)
+        return task_name(task, self.varying())
 
 
 def error_fields(error: StoreError) -> dict[str, str]:

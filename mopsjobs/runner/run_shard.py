@@ -41,10 +41,11 @@ from mopsjobs.registry.usage import time_limit_text
 from mopsjobs.runner.adaptive import AdaptiveFeed
 from mopsjobs.runner.checkpoints import Checkpoints, origin_of
 from mopsjobs.runner.fail_early import FailEarly
-from mopsjobs.runner.pools.base import Feed, NextTasks, Pool
+from mopsjobs.runner.growing import GrowingFeed
+from mopsjobs.runner.pools.base import Feed, NextTasks, Pool, TaskResult
 from mopsjobs.runner.pools.open_pool import open_pool
 from mopsjobs.runner.reducer import ReduceEnd, Reducer
-from mopsjobs.runner.reporter import CORES_TEXT, Counts, Reporter
+from mopsjobs.runner.reporter import CLIENT_TEXT, CORES_TEXT, Counts, Reporter
 from mopsjobs.runner.results import OutputSender, ResultHandler, StoreWithOutbox, error_fields
 from mopsjobs.runner.retry import TRANSIENT_ERRORS, OutageRetry, stop_on_signals, wait_for_manifest
 from mopsjobs.runner.shard import Shard, ShardResult, TaskProgress
@@ -61,6 +62,9 @@ from mopsjobs.submission.relay import deliver
 from mopsjobs.utils.files import private_opener
 from mopsjobs.utils.text import cut_to_length, pluralize, strip_control_characters
 from mopsjobs.utils.times import human_duration, utc_now
+
+SOON_SECONDS = 1.0
+"""How long an attempt at a task of a growing job waits for others in its chunk: its client may wait for it."""
 
 
 def run_shard(
@@ -145,6 +149,8 @@ class _Run:
         """Tasks that this run has to run, and those of the shard."""
         self._feed: AdaptiveFeed | None = None
         """The tasks of an adaptive study; None for others."""
+        self._growing: GrowingFeed | None = None
+        """Those of a growing job."""
         self._events = EventLog(store, shard.job_id, source=f"runner-{shard.number}", flush_seconds=pause)
         if shard.drop is None:  # each write to the record leaves an event
             self._registry = self._registry.with_on_write(
@@ -186,6 +192,9 @@ class _Run:
                 with contextlib.closing(self._notes):
                     is_done = self._run_tasks()
             finally:
+                if self._growing is not None:
+                    self._growing.rounds.close()
+                    self._manifest = dataclasses.replace(self._manifest, study=self._growing.tasks.study)
                 if self._saves_until is not None:
                     self._retry.begin_end()
                 self._sender.finish()  # also after an error: what was done is kept
@@ -234,6 +243,8 @@ class _Run:
             self._total = self._feed.needed
             self._todo = self._total - sum(self._counts.snapshot())
             return self._feed
+        if self._manifest.grows is not None:
+            return self._grow(found)
         self._counts.add(completed=self._count_tasks(complete))
         mine = complete[number::shards]
         repeated = sum(not complete[position] for position in self._duplicates if position % shards == number)
@@ -243,6 +254,24 @@ class _Run:
             for position, task in self._manifest.tasks()
             if position % shards == number and not complete[position] and position not in self._duplicates
         )
+
+    def _grow(self, found: Completeness) -> GrowingFeed:
+        """Return the tasks of a growing job, and have their counts reported."""
+        reporter, shards = self._reporter, self._shard.shards
+
+        def have_others_ended(total: int) -> bool:
+            state = reporter.state
+            return shards == 1 or (state is not None and state.tasks_completed + state.tasks_failed >= total)
+
+        self._growing = feed = GrowingFeed(
+            self._manifest, self._shard.number, shards, found, self._counts, self._store, have_others_ended
+        )
+        self._handler.count_of, self._handler.varying = feed.count_of, feed.varying
+        reporter.growth = lambda: feed.growth
+        self._ledger.most_seconds = SOON_SECONDS
+        self._total = feed.total
+        self._todo = self._total - sum(self._counts.snapshot())
+        return feed
 
     def _send_left(self, complete: bytearray) -> None:
         """Send what earlier runs left of the ledger."""
@@ -274,30 +303,31 @@ class _Run:
         """
         reporter, early, handler = self._reporter, self._early, self._handler
         tasks = self._tasks_to_run()
-        first = next(tasks, None)
-        if first is not None and (reporter.has_ended() or not early.wait(self._on_log)):
+        begun = None
+        try:
+            first = next(tasks)
+        except StopIteration:
+            self._counts.started_at = shard_started_at(self._directory, self._shard.number, begun)
+            return True
+        if reporter.has_ended() or not early.wait(self._on_log):
             return False  # before the model is loaded: a pod that is tried again may find the job ended
-        if first is not None and early.withholds():
+        if early.withholds():
             return True
-        pool = None if first is None else self._open_pool(checkpoints=self._find_checkpoints())
-        begun = None if first is None or self._shard.cores is not None else utc_now()  # it may wait for a core first
+        pool = self._open_pool(checkpoints=self._find_checkpoints())
+        if first is not None and self._shard.cores is None:  # else it may wait for a core first
+            begun = utc_now()
         self._counts.started_at = shard_started_at(self._directory, self._shard.number, begun)
-        if first is None or pool is None:
-            return True
         meter = TaskMeter(pool, self._todo, self._events, stops_at=self._shard.stops_at, on_late=self._tell_late)
         done_before = sum(self._counts.snapshot())
         reporter.measured = meter.measured
         self._ledger.files_opened = pool.files.opened
 
         def show_progress() -> None:
-            if self._feed is not None:
-                self._total, self._todo = self._feed.needed, self._feed.needed - done_before
-                meter.more = early.affordable(self._feed.at_most - done_before) - early.affordable(self._todo)
-            meter.todo = early.affordable(self._todo)
+            self._count_todo(meter, done_before)
             meter.update()
             self._warn_of_own_write(pool.files.written())
             self._note_wait(pool)
-            if self._counts.started_at is None and not pool.is_waiting:
+            if self._counts.started_at is None and reporter.waits_for is None:
                 self._counts.started_at = shard_started_at(self._directory, self._shard.number, utc_now())
             if self._reporter.grace is not None:
                 self._retry.stop()
@@ -313,11 +343,7 @@ class _Run:
                 for result in results:
                     if result is not None and not early.is_decided:
                         meter.add(result)
-                        self.saved += self._retry.is_stopping and result.outcome is Outcome.PREEMPTED
-                        has_failed = handler.take(result)
-                        early.note(result, has_failed=has_failed)
-                        if self._feed is not None:
-                            self._feed.note(result, has_failed=has_failed)
+                        self._take(result)
                     if self._is_over(pool):
                         handler.note_begun(pool, is_last=True)
                         return False
@@ -331,6 +357,30 @@ class _Run:
             self._events.emit(RUNNER, text=str(error))
             return False
         return self._saves_until is None
+
+    def _count_todo(self, meter: TaskMeter, done_before: int) -> None:
+        """Count the tasks that the shard has, and those of this run, as far as is known."""
+        if self._growing is not None:
+            self._early.tasks_total = len(self._growing.tasks.tasks)
+            self._total, self._todo = self._growing.total, self._growing.total - done_before
+            meter.has_end = self._growing.is_over
+        if self._feed is not None:
+            self._total, self._todo = self._feed.needed, self._feed.needed - done_before
+            most = self._early.affordable(self._feed.at_most - done_before)
+            meter.more = most - self._early.affordable(self._todo)
+        meter.todo = self._early.affordable(self._todo)
+
+    def _take(self, result: TaskResult) -> None:
+        """Take the result of an attempt."""
+        self.saved += self._retry.is_stopping and result.outcome is Outcome.PREEMPTED
+        has_failed = self._handler.take(result)
+        self._early.note(result, has_failed=has_failed)
+        if self._feed is not None:
+            self._feed.note(result, has_failed=has_failed)
+        if self._growing is not None:
+            self._growing.note(result, has_failed=has_failed)
+            if self._growing.is_idle:
+                self._ledger.send_soon()
 
     def _is_over(self, pool: Pool) -> bool:
         """Return whether the tasks have to end. After a request to stop, those with checkpoints may save before."""
@@ -371,9 +421,10 @@ class _Run:
         return text
 
     def _note_wait(self, pool: Pool) -> None:
-        if pool.is_waiting and self._reporter.waits_for is None:
+        if pool.is_waiting and self._reporter.waits_for != CORES_TEXT:
             self._events.emit(RUNNER, text=f"The job waits for {CORES_TEXT}.")
-        self._reporter.waits_for = CORES_TEXT if pool.is_waiting else None
+        is_idle = self._growing is not None and self._growing.is_idle
+        self._reporter.waits_for = CORES_TEXT if pool.is_waiting else CLIENT_TEXT if is_idle else None
 
     def _find_checkpoints(self) -> Checkpoints:
         """Find those of earlier runs, also of the jobs that this one continues."""
@@ -423,6 +474,7 @@ class _Run:
             notes=self._notes,
             feed=feed,
             checkpoints=checkpoints,
+            waker=None if feed is not None or self._growing is None else self._growing.rounds.waker,
         )
 
     # --- the end ---------------------------------------------------------------------------------------------

@@ -52,6 +52,7 @@ class TaskMeter:
         on_late: called once, with the seconds until then, if the shard will not finish before. Returns the text of an
             event.
         more: how many further tasks may follow.
+        has_end: whether the tasks have an end that is known. A client may ask a growing job for more.
         clock: a monotonic clock in seconds.
         wall_clock: seconds since the epoch.
     """
@@ -62,6 +63,7 @@ class TaskMeter:
     stops_at: float | None = None
     on_late: Callable[[float], str] | None = None
     more: int = 0
+    has_end: bool = True
     clock: Callable[[], float] = time.monotonic
     wall_clock: Callable[[], float] = time.time
 
@@ -120,7 +122,7 @@ class TaskMeter:
         waiting = max(0, self.todo - self._ended - len(at_work.elapsed))
         stragglers = self._stragglers(at_work.known)
         # Nothing tells when a task ends that hangs.
-        has_end = stragglers is None or not stragglers.hang(wall)
+        has_end = self.has_end and (stragglers is None or not stragglers.hang(wall))
         expected = (now, at_work.elapsed, waiting, at_work.workers, self.more)
         self._left = self._forecaster.estimate(*expected) if has_end else None
         self._left_at = now

@@ -1,7 +1,8 @@
 """The rounds of a growing job: the parameter sets that its client has asked for, since its submission.
 
 Each round is an object that is created once, numbered without a gap. The one after the last is the end mark. So all
-readers see the same sets in the same order, and the numbers of tasks never change. See docs/decisions/0126-growing-jobs.md.
+readers see the same sets in the same order, and the numbers of tasks never change. See
+docs/decisions/0126-growing-jobs.md.
 """
 
 from __future__ import annotations
@@ -170,6 +171,8 @@ class GrowingTasks:
         self.tasks: list[Task] = []
         self.first_of: list[int] = []
         """For each task the first one with its parameters and its seed, which is run for both."""
+        self.duplicates = 0
+        """How many tasks repeat an earlier one."""
         self._firsts: dict[tuple[str, int], int] = {}
         self._add(study.parameter_sets)
 
@@ -185,4 +188,6 @@ class GrowingTasks:
             for seed in self.study.seeds_of(one):
                 number = len(self.tasks)
                 self.tasks.append(Task(number, one.param_id, seed, one.params))
-                self.first_of.append(self._firsts.setdefault((one.param_id, seed), number))
+                first = self._firsts.setdefault((one.param_id, seed), number)
+                self.first_of.append(first)
+                self.duplicates += first != number

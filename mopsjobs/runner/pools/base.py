@@ -24,7 +24,7 @@ GRACE_SECONDS = 5.0
 
 NextTasks = Iterator["tuple[int, Task] | None"]
 """The position of each task in the job, and the task; None while there are more and none may begin. The pool then asks
-again when a task has ended."""
+again when a task has ended, or when it was woken; see `Pool.run`."""
 
 OnLog = Callable[["int | None", str], None]
 """Called with the task's number, or None, and each line of the model that is kept."""
@@ -147,7 +147,7 @@ class Pool(Protocol):
         The caller may close the generator at any time. The workers are then stopped, and their tasks left undone.
 
         Args:
-            tasks: what to run. None comes only while a task is at work.
+            tasks: what to run. `run` ends when it is over, and no task is at work.
             wake_seconds: seconds between two yields, at most.
 
         Raises:
@@ -248,6 +248,8 @@ class TaskQueue:
 
     def __post_init__(self) -> None:
         self._returned: deque[Assignment] = deque()
+        self._has_all = False
+        """Whether no further task comes."""
         self._waiting: list[tuple[float, int, Assignment]] = []
         """Those that wait for their next attempt, by its time."""
 
@@ -257,13 +259,17 @@ class TaskQueue:
             return heapq.heappop(self._waiting)[-1]
         if self._returned:
             return self._returned.popleft()
-        following = next(self._tasks, None)
+        try:
+            following = next(self._tasks)
+        except StopIteration:
+            self._has_all = True
+            return None
         return None if following is None else Assignment(*following)
 
     @property
-    def has_returned(self) -> bool:
-        """Return whether a task was put back, and may begin now or later."""
-        return bool(self._returned or self._waiting)
+    def is_over(self) -> bool:
+        """Return whether no task is left to begin, now or later."""
+        return self._has_all and not self._returned and not self._waiting
 
     def seconds_to_next(self) -> float | None:
         """Return the seconds until a task has waited long enough; None if none waits."""

@@ -159,6 +159,7 @@ class WorkerPool:
         feed: the outputs for reductions, if the tasks are these.
         files: sees which files of the bundle its processes open. It is closed with the pool.
         checkpoints: those of the tasks; None: they have none.
+        waker: a file that can be read when further tasks have come. Workers without a task then stay; None: none come.
         clock: a monotonic clock in seconds.
     """
 
@@ -172,6 +173,7 @@ class WorkerPool:
     feed: Feed | None = None
     files: SeenFiles = dataclasses.field(default_factory=NothingSeen)
     checkpoints: Checkpoints | None = None
+    waker: int | None = None
     clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
@@ -196,16 +198,21 @@ class WorkerPool:
             ModelError: if the model cannot be loaded.
         """
         self._queue = self._queue_of(tasks)
+        if self.waker is not None:
+            self._selector.register(self.waker, selectors.EVENT_READ)
         try:
             while True:
                 self._hand_out()
                 self.is_waiting = self.cores is not None and self._yield_cores(self.cores)
                 is_idle = not self.is_waiting and not self._count_busy()
-                if is_idle and (self._is_ending or not self._queue.has_returned):
+                if is_idle and (self._is_ending or self._queue.is_over):
                     return
                 pause = min(self._queue.seconds_to_next() or wake_seconds, wake_seconds)
                 yield None
                 for key, _ in self._selector.select(pause):
+                    if key.data is None:
+                        os.read(key.fd, 2**10)
+                        continue
                     worker, handle = key.data
                     if worker in self._workers:  # an event before may have ended it
                         yield from handle(worker)
@@ -257,11 +264,12 @@ class WorkerPool:
         Returns:
             Whether this runner waits for a core.
         """
-        workers = self._workers
-        if len(workers) > 1 and not any(worker.is_leaving for worker in workers) and cores.are_wanted():
+        workers, stay = self._workers, self.waker is not None
+        may_leave = len(workers) > 1 or (stay and workers and not self._count_busy())
+        if may_leave and not any(worker.is_leaving for worker in workers) and cores.are_wanted():
             min(workers, key=lambda worker: len(worker.tasks)).is_leaving = True
         for worker in workers:
-            if worker.is_ready and not worker.tasks:
+            if worker.is_ready and not worker.tasks and (worker.is_leaving or not stay):
                 worker.leave()
         return cores.is_waiting
 

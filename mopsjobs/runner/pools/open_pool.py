@@ -30,7 +30,7 @@ from mopsjobs.utils.file_watch import FileWatch
 from mopsjobs.utils.files import make_directory
 
 
-def open_pool(  # noqa: PLR0913 - three by name
+def open_pool(  # noqa: PLR0913 - four by name
     shard: Shard,
     manifest: Manifest,
     store: ReadableStore,
@@ -41,6 +41,7 @@ def open_pool(  # noqa: PLR0913 - three by name
     notes: EnvironmentNotes,
     feed: Feed | None = None,
     checkpoints: Checkpoints | None = None,
+    waker: int | None = None,
 ) -> Pool:
     """Unpack the bundle of a job and return a pool for its tasks. The pool starts nothing yet.
 
@@ -54,6 +55,7 @@ def open_pool(  # noqa: PLR0913 - three by name
         notes: describes the interpreter of the tasks.
         feed: the outputs for reductions, which run beside the runner; None: a pool for tasks.
         checkpoints: those of the tasks.
+        waker: see `WorkerPool`.
 
     Raises:
         BundleError: if the bundle is missing or cannot be used.
@@ -112,6 +114,7 @@ def open_pool(  # noqa: PLR0913 - three by name
         feed,
         FileWatch(str(root)) if feed is None else NothingSeen(),
         checkpoints,
+        waker,
     )
 
 
