@@ -30,6 +30,9 @@ WORKER_SOURCE = WORKER.read_bytes()
 REDUCE_SOURCE = WORKER.with_name("reduce_script.py").read_bytes()
 """The script that runs a reduce function; see there."""
 
+SAMPLER_SOURCE = WORKER.with_name("sampler_script.py").read_bytes()
+"""The script that runs the sampler of a calibration; see there."""
+
 
 def write_worker(directory: Path) -> Path:
     """Write the script into a directory of its own, and return its path.

@@ -171,6 +171,9 @@ class Manifest:
     grows: float | None = None
     """Seconds without a task after which a growing job ends; None for a job whose study has all sets. `load_manifest`
     adds the sets of its rounds to the study."""
+    calibration: Mapping[str, Any] | None = None
+    """The calibration that asks for the sets of a growing job, as `spec`, and maybe the one that it `extends`; see
+    `studies.journal`."""
     rounds: int = 0
     """How many rounds of a growing job are in the study. The stored manifest has none."""
     has_ended: bool = False
@@ -311,6 +314,7 @@ class Manifest:
             **({} if self.origin is None else {"origin": self.origin.to_json()}),
             **({"reused": [one.to_json() for one in self.reused]} if self.reused else {}),
             **({} if self.grows is None else {"grows": {"idle": self.grows}}),
+            **({} if self.calibration is None else {"calibration": self.calibration}),
         }
         return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
 
@@ -351,6 +355,7 @@ class Manifest:
                 origin=Origin.from_json(document.get("origin")),
                 reused=_parse_reused(document.get("reused") or [], study.tasks_total),
                 grows=grows,
+                calibration=_parse_calibration(document.get("calibration")),
             )
         except RecordError as error:
             raise RecordError(error.reason, key=key) from None
@@ -367,6 +372,15 @@ def _parse_grows(grows: object) -> float | None:
     if isinstance(idle, bool) or not isinstance(idle, (int, float)) or not idle > 0:
         raise TypeError("expected seconds above 0 as the idle time of a growing job")
     return float(idle)
+
+
+def _parse_calibration(value: object) -> Mapping[str, Any] | None:
+    if value is None:
+        return None
+    if not isinstance(value, Mapping) or not isinstance(value.get("extends", ""), str):
+        raise TypeError("expected an object as the calibration")
+    check_job_id(value.get("extends", "-"))
+    return value
 
 
 def _parse_numbers(only: object, total: int) -> tuple[int, ...]:

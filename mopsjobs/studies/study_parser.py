@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mopsjobs.errors import RecordError, UsageError, shorten
+from mopsjobs.errors import RecordError, UsageError, command_line, shorten
 from mopsjobs.studies.field_values import MAX_TASKS, MISSING, check_json, describe
 from mopsjobs.studies.precision import Precision
 from mopsjobs.studies.seeds import MAX_SEED, MODELOPS, comes_from_modelops
@@ -36,10 +36,13 @@ NAME_HINT = "A study is JSON, or YAML if its name ends in .yaml or .yml."
 class StudyError(UsageError):
     """An invalid study. `problems` lists everything that is wrong with it, each by its field."""
 
+    what = "study"
+    expected = "model and parameter_sets"
+
     def __init__(self, source: str, problems: list[str], *, hint: str | None = None) -> None:
         shown = [shorten(problem, MAX_SHOWN_CHARACTERS) for problem in problems[:MAX_SHOWN_PROBLEMS]]
         more = f"; and {len(problems) - len(shown)} more" if len(problems) > len(shown) else ""
-        message = f"invalid study {source}".rstrip() + f": {'; '.join(shown)}{more}"
+        message = f"invalid {self.what} {source}".rstrip() + f": {'; '.join(shown)}{more}"
         super().__init__(message if message.endswith("?") else f"{message}.", hint=hint)
         self.problems = tuple(problems)
 
@@ -52,26 +55,34 @@ def load_study(text: bytes, source: str) -> Study:
     Raises:
         StudyError: if it is invalid. The message names every wrong field and what is expected there.
     """
+    document = read_document(text, source)
+    if isinstance(document, dict) and comes_from_modelops(document):
+        document = {"seeds": MODELOPS} | document
+    return parse_study(document, source)
+
+
+def read_document(text: bytes, source: str, error_type: type[StudyError] = StudyError) -> object:
+    """Return the JSON document in the bytes of a file, as `load_study` reads it.
+
+    Raises:
+        StudyError: if it has none.
+    """
     if len(text) > MAX_STUDY_BYTES:
-        raise StudyError(source, [f"{len(text):,} bytes: expected at most {MAX_STUDY_BYTES:,}"])
+        raise error_type(source, [f"{len(text):,} bytes: expected at most {MAX_STUDY_BYTES:,}"])
     if not text.strip():
-        raise StudyError(source, ["empty: expected an object with model and parameter_sets"])
+        raise error_type(source, [f"empty: expected an object with {error_type.expected}"])
     try:
         if source.lower().endswith((".yaml", ".yml")) or (source == "-" and text.lstrip()[:1] not in (b"{", b"")):
             from mopsjobs.utils.yaml_strict import read_yaml
 
-            document = read_yaml(text)
-        else:
-            document = read_json(text)
+            return read_yaml(text)
+        return read_json(text)
     except RecordError as error:
         if problems := getattr(error, "problems", None):  # of YAML, whose reader is imported only when needed
-            raise StudyError(source, problems) from None
+            raise error_type(source, problems) from None
         subject = "it " if error.reason.startswith("has ") else ""
         is_named = source == "-" or source.lower().endswith((".json", ".yaml", ".yml"))
-        raise StudyError(source, [subject + error.reason], hint=None if is_named else NAME_HINT) from None
-    if isinstance(document, dict) and comes_from_modelops(document):
-        document = {"seeds": MODELOPS} | document
-    return parse_study(document, source)
+        raise error_type(source, [subject + error.reason], hint=None if is_named else NAME_HINT) from None
 
 
 def read_study(path: str) -> Study:
@@ -99,11 +110,11 @@ def parse_study(document: object, source: str = "", *, may_grow: bool = False) -
     Raises:
         StudyError: if it is invalid. The message names every wrong field and what is expected there.
     """
-    if isinstance(document, dict) and _is_calibration(document):
+    if isinstance(document, dict) and (is_calibration(document) or "objective" in document):
         raise StudyError(
             source,
-            ["it is a CalibrationSpec, whose algorithm chooses the parameters; expected a SimulationStudy"],
-            hint="Submit it with mops jobs submit. Or sample parameter sets with cb sampling sobol, and submit those.",
+            ["it is a calibration, whose sampler chooses the parameters; expected a study"],
+            hint=f"Run it with {command_line('calibrate', source or 'SPEC', '--auto')}.",
         )
     problems: list[str] = []
     study = None
@@ -136,8 +147,8 @@ def _parse(document: object, problems: list[str], *, may_grow: bool) -> Study | 
         return None
     for name in document:
         if name not in (*_NAMES, "kind"):
-            nearest = f", did you mean n_replicates.{name}?" if name in Precision._fields else ""
-            problems.append(f"{name}: unknown field{nearest or _nearest(name, _NAMES, problems)}")
+            likely = f", did you mean n_replicates.{name}?" if name in Precision._fields else ""
+            problems.append(f"{name}: unknown field{likely or nearest(name, _NAMES, problems)}")
     if document.get("kind") not in (None, KIND):
         problems.append(f"kind: expected {KIND}, not {describe(document['kind'])}")
     values = {
@@ -159,14 +170,14 @@ def _parse(document: object, problems: list[str], *, may_grow: bool) -> Study | 
     return study
 
 
-def _is_calibration(document: Mapping[str, object]) -> bool:
+def is_calibration(document: Mapping[str, object]) -> bool:
     """Return True for ModelOps' other kind of document, by its `kind`, or by fields as ModelOps does."""
     if document.get("kind") is not None:
         return document["kind"] == "CalibrationSpec"
     return "algorithm" in document or ("parameter_sets" not in document and "target_data" in document)
 
 
-def _nearest(name: object, fields: tuple[str, ...], problems: list[str]) -> str:
+def nearest(name: object, fields: Sequence[str], problems: list[str]) -> str:
     """Return `, did you mean x?` for the field nearest to an unknown one; an empty text if none is near."""
     # A search for close names takes a while; only the first problems are shown.
     close = difflib.get_close_matches(str(name), fields, 1) if len(problems) < MAX_SHOWN_PROBLEMS else ()
@@ -192,8 +203,8 @@ def _parse_parameter_set(item: object, where: str, problems: list[str]) -> Param
     before = len(problems)
     for name in item:
         if name not in _SET_FIELDS:
-            nearest = _nearest(name, _SET_FIELDS, problems) or ", expected seed or param_id"
-            problems.append(f"{where}.{name}: unknown field beside params{nearest}")
+            likely = nearest(name, _SET_FIELDS, problems) or ", expected seed or param_id"
+            problems.append(f"{where}.{name}: unknown field beside params{likely}")
     seed = item.get("seed")
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64):
         problems.append(f"{where}.seed: expected a whole number from 0 and below 2^64, not {describe(seed)}")

@@ -147,6 +147,20 @@ class GrowingJob:
         with self._storing:
             self._store_round(END)
 
+    def keep(self, key: str, value: bytes) -> bytes:
+        """Store a value of the client beside the rounds, unless the key has one. Return the stored one.
+
+        While the registry does not answer, this waits for it.
+
+        Raises:
+            StoreError: if it cannot be stored.
+        """
+        store = self._session.store
+        if self._persist(lambda: store.create_if_absent(key, value)) is not None:
+            return value
+        found = self._persist(lambda: store.get(key))
+        return value if found is None else found.value
+
     def ended(self, timeout: float | None) -> Iterator[EndedTask]:
         """Yield the tasks as they end, each once, also those that ended before, until none is left or the time is up.
 

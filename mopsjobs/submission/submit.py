@@ -75,6 +75,8 @@ class SubmitRequest:
     """The full id of an earlier job: its tasks that are also tasks of this study are not run again; None: all run."""
     grows: float | None = None
     """Seconds without a task after which a growing job ends; None: the study has all sets. See `studies.rounds`."""
+    calibration: Mapping[str, Any] | None = None
+    """The calibration that asks for these sets; see `Manifest.calibration`."""
     study_directory: Path | None = None
     """Where the file of the study is. A warning names it if the model is not in the code."""
 
@@ -212,6 +214,7 @@ def submit_prepared(prepared: PreparedJob, session: Session) -> SubmitResult:
         origin=Origin(__version__, None if packed is None else packed.git),
         reused=() if extension is None else extension.reused,
         grows=request.grows,
+        calibration=request.calibration,
     )
     client = JobSubmissionClient(open_engine(request.engine, session.env), session)
     return client.submit(manifest, prepared.launch, packed, request.options.notify or ())

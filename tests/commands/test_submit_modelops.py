@@ -87,13 +87,13 @@ CALIBRATION = {
 
 @pytest.mark.parametrize("fields", [{}, {"kind": "CalibrationSpec"}, {"algorithm": None, "kind": "CalibrationSpec"}])
 def test_a_calibration_spec_is_refused_by_its_name(desk: Desk, tmp_path: Path, fields: dict[str, object]) -> None:
-    """Recognised by its kind, or by its fields as in ModelOps; the hint says what can be submitted."""
+    """Recognised by its kind, or by its fields as in ModelOps; the hint names the command that runs it."""
     path = tmp_path / "calibration.json"
     path.write_text(json.dumps(CALIBRATION | fields))
     ran = desk("submit", str(path), "--auto")
     assert ran.code == 2
-    assert f"invalid study {path}: it is a CalibrationSpec, whose algorithm chooses the parameters" in ran.err
-    assert "Submit it with mops jobs submit." in ran.err
+    assert f"invalid study {path}: it is a calibration, whose sampler chooses the parameters" in ran.err
+    assert f"Run it with mops-jobs calibrate {path} --auto." in ran.err
 
 
 def test_targets_are_refused_and_never_ignored(desk: Desk) -> None:

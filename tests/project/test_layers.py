@@ -238,6 +238,7 @@ PROGRAMS = (
     "mopsjobs.engines.worker",
     "mopsjobs.engines.interpreter_script",
     "mopsjobs.engines.reduce_script",
+    "mopsjobs.engines.sampler_script",
 )
 """The command, and the scripts that run in the model's interpreter."""
 

@@ -1,0 +1,113 @@
+"""Calibrations in tests: a growing job in memory, code as an archive, and a sampler that is asked in its process."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import sys
+import tarfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from mopsjobs.studies.calibration import Calibration, parse_calibration
+from mopsjobs.studies.journal import Journal
+from mopsjobs.submission.calibrating import Coordinator, sampler_setup
+from mopsjobs.submission.growing import EndedTask
+from mopsjobs.submission.sampler_process import SamplerProcess
+
+SPEC: dict[str, Any] = {
+    "model": "model:simulate",
+    "parameters": {
+        "a": {"uniform": [-5, 5]},
+        "b": {"log": [0.1, 10]},
+        "c": {"integer": [0, 3]},
+        "d": {"choice": ["good", "fine", "bad"]},
+    },
+    "objective": "loss",
+    "rounds": 6,
+    "sets_per_round": 4,
+}
+
+
+def archive(files: Mapping[str, str]) -> bytes:
+    """Return files as a bundle has them."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as tar:
+        for name, text in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(text.encode())
+            tar.addfile(member, io.BytesIO(text.encode()))
+    return out.getvalue()
+
+
+def simulate(params: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Return the result of a model with its optimum at a=1, b=3, c=0. It fails where d is bad."""
+    if params["d"] == "bad":
+        raise ValueError("bad")
+    return {"loss": (params["a"] - 1) ** 2 + (params["b"] - 3) ** 2 + params["c"] + seed, "cost": params["c"]}
+
+
+@dataclasses.dataclass
+class JobInMemory:
+    """A growing job whose tasks end at once, in any order."""
+
+    replicates: int = 1
+    model: Callable[[Mapping[str, Any], int], Mapping[str, Any]] = simulate
+    job_id: str = "seir-1"
+    values: dict[str, bytes] = dataclasses.field(default_factory=dict)
+    tasks: list[EndedTask] = dataclasses.field(default_factory=list)
+    is_over: bool = False
+
+    def add(self, sets: Sequence[Mapping[str, Any]], replicates: int | None = None) -> range:
+        """Run the sets of a round."""
+        first = len(self.tasks)
+        for one in sets:
+            for seed in range(replicates or self.replicates):
+                number, outputs, error = len(self.tasks), None, None
+                try:
+                    outputs = {"result.json": json.dumps(self.model(one["params"], seed)).encode()}
+                except ValueError as failure:
+                    error = {"type": type(failure).__name__, "message": str(failure)}
+                self.tasks.append(EndedTask(number, one["params"], seed, outputs, error))
+        return range(first, len(self.tasks))
+
+    def keep(self, key: str, value: bytes) -> bytes:
+        """Store a value once."""
+        return self.values.setdefault(key, value)
+
+    def ended(self, timeout: float | None) -> Iterator[EndedTask]:
+        """Yield all tasks, the last ones first."""
+        yield from reversed(self.tasks)
+
+    def end(self) -> None:
+        """End the job."""
+        self.is_over = True
+
+
+def spec(**changes: object) -> Calibration:
+    """Return a calibration like `SPEC`."""
+    return parse_calibration({**SPEC, **changes})
+
+
+def run_in_memory(
+    calibration: Calibration,
+    files: Mapping[str, str] | None = None,
+    journal: Journal | None = None,
+    **more: Any,
+) -> tuple[Journal, JobInMemory, list[str]]:
+    """Run a calibration, or go on with a journal. Return the journal, the job and the warnings.
+
+    Args:
+        calibration: the calibration.
+        files: the model's code, as the sampler's process has it.
+        journal: what was asked and told before; the job has run it.
+        more: fields of `JobInMemory`, and `replays` of the coordinator.
+    """
+    replays = more.pop("replays", ())
+    job, warnings = JobInMemory(replicates=calibration.study.max_replicates, **more), list[str]()
+    journal = journal or Journal(calibration, ())
+    for one in journal.rounds[journal.inherited :]:
+        job.add([{"params": params} for params in one.sets])
+    with SamplerProcess(sys.executable, archive(files or {}), sampler_setup(calibration), {}) as sampler:
+        return Coordinator(job, journal, sampler, warnings.append, replays).run(), job, warnings

@@ -1,0 +1,212 @@
+"""The coordinator of a calibration, over a growing job in memory and samplers in their own process."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mopsjobs.engines.model_errors import ModelError
+from mopsjobs.errors import JobBusyError
+from mopsjobs.studies.journal import Journal, Told
+from mopsjobs.submission.calibrating import Coordinator
+from support.calibrations import JobInMemory, run_in_memory, simulate, spec
+from support.docs import ROOT
+
+RECIPES = (ROOT / "examples" / "calibration" / "samplers.py").read_text(encoding="utf-8")
+
+SAMPLERS: list[Any] = [
+    pytest.param({"sampler": "random"}, id="random"),
+    pytest.param({"sampler": "latin-hypercube"}, id="latin-hypercube"),
+    pytest.param({"sampler": "sobol"}, id="sobol"),
+    pytest.param({"sampler": "optuna"}, id="TPE"),
+    pytest.param({"sampler": "optuna", "options": {"sampler": "CmaEsSampler"}}, id="CMA-ES"),
+    pytest.param({"sampler": "samplers:DifferentialEvolution", "options": {"popsize": 2}}, id="evolution"),
+]
+
+
+def _cut(journal: Journal, rounds: int) -> Journal:
+    """Return a journal whose last round was asked, and not told."""
+    kept = [*journal.rounds[: rounds - 1], journal.rounds[rounds - 1]._replace(told=None)]
+    return dataclasses.replace(journal, rounds=tuple(kept))
+
+
+@pytest.mark.parametrize("choice", SAMPLERS)
+def test_a_sampler_goes_on_from_its_journal(choice: dict[str, Any]) -> None:
+    """Rebuilt from a journal whose last round was not told, it asks for what it would have asked for undisturbed."""
+    calibration = spec(**choice)
+    whole, first, warnings = run_in_memory(calibration, {"samplers.py": RECIPES})
+    again, second, more_warnings = run_in_memory(calibration, {"samplers.py": RECIPES}, _cut(whole, 3))
+    assert again == whole
+    assert second.values == {key: first.values[key] for key in sorted(first.values)[2:]}
+    assert (warnings, more_warnings, first.is_over, whole.rounds_done) == ([], [], True, 6)
+    assert whole.best is not None
+    assert all(calibration.parameters[name].has(value) for name, value in whole.best.params.items())
+
+
+def test_a_set_with_a_failed_replicate_is_told_as_failed() -> None:
+    """Its value is null in the journal, with the type of the error and the replicates that have outputs."""
+
+    def model(params: Mapping[str, Any], seed: int) -> dict[str, Any]:
+        return simulate({**params, "d": "bad" if params["d"] == "bad" and seed == 1 else "good"}, seed)
+
+    journal, job, _ = run_in_memory(spec(n_replicates=3), model=model)
+    told = {one.params["d"]: one.told for one in journal.evaluations()}
+    assert told["bad"] == Told(None, 2, error="ValueError")
+    assert told["good"].values is not None
+    results = [row for value in job.values.values() for row in json.loads(value)["results"]]
+    assert {"values": None, "n": 2, "error": "ValueError"} in results
+
+
+@pytest.mark.parametrize("objective", ["loss", "model:loss", {"loss": {"observed": 0, "sd": 2}}])
+def test_each_form_of_an_objective_gives_a_value(objective: object) -> None:
+    """A scalar is averaged over the replicates, a function gets them all, and distances are squared."""
+    code = {"model.py": "def loss(params, tasks):\n    return sum(t.json()['loss'] for t in tasks) / len(tasks)\n"}
+    journal, _, _ = run_in_memory(spec(objective=objective, n_replicates=2), code)
+    one = next(one for one in journal.evaluations() if one.told.values is not None)
+    mean = sum(simulate(one.params, seed)["loss"] for seed in (0, 1)) / 2
+    assert one.told.value == pytest.approx(mean if isinstance(objective, str) else (mean / 2) ** 2)
+    assert (one.told.half_width is None) is (objective == "model:loss")
+
+
+def test_several_objectives_have_a_front_and_no_half_width() -> None:
+    """The values are told in the order of the objectives; no evaluation of the front beats another one."""
+    journal, _, _ = run_in_memory(spec(objective=["loss", "cost"], sampler="optuna"))
+    front = [one.told.values for one in journal.front()]
+    assert front
+    assert all(one.told.half_width is None for one in journal.evaluations())
+    pairs = [values for values in front if values is not None]
+    assert not any(a[0] < b[0] and a[1] < b[1] for a in pairs for b in pairs)
+
+
+def test_an_objective_without_a_finite_value_has_failed() -> None:
+    """A NaN of a function and a scalar that no output has are failures of the evaluation, not of the calibration."""
+    code = {"model.py": "def loss(params, tasks):\n    return float('nan')\n\ndef wrong(params, tasks):\n    1 / 0\n"}
+    for objective, error in (("model:loss", "NoValue"), ("model:wrong", "ZeroDivisionError"), ("other", "NoValue")):
+        journal, _, _ = run_in_memory(spec(objective=objective, rounds=1), code)
+        assert {one.told.error for one in journal.evaluations()} == {error, "ValueError"}
+        assert journal.best is None
+
+
+def test_the_search_stops_below_a_value() -> None:
+    """The round that reaches it is the last one."""
+    journal, job, _ = run_in_memory(spec(rounds=50, stop_below=9.0))
+    assert job.is_over
+    assert journal.rounds_done < 50
+    values = [one.value for one in journal.rounds[-1].told or () if one.value is not None]
+    assert min(values) < 9
+
+
+CUSTOM = """
+class Own:
+    def __init__(self, space, seed, step=1):
+        self.space, self.step, self.told = space, step, 0
+    def ask(self, n):
+        return [self.space.at([self.step / 10] * 4)] if self.told < 3 else []
+    def tell(self, results):
+        self.told += len(results)
+    def finished(self):
+        return self.told >= 3
+
+class Gest:
+    def __init__(self, space, seed):
+        self.space, self.points = space, []
+    def suggest(self, num_points):
+        return [self.space.at([len(self.points) / 10] * 4)]
+    def ingest(self, points):
+        self.points += points
+        assert set(points[0]) == {"a", "b", "c", "d", "value"}
+
+class Other(Own):
+    def __init__(self, space, seed):
+        super().__init__(space, seed, step=__import__("os").getpid() % 7)
+
+def outside(space, seed):
+    sampler = Own(space, seed)
+    sampler.ask = lambda n: [{"a": 9, "b": 1, "c": 0, "d": "good"}]
+    return sampler
+"""
+
+
+def test_a_sampler_of_the_models_code_may_finish_early() -> None:
+    """It has its options, returns fewer sets than it was asked for, and ends the calibration."""
+    journal, job, _ = run_in_memory(spec(sampler="own:Own", options={"step": 5}), {"own.py": CUSTOM})
+    assert [one.params["a"] for one in journal.evaluations()] == [0.0, 0.0, 0.0]
+    assert (job.is_over, journal.rounds_done) == (True, 3)
+
+
+def test_a_generator_of_gest_api_is_asked_in_its_words() -> None:
+    """`suggest` and `ingest` stand in place of `ask` and `tell`."""
+    journal, _, _ = run_in_memory(spec(sampler="own:Gest"), {"own.py": CUSTOM})
+    assert [one.params["a"] for one in journal.evaluations()] == pytest.approx([-5, -4, -3, -2, -1, 0])
+
+
+def test_a_set_out_of_bounds_ends_the_calibration() -> None:
+    """The error names the parameter, its value and where it is searched."""
+    with pytest.raises(ModelError, match=r"asks for a = 9: expected \{'uniform': \[-5, 5\]\}"):
+        run_in_memory(spec(sampler="own:outside"), {"own.py": CUSTOM})
+
+
+@pytest.mark.parametrize(
+    ("sampler", "message"),
+    [
+        ("own:Missing", "AttributeError"),
+        ("missing:Own", "ModuleNotFoundError"),
+    ],
+)
+def test_a_sampler_that_cannot_be_loaded_is_named(sampler: str, message: str) -> None:
+    """Nothing is asked for before."""
+    with pytest.raises(ModelError, match=f"sampler cannot be loaded: {message}"):
+        run_in_memory(spec(sampler=sampler), {"own.py": CUSTOM})
+
+
+def test_a_sampler_that_asks_otherwise_is_told_the_journal() -> None:
+    """One warning says so, and the rounds of the journal stay as they are."""
+    calibration = spec(sampler="random")
+    whole, _, _ = run_in_memory(calibration)
+    other = spec(sampler="random", seed=2)
+    journal = dataclasses.replace(_cut(whole, 3), calibration=other)
+    again, _, warnings = run_in_memory(other, None, journal)
+    assert [one.sets for one in again.rounds[:3]] == [one.sets for one in whole.rounds[:3]]
+    assert again.rounds[3].sets != whole.rounds[3].sets
+    assert len(warnings) == 1
+    assert "asks for other sets than in round 1 of seir-1" in warnings[0]
+
+
+def test_an_extension_is_a_longer_run_and_a_fork_learns() -> None:
+    """Inherited rounds are replayed for the same sampler, and told alone to another one, which asks for new sets."""
+    whole, _, _ = run_in_memory(spec(sampler="optuna"))
+    short, _, _ = run_in_memory(spec(sampler="optuna", rounds=3))
+    inherited = dataclasses.replace(short, calibration=whole.calibration, inherited=3)
+    longer, job, _ = run_in_memory(whole.calibration, None, inherited, replays=[True] * 3)
+    assert [one.sets for one in longer.rounds] == [one.sets for one in whole.rounds]
+    assert (len(job.tasks), longer.rounds_done) == (12, 6)
+    fork = dataclasses.replace(short, calibration=spec(sampler="sobol"), inherited=3)
+    forked, job, warnings = run_in_memory(fork.calibration, None, fork, replays=[False] * 3)
+    assert (len(job.tasks), forked.rounds_done, warnings) == (12, 6, [])
+
+
+def test_another_client_that_told_otherwise_is_an_error() -> None:
+    """A value of the journal is never replaced."""
+    job, calibration = JobInMemory(), spec(sampler="random")
+    job.values = dict.fromkeys((f"rounds/seir-1/{n:06d}.told.json" for n in range(1, 7)), b'{"version":1,"results":[]}')
+
+    class Fixed:
+        def ask(self, count: int) -> list[dict[str, Any]]:
+            return [{"a": 0, "b": 1, "c": 0, "d": "good"}] * count
+
+    with pytest.raises(JobBusyError, match="Another client has told other values of seir-1"):
+        Coordinator(job, Journal(calibration, ()), Fixed()).run()  # type: ignore[arg-type]
+
+
+def test_the_processs_files_are_gone_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The code lies in a directory of its own, which is removed, also if the sampler cannot be loaded."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    run_in_memory(spec(rounds=1))
+    with pytest.raises(ModelError):
+        run_in_memory(spec(sampler="own:Missing"))
+    assert list(tmp_path.iterdir()) == []
