@@ -71,8 +71,13 @@ class Target(NamedTuple):
         """Return what an interval has reached, and the goal, in words: `peak ± 8.1 %, goal 5 %`."""
         is_known = found is not None and math.isfinite(self.reached(found))
         width = width_text(self.reached(found), is_relative=self.relative is not None) if found and is_known else ""
-        goal = width_text(self.goal, is_relative=self.relative is not None).removeprefix("± ")
+        goal = self.goal_text.removeprefix("± ")
         return f"{self.scalar} {width or ('has the mean 0' if found else 'has no interval')}, goal {goal}"
+
+    @property
+    def goal_text(self) -> str:
+        """Return the goal in words: `± 5 %`."""
+        return width_text(self.goal, is_relative=self.relative is not None)
 
     def to_json(self) -> dict[str, float]:
         """Return the target as a study has it, below the name of its scalar."""
@@ -109,6 +114,11 @@ class Precision(NamedTuple):
         """Return what a checked study asks for."""
         targets = (Target(scalar, **fields) for scalar, fields in document["until"].items())
         return cls(document["min"], document["max"], tuple(targets))
+
+    def __str__(self) -> str:
+        """Return the wish in words: `10 to 500, until peak ± 5 % (95 %)`."""
+        goals = (f"{one.scalar} {one.goal_text} ({100 * one.confidence:g} %)" for one in self.until)
+        return f"{self.min:,} to {self.max:,}, until {', '.join(goals)}"
 
     def next_look(self, n: int, ratio: float = 1.0) -> int:
         """Return the look that follows after `n` replicates; `max` if none does.

@@ -62,6 +62,15 @@ def test_a_comparison_names_what_differs(web: Web) -> None:
     assert {"≠ Bundle", "≠ Tasks done", "≠ peak"} <= rows.keys()
 
 
+def test_the_precision_of_a_study_is_compared_in_words(web: Web, cli: Cli, remote: Remote) -> None:
+    for job_id, width in (("narrow", 0.05), ("wide", 0.1)):
+        until = {"min": 4, "max": 1000, "until": {"peak": {"relative": width}, "r": {"absolute": 0.3}}}
+        run_study(remote.jobs, job_id, [{"beta": 1}], lambda _: None, n_replicates=until)
+    cli.ok("sync", "-q")
+    rows = _rows(web.complete("/compare?job=narrow&job=wide"))
+    assert rows["≠ Replicates"] == [f"4 to 1,000, until peak ± {one} % (95 %), r ± 0.3 (95 %)" for one in (5, 10)]
+
+
 def test_files_that_no_task_read_say_so(web: Web, remote: Remote) -> None:
     """As in `diff`, if the ledgers of the jobs know which files were read."""
     for job_id, files in (("base", {"model.py"}), ("faster", {"model.py", "data.py"})):

@@ -6,10 +6,11 @@ See `studies.seeds` for studies whose seeds are common.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from mopsjobs.app.jobs.job_tasks import JobTasks
@@ -19,9 +20,9 @@ from mopsjobs.app.tasks.results_table import SUCCEEDED, describe_unread
 from mopsjobs.cache.queries.task_filters import WAITING
 from mopsjobs.errors import UsageError
 from mopsjobs.ledger.attempt import FAILED_OUTCOMES
-from mopsjobs.utils.intervals import CONFIDENCE, Difference, difference_of, mean_difference
+from mopsjobs.utils.intervals import CONFIDENCE, Difference, difference_of, mean_difference, mean_text
 from mopsjobs.utils.table_files import Column, free_name
-from mopsjobs.utils.text import did_you_mean, join_first, pluralize
+from mopsjobs.utils.text import cut_to_length, did_you_mean, join_first, pluralize
 from mopsjobs.utils.times import json_time
 
 K = TypeVar("K", bound=Hashable)
@@ -37,6 +38,9 @@ STATISTICS = (
     ("difference", "number"), ("half_width", "number"), ("variance_ratio", "number"),
 )  # fmt: skip
 """Columns of each scalar, after its name and a dot: fields of `Difference`."""
+
+MAX_VALUE = 40
+"""Characters of a parameter in a table for people."""
 
 SEEDS, NOTHING = "seeds", "none"
 """What the replicates of a pair of sets are paired by."""
@@ -193,7 +197,29 @@ class Contrast(NamedTuple):
         """Yield a row of `columns` for each pair of sets."""
         for params, pair in self.compared.pairs.items():
             values = [getattr(one, name) for one in pair.differences for name, _ in STATISTICS]
-            yield [*json.loads(params), SEEDS if pair.is_paired else NOTHING, *values]
+            yield [*json.loads(params), _basis(pair), *values]
+
+    def table(self, scalars: Sequence[str], limit: int = 0) -> tuple[list[str], list[list[str]]]:
+        """Return the heads and rows of a table for people: all pairs together, and each, with what pairing has bought.
+
+        Args:
+            scalars: those that it has.
+            limit: how many pairs; 0 for all.
+        """
+        places = [self.scalars.index(name) for name in scalars]
+        overall = [self.compared.overall[place] for place in places]
+        cells = []
+        if (known := max((one.sets for one in overall if one is not None), default=0)) > 1:
+            kinds = ", ".join(dict.fromkeys(_basis(pair) for pair in self.compared.pairs.values()))
+            found = (None if one is None else one.difference for one in overall)
+            cells.append([f"all {known:,}", *([""] * len(self.varying)), kinds, *_difference_cells(found)])
+        pairs = itertools.islice(self.compared.pairs.items(), limit or None)
+        for number, (params, pair) in enumerate(pairs, 1):
+            values = [cut_to_length(value_text(json.loads(params)[place]), MAX_VALUE) for place in self.varying]
+            found = (pair.differences[place] for place in places)
+            cells.append([f"{number:,}", *values, _basis(pair), *_difference_cells(found)])
+        varying = [self.parameters[place] for place in self.varying]
+        return ["PAIR", *varying, "PAIRED BY", *(text for name in scalars for text in (name, "RATIO"))], cells
 
     def notes(self) -> list[str]:
         """Return what the differences are, and what they leave out, as sentences."""
@@ -236,19 +262,44 @@ class Contrast(NamedTuple):
         }
 
 
+def _basis(pair: SetPair) -> str:
+    return SEEDS if pair.is_paired else NOTHING
+
+
+def _difference_cells(found: Iterable[Difference | None]) -> Iterator[str]:
+    """Yield for each difference its text with interval and count, and the variance ratio."""
+    for one in found:
+        if one is None:
+            yield from "--"
+            continue
+        counts = f"{one.n_first}" if one.n_first == one.n_second else f"{one.n_first}, {one.n_second}"
+        yield from (f"{mean_text(one.difference, one.half_width)} (n={counts})", mean_text(one.variance_ratio, None))
+
+
+def value_text(value: object) -> str:
+    """Return the value of a parameter in a table for people."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 def overall_json(name: str, one: Overall) -> dict[str, object]:
     """Return the difference of a scalar over all pairs of sets in its JSON form."""
     statistics = {field: getattr(one.difference, field) for field, _ in STATISTICS}
     return {"result": name, "sets": one.sets, "basis": one.basis, **statistics}
 
 
-def find_contrast(sets: ResultSets, families: Sequence[Sequence[JobTasks]], choice: ContrastChoice) -> Contrast:
+def find_contrast(
+    sets: ResultSets,
+    families: Sequence[Sequence[JobTasks]],
+    choice: ContrastChoice,
+    simulations: Iterable[Sequence[Any]] | None = None,
+) -> Contrast:
     """Compare the results of some jobs.
 
     Args:
         sets: their parameter sets and tasks.
         families: the jobs, by family.
         choice: what to compare.
+        simulations: the tasks, if the table has none; see `ResultSets.simulations`.
 
     Raises:
         UsageError: if no parameter and no job has what it names, or if no two sets differ in this alone.
@@ -259,7 +310,7 @@ def find_contrast(sets: ResultSets, families: Sequence[Sequence[JobTasks]], choi
     values: dict[str, None] = {}
     sides: tuple[dict[str, dict[int, Any]], dict[str, dict[int, Any]]] = ({}, {})
     origins: dict[tuple[int, str], tuple[str, str]] = {}
-    for job_id, set_id, text, seed, status, *found in sets.simulations():
+    for job_id, set_id, text, seed, status, *found in sets.simulations() if simulations is None else simulations:
         params = json.loads(text)
         told = [json.dumps(params[place])] if place is not None else facts[job_id].get(choice.name, [])
         values.update(dict.fromkeys(told))

@@ -22,11 +22,11 @@ from mopsjobs.cache.job_json import count_run, reused_text
 from mopsjobs.cache.rows import error_of
 from mopsjobs.engines.base import engine_of
 from mopsjobs.ledger.environment import Environment
-from mopsjobs.studies.study import FIELDS, Study
+from mopsjobs.studies.precision import Precision
+from mopsjobs.studies.study import FIELDS, Study, json_of
 from mopsjobs.utils.intervals import mean
 from mopsjobs.utils.text import cut_to_length, pluralize
 from mopsjobs.utils.times import human_duration
-from mopsjobs.web.drawings.heat_map import KINDS
 from mopsjobs.web.drawings.plots import QUANTILES
 from mopsjobs.web.queries.view_models import Job, Status, job_path, status
 from mopsjobs.web.site.kept import KeptProvenance, Results
@@ -277,7 +277,7 @@ def _study_value(side: Side, name: str) -> object:
     """Return a field of a study; from the record, if the manifest is not known."""
     if side.study is not None:
         value = getattr(side.study, name)
-        return list(value) if isinstance(value, tuple) else value
+        return str(value) if isinstance(value, Precision) else json_of(value)
     recorded = metadata_of(side.job).get(name)
     return Missing(side.missing) if recorded is None else recorded
 
@@ -471,9 +471,6 @@ def contrast_results(first: Results, second: Results, names: Sequence[str]) -> J
 
 def _replicates(results: Results, names: Sequence[str]) -> dict[str, Replicates]:
     of_set: list[dict[int, Sequence[float | None] | str]] = [{} for _ in results.set_ids]
-    columns = [results.scalars.get(name) for name in names]
-    for place, (number, seed, kind) in enumerate(zip(results.set_of, results.seeds, results.kinds, strict=True)):
-        values = [None if column is None or math.isnan(column[place]) else column[place] for column in columns]
-        # A task that repeats an earlier one has no values.
-        of_set[number].setdefault(seed, values if KINDS[kind] == SUCCEEDED else KINDS[kind])
+    for number, seed, end, values in results.simulations(names):
+        of_set[number][seed] = values if end == SUCCEEDED else end
     return dict(zip(results.set_ids, of_set, strict=True))

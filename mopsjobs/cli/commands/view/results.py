@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from mopsjobs.app.jobs.job_tasks import JobTasks
 from mopsjobs.app.jobs.log_selection import MAX_TASK
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.freshness import FreshnessPolicy, rows_document
-from mopsjobs.app.tasks.contrasts import STATISTICS, Contrast, find_contrast, parse_contrast
+from mopsjobs.app.tasks.contrasts import MAX_VALUE, find_contrast, parse_contrast, value_text
 from mopsjobs.app.tasks.duckdb_views import duckdb_views
 from mopsjobs.app.tasks.explain import explain_scalar
 from mopsjobs.app.tasks.result_sets import ERROR, ResultSets, SetChoice, SetPage, read_result_sets, sets_document
@@ -126,9 +125,6 @@ NEEDS = (
     ("offline", _ROWS, f"--offline needs {_NEED_ROWS}: the cache has no outputs."),
 )
 """Flags that need one of others, and what to say without it."""
-
-MAX_VALUE = 40
-"""Characters of a parameter's value in a cell."""
 
 MAX_ERROR = 60
 """Characters of an error in a cell."""
@@ -372,7 +368,7 @@ def _contrast(args: argparse.Namespace, app: App) -> Result:
         elif args.json:
             result.body = Document(contrast.to_json(app, limit))
         else:
-            result.body = contrast_table(contrast, rows)
+            result.body = Table(*contrast.table(contrast.scalars[:SHOWN_RESULTS], limit))
             if len(contrast.scalars) > SHOWN_RESULTS:
                 more = pluralize(len(contrast.scalars) - SHOWN_RESULTS, "more result")
                 notes.append(f"{more}: --csv and --json have all.")
@@ -382,34 +378,6 @@ def _contrast(args: argparse.Namespace, app: App) -> Result:
         return result
 
     return _with_warnings(families, app, lambda said: read_result_sets(families, app, view, policy, said))
-
-
-def contrast_table(contrast: Contrast, rows: Iterable[Sequence[object]]) -> Table:
-    """Return the table of a contrast for people: all pairs of sets together, and each, with what pairing has bought."""
-    names, width, begin = contrast.scalars[:SHOWN_RESULTS], len(STATISTICS), len(contrast.parameters)
-    cells: list[list[object]] = []
-    for number, row in enumerate(rows, 1):
-        of_scalars = (row[begin + 1 + place * width : begin + 1 + (place + 1) * width] for place in range(len(names)))
-        values = [cut_to_length(_parameter_text(row[place]), MAX_VALUE) for place in contrast.varying]
-        cells.append([f"{number:,}", *values, row[begin], *itertools.chain(*map(_difference_cells, of_scalars))])
-    overall = contrast.compared.overall[: len(names)]
-    if (known := max((one.sets for one in overall if one is not None), default=0)) > 1:
-        kinds = dict.fromkeys(str(row[begin]) for row in contrast.rows())
-        found = ([] if one is None else [getattr(one.difference, name) for name, _ in STATISTICS] for one in overall)
-        head = [f"all {known:,}", *([""] * len(contrast.varying)), ", ".join(kinds)]
-        cells.insert(0, [*head, *itertools.chain(*map(_difference_cells, found))])
-    parameters = [contrast.parameters[place] for place in contrast.varying]
-    shown = [text for name in names for text in (name, "RATIO")]
-    return Table(["PAIR", *parameters, "PAIRED BY", *shown], cells)
-
-
-def _difference_cells(statistics: Sequence[object]) -> tuple[str, str]:
-    """Return a difference with its interval and count, and the variance ratio."""
-    if not statistics:
-        return "-", "-"
-    n_first, n_second, _, _, difference, half_width, ratio = statistics
-    counts = f"{n_first}" if n_first == n_second else f"{n_first}, {n_second}"
-    return f"{mean_text(difference, half_width)} (n={counts})", mean_text(ratio, None)
 
 
 def _explain(args: argparse.Namespace, app: App) -> Result:
@@ -532,7 +500,7 @@ def _tasks_command(sets: ResultSets, row: Sequence[object]) -> str:
     )
     columns, names = [column.name for column in sets.columns][len(BEFORE) :], [name for name, _ in sets.parameters]
     conditions = [
-        f"--param {shlex.quote(f'{name}={_parameter_text(values[column])}')}"
+        f"--param {shlex.quote(f'{name}={value_text(values[column])}')}"
         for name, column in zip(names, columns, strict=False)
         if column in sets.varying() and not isinstance(values[column], (list, dict))
     ]
@@ -556,7 +524,7 @@ def sets_table(sets: ResultSets, page: SetPage, rows: Iterable[Sequence[object]]
             [
                 *mark,
                 *([of["job_id"]] if len(sets.job_ids) > 1 else []),
-                *(cut_to_length(_parameter_text(of[name]), MAX_VALUE) for name in varying),
+                *(cut_to_length(value_text(of[name]), MAX_VALUE) for name in varying),
                 out_of(int(str(of["done"])), int(str(of["tasks"]))),
                 *([] if sets.targets is None else [sets.precision_text(of)]),
                 *(_cell(row, place, of["done"]) for _, place in means),
@@ -575,10 +543,6 @@ def _cell(row: Sequence[object], place: int, done: object) -> str:
     """Return a mean with its interval, and of how many values it is if not of all tasks that are done."""
     n = row[place - 2]
     return mean_text(row[place], row[place + 2]) + (f" (n={n})" if n and n != done else "")
-
-
-def _parameter_text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _views(job_id: str, directory: Path, app: App) -> Result:
