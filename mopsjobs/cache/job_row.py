@@ -37,5 +37,7 @@ class JobRow(NamedTuple):
     is_validated: int
     parent_job_id: str | None
     study: str | None
+    sweep: str | None
+    """The value of its label `sweep`."""
     error: str | None
     note: str | None

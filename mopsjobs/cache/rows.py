@@ -15,7 +15,7 @@ from mopsjobs.errors import MAX_REASON, RecordError, shorten
 from mopsjobs.registry.job_columns import job_columns, read_remarks
 from mopsjobs.registry.job_state import MAX_BYTES_BESIDES_OUTPUTS, OUTPUT_LISTS, JobState
 from mopsjobs.registry.notes import all_notes
-from mopsjobs.registry.status import TRANSITIONS
+from mopsjobs.registry.status import SWEEP, TRANSITIONS
 from mopsjobs.store.base import VersionToken
 from mopsjobs.utils.text import cut_to_length, error_line
 from mopsjobs.utils.times import parse_time
@@ -112,6 +112,7 @@ def to_row(key: str, job_id: str, value: bytes, version: VersionToken, generatio
         is_validated=int(state.validation_completed_at is not None),
         parent_job_id=state.parent_job_id,
         study=study_of(state.metadata),
+        sweep=state.labels.get(SWEEP) or None,
         error=error_of(state.error_code, state.error_message),
         note=all_notes(state.metadata),
     )

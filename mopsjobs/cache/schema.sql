@@ -9,7 +9,7 @@
 CREATE TABLE job (
     key TEXT NOT NULL, job_id TEXT PRIMARY KEY, version TEXT NOT NULL, generation INTEGER NOT NULL,
     status TEXT NOT NULL, is_active INTEGER NOT NULL, created_ts REAL NOT NULL, changed_ts REAL NOT NULL,
-    started_ts REAL, ended_ts REAL, progress REAL, heartbeat_ts REAL, has_history INTEGER NOT NULL DEFAULT 0,
+    sweep TEXT, started_ts REAL, ended_ts REAL, progress REAL, heartbeat_ts REAL, has_history INTEGER NOT NULL DEFAULT 0,
     name TEXT, namespace TEXT, owner TEXT, status_since TEXT, suspect TEXT, parent_job_id TEXT, usage TEXT,
     forecast TEXT, study TEXT, error TEXT, note TEXT, tasks_total INTEGER NOT NULL DEFAULT 0,
     tasks_completed INTEGER NOT NULL DEFAULT 0, outputs_expected INTEGER NOT NULL DEFAULT 0,
@@ -82,6 +82,11 @@ CREATE INDEX idx_job_status_changed_ts ON job (status, changed_ts);
 -- Partial: the few jobs that every listing shows, however old they are.
 CREATE INDEX idx_job_active ON job (changed_ts) WHERE is_active = 1;
 CREATE INDEX idx_job_name ON job (name);
+-- With all that the row of a sweep shows. Few jobs are in one, so others cost nothing.
+CREATE INDEX idx_job_sweep ON job (
+    sweep, status, is_active, changed_ts, created_ts, ended_ts, owner, study, suspect, heartbeat_ts, tasks_total,
+    tasks_completed
+) WHERE sweep IS NOT NULL;
 CREATE INDEX idx_job_generation ON job (generation);
 CREATE INDEX idx_job_parent ON job (parent_job_id) WHERE parent_job_id IS NOT NULL;
 CREATE INDEX idx_job_study ON job (study, changed_ts, status, is_active);

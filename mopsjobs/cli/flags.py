@@ -19,6 +19,7 @@ from mopsjobs.app.run.job_arguments import (
 )
 from mopsjobs.cache.queries import filters
 from mopsjobs.errors import OptionError, UsageError
+from mopsjobs.registry.status import SWEEP
 from mopsjobs.utils.text import parse_positive_number
 from mopsjobs.utils.times import parse_duration
 
@@ -265,6 +266,29 @@ def parse_labels(texts: list[str]) -> dict[str, str]:
             other = f"{label}={labels[label]}"
             raise UsageError(f"invalid label '{text}': expected one value per key; '{other}' is given too.")
     return labels
+
+
+def add_label_flags(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags for the labels of a new job."""
+    parser.add_argument(
+        "--label", metavar="KEY=VALUE", action="append", default=[], help="add a label; repeat for more"
+    )
+    parser.add_argument(
+        "--sweep",
+        metavar="NAME",
+        help=f"put the job into a sweep, whose jobs are one row of list and page: the label {SWEEP}=NAME",
+    )
+
+
+def labels_of(args: argparse.Namespace) -> dict[str, str]:
+    """Return the labels that those flags give.
+
+    Raises:
+        UsageError: if a label is malformed or has two values, or if the sweep has no name.
+    """
+    if args.sweep == "":
+        raise UsageError("invalid sweep '': expected a name.")
+    return parse_labels([*args.label, *([] if args.sweep is None else [f"{SWEEP}={args.sweep}"])])
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:

@@ -94,6 +94,9 @@ GROUPS: dict[str, frozenset[JobStatus]] = {"active": ACTIVE, "done": TERMINAL}
 ARCHIVED = "archived"
 """The label that hides ended jobs from lists, with the value `true`. It is here because listings import this module."""
 
+SWEEP = "sweep"
+"""The label that makes one row of its jobs, by its value. See docs/decisions/0127-sweeps.md."""
+
 
 def parse_status(text: str) -> JobStatus:
     """Return the status of that name, in upper or lower case.

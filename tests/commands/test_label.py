@@ -146,3 +146,57 @@ def test_control_characters_of_a_note_do_not_reach_a_terminal(cli: Cli, jobs: Jo
     cli.ok("note", "job", "red \x1b[31m text\nsecond line", USER="e\x1bve")
     for argv in (("status", "job"), ("events", "job")):
         assert "\x1b" not in cli.ok(*argv).out
+
+
+def test_labels_of_all_matching_jobs_change_after_one_sync(cli: Cli, remote: Remote) -> None:
+    """Ended and archived ones, and those of other programs that no sync has brought yet. Each is told."""
+    add(remote.jobs, "a", "succeeded", labels={"sweep": "old", "draft": "1"})
+    cli.ok("sync", "-q")
+    add(remote.jobs, "b", labels={"sweep": "old", "archived": "true"})
+    add(remote.jobs, "c", labels={"sweep": "new"})
+    remote.put(key("theirs"), foreign("theirs", "failed", labels={"sweep": "old"}))
+    remote.store.calls.clear()
+    ran = cli.ok("label", "--match", "sweep=old", "archived=true", "draft-")
+    assert ran.err.splitlines() == [
+        "a: labels archived=true, sweep=old",
+        "b: labels archived=true, sweep=old",
+        "theirs: labels archived=true, sweep=old",
+        "3 jobs changed.",
+    ]
+    assert cli.ids("--offline") == ["b", "c"]
+    assert remote.store.calls["scan"] == 1
+    again = cli.ok("label", "--match", "sweep", "--match", "archived", "archived-", "--json").objects
+    assert [(job["job_id"], job["labels"]) for job in again] == [
+        (job_id, {"sweep": "old"}) for job_id in ("a", "b", "theirs")
+    ]
+    assert cli.ok("label", "--match", "sweep=gone", "x=1").err == "No job matches; no label was changed.\n"
+
+
+def test_a_job_that_cannot_be_changed_does_not_keep_others(cli: Cli, remote: Remote) -> None:
+    """It is told with its reason, and the exit code is 7. An outage ends the command, which says how many are left."""
+    for job_id in "abcd":
+        add(remote.jobs, job_id, labels={"x": "1"})
+    cli.ok("sync", "-q")
+
+    def bury(_key: str) -> None:
+        remote.store.inner.delete(key("b"))
+
+    remote.store.before_put = bury
+    ran = cli("label", "--match", "x=1", "y=2")
+    assert ran.code == 7
+    assert "warning: Job b not found." in ran.err.splitlines()
+    assert "3 jobs changed." in ran.err
+    remote.store.before_put = lambda written: setattr(remote.store, "down", "/c/" in written)  # afterwards
+    ran = cli("label", "--match", "x=1", "y=3")
+    assert ran.code == 7
+    assert "warning: d: Cannot reach the registry: connection refused. 1 job not changed; repeat the" in ran.err
+    assert "2 jobs changed." in ran.err
+    assert cli("label", "--match", "x=1", "y=3").code == 5
+
+
+@pytest.mark.parametrize(
+    "words", [("job",), ("--match", "x"), ("--match", "=1", "y=1"), ("--match", "x", "y"), ("--match", "x", "@latest")]
+)
+def test_incomplete_label_commands_are_wrong_usage(cli: Cli, words: tuple[str, ...]) -> None:
+    """Neither a job without changes nor a match without changes."""
+    assert cli("label", *words).code == 2

@@ -245,3 +245,64 @@ def test_completions_are_filters_as_they_are_typed(web: Web) -> None:
     options = re.findall(r'<option value="([^"]+)"></option>', web.ok("/jobs"))
     assert {"owner:ada", "label:exp=", "label:exp=7", "is:stuck", "status:failed", "error:OOM"} <= set(options)
     assert "study:seir.model:run/baseline" in options
+
+
+@pytest.fixture
+def swept(web: Web, cli: Cli, remote: Remote) -> Web:
+    """Return the same jobs, with 30 of a sweep that runs, and three of one that has ended."""
+    for number in range(30):
+        status = "running" if number == 7 else "pending" if number == 8 else "failed" if number == 9 else "succeeded"
+        put(remote, f"n-{number:02}", status, owner="ada", labels={"sweep": "night"}, tasks_total=2, metadata=MODEL)
+    for number in range(3):
+        put(remote, f"o-{number}", "succeeded", owner="ada", labels={"sweep": "a&b"})
+    cli.ok("sync", "-q")
+    return web
+
+
+def sweeps_of(web: Web, query: str) -> list[tuple[str, str, str, str]]:
+    """Return the sweeps on the page: section, name, counts, and the address of their jobs."""
+    found = []
+    for phase, body in re.findall(r'<tbody data-key="(\w*)">(.*?)</tbody>', web.ok(f"/jobs{query}"), re.DOTALL):
+        row = r'data-key="/sweep/([^"]*)".*?<a href="([^"]*)" title="([^"]*)"'
+        found += [(phase, name, counts, unescape(to)) for name, to, counts in re.findall(row, body, re.DOTALL)]
+    return found
+
+
+def test_a_sweep_is_one_row_that_leads_to_its_jobs(swept: Web, cli: Cli) -> None:
+    """In the section of what runs, waits or has ended of it, the first that applies. Other views agree with it."""
+    rows = sweeps_of(swept, "")
+    assert [row[:3] for row in rows] == [
+        ("running", "night", "1 failed, 1 running, 1 pending, 27 succeeded"), ("ended", "a&amp;b", "3 succeeded"),
+    ]  # fmt: skip
+    assert [len(shown(swept, row[3])) for row in rows] == [27, 3]  # 25 ended ones per page
+    assert rows[0][2] in cli.ok("list", "--offline").out
+    assert len(shown(swept, "")) == 8
+    page = swept.ok("/jobs")
+    assert "Running 4" in page  # jobs, as the counts beside it
+    assert "Page 1 of 2" not in page
+
+
+def test_filters_and_orders_hold_for_sweeps(swept: Web) -> None:
+    """Each row leads to as many jobs as it counts; with the label in the filter, there are only jobs."""
+    [(_, _, counts, to)] = sweeps_of(swept, "?status=failed")
+    assert (counts, shown(swept, to)) == ("1 failed of 30 jobs", ["n-09"])
+    assert [row[0] for row in sweeps_of(swept, "?sort=name")] == ["", ""]
+    assert sweeps_of(swept, "?label=sweep") == []
+    assert len(shown(swept, "?label=sweep%3Dnight&page=2")) == 3
+    boxes = re.findall(r'type="checkbox" form="compare" name="job" value="([^"]*)"', swept.ok("/jobs?columns=compare"))
+    assert "open-end" in boxes
+    assert "None" not in boxes
+
+
+def test_pages_count_rows_of_sweeps(swept: Web, cli: Cli, remote: Remote) -> None:
+    """40 sweeps and four jobs have two pages, though they are 84 jobs. An active sweep is on none of the ended ones."""
+    for number in range(80):
+        put(remote, f"s-{number:02}", "succeeded", labels={"sweep": f"s{number // 2}"})
+    cli.ok("sync", "-q")
+    query = "?status=done"
+    first, second = sweeps_of(swept, query), sweeps_of(swept, f"{query}&page=2")
+    assert len({row[1] for row in first + second}) == len(first) + len(second) == 42
+    assert "Page 1 of 2" in swept.ok(f"/jobs{query}")
+    everything = [*sweeps_of(swept, ""), *sweeps_of(swept, "?page=2")]
+    assert sorted(row[1] for row in everything) == sorted({row[1] for row in everything})
+    assert len(everything) == 42

@@ -17,7 +17,6 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from mopsjobs.app.run.app import App
-from mopsjobs.app.run.cache_access import MAX_LOCK_WAIT
 from mopsjobs.cache.job_json import RUNNER_ENDED, SILENT_SECONDS
 from mopsjobs.cache.queries import filters
 from mopsjobs.cache.queries import jobs as job_queries
@@ -26,7 +25,7 @@ from mopsjobs.cache.write_through import mark_suspect
 from mopsjobs.engines import LOCAL_ENGINES, runner_process
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.local import LocalEngine, last_words, launched_at, registry_of_runner, runner_end
-from mopsjobs.errors import InvalidTransitionError, MopsJobsError, StoreUnavailableError
+from mopsjobs.errors import InvalidTransitionError, MopsJobsError
 from mopsjobs.events.format import RUNNER
 from mopsjobs.events.writer import record_event
 from mopsjobs.registry.job_state import JobState
@@ -191,9 +190,7 @@ def active_jobs_by_filter(job_filter: filters.Filter, app: App) -> list[dict[str
     job_filter.keeps_active = False
     if job_filter.statuses is None:
         job_filter.statuses = ACTIVE
-    if app.cache.sync(wait=None if app.settings.is_local else MAX_LOCK_WAIT, scan=True) is None:
-        problem = app.cache.other_sync_error()
-        raise StoreUnavailableError(f"{problem} Nothing was cancelled.", hint=problem.hint)
+    app.cache.sync_to_change("Nothing was cancelled.")
 
     def view(cache: sqlite3.Connection) -> list[dict[str, object]]:
         order = filters.parse_sort("name")

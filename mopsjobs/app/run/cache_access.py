@@ -251,6 +251,19 @@ class CacheAccess:
         """
         return self._with_repair(lambda: self._sync(wait, full=full, scan=scan, on_progress=on_progress))
 
+    def sync_to_change(self, undone: str) -> None:
+        """Mirror the whole registry: an old cache must not decide which jobs to change.
+
+        Args:
+            undone: what is said if it cannot be mirrored: `Nothing was cancelled.`
+
+        Raises:
+            StoreError: if the registry cannot be read, or another sync takes too long.
+        """
+        if self.sync(wait=None if self._settings.is_local else MAX_LOCK_WAIT, scan=True) is None:
+            problem = self.other_sync_error()
+            raise StoreUnavailableError(f"{problem} {undone}", hint=problem.hint)
+
     def sync_events(
         self, *, job_id: str | None = None, since: datetime | None = None, full: bool = False
     ) -> ChunkReport:

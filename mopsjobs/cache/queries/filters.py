@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from mopsjobs.cache.job_json import SILENT_SECONDS
 from mopsjobs.cache.sync_state import known_to
 from mopsjobs.errors import UsageError
-from mopsjobs.registry.status import ACTIVE, ARCHIVED, BEFORE_RUNNING
+from mopsjobs.registry.status import ACTIVE, ARCHIVED, BEFORE_RUNNING, SWEEP
 from mopsjobs.utils.text import error_line, invalid_choice
 
 TYPE_CHECKING = False
@@ -299,6 +299,16 @@ def hide_archived(connection: sqlite3.Connection, *job_filters: Filter) -> None:
     has_archived = bool(connection.execute(sql, (ARCHIVED,)).fetchone()[0])
     for job_filter in job_filters:
         job_filter.hides_archived = has_archived and all(label != ARCHIVED for label, _ in job_filter.labels)
+
+
+def shows_sweeps(connection: sqlite3.Connection, job_filter: Filter) -> bool:
+    """Return whether a list for people has rows of sweeps: the cache has some, and the filter does not name the label.
+
+    With the label in the filter, the list has the jobs of the sweep.
+    """
+    if any(label == SWEEP for label, _ in job_filter.labels):
+        return False
+    return bool(connection.execute("SELECT EXISTS (SELECT 1 FROM job WHERE sweep IS NOT NULL)").fetchone()[0])
 
 
 def count_archived(connection: sqlite3.Connection, job_filter: Filter) -> int:

@@ -12,13 +12,14 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 
 from mopsjobs.cache.job_json import COLUMNS, JSON_ENCODER, job_json, job_text
-from mopsjobs.cache.queries.filters import Condition, Filter, where_clauses
+from mopsjobs.cache.queries.filters import Condition, Filter, shows_sweeps, where_clauses
 from mopsjobs.cache.sync_state import FULL_GENERATION, get_meta, known_to
 from mopsjobs.errors import JobNotFoundError, RecordError, UsageError, command_line
 
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    from mopsjobs.cache.queries.sweeps import Sweep
     from mopsjobs.registry.job_columns import JobColumns
 
 ABOVE_IDS = "\U0010ffff"
@@ -89,14 +90,39 @@ def list_jobs(connection: sqlite3.Connection, job_filter: Filter, *, order: str,
     clauses = where_clauses(connection, job_filter)
     if not connection.in_transaction:
         connection.execute("BEGIN")  # total, order and records are of one moment
-    total = sum(
-        connection.execute(f"SELECT count(*) FROM job WHERE {condition}", values).fetchone()[0]  # noqa: S608 - constant names, bound values
-        for condition, values in clauses
-    )
+    total = count_matches(connection, clauses)
     listed, values = _listed_rows(clauses, order, limit)
     rows = connection.execute(f"SELECT rowid, is_active FROM job WHERE rowid IN ({listed}) ORDER BY {order}", values)  # noqa: S608
     rowids = [row[0] for position, row in enumerate(rows) if limit == 0 or position < limit or row[1]]
     return JobList(connection, rowids, total, now)
+
+
+def list_rows(
+    connection: sqlite3.Connection, job_filter: Filter, *, order: str, limit: int, now: float
+) -> tuple[JobList, list[Sweep | None]]:
+    """List jobs as `list_jobs` does, but those of a sweep as one row, unless the filter names the label.
+
+    Returns:
+        A job for each row, with the total of the jobs; and the sweep of each row, None for a job without one. The list
+        of sweeps is empty if there are none.
+    """
+    if not shows_sweeps(connection, job_filter):
+        return list_jobs(connection, job_filter, order=order, limit=limit, now=now), []
+    from mopsjobs.cache.queries.sweeps import first_rows  # few caches have sweeps
+
+    clauses = where_clauses(connection, job_filter)
+    if not connection.in_transaction:
+        connection.execute("BEGIN")
+    rowids, sweeps = first_rows(connection, job_filter, clauses, order=order, limit=limit, now=now)
+    return JobList(connection, rowids, count_matches(connection, clauses), now), sweeps
+
+
+def count_matches(connection: sqlite3.Connection, clauses: list[Condition]) -> int:
+    """Return how many jobs pass a filter, whose clauses these are."""
+    return sum(
+        connection.execute(f"SELECT count(*) FROM job WHERE {condition}", values).fetchone()[0]  # noqa: S608 - constant names, bound values
+        for condition, values in clauses
+    )
 
 
 def _listed_rows(clauses: list[Condition], order: str, limit: int) -> Condition:

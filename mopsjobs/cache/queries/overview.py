@@ -7,14 +7,16 @@ come from columns too: to parse a record takes longer than to find it.
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from mopsjobs.cache.job_json import why_suspect
-from mopsjobs.cache.queries.filters import IS_WAITING, Filter, is_suspect, where_clauses
+from mopsjobs.cache.queries.filters import IS_WAITING, PHASES, Filter, is_suspect, where_clauses
 from mopsjobs.cache.queries.jobs import page_rows
+from mopsjobs.cache.queries.sweeps import Sweep, page_of_rows, read_sweeps
 from mopsjobs.cache.sync_state import known_to
 
 SHOWN_ERRORS = 4
@@ -233,6 +235,16 @@ def in_phase(job_filter: Filter, phase: str) -> Filter:
     return chosen
 
 
+def rows_in_phase(connection: sqlite3.Connection, job_filter: Filter, phase: str) -> Filter:
+    """Return a filter for the rows of a phase: jobs that are in it, and sweeps that have jobs in no earlier phase."""
+    chosen = in_phase(job_filter, phase)
+    for earlier in itertools.takewhile(lambda name: name != phase, PHASES):
+        for condition, values in where_clauses(connection, in_phase(job_filter, earlier)):
+            busy = f"SELECT sweep FROM job WHERE sweep IS NOT NULL AND {condition}"  # noqa: S608 - constant names
+            chosen.require(f"(sweep IS NULL OR sweep NOT IN ({busy}))", *values)
+    return chosen
+
+
 def _latest(suspect: str, now: float) -> str:
     """Return an expression for when a job should have ended; NULL for a suspect, and if that time has passed."""
     latest = "json_extract(forecast, '$.latest')"
@@ -254,6 +266,26 @@ def listed_jobs(
     rows = page_rows(connection, job_filter, _COLUMNS, order=order, limit=limit, offset=offset)
     known = known_to(connection, now)
     return [_listed(row, known) for row in rows]
+
+
+def listed_rows(
+    connection: sqlite3.Connection,
+    job_filter: Filter,
+    whole: Filter,
+    *,
+    order: str,
+    limit: int,
+    offset: int,
+    now: float,
+) -> list[ListedJob | Sweep]:
+    """Return a page of the jobs that pass a filter, and of the sweeps, each as the jobs that pass `whole` make it."""
+    rows = page_of_rows(connection, job_filter, order=order, limit=limit, offset=offset)
+    sweeps = read_sweeps(connection, whole, [name for _, name in rows if name is not None], now)
+    sql = f"SELECT rowid, {_COLUMNS} FROM job WHERE rowid IN (SELECT value FROM json_each(?))"  # noqa: S608 - constant names
+    found = connection.execute(sql, (json.dumps([rowid for rowid, name in rows if name is None]),))
+    known = known_to(connection, now)
+    jobs = {row[0]: _listed(row[1:], known) for row in found}
+    return [jobs[rowid] if name is None else sweeps[name] for rowid, name in rows]
 
 
 def listed_job(connection: sqlite3.Connection, job_id: str, *, now: float) -> ListedJob:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import re
 import sqlite3
 from collections.abc import Mapping, Sequence
@@ -14,8 +15,9 @@ from flask import Response, redirect, request
 from mopsjobs.app.run.freshness import Freshness
 from mopsjobs.cache.queries import filters, overview, statistics
 from mopsjobs.cache.queries.ledgers import describe_failures
+from mopsjobs.cache.queries.sweeps import Sweep, sweeps_and_jobs
 from mopsjobs.errors import UsageError, command_line
-from mopsjobs.registry.status import ARCHIVED, BEFORE_RUNNING, STATUSES, TERMINAL
+from mopsjobs.registry.status import ARCHIVED, BEFORE_RUNNING, STATUSES, SWEEP, TERMINAL
 from mopsjobs.utils.text import pluralize
 from mopsjobs.utils.times import from_timestamp, human_duration, json_time
 from mopsjobs.web.queries import query_params, view_models
@@ -127,8 +129,8 @@ class JobsPage:
         else:
             groups = overview.groups(connection, query.filter, query.group, SHOWN_GROUPS + 1)
             found["groups"] = [(group, _group_link(group.name, query.group, params)) for group in groups]
-        paged = found["sections"][-1]["total"] if found["sections"] else 0
-        rows = [row for section in found["sections"] for row in section["rows"]]
+        paged = found["sections"][-1]["row_total"] if found["sections"] else 0
+        rows = [row for section in found["sections"] for row in section["rows"] if row["sweep"] is None]
         return {
             "panels": {**_panels(failures, *active, query, params, now), "unknown": freshness.unknown_since},
             "total": sum(counts.values()),
@@ -261,11 +263,13 @@ def _sections(
 ) -> list[dict[str, Any]]:
     """Return the rows of the page: what runs, what waits and what has ended; in one section if they are sorted."""
     offset = (query.page - 1) * query_params.PAGE_SIZE
+    has_sweeps = filters.shows_sweeps(connection, query.filter)
+    in_phase = functools.partial(overview.rows_in_phase, connection) if has_sweeps else overview.in_phase
     if query.order is not None:
         parts = [("", counts, query.filter, query.order)]
     else:
         parts = [
-            (phase, names, overview.in_phase(query.filter, phase), overview.order_of_phase(connection, phase, now))
+            (phase, names, in_phase(query.filter, phase), overview.order_of_phase(connection, phase, now))
             for phase, names in _by_phase(counts).items()
             if names
         ]
@@ -275,17 +279,22 @@ def _sections(
         if query.page > 1 and not is_paged:
             continue
         limit = query_params.PAGE_SIZE if is_paged else SHOWN_ROWS[phase]
-        jobs = overview.listed_jobs(
-            connection, chosen, order=order, limit=limit, offset=offset if is_paged else 0, now=now
-        )
-        rows = [view_models.row(job, now, query.columns) for job in jobs]
-        _add_details(connection, rows)
-        total = sum(names.values())
+        shown = {"limit": limit, "offset": offset if is_paged else 0}
+        total = row_total = sum(names.values())
+        if has_sweeps:
+            whole = query.filter if not phase else overview.in_phase(query.filter, phase)
+            row_total += sweeps_and_jobs(connection, chosen)[0] - sweeps_and_jobs(connection, whole)[1]
+            found = overview.listed_rows(connection, chosen, query.filter, order=order, now=now, **shown)
+        else:
+            found = [*overview.listed_jobs(connection, chosen, order=order, now=now, **shown)]
+        rows = [_row(one, now, query.columns, params) for one in found]
+        _add_details(connection, [row for row in rows if row["sweep"] is None])
         others = link(list(params), {"status": ",".join(names)})
         sections.append(
             {
                 "phase": phase,
                 "total": total,
+                "row_total": row_total,
                 "statuses": [
                     (view_models.status(name), names[name], link(list(params), {"status": name}))
                     for name in filters.URGENCY
@@ -293,10 +302,16 @@ def _sections(
                 ],
                 "unknown": sum(count for name, count in names.items() if name not in filters.URGENCY),
                 "rows": rows,
-                "more": None if is_paged or total <= limit else (total - limit, others),
+                "more": None if is_paged or row_total <= limit else (row_total - limit, others),
             }
         )
     return sections
+
+
+def _row(found: overview.ListedJob | Sweep, now: float, columns: Sequence[str], params: Params) -> dict[str, Any]:
+    if not isinstance(found, Sweep):
+        return view_models.row(found, now, columns)
+    return {**view_models.sweep_row(found, now, columns), "to": link([*params, ("label", f"{SWEEP}={found.name}")], {})}
 
 
 def _by_phase(counts: Mapping[str, int]) -> dict[str, dict[str, int]]:

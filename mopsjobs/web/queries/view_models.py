@@ -15,6 +15,7 @@ from mopsjobs.app.jobs.job_card import duration_text, end_text, late_end_text, m
 from mopsjobs.cache.job_json import NO_UPDATE, NO_USAGE, RUNNER_ENDED, SILENT_SECONDS, forecast_text
 from mopsjobs.cache.queries.events import StoredEvent
 from mopsjobs.cache.queries.overview import ListedJob
+from mopsjobs.cache.queries.sweeps import Sweep
 from mopsjobs.ledger.attempt import FAILED_OUTCOMES
 from mopsjobs.registry.notes import TASK_HANGS
 from mopsjobs.registry.status import BEFORE_RUNNING, STATUSES
@@ -146,6 +147,7 @@ def row(job: ListedJob, now: float, columns: Container[str]) -> dict[str, Any]:
     done_text = out_of(done, total) if total else f"{done:,}" if done else ""
     return {
         "id": job.job_id,
+        "sweep": None,
         "status": status(job.status),
         "suspect": _suspect_text(job, late),
         "study": job.study,
@@ -168,6 +170,35 @@ def row(job: ListedJob, now: float, columns: Container[str]) -> dict[str, Any]:
         "updated": moment(job.changed, now) if "updated" in columns else None,
         "duration": _duration(job, now) if "duration" in columns else None,
         "cells": [(name, column.text(job)) for name, column in PLAIN_COLUMNS.items() if name in columns],
+    }
+
+
+def sweep_row(sweep: Sweep, now: float, columns: Container[str]) -> dict[str, Any]:
+    """Return a row of the table of jobs that is a sweep."""
+    done, total = sweep.tasks_completed, sweep.tasks_total
+    ended = None if sweep.ended is None else moment(sweep.ended, now)
+    created = moment(sweep.created, now)
+    return {
+        "id": None,
+        "sweep": sweep.name,
+        "status": status(sweep.status),
+        "study": sweep.study,
+        "labels": "",
+        "owner": sweep.owner,
+        "bar": _bar(done, 0, total),
+        "tasks": out_of(done, total) if total else f"{done:,}" if done else "",
+        "counts": sweep.counts_text(),
+        "is_faulty": sweep.suspect > 0 or any(name in sweep.statuses for name in ("failed", "partial")),
+        "resumed": None,
+        "waits": False,
+        "done": "" if ended is None else ended.ago,
+        "done_title": None,
+        "ended": None if ended is None else ended.at,
+        "since": None if ended else created.at,
+        "created": created if "created" in columns else None,
+        "updated": moment(sweep.changed, now) if "updated" in columns else None,
+        "duration": human_duration((now if sweep.ended is None else sweep.ended) - sweep.created),
+        "cells": [(name, None) for name in PLAIN_COLUMNS if name in columns],
     }
 
 

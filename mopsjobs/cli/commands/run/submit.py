@@ -9,7 +9,7 @@ from pathlib import Path
 from mopsjobs.app.following.follow import follow
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.launch_arguments import launch_options
-from mopsjobs.cli.flags import full_id_type, parse_labels, positive_number
+from mopsjobs.cli.flags import add_label_flags, full_id_type, labels_of, positive_number
 from mopsjobs.cli.launch_flags import add_launch_flags, code_to_pack
 from mopsjobs.console.result import Document, RawText, Result, Text
 from mopsjobs.engines import ENGINES, LOCAL_ENGINES
@@ -57,9 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--job-id", metavar="ID", help="id of the job (default: from model and time)")
     parser.add_argument("--owner", metavar="OWNER", help="owner of the job (default: the current user)")
-    parser.add_argument(
-        "--label", metavar="KEY=VALUE", action="append", default=[], help="add a label; repeat for more"
-    )
+    add_label_flags(parser)
     parser.add_argument(
         "--extend",
         metavar="JOB",
@@ -117,7 +115,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
         options=launch_options(vars(args), app),
         job_id=args.job_id,
         owner=args.owner,
-        labels=parse_labels(args.label),
+        labels=labels_of(args),
         foreground=args.wait and args.engine in LOCAL_ENGINES,
         without_targets=args.without_targets,
         extend=args.extend,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from mopsjobs.app.jobs.current_jobs import read_current
 from mopsjobs.app.run.app import App
@@ -27,11 +27,17 @@ from mopsjobs.console.result import Body, Document, RawText, Result, Tsv
 from mopsjobs.errors import UsageError, command_line
 from mopsjobs.utils.text import invalid_choice, pluralize
 
+TYPE_CHECKING = False
+
+if TYPE_CHECKING:
+    from mopsjobs.cache.queries.sweeps import Sweep
+
 HELP = "list jobs from the local cache"
 
 DESCRIPTION = (
     "List jobs from the local cache, newest change first. Active jobs are always listed, however old they are and"
-    " whatever the limit. A narrow terminal shows fewer columns; ids are never cut."
+    " whatever the limit. The jobs of a sweep, which have one value of the label sweep, are one row of the table;"
+    " --label sweep=NAME and all other forms have each job. A narrow terminal shows fewer columns; ids are never cut."
 )
 
 EXAMPLES = (
@@ -88,10 +94,14 @@ def run(args: argparse.Namespace, app: App) -> Result:
     def view(connection: sqlite3.Connection, freshness: Freshness) -> Result:
         nonlocal is_empty
         filters.hide_archived(connection, job_filter)
-        page = job_queries.list_jobs(connection, job_filter, order=order, limit=limit_of(args), now=now.timestamp())
+        limit, at = limit_of(args), now.timestamp()
+        if args.form is None and fields is None:
+            page, sweeps = job_queries.list_rows(connection, job_filter, order=order, limit=limit, now=at)
+        else:
+            page, sweeps = job_queries.list_jobs(connection, job_filter, order=order, limit=limit, now=at), []
         is_empty = is_default and page.total == 0 and known_jobs(connection) == 0
         archived = filters.count_archived(connection, job_filter) if args.form is None else 0
-        result = _result(args, app, page, freshness, fields)
+        result = _result(args, app, page, freshness, fields, sweeps)
         if archived:
             hidden = f"{pluralize(archived, 'archived job')} not shown; to see"
             result.notes = [*result.notes, f"{hidden}: {command_line('list --label archived')}"]
@@ -111,6 +121,7 @@ def _result(
     page: job_queries.JobList,
     freshness: Freshness,
     fields: tuple[str, ...] | None,
+    sweeps: Sequence[Sweep | None],
 ) -> Result:
     warnings = freshness.warnings()
     # Most forms have no place for the total, so a note says what was cut.
@@ -125,14 +136,15 @@ def _result(
     if args.form == "tsv":
         names = fields or TSV_FIELDS
         return Result(Tsv([[job[name] for name in names] for job in jobs]), warnings=warnings, notes=cut)
-    from mopsjobs.cli.job_table import fields_table, job_table, note_late  # here: scripts need no table
+    from mopsjobs.cli.job_table import fields_table, job_table, note_late, sweep_notes  # here: scripts need no table
 
     late: list[str] = []
     if fields is not None:
         table = fields_table(fields, [[_cell(name, job[name]) for name in fields] for job in jobs])
     else:
-        table = job_table(note_late(jobs, late, app), app, freshness)
-    return Result(table if len(page) else None, warnings=warnings, notes=[*late, _footer(args, page, freshness)])
+        table = job_table(note_late(jobs, late, app), app, freshness, sweeps)
+    footer = _footer(args, page, freshness, sweeps)
+    return Result(table if len(page) else None, warnings=warnings, notes=[*late, footer, *sweep_notes(sweeps)])
 
 
 def _cell(name: str, value: object) -> object:
@@ -161,10 +173,13 @@ def _csv_lines(page: job_queries.JobList, fields: tuple[str, ...] | None) -> Ite
         yield csv_text([[job[name] for name in names]])[:-1]
 
 
-def _footer(args: argparse.Namespace, page: job_queries.JobList, freshness: Freshness) -> str:
+def _footer(
+    args: argparse.Namespace, page: job_queries.JobList, freshness: Freshness, sweeps: Sequence[Sweep | None] = ()
+) -> str:
     counted = pluralize(page.total, "job")
-    if len(page) < page.total:
-        counted = f"{len(page):,} of {counted} (--limit 0 shows all; active ones are never cut)"
+    listed = len(page) + sum(sweep.jobs - 1 for sweep in sweeps if sweep is not None)
+    if listed < page.total:
+        counted = f"{listed:,} of {counted} (--limit 0 shows all; active ones are never cut)"
     window = f", last {args.hours:g} h" if args.hours is not None else ""
     return f"{counted}{window}, {freshness.describe_with_staleness()}"
 

@@ -76,10 +76,10 @@ class _RefreshedTable:
         named = [] if by is None else [f"registry named by {by}"]
         order = filters.parse_sort(filters.DEFAULT_SORT)
         room = max(1, app.out.lines - OTHER_LINES - len(named))
-        page = job_queries.list_jobs(cache, self._job_filter, order=order, limit=room, now=now.timestamp())
+        page, sweeps = job_queries.list_rows(cache, self._job_filter, order=order, limit=room, now=now.timestamp())
         jobs = list(itertools.islice(page.jobs(), room))
         head = f"{page.total:,} jobs, {freshness.describe_with_staleness()}, {whole_seconds(json_time(now))}"
-        table = job_table(note_late(jobs, late, app), app, freshness)
+        table = job_table(note_late(jobs, late, app), app, freshness, sweeps[:room])
         app.out.redraw((Text([head, *named, *late, ""], indent=2), table))
         return None
 

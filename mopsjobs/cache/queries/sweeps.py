@@ -1,0 +1,157 @@
+"""Sweeps as rows: the jobs with one value of the label `sweep` are one row of a list.
+
+A row stands where the first of its jobs stands in the order. Rows are read in that order until there are enough, so a
+listing reads jobs of the sweeps that it shows, and no others. Only caches with sweeps import this module. See
+docs/decisions/0127-sweeps.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from mopsjobs.cache.queries.filters import URGENCY, Condition, Filter, is_suspect, where_clauses
+from mopsjobs.registry.status import TERMINAL
+
+SEVERAL = "several"
+
+
+class Sweep(NamedTuple):
+    """The jobs of a sweep that pass a filter. Times are seconds since 1970."""
+
+    name: str
+    jobs: int
+    all_jobs: int
+    """Those that do not pass included."""
+    statuses: Mapping[str, int]
+    """The number of jobs with each status, the most urgent first."""
+    active: int
+    suspect: int
+    tasks_total: int
+    tasks_completed: int
+    owner: str | None
+    """`SEVERAL`, if they have not one. So is `study`."""
+    study: str | None
+    created: float
+    """When the first one was registered."""
+    changed: float
+    """When one of them changed last."""
+    ended: float | None
+    """When the last one ended; None while one is active."""
+
+    @property
+    def status(self) -> str:
+        """Return the status of the row: of jobs that have not ended if there are any, else the most urgent one."""
+        return next(status for status in self.statuses if not self.active or status not in TERMINAL)
+
+    def counts_text(self) -> str:
+        """Return how many jobs have which status: `1 failed, 2 running of 20 jobs`."""
+        counts = ", ".join(f"{count:,} {status}" for status, count in self.statuses.items())
+        stuck = f" ({self.suspect:,} suspect)" if self.suspect else ""
+        return f"{counts}{stuck}{f' of {self.all_jobs:,} jobs' if self.jobs < self.all_jobs else ''}"
+
+
+def first_rows(
+    connection: sqlite3.Connection, job_filter: Filter, clauses: list[Condition], *, order: str, limit: int, now: float
+) -> tuple[list[int], list[Sweep | None]]:
+    """Return the rows of a list of jobs: a job of each, as its rowid, and its sweep; see `jobs.list_rows`."""
+    active = [(f"is_active = 1 AND {condition}", values) for condition, values in clauses] if limit else []
+    never_cut = _first_jobs(connection, active, order, 0)
+    kept = {name for _, name in _in_order(connection, never_cut, order)}
+    rows = _in_order(connection, [*_first_jobs(connection, clauses, order, limit), *never_cut], order)
+    shown = [row for place, row in enumerate(rows) if limit == 0 or place < limit or row[1] in kept]
+    sweeps = read_sweeps(connection, job_filter, [name for _, name in shown if isinstance(name, str)], now)
+    return [rowid for rowid, _ in shown], [sweeps[name] if isinstance(name, str) else None for _, name in shown]
+
+
+def page_of_rows(
+    connection: sqlite3.Connection, job_filter: Filter, *, order: str, limit: int, offset: int
+) -> list[tuple[int, str | None]]:
+    """Return a page of the rows: the first job of each, as its rowid, and the name of its sweep, if it has one."""
+    first = _first_jobs(connection, where_clauses(connection, job_filter), order, limit + offset)
+    rows = _in_order(connection, first, order)[offset : offset + limit]
+    return [(rowid, name if isinstance(name, str) else None) for rowid, name in rows]
+
+
+def sweeps_and_jobs(connection: sqlite3.Connection, job_filter: Filter) -> tuple[int, int]:
+    """Return how many sweeps have jobs that pass a filter, and how many such jobs they have."""
+    jobs: dict[str, int] = {}
+    for condition, values in where_clauses(connection, job_filter):
+        sql = f"SELECT sweep, count(*) FROM job WHERE sweep IS NOT NULL AND {condition} GROUP BY sweep"  # noqa: S608 - constant names
+        for name, count in connection.execute(sql, values):
+            jobs[name] = jobs.get(name, 0) + count
+    return len(jobs), sum(jobs.values())
+
+
+def read_sweeps(
+    connection: sqlite3.Connection, job_filter: Filter, names: Iterable[str], now: float
+) -> dict[str, Sweep]:
+    """Return these sweeps, by their names: each as the jobs that pass a filter make it."""
+    wanted = json.dumps([*names])
+    if wanted == "[]":
+        return {}
+    counts = connection.execute(
+        "SELECT sweep, count(*) FROM job WHERE sweep IN (SELECT value FROM json_each(?)) GROUP BY sweep", (wanted,)
+    )
+    all_jobs: dict[str, int] = dict(counts.fetchall())
+    parts: dict[str, list[tuple[object, ...]]] = {}
+    for condition, values in where_clauses(connection, job_filter):
+        rows = connection.execute(
+            f"SELECT sweep, status, count(*), sum(is_active), sum(is_active AND {is_suspect(connection, now)}),"  # noqa: S608 - constant names
+            " sum(tasks_total), sum(tasks_completed), min(owner), max(owner),"
+            " min(study), max(study), min(created_ts), max(changed_ts), max(ended_ts) FROM job"
+            f" WHERE sweep IN (SELECT value FROM json_each(?)) AND {condition} GROUP BY sweep, status",
+            (wanted, *values),
+        )
+        for name, *part in rows:
+            parts.setdefault(name, []).append(tuple(part))
+    return {name: _sum_up(name, found, all_jobs[name]) for name, found in parts.items()}
+
+
+def _sum_up(name: str, parts: Sequence[tuple[object, ...]], all_jobs: int) -> Sweep:
+    statuses: dict[str, int] = {}
+    for status, count, *_ in sorted(parts, key=lambda part: part[0] in URGENCY and URGENCY.index(str(part[0])) + 1):
+        statuses[str(status)] = statuses.get(str(status), 0) + int(count)  # type: ignore[call-overload]
+    columns = [[value for value in column if value is not None] for column in zip(*parts, strict=True)]
+    _, jobs, active, suspect, total, completed, owner, last_owner, study, last_study, created, changed, ended = columns
+    return Sweep(
+        name, sum(jobs), all_jobs, statuses, sum(active), sum(suspect), sum(total), sum(completed),
+        _common(owner, last_owner), _common(study, last_study), min(created), max(changed),
+        max(ended) if ended and not sum(active) else None,
+    )  # fmt: skip
+
+
+def _common(least: Sequence[str], greatest: Sequence[str]) -> str | None:
+    if not least:
+        return None
+    return min(least) if min(least) == max(greatest) else SEVERAL
+
+
+def _first_jobs(connection: sqlite3.Connection, clauses: Iterable[Condition], order: str, rows: int) -> list[int]:
+    """Return the first job of each row of each clause, up to a number of rows; 0 for all."""
+    first: list[int] = []
+    for condition, values in clauses:
+        names: set[str] = set()
+        before = len(first)
+        sql = f"SELECT rowid, sweep FROM job WHERE {condition} ORDER BY {order}"  # noqa: S608 - constant names, bound values
+        with contextlib.closing(connection.execute(sql, values)) as jobs:
+            for rowid, name in jobs:
+                if name not in names:
+                    first.append(rowid)
+                    if name is not None:
+                        names.add(name)
+                    if len(first) - before == rows:
+                        break
+    return first
+
+
+def _in_order(connection: sqlite3.Connection, rowids: Sequence[int], order: str) -> list[tuple[int, str | int]]:
+    """Return the rows of these jobs in their order: the first job of each, and the sweep, or again the job."""
+    sql = f"SELECT rowid, sweep FROM job WHERE rowid IN (SELECT value FROM json_each(?)) ORDER BY {order}"  # noqa: S608
+    rows: dict[str | int, int] = {}
+    for rowid, name in connection.execute(sql, (json.dumps(rowids),)):
+        rows.setdefault(rowid if name is None else name, rowid)
+    return [(rowid, name) for name, rowid in rows.items()]
