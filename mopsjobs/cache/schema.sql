@@ -38,7 +38,7 @@ CREATE TABLE ledger (
     job_id TEXT PRIMARY KEY, looked_at REAL NOT NULL, synced_ts REAL, is_complete INTEGER NOT NULL DEFAULT 0,
     basis TEXT, problem TEXT, tasks_total INTEGER NOT NULL, parameters TEXT NOT NULL, varying TEXT NOT NULL,
     task_ranges TEXT, seeds TEXT NOT NULL DEFAULT '"mops-jobs"', outputs_lost INTEGER NOT NULL DEFAULT 0,
-    precision TEXT
+    precision TEXT, rounds INTEGER
 ) WITHOUT ROWID;
 CREATE TABLE ledger_chunk (
     name TEXT PRIMARY KEY, job_id TEXT NOT NULL, key TEXT NOT NULL, problem TEXT, scalars BLOB

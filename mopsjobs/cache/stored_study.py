@@ -53,8 +53,11 @@ class StoredStudy:
         task_ranges: str | None,
         seeds: str,
         precision: str | None,
+        rounds: int | None = None,
     ) -> None:
         self.job_id = job_id
+        self.rounds = rounds
+        """Rounds that were read of a job that may still grow; None for any other job."""
         self._tasks_total = tasks_total
         self._connection = connection
         self._precision: Precision | None = None
@@ -72,7 +75,7 @@ class StoredStudy:
     @classmethod
     def load(cls, connection: sqlite3.Connection, job_id: str) -> StoredStudy | None:
         """Return the study of a job; None if its ledger was never looked at."""
-        sql = "SELECT tasks_total, task_ranges, seeds, precision FROM ledger WHERE job_id = ?"
+        sql = "SELECT tasks_total, task_ranges, seeds, precision, rounds FROM ledger WHERE job_id = ?"
         row = connection.execute(sql, (job_id,)).fetchone()
         return None if row is None else cls(connection, job_id, *row)
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from mopsjobs.errors import RecordError, UsageError
 from mopsjobs.registry.keys import ROUND
-from mopsjobs.store.base import ReadableStore
+from mopsjobs.store.base import ReadableStore, VersionedStore
 from mopsjobs.store.fetcher import FailedRead, ParallelFetcher
 from mopsjobs.studies.seeds import MODELOPS, drawn_seed
 from mopsjobs.studies.study import ParameterSet, Study, Task
@@ -102,6 +102,15 @@ def read_rounds(store: ReadableStore, job_id: str) -> Rounds:
             return Rounds(tuple(rounds), has_ended=True)
         rounds.append(sets)
     return Rounds(tuple(rounds), has_ended=False)
+
+
+def count_rounds(store: VersionedStore, job_id: str) -> int:
+    """Count the rounds of a job so far, the end mark included, by one listing.
+
+    Raises:
+        StoreError: if the store cannot be read.
+    """
+    return sum(ROUND.parse(key) is not None for key in store.list_keys(ROUND.prefix_of(job_id)))
 
 
 def _values(store: ReadableStore, job_id: str) -> Iterator[tuple[str, bytes]]:

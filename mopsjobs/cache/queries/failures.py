@@ -216,7 +216,7 @@ def _state(connection: sqlite3.Connection, job_id: str, ledger: Ledger) -> str:
     (lost,) = connection.execute(
         "SELECT count(*) FROM task WHERE job_id = ? AND outcome = 'lost'", (job_id,)
     ).fetchone()
-    return ".".join(map(str, (VERSION, ledger.basis, ledger.chunks, ledger.problems, lost)))
+    return ".".join(map(str, (VERSION, ledger.basis, ledger.chunks, ledger.problems, ledger.tasks_total, lost)))
 
 
 def _find_failures(connection: sqlite3.Connection, job_id: str, duplicates: Mapping[int, int]) -> Iterator[_Failure]:

@@ -33,6 +33,7 @@ from mopsjobs.studies.adaptive import adaptive_sets
 from mopsjobs.studies.manifest import Manifest, load_manifest
 from mopsjobs.studies.outputs import Completeness, find_complete_tasks, find_reused_tasks
 from mopsjobs.studies.precision import Judgement
+from mopsjobs.studies.rounds import count_rounds
 from mopsjobs.studies.study import find_varying
 from mopsjobs.utils.ranges import number_ranges
 from mopsjobs.utils.times import utc_now
@@ -120,6 +121,9 @@ def sync_ledger(
         )
     with bulk_reads(store), ParallelFetcher.for_store(store) as fetcher:
         keys = _missing_chunks(connection, store, job_id, report, retry=full)
+        if study.rounds is not None:
+            keys = iter(list(keys))  # before the rounds, so that these have all tasks of the chunks
+            study = _grow(store, connection, study)
         while batch := list(islice(keys, CHUNKS)):
             _write_chunks(connection, study, fetch_chunks(fetcher, batch, parse_attempts), report)
     basis = _basis(connection, job_id)
@@ -136,6 +140,14 @@ def sync_ledger(
             (started, basis, is_complete, job_id),
         )
     return report
+
+
+def _grow(store: VersionedStore, connection: sqlite3.Connection, study: StoredStudy) -> StoredStudy:
+    """Write the parameter sets that a growing job has got since its rounds were read last."""
+    if count_rounds(store, study.job_id) == study.rounds:
+        return study
+    _write_study(connection, load_manifest(store, study.job_id), 0.0)
+    return StoredStudy.load(connection, study.job_id) or study
 
 
 def sync_ledgers(
@@ -239,7 +251,7 @@ def _write_study(connection: sqlite3.Connection, manifest: Manifest, now: float)
     Args:
         connection: the cache, open to write.
         manifest: the manifest of the job.
-        now: seconds since 1970.
+        now: seconds since 1970, at the first look.
     """
     job_id = manifest.job_id
     rows = _set_rows(manifest)
@@ -253,8 +265,10 @@ def _write_study(connection: sqlite3.Connection, manifest: Manifest, now: float)
     ranges = None if manifest.only is None else json.dumps(list(number_ranges(manifest.only)), separators=(",", ":"))
     with transaction(connection):
         connection.execute(
-            "INSERT OR IGNORE INTO ledger (job_id, looked_at, tasks_total, parameters, varying, task_ranges, seeds,"
-            " precision) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO ledger (job_id, looked_at, tasks_total, parameters, varying, task_ranges, seeds, precision,"
+            " rounds) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (job_id) DO UPDATE SET tasks_total ="
+            " excluded.tasks_total, parameters = excluded.parameters, varying = excluded.varying, rounds ="
+            " excluded.rounds WHERE excluded.tasks_total >= ledger.tasks_total",
             (
                 job_id,
                 now,
@@ -264,6 +278,7 @@ def _write_study(connection: sqlite3.Connection, manifest: Manifest, now: float)
                 ranges,
                 json.dumps(manifest.study.seeds),
                 None if manifest.study.precision is None else json.dumps(manifest.study.precision.to_json()),
+                manifest.rounds if manifest.may_grow else None,
             ),
         )
 
