@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mopsjobs.api.info import JobInfo, TaskInfo
     from mopsjobs.api.registry import Job, Registry, connect
     from mopsjobs.api.report import Report, report
+    from mopsjobs.api.session import Evaluation, Session
     from mopsjobs.api.study import Study, grid
     from mopsjobs.api.table import Failures, Results, Table
     from mopsjobs.engines.trust import NotTrustedError
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
         StoreAccessError,
         StoreError,
         StoreUnavailableError,
+        TaskFailedError,
         TerminalStateError,
         TooManyRetriesError,
         UsageError,
@@ -70,6 +72,7 @@ __all__ = [
     "ConfigError",
     "CurrentTask",
     "EngineError",
+    "Evaluation",
     "Failures",
     "InvalidTransitionError",
     "Job",
@@ -92,12 +95,14 @@ __all__ = [
     "Registry",
     "Report",
     "Results",
+    "Session",
     "StoreAccessError",
     "StoreError",
     "StoreUnavailableError",
     "Study",
     "StudyError",
     "Table",
+    "TaskFailedError",
     "TaskInfo",
     "TerminalStateError",
     "TooManyRetriesError",
@@ -121,6 +126,7 @@ _MODULES = {
     "mopsjobs.api.info": ("JobInfo", "TaskInfo"),
     "mopsjobs.api.registry": ("Job", "Registry", "connect"),
     "mopsjobs.api.report": ("Report", "report"),
+    "mopsjobs.api.session": ("Evaluation", "Session"),
     "mopsjobs.api.study": ("Study", "grid"),
     "mopsjobs.api.table": ("Failures", "Results", "Table"),
     "mopsjobs.engines.trust": ("NotTrustedError",),

@@ -355,6 +355,19 @@ class JobNotFinishedError(JobEndError):
     exit_code = EXIT_NOT_FINISHED
 
 
+class TaskFailedError(JobError):
+    """A task has failed whose result was asked for."""
+
+    exit_code = EXIT_JOB_FAILED
+
+    def __init__(self, message: str, *, job_id: str, task: int, error: dict[str, object]) -> None:
+        super().__init__(message, job_id=job_id)
+        self.task = task
+        """Its number."""
+        self.error = error
+        """`type` and `message`, and maybe `at` and `traceback`."""
+
+
 class NoOutputsError(JobError):
     """The job has no outputs so far."""
 

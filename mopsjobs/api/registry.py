@@ -33,7 +33,7 @@ from mopsjobs.api.arguments import (
     task_set,
 )
 from mopsjobs.api.info import JobInfo, TaskInfo
-from mopsjobs.api.study import Study, as_plain, check_is_study
+from mopsjobs.api.study import Study, as_plain, check_is_study, growing_study
 from mopsjobs.api.table import Failures, Results, Table, table_of_dicts
 from mopsjobs.app.run import freshness as freshness_module
 from mopsjobs.app.run.app import App, open_app
@@ -53,6 +53,8 @@ from mopsjobs.utils.text import error_line, strip_control_characters
 if TYPE_CHECKING:
     import sqlite3
 
+    from mopsjobs.api.cell import Cell
+    from mopsjobs.api.session import Session
     from mopsjobs.app.following.notify.notifier import OnEvent
     from mopsjobs.app.following.wait import WaitResult
     from mopsjobs.app.tasks.contrasts import ContrastChoice
@@ -418,6 +420,62 @@ class Registry:
             submitted = submit_prepared(prepared, session)
         _warn(self.app, submitted.warnings)
         return Job(self, submitted.job_id)
+
+    def session(  # noqa: PLR0913 - all but the model and its code by name
+        self,
+        model: str | Cell | Study,
+        code: str | os.PathLike[str] | None = None,
+        *,
+        outputs: Sequence[str] | None = None,
+        replicates: int = 1,
+        idle: Duration = "1h",
+        bundle: str | None = None,
+        engine: str = "local",
+        job_id: str | None = None,
+        owner: str | None = None,
+        labels: Mapping[str, object] | None = None,
+        sweep: str | None = None,
+        **options: Unpack[RunnerOptions],
+    ) -> Session[Job]:
+        """Begin a growing job: its workers stay loaded, and take the parameter sets that the session is asked for.
+
+        It ends with the session, or after its idle time. A killed program loses nothing: `session` with the id of its
+        job goes on.
+
+        Args:
+            model: the function, as `module:function` or as `cell(function)`; or a study, whose sets come first. To go
+                on with a growing job, its id.
+            code: see `submit`.
+            outputs: the files that each task must leave; None for no check.
+            replicates: the tasks of each set, unless its `submit` names another number.
+            idle: the time without a task after which the job ends.
+            bundle: see `submit`.
+            engine: see `submit`.
+            job_id: see `submit`.
+            owner: see `submit`.
+            labels: see `submit`.
+            sweep: the label `sweep`, which groups jobs.
+            options: see `RunnerOptions`.
+
+        Raises:
+            UsageError: if an argument is invalid, if the code cannot be packed, or if the job does not grow.
+            JobNotFoundError: if the job to go on with does not exist.
+            StoreUnavailableError: if the registry does not answer. Nothing was launched.
+            EngineError: if the engine refuses the job.
+        """
+        from mopsjobs.api.session import Session
+        from mopsjobs.submission.growing import begin_growing, continue_growing
+
+        session = self.app.session()
+        if isinstance(model, str) and ":" not in model:
+            return Session(Job(self, model), self.app, continue_growing(session, model))
+        study = model if isinstance(model, Study) else growing_study(model, replicates, outputs)
+        request = self._request(Registry.session, study, code, bundle, engine, None, options, without_targets=False)
+        check_texts(job_id=job_id, owner=owner, sweep=sweep)
+        given = {**labels_to_set(labels), **({} if sweep is None else {"sweep": sweep})}
+        request = replace(request, job_id=job_id, owner=owner, labels=given, grows=seconds_of(idle))
+        growing = begin_growing(session, request)
+        return Session(Job(self, growing.job_id), self.app, growing)
 
     def plan(
         self,

@@ -129,6 +129,25 @@ class Study:
         return f"<Study of {self.definition.entrypoint}: {self.tasks_total:,} tasks>"
 
 
+def growing_study(model: str | Cell, replicates: int, outputs: Sequence[str] | None) -> Study:
+    """Return a study without sets, to which a session adds some.
+
+    Raises:
+        StudyError: if a field is invalid.
+    """
+    study = Study.__new__(Study)
+    study.cell = model if isinstance(model, Cell) else None
+    document = {
+        "model": model.model if isinstance(model, Cell) else model,
+        "parameter_sets": [],
+        "n_replicates": replicates,
+        "outputs": _as_list(outputs),
+    }
+    named = {name: value for name, value in document.items() if value is not None}
+    study.definition = study_parser.parse_study(named, may_grow=True)
+    return study
+
+
 def check_is_study(study: object) -> None:
     """Refuse another value than a study, such as the path of one.
 

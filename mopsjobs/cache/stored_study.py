@@ -53,10 +53,9 @@ class StoredStudy:
         task_ranges: str | None,
         seeds: str,
         precision: str | None,
-        rounds: int | None = None,
     ) -> None:
         self.job_id = job_id
-        self.rounds = rounds
+        self.rounds: int | None = None
         """Rounds that were read of a job that may still grow; None for any other job."""
         self._tasks_total = tasks_total
         self._connection = connection
@@ -77,7 +76,11 @@ class StoredStudy:
         """Return the study of a job; None if its ledger was never looked at."""
         sql = "SELECT tasks_total, task_ranges, seeds, precision, rounds FROM ledger WHERE job_id = ?"
         row = connection.execute(sql, (job_id,)).fetchone()
-        return None if row is None else cls(connection, job_id, *row)
+        if row is None:
+            return None
+        study = cls(connection, job_id, *row[:-1])
+        study.rounds = row[-1]
+        return study
 
     def sets(self, *, descending: bool = False, after: int | None = None) -> Iterator[StoredSet]:
         """Yield the parameter sets in the order of their tasks; from that of the task `after` on, if it is given."""

@@ -1,7 +1,8 @@
-"""Growing jobs: rounds of parameter sets by one client or several, with kills, outages, and every view."""
+"""Sessions and growing jobs: rounds of parameter sets by one client or several, with kills, outages, and every view."""
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -102,3 +103,46 @@ def test_it_ends_after_its_idle_time(reg: mj.Registry, tmp_path: Path) -> None:
     assert reg.job("grows").wait(PATIENCE, interval=0.1).status == "succeeded"
     with pytest.raises(mj.TerminalStateError, match="none for 1s"):
         job.add([{"x": 1}])
+
+
+def test_a_session_has_futures(reg: mj.Registry, tmp_path: Path) -> None:
+    """Results come in the order of the sets or as they end, of several tasks as a list. Errors have their task.
+
+    asyncio awaits them. At its end, the job has all tasks as any other.
+    """
+    home = code(tmp_path / "code")
+    with reg.session("model:simulate", home, workers=2, python=sys.executable, sweep="fit", job_id="grows") as session:
+        assert [one["x"] for one in session.map([{"x": 3}, {"x": 1}, {"x": 2}])] == [3, 1, 2]
+        several, failing = session.submit({"x": 4}, replicates=3), session.submit({"x": 5, "fail": True})
+        assert {one.params["x"] for one in session.as_completed()} == {4, 5}
+        assert len({one["seed"] for one in several.result()}) == 3
+        with pytest.raises(mj.TaskFailedError, match="Task 6 of grows failed: ValueError: as asked") as raised:
+            failing.result()
+        assert (raised.value.task, raised.value.error["at"]) == (6, "model.py:27")
+
+        async def ask() -> Any:
+            return await asyncio.wrap_future(session.submit({"x": 6}))
+
+        assert asyncio.run(ask())["x"] == 6
+        with pytest.raises(mj.UsageError, match="expected"):
+            session.submit({"x": object()})
+    with pytest.raises(mj.UsageError, match="is closed"):
+        session.submit({"x": 7})
+    assert session.job.wait(PATIENCE, interval=0.1).status == "partial"
+    assert session.job.status().labels == {"sweep": "fit"}
+    assert [row["x"] for row in session.job.results()] == [3, 1, 2, 4, 4, 4, 5, 6]
+
+
+def test_a_session_goes_on_with_a_job(reg: mj.Registry, tmp_path: Path) -> None:
+    """A second program asks for more, and is not told what the first one asked for. A usual job is refused."""
+    begin(reg, tmp_path / "code").add([{"x": 1}])
+    with reg.session("grows") as session:
+        assert session.submit({"x": 2}).result()["x"] == 2
+    assert session.job.wait(PATIENCE, interval=0.1).status == "succeeded"
+    assert [row["x"] for row in session.job.results()] == [1, 2]
+    with pytest.raises(mj.TerminalStateError), reg.session("grows") as session:
+        session.submit({"x": 3}).result()
+    usual = reg.submit(mj.Study("model:simulate", [{"x": 1}]), tmp_path / "code", python=sys.executable)
+    with pytest.raises(mj.UsageError, match="not a growing job"):
+        reg.session(usual.id)
+    usual.wait(PATIENCE, interval=0.1)
