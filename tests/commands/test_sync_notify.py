@@ -9,7 +9,8 @@ import pytest
 
 from mopsjobs.app.following.notify import claims, notifier
 from mopsjobs.registry.transitions import ShardReport
-from support.cli import Cli, Remote, add, sentences
+from mopsjobs.utils.times import record_time
+from support.cli import START, Cli, Remote, add, foreign, key, sentences
 from support.notify import VARIABLE, Hook, hook_rule, write_rules
 from support.runs import PATIENCE
 
@@ -216,3 +217,69 @@ def test_a_slow_sync_takes_no_job_for_silent(cli: Cli, remote: Remote, hook: Hoo
     cli.clock.advance(seconds=61)
     cli.ok("sync")
     assert hook.titles == ["job may be stuck: no_update"]
+
+
+def test_the_end_of_a_sweep_is_told_once_and_not_of_each_job(cli: Cli, remote: Remote, hook: Hook) -> None:
+    """A minute after the last end, by one of two machines. A job that failed is told at once, as it needs a person."""
+    other = {"MOPS_JOBS_CACHE": str(cli.cache.with_name("other.db"))}
+    cli.ok("sync")
+    cli.ok("sync", **other)
+    for job_id in ("a", "b", "c", "d"):
+        add(remote.jobs, job_id, "running", labels={"sweep": "night"}, tasks_total=2, owner="ada")
+    for job_id, status in (("a", "succeeded"), ("b", "cancelled"), ("c", "failed")):
+        remote.jobs.update_status(job_id, status)
+    remote.put(key("theirs"), foreign("theirs", "succeeded", labels={"sweep": "night"}, updated_at=record_time(START)))
+    cli.ok("sync")
+    assert hook.titles == ["c is failed: 0 of 2 tasks done"]
+    cli.clock.advance(seconds=1)
+    remote.jobs.update_status("d", "succeeded")
+    cli.clock.advance(seconds=59)
+    cli.ok("sync")
+    assert len(hook.titles) == 1  # another job may follow
+    cli.clock.advance(seconds=2)
+    cli.ok("sync")
+    cli.ok("sync", **other)
+    cli.ok("sync")
+    assert hook.titles[1:] == ["sweep night has ended: 1 failed, 1 cancelled, 3 succeeded"]
+    told = hook.received[-1]
+    assert (told["event"], told["job"]["job_id"], told["next"]) == (
+        "sweep_end",
+        "d",
+        "mops-jobs list --label sweep=night",
+    )
+    assert told["sweep"] == {"name": "night", "jobs": 5, "statuses": {"failed": 1, "cancelled": 1, "succeeded": 3}}
+    assert told["text"].splitlines()[1:] == ["Owner: ada", "Took: 2h", "Next: mops-jobs list --label sweep=night"]
+    event = cli.ok("events", "d", "--kind", "notified", "--json").json
+    assert event["text"] == "the sweep night has ended"
+
+
+def test_a_sweep_that_goes_on_ends_again(cli: Cli, remote: Remote, hook: Hook) -> None:
+    """A loop that submits a job after the end of another is one sweep, and one message, unless it pauses."""
+    cli.ok("sync")
+    for number in range(5):
+        add(remote.jobs, f"job-{number}", "succeeded", labels={"sweep": "loop"})
+        cli.clock.advance(seconds=30)
+        cli.ok("sync")
+    assert hook.titles == []
+    for job_id in ("late-1", "late-2"):
+        cli.clock.advance(seconds=61)
+        cli.ok("sync")
+        add(remote.jobs, job_id, "succeeded", labels={"sweep": "loop"})
+    assert hook.titles == [f"sweep loop has ended: {count} succeeded" for count in (5, 6)]
+    cli.clock.advance(days=2)
+    cli.ok("sync")
+    assert len(hook.titles) == 2  # nothing that ended more than a day ago
+
+
+def test_a_rule_for_failures_says_nothing_of_a_sweep(cli: Cli, remote: Remote, hook: Hook) -> None:
+    """It has told of the job. What is told of active jobs is as of any job."""
+    hook_rule(cli, hook, 'jobs = "all"\non = ["failed", "failures"]')
+    cli.ok("sync")
+    add(remote.jobs, "a", "running", labels={"sweep": "x"}, tasks_total=20)
+    remote.jobs.update_progress("a", 5, 20, tasks_failed=10)
+    cli.ok("sync")
+    remote.jobs.update_status("a", "partial")
+    cli.ok("sync")
+    cli.clock.advance(minutes=2)
+    cli.ok("sync")
+    assert [told["event"] for told in hook.received] == ["failures", "end"]

@@ -20,6 +20,9 @@ FAILED = "failed"
 FAILURES = "failures"
 SUSPECT = "suspect"
 
+SWEEP_END = "sweep_end"
+"""The occasion on which a rule that tells of ends tells of a sweep: all its jobs have ended."""
+
 OCCASIONS = {
     END: "the job has ended",
     FAILED: "it has ended as failed or partial",

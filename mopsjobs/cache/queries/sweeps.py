@@ -86,6 +86,15 @@ def sweeps_and_jobs(connection: sqlite3.Connection, job_filter: Filter) -> tuple
     return len(jobs), sum(jobs.values())
 
 
+def ended_sweeps(connection: sqlite3.Connection, names: Iterable[str], now: float) -> list[tuple[Sweep, str]]:
+    """Return those of these sweeps whose jobs have all ended, each with the job that ended last."""
+    sql = "SELECT job_id FROM job WHERE sweep = ? ORDER BY ended_ts DESC, job_id LIMIT 1"
+    sweeps = read_sweeps(connection, Filter(), names, now).values()
+    return [
+        (sweep, connection.execute(sql, (sweep.name,)).fetchone()[0]) for sweep in sweeps if sweep.ended is not None
+    ]
+
+
 def read_sweeps(
     connection: sqlite3.Connection, job_filter: Filter, names: Iterable[str], now: float
 ) -> dict[str, Sweep]:

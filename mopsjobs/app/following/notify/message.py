@@ -11,13 +11,15 @@ from mopsjobs.app.jobs.job_card import job_card, stragglers_text
 from mopsjobs.app.jobs.job_tasks import mirror_failures
 from mopsjobs.app.jobs.next_steps import is_runner_dead, next_command
 from mopsjobs.app.run.app import App
-from mopsjobs.app.run.notify_rules import FAILURES, SUSPECT
+from mopsjobs.app.run.notify_rules import FAILURES, SUSPECT, SWEEP_END
 from mopsjobs.app.tasks.failures import describe_condition
 from mopsjobs.cache.queries.failures import FailureGroup, JobFailures, read_failures
-from mopsjobs.errors import MopsJobsError
+from mopsjobs.cache.queries.sweeps import Sweep
+from mopsjobs.errors import MopsJobsError, command_line
 from mopsjobs.registry.notes import TASK_HANGS
-from mopsjobs.utils.text import cut_to_length, error_line, pluralize, strip_control_characters
-from mopsjobs.utils.times import json_time
+from mopsjobs.registry.status import SWEEP
+from mopsjobs.utils.text import cut_to_length, error_line, out_of, pluralize, strip_control_characters
+from mopsjobs.utils.times import human_duration, json_time
 
 SCHEMA_VERSION = 1
 
@@ -54,6 +56,35 @@ def notification(job: Mapping[str, Any], occasion: str, app: App) -> dict[str, A
         "failures": [_group_json(group) for group in groups[:SHOWN_GROUPS]],
         "more_groups": 0 if failures is None else max(len(groups) - SHOWN_GROUPS, 0) + failures.more_groups,
         "job": job,
+        "sweep": None,
+    }
+
+
+def sweep_notification(sweep: Sweep, job: Mapping[str, Any], app: App) -> dict[str, Any]:
+    """Return the message about a sweep that has ended.
+
+    Args:
+        sweep: the sweep.
+        job: the job that ended last, in its JSON form.
+        app: the run.
+    """
+    following = command_line("list --label", f"{SWEEP}={sweep.name}")
+    took = human_duration((sweep.ended or sweep.changed) - sweep.created)
+    tasks = f", {out_of(sweep.tasks_completed, sweep.tasks_total)} tasks done" if sweep.tasks_total else ""
+    owner = [] if sweep.owner is None else [f"Owner: {sweep.owner}"]
+    lines = [f"Jobs: {sweep.counts_text()}{tasks}", *owner, f"Took: {took}", f"Next: {following}"]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "event": SWEEP_END,
+        "generated_at": json_time(app.now()),
+        "registry": app.settings.registry_id,
+        "title": _line(f"sweep {sweep.name} has ended: {sweep.counts_text()}"),
+        "text": "\n".join(map(_line, lines)),
+        "next": following,
+        "failures": [],
+        "more_groups": 0,
+        "job": job,
+        "sweep": {"name": sweep.name, "jobs": sweep.jobs, "statuses": dict(sweep.statuses)},
     }
 
 

@@ -8,6 +8,7 @@ its record has ended before. Three watchers use this: a sync, a wait, and the pr
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import sqlite3
 import threading
@@ -18,17 +19,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mopsjobs.app.following.notify import claims
 from mopsjobs.app.run.app import App
-from mopsjobs.app.run.notify_rules import ALL, END, FAILED, FAILURES, MINE, OCCASIONS, SUSPECT, Rule
+from mopsjobs.app.run.cache_access import MAX_LOCK_WAIT
+from mopsjobs.app.run.notify_rules import ALL, END, FAILED, FAILURES, MINE, OCCASIONS, SUSPECT, SWEEP_END, Rule
 from mopsjobs.cache.job_json import COLUMNS, job_json
+from mopsjobs.cache.queries.jobs import find_exact
+from mopsjobs.cache.queries.sweeps import Sweep, ended_sweeps
 from mopsjobs.cache.rows import job_json_from_state
 from mopsjobs.cache.sync_state import known_to, transaction
+from mopsjobs.engines import runner_process
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.trust import remembered_names
 from mopsjobs.errors import ConfigError, MopsJobsError, StoreError, command_line
 from mopsjobs.events.format import NOTIFIED
 from mopsjobs.events.writer import record_event
 from mopsjobs.registry.job_state import JobState
-from mopsjobs.registry.status import END_STATUSES, JobStatus
+from mopsjobs.registry.status import END_STATUSES, SWEEP, JobStatus
 from mopsjobs.utils.text import pluralize
 from mopsjobs.utils.times import parse_time
 from mopsjobs.utils.user_dirs import user_name
@@ -54,6 +59,9 @@ RECENT = timedelta(minutes=10)
 
 LOOK_SECONDS = 30.0
 """Time between two looks at a job that runs here."""
+
+SWEEP_SECONDS = 60.0
+"""How long the jobs of a sweep must have ended until that is told: another job may follow."""
 
 END_SECONDS = 5.0
 """Time to read a record at the end."""
@@ -81,6 +89,8 @@ class Due(NamedTuple):
     recipient: Recipient
     job: Job
     occasion: str
+    sweep: Sweep | None = None
+    """The sweep that has ended; its last job is `job`."""
 
 
 class _Outcome(NamedTuple):
@@ -103,6 +113,12 @@ def occasions_of(rule: Rule, job: Job) -> list[str]:
     )
     found = [FAILURES] if FAILURES in occasions and has_failures else []
     return [*found, SUSPECT] if SUSPECT in occasions and job["suspect"] is not None else found
+
+
+def _occasions_told(rule: Rule, job: Job) -> list[str]:
+    """Return what a rule tells of a job in its present state. Of a job in a sweep, that is not a success."""
+    is_part = not job["is_active"] and job["status"] not in (JobStatus.FAILED, JobStatus.PARTIAL)
+    return [] if is_part and SWEEP in (job["labels"] or {}) else occasions_of(rule, job)
 
 
 def covers(rule: Rule, job: Job, names: Iterable[str], user: str | None) -> bool:
@@ -156,13 +172,13 @@ class Notifier:
             except ConfigError as error:
                 self._say(str(error))
 
-    def offer(self, job: Job) -> None:
-        """Begin to send what is due about a job. It takes no time."""
+    def offer(self, job: Job, sweep: Sweep | None = None) -> None:
+        """Begin to send what is due about a job, or about a sweep that ended with the job. It takes no time."""
         if not self.recipients:
             return
         while not self._outcomes.empty():
             self._take(self._outcomes.get())
-        for due in self._due(job):
+        for due in self._due(job, sweep):
             if self._may_begin(due):
                 self._under_way[due.key] = due
                 self._app.registry  # noqa: B018 - opened here: two threads would open it twice
@@ -196,8 +212,8 @@ class Notifier:
         problems, self._problems = self._problems, []
         return problems
 
-    def _due(self, job: Job) -> Iterable[Due]:
-        """Yield what is due about a job and not known to be settled."""
+    def _due(self, job: Job, sweep: Sweep | None = None) -> Iterable[Due]:
+        """Yield what is due about a job, or about a sweep that ended with it, and not known to be settled."""
         names = None
         for rule in self._app.settings.rules:
             recipient = self.recipients.get(rule.name)
@@ -205,7 +221,7 @@ class Notifier:
                 continue
             keys = {
                 claims.claim_key(str(job["job_id"]), occasion, recipient.digest): occasion
-                for occasion in occasions_of(rule, job)
+                for occasion in (_occasions_told(rule, job) if sweep is None else [SWEEP_END] * (END in rule.occasions))
             }
             new = {
                 key: occasion
@@ -218,7 +234,7 @@ class Notifier:
                 names = remembered_names(JobDir.for_job(str(job["job_id"]), self._app.env))
             if covers(rule, job, names, self._user) and not self._is_old(job, rule, is_named=rule.name in names):
                 for key, one in new.items():
-                    yield Due(key, rule, recipient, job, one)
+                    yield Due(key, rule, recipient, job, one, sweep)
 
     def _is_old(self, job: Job, rule: Rule, *, is_named: bool) -> bool:
         """Return whether a job has ended too long ago, or has not changed since before the first sync with the rule."""
@@ -252,7 +268,8 @@ class Notifier:
             self._outcomes.put(_Outcome(due, False, f"unexpected: {type(error).__name__}"))
 
     def _claim_and_send(self, due: Due) -> _Outcome:
-        from mopsjobs.app.following.notify.message import notification  # here: without a message, no view is needed
+        # Here: without a message, no view is needed.
+        from mopsjobs.app.following.notify.message import notification, sweep_notification
 
         app = self._app
         try:
@@ -263,7 +280,11 @@ class Notifier:
             return _Outcome(due, claimed.is_final, None)
         problem = None
         try:
-            due.recipient.send(notification(due.job, due.occasion, app))
+            due.recipient.send(
+                notification(due.job, due.occasion, app)
+                if due.sweep is None
+                else sweep_notification(due.sweep, due.job, app)
+            )
         except MopsJobsError as error:  # a `SendError`, or a `ConfigError` of the TLS authorities
             problem = str(error).rstrip(".")
         try:
@@ -276,7 +297,7 @@ class Notifier:
                 str(due.job["job_id"]),
                 NOTIFIED,
                 now=app.now,
-                text=OCCASIONS[due.occasion],
+                text=OCCASIONS[due.occasion] if due.sweep is None else f"the sweep {due.sweep.name} has ended",
                 recipient=due.rule.type,
             )
         return _Outcome(due, problem is None, problem)
@@ -335,8 +356,21 @@ class CacheNotifier:
             rows = connection.execute(_JOBS, (now - claims.WINDOW.total_seconds(),))
             return [job for row in rows if notifier.is_due(job := job_json(row, now=now, known_to=known))]
 
+        def view_sweeps(connection: sqlite3.Connection) -> list[tuple[Sweep, dict[str, Any] | None]]:
+            sql = "SELECT DISTINCT sweep FROM job WHERE sweep IS NOT NULL AND is_active = 0 AND ended_ts >= ?"
+            names = [name for (name,) in connection.execute(sql, (now - claims.WINDOW.total_seconds(),))]
+            ended = ended_sweeps(connection, names, now)
+            return [
+                (sweep, find_exact(connection, last, now=now))
+                for sweep, last in ended
+                if (sweep.ended or now) <= now - SWEEP_SECONDS
+            ]
+
         for job in app.cache.read_cached(view) or ():
             notifier.offer(job)
+        for sweep, last in app.cache.read_cached(view_sweeps) or ():
+            if last is not None:
+                notifier.offer(last, sweep)
         problems = notifier.finish(seconds)
         if new := notifier.settled - cached:
             app.cache.write(lambda connection: _keep(connection, new, now))
@@ -421,5 +455,30 @@ def telling_of_run(job_id: str, app: App) -> Iterator[None]:
     finally:
         is_over.set()
         thread.join(END_SECONDS + BOUND_SECONDS)
+        with contextlib.suppress(MopsJobsError, OSError):  # else the next sync tells
+            problems.extend(_tell_of_sweep(job_id, app))
         for problem in problems:
             app.out.warn(problem)
+
+
+def _tell_of_sweep(job_id: str, app: App) -> list[str]:
+    """Tell of the sweep of a job whose run is over here, if it was the last one, when it is late enough for that.
+
+    Only the process that an engine has launched on this machine stays so long. A foreground run ends at once, and a
+    place in a cluster costs something. There, the next sync tells.
+    """
+    note = runner_process.read_note(JobDir.for_job(job_id, app.env).runner)
+    state = app.registry.get_job(job_id) if note.get("pid") == os.getpid() else None
+    name = None if state is None or not state.is_terminal else state.labels.get(SWEEP)
+    if name is None or all(END not in rule.occasions for rule in app.settings.rules):
+        return []
+
+    def has_ended() -> bool:
+        app.cache.sync(wait=MAX_LOCK_WAIT)
+        now = app.now().timestamp()
+        return bool(app.cache.read_cached(lambda connection: ended_sweeps(connection, [name], now)))
+
+    if not has_ended():
+        return []
+    app.sleep(SWEEP_SECONDS)
+    return CacheNotifier(app).tell() if has_ended() else []
