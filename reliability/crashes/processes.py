@@ -7,6 +7,8 @@ start. `python -m reliability.crashes.processes` is that server; it reads one or
 from __future__ import annotations
 
 import contextlib
+import importlib
+import itertools
 import json
 import os
 import random
@@ -37,8 +39,13 @@ class Ended(NamedTuple):
     is_killed: bool
     """Whether the kill came before the end."""
     seconds: float
-    out: str
-    """What it wrote to both streams."""
+    stdout: str
+    stderr: str
+
+    @property
+    def out(self) -> str:
+        """Return what it wrote to both streams."""
+        return self.stdout + self.stderr
 
     @property
     def code(self) -> int:
@@ -74,14 +81,15 @@ class Forker:
 
         `env` takes the place of the environment of the server.
         """
-        out, acknowledged = self._directory / "script.out", self._directory / "script.codes"
-        for path in (out, acknowledged):
+        out, err, acknowledged = (self._directory / f"script.{name}" for name in ("out", "err", "codes"))
+        for path in (out, err, acknowledged):
             path.unlink(missing_ok=True)
         order = {
             "script": [list(words) for words in script],
             "env": self._env if env is None else dict(env),
             "cwd": str(cwd or self._directory),
             "out": str(out),
+            "err": str(err),
             "codes": str(acknowledged),
         }
         begun = time.monotonic()
@@ -92,8 +100,8 @@ class Forker:
                 os.killpg(pid, signal.SIGKILL)  # a zombie until the server is asked again: the id is still its own
         status = int(self._ask(None))
         seconds = time.monotonic() - begun
-        codes = [int(line) for line in acknowledged.read_text().split()] if acknowledged.exists() else []
-        return Ended(codes, status == -signal.SIGKILL, seconds, out.read_text() if out.exists() else "")
+        stdout, stderr, told = (path.read_text() if path.exists() else "" for path in (out, err, acknowledged))
+        return Ended([*map(int, told.split())], status == -signal.SIGKILL, seconds, stdout, stderr)
 
     def close(self) -> None:
         """End the server."""
@@ -146,6 +154,7 @@ def main() -> None:
 
     for name in COMMANDS:
         load(name)
+    _load_backends()
     for line in sys.stdin:
         order = json.loads(line)
         pid = os.fork()
@@ -159,15 +168,27 @@ def main() -> None:
         print(os.waitstatus_to_exitcode(status), flush=True)
 
 
+def _load_backends() -> None:
+    """Import the SDKs of the stores, and read boto3's descriptions of services: most of the time of a command."""
+    from mopsjobs.store.aws.client import service_descriptions
+
+    for backend in ("azure", "dynamodb", "s3"):
+        importlib.import_module(f"mopsjobs.store.{backend}.store")
+    descriptions = service_descriptions()
+    for name in ("endpoints", "partitions"):
+        descriptions.load_data(name)
+    for service, kind in itertools.product(("s3", "dynamodb"), ("service-2", "endpoint-rule-set-1")):
+        descriptions.load_service_model(service, kind)
+
+
 def _play(order: dict[str, object], command: object) -> None:
     os.setpgid(0, 0)
     os.environ.clear()
     os.environ.update(order["env"])  # type: ignore[arg-type]
     os.chdir(str(order["cwd"]))
     append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    out = os.open(str(order["out"]), append, 0o600)
-    for stream in (1, 2):
-        os.dup2(out, stream)
+    for stream, path in ((1, order["out"]), (2, order["err"])):
+        os.dup2(os.open(str(path), append, 0o600), stream)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     codes = os.open(str(order["codes"]), append, 0o600)
     for words in order["script"]:  # type: ignore[attr-defined]

@@ -415,6 +415,7 @@ class StudyActs(Actor):
         child = Job(world.child_id(job.job_id), parent=job.job_id, study=job.study, labels=job.labels_to_inherit())
         child.is_capped = job.is_capped
         child.deferred = tuple(task for task in missing if task not in chosen)
+        child.reused = world.taken_over(job.job_id)
         world.run(child, chosen)
         self._run("a", words, EXIT_CODES[child.status])
         world.jobs[child.job_id] = child

@@ -25,8 +25,10 @@ from support.web import make_client
 LIMIT_SECONDS = 180
 """A command that takes longer hangs."""
 
-WHOLE_LOOKS = 10
+PROCESS_LOOKS = 10
 """One of this number of looks is a process of its own."""
+WHOLE_LOOKS = 100
+"""One of this number is a process that also starts an interpreter."""
 
 _AT = (
     "import sys; sys.path[0] = sys.argv.pop(1); import mops_jobs; from datetime import UTC, datetime, timedelta;"
@@ -93,7 +95,7 @@ class Machine:
     def fork(self, *argv: str) -> Ran:
         """Run the command as a process that need not import anything."""
         ended = self._forker.run(argv, cwd=self.code, env=self.env)
-        return Ran(ended.code if ended.codes else 1, ended.out, ended.out)
+        return Ran(ended.code if ended.codes else 1, ended.stdout, ended.stderr)
 
     def kill(self, *argv: str, after: float) -> bool:
         """Run the command likewise, and kill its process group after this many seconds. Return whether it was hit."""
@@ -107,10 +109,10 @@ class Machine:
         )  # fmt: skip
 
     def look(self, *argv: str) -> Ran:
-        """Run the command in this process; each tenth time, as a process of its own."""
+        """Run the command in this process, in one that is forked, or in one with an interpreter of its own."""
         self._looks += 1
-        if self._looks % WHOLE_LOOKS == 0:
-            return self.run(*argv)
+        if self._looks % PROCESS_LOOKS == 0:
+            return self.run(*argv) if self._looks % WHOLE_LOOKS == 0 else self.fork(*argv)
         return Ran(*cli.run_in(self.code, argv, self.env))
 
     @contextlib.contextmanager

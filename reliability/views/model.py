@@ -316,6 +316,16 @@ class World:
         """Return the tasks without an output that a resume of a job would run, and how they ended last."""
         return {task: end for task, (_, end) in self.rows(job_id).items() if end != SUCCEEDED}
 
+    def taken_over(self, job_id: str) -> dict[int, str]:
+        """Return the tasks that a child has from a job without running them, and the jobs that hold their outputs.
+
+        Of a study that is not adaptive, it has none. The decisions of others need all tasks.
+        """
+        study, rows = self.jobs[job_id].study, self.rows(job_id)
+        if study is None or study.least is None:
+            return {}
+        return {task: self.holder(rows[task][0], task) for task in self.outputs(job_id)}
+
     def snapshot(self) -> dict[str, Job]:
         """Return a copy of the jobs, to go back to if a command was killed before its write."""
         return copy.deepcopy(self.jobs)

@@ -17,7 +17,7 @@ from unittest import mock
 
 from mopsjobs.store import network, open_store
 from mopsjobs.studies.packed_store import show_packs
-from reliability.crashes.processes import forker
+from reliability.crashes.processes import Forker, forker
 from reliability.trial import Figure, PromiseBroken, Trial
 from reliability.views.acts import THEMES, Acts
 from reliability.views.commands import LIMIT_SECONDS, Machine
@@ -66,13 +66,14 @@ def run(trial: Trial) -> Iterator[Figure]:
 def over(trial: Trial, store: str, steps: int, counts: Counter[str], length: int = LENGTH) -> Iterator[Found]:
     """Run sequences over one store, and yield the contradiction of each that ended in one."""
     patience = mock.patch.object(network, "BUDGET_SECONDS", LIMIT_SECONDS)  # also on a busy machine
-    with patience, running_store(store, trial.directory) as new_place:
+    with patience, running_store(store, trial.directory) as new_place, forker(trial.directory, {}) as forks:
         for number in range((steps + length - 1) // length):
             directory = trial.directory / f"{store}-{number}"
             directory.mkdir()
             chance = random.Random(f"{trial.seed} {store} {number}")
             theme = [*THEMES][number % len(THEMES)]
-            with contextlib.closing(Sequence(directory, new_place(directory), chance, counts, theme)) as sequence:
+            made = Sequence(directory, new_place(directory), forks, chance, counts, theme)
+            with contextlib.closing(made) as sequence:
                 try:
                     for _ in range(min(length, steps - number * length)):
                         sequence.step()
@@ -85,7 +86,15 @@ def over(trial: Trial, store: str, steps: int, counts: Counter[str], length: int
 class Sequence:
     """One sequence over one registry."""
 
-    def __init__(self, directory: Path, place: Place, chance: random.Random, counts: Counter[str], theme: str) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        place: Place,
+        forks: Forker,
+        chance: random.Random,
+        counts: Counter[str],
+        theme: str,
+    ) -> None:
         self.steps = 0
         self._looked: dict[tuple[str, str], str] = {}
         """What a cache and the model had of a job when all of its views were last looked at."""
@@ -95,7 +104,6 @@ class Sequence:
         self._is_local = place.outage is None
         self._closing = contextlib.ExitStack()
         self._store = self._closing.enter_context(contextlib.closing(show_packs(open_store(place.url, place.env))))
-        forks = self._closing.enter_context(forker(directory, {}))
         self._machines = machines = {
             name: Machine(directory / name, place.url, place.env, forks) for name in self._world.caches
         }

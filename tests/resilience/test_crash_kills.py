@@ -101,8 +101,8 @@ def test_the_trial_sees_an_acknowledged_write_that_is_lost(tmp_path: Path) -> No
     writers = Writers(tmp_path / "registry.db")
     writers.prepare()
     SQLiteVersionedStore(writers.path).create_if_absent("other", b"")
-    writers.look(Ended([], True, 0.1, ""))
+    writers.look(Ended([], True, 0.1, "", ""))
     with pytest.raises(PromiseBroken, match="1 writes were acknowledged"):
-        writers.look(Ended([0], True, 0.1, ""))
+        writers.look(Ended([0], True, 0.1, "", ""))
     with pytest.raises(PromiseBroken, match="refused"):
-        writers.look(Ended([0, 6], True, 0.1, ""))
+        writers.look(Ended([0, 6], True, 0.1, "", ""))

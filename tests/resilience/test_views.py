@@ -59,3 +59,19 @@ def test_the_model_keeps_a_family_until_all_of_it_has_ended() -> None:
     assert world.caches["a"].pruned == {"exp-20"}
     world.prune("a", before_step=4)
     assert world.caches["a"].pruned == {"exp-2", "exp-2.2", "exp-20"}
+
+
+@pytest.mark.parametrize(("least", "rows"), [(None, ["exp", "exp.2"]), (1, ["exp.2", "exp.2"])])
+def test_in_the_model_the_child_of_an_adaptive_job_has_all_its_tasks(least: int | None, rows: list[str]) -> None:
+    """Other children have those that are missing."""
+    world = World()
+    study = Study("s", ("ok", "fail-once"), 1, least)
+    parent, child = Job("exp", study=study), Job("exp.2", parent="exp", study=study)
+    world.jobs = {"exp": parent}
+    world.run(parent, [0, 1])
+    child.reused = world.taken_over("exp")
+    world.repaired.add("s")
+    world.run(child, [*world.missing("exp")])
+    world.jobs["exp.2"] = child
+    assert [owner for _, (owner, _) in sorted(world.rows("exp.2").items())] == rows
+    assert (child.completed, child.total) == ((1, 1) if least is None else (2, 2))

@@ -34,7 +34,7 @@ logging.getLogger("botocore").addHandler(logging.NullHandler())
 
 
 @functools.cache
-def _loader() -> Any:
+def service_descriptions() -> Any:
     """Return what reads boto3's descriptions of services. It keeps them: to read them takes a tenth of a second."""
     return botocore.session.get_session().get_component("data_loader")
 
@@ -116,7 +116,7 @@ class AwsClient:
 
     def _connect(self) -> Any:
         settings = botocore.session.get_session()
-        settings.register_component("data_loader", _loader())
+        settings.register_component("data_loader", service_descriptions())
         # No time in a reply is used. boto3 would fail at one that broke off, and parses times slowly.
         settings.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=str)
         # These limits are also those of requests by which the SDK signs in.
