@@ -45,6 +45,9 @@ STOP_BY = "stop_by"
 PRECISION = "precision"
 """The member of metadata that counts the parameter sets of an adaptive study by how precise they are, and its tasks."""
 
+GROWS = "grows"
+"""The member of metadata with the seconds without a task after which a growing job ends; absent for any other job."""
+
 MAX_NOTE = 1000
 """Characters of a note. A longer one of `update` is cut in the history, so that records stay small."""
 

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from mopsjobs.engines.base import EngineTimes, ShardEnd, engine_of, last_launch
-from mopsjobs.errors import NoManifestError, RecordError, StoreError
+from mopsjobs.errors import InvalidTransitionError, NoManifestError, RecordError, StoreError, command_line
 from mopsjobs.events.format import RUNNER
 from mopsjobs.events.writer import record_event
 from mopsjobs.ledger.attempt import FAILED_OUTCOMES, Attempt, Outcome, attempt_error
@@ -29,17 +29,19 @@ from mopsjobs.ledger.format import (
 )
 from mopsjobs.registry.cpu_budget import spent_budget
 from mopsjobs.registry.job_state import JobState
+from mopsjobs.registry.notes import GROWS
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.registry.usage import NO_SHARD_USAGE, ShardUsage, add_usage
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.bulk import bulk_reads
 from mopsjobs.studies.manifest import Manifest, load_manifest
 from mopsjobs.studies.outputs import Sizes, SizesOf, find_complete_tasks
+from mopsjobs.studies.rounds import END, round_key
 from mopsjobs.studies.validation import BUDGET, EarlyEnd, Validation, end_by_outputs
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.shard_drop import first_error
 from mopsjobs.utils.text import parse_whole_number
-from mopsjobs.utils.times import from_timestamp
+from mopsjobs.utils.times import from_timestamp, parse_time
 
 THREADS = 8
 """Chunks of a ledger that are read at once."""
@@ -221,6 +223,28 @@ class RunnerEnd(NamedTuple):
     """Whether the engine states the end. Then it also ends a job without a manifest, of which no outputs are known."""
 
 
+def _end_growth(judged: JobState, session: Session) -> None:
+    """Let a growing job without a runner get no further sets, once it had none for its idle time.
+
+    Raises:
+        InvalidTransitionError: if a client may go on with it.
+    """
+    manifest = load_manifest(session.store, judged.job_id)
+    if not manifest.may_grow:
+        return
+    last = max(parse_time(at) for at in (judged.heartbeat_at, judged.created_at) if at is not None)
+    if (session.now() - last).total_seconds() < (manifest.grows or 0.0):
+        raise InvalidTransitionError(
+            f"Job {judged.job_id} is a growing job, which has no runner now; its client may go on.",
+            job_id=judged.job_id,
+            from_status=str(judged.status),
+            to_status=str(JobStatus.PARTIAL),
+            hint=f"Start a runner: {command_line('resume', judged.job_id)}. Or end it:"
+            f" {command_line('cancel', judged.job_id)}",
+        )
+    session.store.create_if_absent(round_key(judged.job_id, manifest.rounds + 1), END)
+
+
 def infer_end(judged: JobState, end: RunnerEnd, session: Session, sizes_of: SizesOf | None = None) -> Validation:
     """End a job as its outputs decide, or correct an end that was inferred before.
 
@@ -238,6 +262,8 @@ def infer_end(judged: JobState, end: RunnerEnd, session: Session, sizes_of: Size
         StoreError: if the comparison failed, or the record cannot be written.
     """
     registry, store, times = session.registry, session.store, end.times
+    if judged.metadata.get(GROWS) is not None and not judged.is_terminal:
+        _end_growth(judged, session)
     if times.started_at is not None and not judged.is_terminal and judged.status != JobStatus.VALIDATING:
         # In a write of its own, which makes the start a reported step. It changes nothing if the record has the step.
         judged = registry.backdated_to(times.started_at).update_status(judged.job_id, JobStatus.RUNNING)
