@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import Any
 import pytest
 
 import mopsjobs as mj
+from mopsjobs.engines.local import runner_pid
 from mopsjobs.studies.study_parser import parse_study
 from mopsjobs.submission.growing import EndedTask, GrowingJob, begin_growing, continue_growing
 from mopsjobs.submission.launch_options import LaunchOptions
 from mopsjobs.submission.submit import Code, SubmitRequest
-from support.runs import PATIENCE, code, until
+from support.docs import ROOT
+from support.runs import PATIENCE, callers, calls, code, kill, until
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # a runner outlives the process that launched it
@@ -48,6 +51,13 @@ def told(job: GrowingJob) -> dict[int, EndedTask]:
     return {ended.number: ended for ended in job.ended(PATIENCE)}
 
 
+def has_counts(reg: mj.Registry, *counts: object, waits: bool) -> bool:
+    """Return whether the record has this status and these counts, and says that the job waits for its client."""
+    job = reg.job("grows", refresh=True).status()
+    found = (job.status, job["tasks_total"], job["tasks_completed"], job["tasks_failed"])
+    return found == counts and (job["metadata"].get("waits_for") == "its client") == waits
+
+
 def test_rounds_run_in_one_job_that_ends_with_its_client(reg: mj.Registry, tmp_path: Path) -> None:
     """Tasks end with their outputs or errors, also one that repeats another. Views show all sets, with one numbering.
 
@@ -62,13 +72,7 @@ def test_rounds_run_in_one_job_that_ends_with_its_client(reg: mj.Registry, tmp_p
     assert second[2].outputs == first[0].outputs  # the same parameters and seed
     assert len({one.seed for one in second.values()}) == 4
     assert list(job.ended(PATIENCE)) == []
-
-    def waits() -> bool:
-        job = reg.job("grows", refresh=True).status()
-        counts = (job.status, job["tasks_total"], job["tasks_completed"], job["tasks_failed"])
-        return counts == ("running", 6, 5, 1) and job["metadata"].get("waits_for") == "its client"
-
-    until(waits, "it to wait for its client")
+    until(lambda: has_counts(reg, "running", 6, 5, 1, waits=True), "it to wait for its client")
     assert len(reg.job("grows").tasks()) == 6
     job.end()
     with pytest.raises(mj.TerminalStateError, match="takes no further parameter sets"):
@@ -146,3 +150,113 @@ def test_a_session_goes_on_with_a_job(reg: mj.Registry, tmp_path: Path) -> None:
     with pytest.raises(mj.UsageError, match="not a growing job"):
         reg.session(usual.id)
     usual.wait(PATIENCE, interval=0.1)
+
+
+CLIENT = """
+import os, sys, time
+import mopsjobs as mj
+
+mj.connect().session("grows").map([{"x": 2, "gate": sys.argv[1]}, {"x": 3}])
+job = mj.connect().job("grows")
+while job.status(refresh=True).tasks_total < 3:
+    time.sleep(0.01)
+os._exit(9)
+"""
+
+
+def test_a_killed_client_is_waited_for(reg: mj.Registry, env: dict[str, str], tmp_path: Path) -> None:
+    """What it had asked for is done. Then the job waits for its client, and another one goes on."""
+    job, gate = begin(reg, tmp_path / "code"), tmp_path / "gate"
+    job.add([{"x": 1}])
+    killed = subprocess.run(
+        [sys.executable, "-c", CLIENT, str(gate)], env={**env, "PYTHONPATH": str(ROOT)}, check=False, timeout=PATIENCE
+    )
+    assert killed.returncode == 9
+    gate.touch()
+    until(lambda: has_counts(reg, "running", 3, 3, 0, waits=True), "what was asked for to be done")
+    ended = told(continue_growing(reg.app.session(), "grows"))
+    assert [one.params["x"] for _, one in sorted(ended.items())] == [1, 2, 3]
+    with reg.session("grows") as session:
+        assert session.submit({"x": 4}).result()["x"] == 4
+    assert session.job.wait(PATIENCE, interval=0.1).tasks_completed == 4
+
+
+def test_a_killed_runner_is_replaced_in_the_same_job(reg: mj.Registry, env: dict[str, str], tmp_path: Path) -> None:
+    """Views leave the job active, and name the way on. The client goes on by itself, and no task ends twice."""
+    job, noted, gate = begin(reg, tmp_path / "code"), tmp_path / "calls", tmp_path / "gate"
+    job.add([{"x": 0, "calls": str(noted)}])
+    told(job)
+    job.add([{"x": number, "calls": str(noted), "gate": str(gate)} for number in range(1, 4)])
+    until(lambda: len(calls(noted)) == 3, "two tasks at work")
+    for gone in ("at work", "waiting"):
+        pid = runner_pid("grows", env)
+        assert pid is not None
+        kill(pid)
+        until(lambda: runner_pid("grows", env) is None, f"its runner, {gone}, to be gone")
+        assert reg.job("grows").status()["is_active"]
+        gate.touch()
+        resumed = reg.job("grows").resume(yes=True)
+        assert resumed is not None
+        assert resumed.id == "grows"
+        assert sorted(told(job)) == ([1, 2, 3] if gone == "at work" else [])
+    job.add([{"x": 4}])
+    assert sorted(told(job)) == [4]
+    job.end()
+    assert reg.job("grows").wait(PATIENCE, interval=0.1).status == "succeeded"
+    assert set(calls(noted).values()) <= {1, 2}
+    assert [row["x"] for row in reg.job("grows").results()] == [0, 1, 2, 3, 4]
+
+
+def test_a_killed_worker_costs_its_task_an_attempt(reg: mj.Registry, tmp_path: Path) -> None:
+    """One that dies while no task is at work is replaced with the next task."""
+    job, noted = begin(reg, tmp_path / "code", workers=1), tmp_path / "calls"
+    job.add([{"x": 1}, {"x": 2, "die": str(tmp_path / "died"), "calls": str(noted)}, {"x": 3, "always_die": True}])
+    ended = told(job)
+    assert [one.error and one.error["type"] for _, one in sorted(ended.items())] == [None, None, "WorkerDied"]
+    assert calls(noted) == {2: 2}
+    job.add([{"x": 4, "calls": str(noted)}])
+    assert told(job)[3].error is None
+    kill(callers(noted)[-1])
+    job.add([{"x": 5}])
+    assert told(job)[4].error is None
+    job.end()
+    reg.job("grows").wait(PATIENCE, interval=0.1)
+
+
+def test_a_job_that_waits_can_be_cancelled(reg: mj.Registry, env: dict[str, str], tmp_path: Path) -> None:
+    """Its runner ends. Its client is told, instead of waiting for ever."""
+    job = begin(reg, tmp_path / "code")
+    job.add([{"x": 1}])
+    told(job)
+    assert reg.job("grows").cancel().status == "cancelled"
+    until(lambda: runner_pid("grows", env) is None, "its runner to end")
+    job.add([{"x": 2}])
+    with pytest.raises(mj.JobCancelledError, match="1 task of it did not run"):
+        told(job)
+
+
+def test_a_cache_from_before_the_last_round_shows_it(reg: mj.Registry, tmp_path: Path) -> None:
+    """A view that looked at the job early shows all sets at its end, and counts the tasks that repeat others."""
+    job = begin(reg, tmp_path / "code")
+    assert [*reg.job("grows").tasks()] == []
+    job.add([{"x": 1}, {"x": 2, "fail": True}])
+    told(job)
+    early = reg.job("grows", refresh=True)
+    assert [row["params"]["x"] for row in early.tasks()] == [1, 2]
+    assert sum(group["count"] for group in early.failures()["groups"]) == 1
+    job.add([{"y": 5, "x": 3}, {"x": 2, "fail": True}])
+    told(job)
+    job.end()
+    early.wait(PATIENCE, interval=0.1)
+    assert [row["params"]["x"] for row in early.tasks()] == [1, 2, 3, 2]
+    assert sum(group["count"] for group in early.failures()["groups"]) == 2
+    assert [(row["x"], row["y"]) for row in early.results()] == [(1, None), (2, None), (3, 5), (2, None)]
+
+
+def test_without_the_registry_it_does_not_begin(env: dict[str, str], tmp_path: Path) -> None:
+    """Its rounds would have nowhere to go: nothing is launched."""
+    nowhere = "AccountName=a;AccountKey=AAAA;BlobEndpoint=http://127.0.0.1:1/a"
+    away = {**env, "MOPS_JOBS_REGISTRY": "azure://jobs", "AZURE_STORAGE_CONNECTION_STRING": nowhere}
+    with mj.connect(env=away) as lost, pytest.raises(mj.StoreUnavailableError):
+        begin(lost, tmp_path / "code")
+    assert runner_pid("grows", env) is None

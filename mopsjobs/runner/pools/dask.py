@@ -162,10 +162,7 @@ class DaskProcess:
                 if "end" in message:
                     return
                 if "next" in message:
-                    following = next(tasks, None) if self._kept is None else None
-                    child.send({"task": following and [following[0], *following[1]]})
-                    if following is not None:
-                        sent[following[0]] = following[1]
+                    child.send({"task": self._next_task(tasks)})
                     continue
                 try:
                     if "begin" in message:
@@ -179,6 +176,17 @@ class DaskProcess:
                     yield result
         finally:
             child.close()
+
+    def _next_task(self, tasks: NextTasks) -> list[object] | bool:
+        """Return the next task as it is sent, True if there is none now, and False if there is none left."""
+        try:
+            following = next(tasks) if self._kept is None else None
+        except StopIteration:
+            return False
+        if following is None:
+            return self._kept is None
+        self._sent[following[0]] = following[1]
+        return [following[0], *following[1]]
 
     def _read_message(self, message: Mapping[str, Any], sent: dict[int, Task]) -> TaskResult | None:
         """Return the result in a message about a task, or pass on its log line.
@@ -276,6 +284,9 @@ SPREAD_PER_THREAD = 2
 
 THREADS_SECONDS = 1.0
 """How often the number of threads of the cluster is read."""
+
+IDLE_SECONDS = 0.05
+"""How often the runner is asked for a task while none is at work: the client of a growing job may wait."""
 
 FETCH_SECONDS = 60.0
 """How long to wait for the last checkpoint of an attempt that has ended."""
@@ -417,9 +428,10 @@ class DaskPool:
                 yield from self._read_threads(client, wake_seconds)
                 self._hand_out(client, code, first_workers)
                 self._pass_on_description(0.0 if self._sent else CLOSE_SECONDS)
-                if not self._sent and (self._runner.kept is not None or self._queue.seconds_to_next() is None):
+                if not self._sent and (self._runner.kept is not None or self._queue.is_over):
                     return
-                pause = min(self._queue.seconds_to_next() or wake_seconds, wake_seconds)
+                most = wake_seconds if self._sent else IDLE_SECONDS
+                pause = min(self._queue.seconds_to_next() or most, most)
                 yield None
                 yield from self._take_results(client, pause)
                 yield from self._exchange(client, wake_seconds)
@@ -818,10 +830,9 @@ def main() -> None:
 
 
 def _tasks(runner: _Runner) -> NextTasks:
-    """Yield the tasks of the runner, and None if it has none now. It is asked again while tasks are at work."""
-    while True:
-        task = runner.ask({"next": True}, "task")
-        yield task and (task[0], Task(*task[1:]))
+    """Yield the tasks of the runner, and None if it has none now. It is then asked again."""
+    while task := runner.ask({"next": True}, "task"):
+        yield None if task is True else (task[0], Task(*task[1:]))
 
 
 def _to_message(result: TaskResult) -> list[object]:
