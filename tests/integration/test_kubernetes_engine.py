@@ -379,6 +379,30 @@ def test_events_tell_why_a_pod_cannot_begin(engine: KubernetesEngine, api: Api) 
     assert engine.state(RECORD).reason == "FailedIndexes"
 
 
+def test_an_event_that_goes_on_is_as_new_as_its_last_time(engine: KubernetesEngine, api: Api) -> None:
+    """The scheduler writes such: no `lastTimestamp`, its first time in `eventTime`, and the last one in a series."""
+    api.put_job(status={})
+    pod = api.put_pod(0, "Pending")
+    about = {"kind": "Pod", "name": pod, "namespace": "models"}
+    event = {"metadata": {"name": "1", "namespace": "models"}, "involvedObject": about, "lastTimestamp": None}
+    series = {"count": 9, "lastObservedTime": "2026-03-01T12:09:00.000000Z"}
+    warning = {"type": "Warning", "reason": "FailedScheduling", "message": "no node", "series": series}
+    api.put(EVENTS, "1", {**event, **warning, "eventTime": "2026-03-01T12:00:00.000000Z"})
+    normal = {"type": "Normal", "reason": "NotTriggerScaleUp", "message": "", "lastTimestamp": "2026-03-01T12:05:00Z"}
+    api.put(EVENTS, "2", {**event, **normal, "metadata": {"name": "2", "namespace": "models"}})
+    assert engine.state(RECORD)[:3] == ("pending", "FailedScheduling", "no node")
+
+
+def test_a_job_of_another_controller_has_its_pods_elsewhere(engine: KubernetesEngine, api: Api) -> None:
+    """Such as MultiKueue, which keeps its status. That it has no pods here says nothing."""
+    spec = {"managedBy": "kueue.x-k8s.io/multikueue"}
+    api.put_job(status={}, spec=spec)
+    words = "the Job is run by kueue.x-k8s.io/multikueue, maybe in another cluster"
+    assert engine.state(RECORD) == EngineState("pending", "ManagedBy", words)
+    api.put_job(status={"active": 1, "ready": 1}, spec=spec)
+    assert engine.state(RECORD).phase == "running"
+
+
 def test_cancelling_deletes_the_job_and_in_the_background_its_pods(engine: KubernetesEngine, api: Api) -> None:
     api.put_job()
     assert not engine.cancel({**RECORD, "k8s_uid": "uid-of-another"})

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from mopsjobs.engines.kubernetes import manifest
+from mopsjobs.engines.kubernetes.client import CREATE_READ_SECONDS
 from mopsjobs.store import open_store
 from mopsjobs.studies.checkpoints import list_numbers
 from support.checkpoints import STEPS, steps_of
@@ -29,10 +30,12 @@ from support.kubernetes import kubeconfig
 from support.ledgers import attempts_in
 from support.runs import MODEL, code, sets_of, until
 from support.servers import Azurite
-from support.stand_in import POD_GC_SECONDS, StandIn
+from support.stand_in import CREATE_SECONDS, MONITOR_SECONDS, POD_GC_SECONDS, TOLERATION_SECONDS, StandIn
 from support.web import Web
 
 Submit = Callable[..., "Ran"]
+
+NEVER_ENDS = "import time; print('earlier', flush=True); time.sleep(3600)"
 
 STEPS_ANYWHERE = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{STEPS}"
 """A model of steps that finds mops-jobs in a pod."""
@@ -66,6 +69,20 @@ def submit(cli: Cli, cluster: StandIn, tmp_path: Path, monkeypatch: pytest.Monke
         return cli(*words, *([] if secret is None else ["--secret", secret]), *flags)
 
     return submitted
+
+
+STAGES = {
+    "NodeNotReady": MONITOR_SECONDS,
+    "evicted": TOLERATION_SECONDS,
+    "over": 2 * manifest.GRACE_SECONDS,  # the command's clock is a little behind
+}
+"""What a cluster makes of a pod on a lost node, and the seconds until then."""
+
+
+def _ready(cluster: StandIn) -> int:
+    job = cluster.job("job")
+    assert job is not None
+    return int(job["status"]["ready"])
 
 
 def _ended(cluster: StandIn) -> str:
@@ -191,6 +208,35 @@ def test_a_manifest_that_was_applied_by_hand_is_adopted(cli: Cli, cluster: Stand
     assert cli.ok("status", "job", "--json").json["k8s_uid"] == job["metadata"]["uid"]
 
 
+def test_a_slow_admission_is_waited_for(cli: Cli, cluster: StandIn, submit: Submit) -> None:
+    """As long as an API server works on it."""
+    assert CREATE_READ_SECONDS > CREATE_SECONDS
+    cluster.admission_seconds = CREATE_SECONDS - 1
+    assert submit(sets_of(1)).code == 0
+    assert _ended(cluster) == "CompletionsReached"
+    assert cli("wait", "job").code == 0
+
+
+@pytest.mark.parametrize("seconds", [CREATE_SECONDS + 1, None])
+def test_an_admission_that_takes_too_long_creates_nothing(
+    cli: Cli, cluster: StandIn, submit: Submit, monkeypatch: pytest.MonkeyPatch, seconds: float | None
+) -> None:
+    """Whether the API server says so, or the client hangs up first. Then `resume` starts it."""
+    cluster.admission_seconds = seconds
+    with monkeypatch.context() as patch:
+        if seconds is None:
+            patch.setattr("mopsjobs.engines.kubernetes.engine.CREATE_READ_SECONDS", 0.05)
+        refused = submit(sets_of(1))
+    assert (refused.code, cluster.job("job")) == (5, None)
+    assert ("Timeout: request did not complete" in refused.err) == (seconds is not None)
+    job = cli.ok("status", "job", "--json").json
+    assert (job["status"], job["error_code"]) == ("failed", "LAUNCH")
+    cluster.admission_seconds = 0.0
+    child = cli.ok("resume", "job", "-q").out.strip()
+    name = cli.ok("status", child, "--json").json["k8s_name"]
+    assert until(lambda: cluster.end_of(name), "the end of the Job") == "CompletionsReached"
+
+
 def test_an_image_without_the_command_leads_to_another_image(
     cli: Cli, cluster: StandIn, submit: Submit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,7 +309,7 @@ def test_a_lost_node_hides_no_log_of_another(
     read = cli("logs", "job")
     assert (read.code, read.out.count("hello"), "shard 0: " in read.out) == (0, 1, True)
     reason = "no answer in time" if is_mute else "i/o timeout"
-    assert re.search(rf"The log of shard 1 cannot be read: .*{reason}", read.err)
+    assert re.search(rf"The log of shard 1 on node node-1 cannot be read: .*{reason}", read.err)
     cluster.remove_node("job", 1)
     cluster.pass_seconds(POD_GC_SECONDS)
     gate.touch()
@@ -273,20 +319,52 @@ def test_a_lost_node_hides_no_log_of_another(
 def test_a_runner_that_only_its_cluster_lost_ends_its_job(
     cli: Cli, cluster: StandIn, submit: Submit, tmp_path: Path
 ) -> None:
-    """The node is cut off from the cluster, and not from the registry. The pod counts as stopping, and works on."""
+    """The node is cut off from the cluster, and not from the registry. The pod counts as stopping, and works on.
+
+    Its reports are new, so no view takes the job for stuck, whatever the cluster says.
+    """
+    gate, notes = tmp_path / "gate", tmp_path / "calls"
+    assert submit(sets_of(1, gate=str(gate), calls=str(notes))).code == 0
+    until(notes.exists, "the first pod")
+    until(lambda: cli.ok("status", "job", "--refresh", "--json").json["status"] == "running", "its report")
+    cluster.lose_node("job", 0, is_partitioned=True)
+    for seconds in STAGES.values():
+        cluster.pass_seconds(seconds)
+        job = cli.ok("status", "job", "--refresh", "--json").json
+        assert (job["status"], job["suspect"], cli.ok("list", "--stuck", "-q").lines) == ("running", None, [])
+    gate.touch()
+    ends = ("succeeded", "failed", "partial")
+    until(lambda: cli.ok("status", "job", "--refresh", "--json").json["status"] in ends, "the end of the job")
+    assert cli("wait", "job").code == 0
+    assert cluster.end_of("job") is None, "the cluster still waits for the pod"
+
+
+def test_a_node_that_comes_back_stops_its_evicted_pod(
+    cli: Cli, cluster: StandIn, submit: Submit, tmp_path: Path
+) -> None:
+    """Before its eviction, nothing has happened. After it, the pod stops in its grace period, and another goes on."""
     gate, notes = tmp_path / "gate", tmp_path / "calls"
     assert submit(sets_of(1, gate=str(gate), calls=str(notes))).code == 0
     until(notes.exists, "the first pod")
     cluster.lose_node("job", 0, is_partitioned=True)
+    cluster.pass_seconds(STAGES["NodeNotReady"])
+    until(lambda: _ready(cluster) == 0, "the word of the cluster")
+    cluster.find_node("job", 0)
+    until(lambda: _ready(cluster) == 1, "the node")
+    assert cluster.exit_codes("job") == [None]
+    cluster.lose_node("job", 0, is_partitioned=True)
+    cluster.pass_seconds(STAGES["NodeNotReady"] + STAGES["evicted"])
+    until(lambda: "deletionTimestamp" in cluster.pods("job")[0]["metadata"], "its eviction")
+    cluster.find_node("job", 0)
+    until(lambda: len(cluster.exit_codes("job")) == 2, "another pod")
     gate.touch()
-    ends = ("succeeded", "failed", "partial")
-    until(lambda: cli.ok("status", "job", "--refresh", "--json").json["status"] in ends, "the end of the job")
+    assert _ended(cluster) == "CompletionsReached"
     assert cli("wait", "job").code == 0
 
 
 def test_a_stop_before_the_first_process_has_a_handler_is_lost(cluster: StandIn, submit: Submit) -> None:
     """SIGTERM spares a first process without one. After its grace period, the pod is killed."""
-    cluster.programs = {"mops-jobs": [sys.executable, "-c", "import time; time.sleep(3600)"]}
+    cluster.programs = {"mops-jobs": [sys.executable, "-c", NEVER_ENDS]}
     assert submit(sets_of(1)).code == 0
     until(lambda: cluster.exit_codes("job"), "the pod")
     cluster.delete_pod("job", 0)
@@ -296,21 +374,32 @@ def test_a_stop_before_the_first_process_has_a_handler_is_lost(cluster: StandIn,
 
 
 def test_a_lost_node_is_told_and_replaced(cli: Cli, cluster: StandIn, submit: Submit, tmp_path: Path) -> None:
-    """Its pod stays until the node is removed, since nothing knows that its process has ended."""
+    """Not ready, evicted, over its grace period: its pod stays until the node is removed, as it may still run.
+
+    All views say so, without the events of the pod, which say that its eviction is normal.
+    """
     gate, notes = tmp_path / "gate", tmp_path / "calls"
     assert submit(sets_of(1, gate=str(gate), calls=str(notes))).code == 0
     until(notes.exists, "the first pod")
+    until(lambda: cli.ok("status", "job", "--refresh", "--json").json["status"] == "running", "its report")
     cluster.lose_node("job", 0)
+    cli.clock.advance(minutes=2)
+    for stage, seconds in STAGES.items():
+        cluster.pass_seconds(seconds)
+        reason = "Terminating" if stage == "over" else "NodeNotReady"
+        until(lambda: reason in cli.ok("status", "job").out, stage)  # noqa: B023
+        assert f"running (suspect: {reason})" in cli.ok("status", "job").out
+        assert f"(suspect: {reason})" in cli.ok("list", "--stuck").out
+        assert len(cluster.pods("job")) == 1
     waited = cli("wait", "job", "--timeout", "90s")
-    assert waited.code == 8
-    assert "waits for Terminating: pod job-0-" in waited.err
+    assert (waited.code, "waits for Terminating: pod job-0-" in waited.err) == (8, True)
     cluster.delete_pod("job", 0, is_forced=True)
     assert "Terminating: pod job-0-" in cli.ok("status", "job").out, "the Job has to count its pod first"
     cluster.remove_node("job", 0)
-    cluster.pass_seconds(POD_GC_SECONDS - 1)
+    cluster.pass_seconds(POD_GC_SECONDS / 2)
     assert "Terminating: pod job-0-" in cli.ok("status", "job").out, "the garbage collector waits"
     assert len(cluster.pods("job")) == 1
-    cluster.pass_seconds(1)
+    cluster.pass_seconds(POD_GC_SECONDS / 2)
     gate.touch()
     assert _ended(cluster) == "CompletionsReached"
     assert cli("wait", "job").code == 0
@@ -372,3 +461,135 @@ def test_a_job_of_a_queue_waits_and_is_not_stuck(cli: Cli, cluster: StandIn, sub
     assert _ended(cluster) == "CompletionsReached"
     shown = cli.ok("status", "job", "--refresh").out
     assert ("succeeded" in shown, "Suspended" in shown) == (True, False)
+
+
+# --- what a control plane says, and mops-jobs must not contradict ----------------------------------------------------
+
+
+def test_a_replacement_that_is_being_started_is_not_gone(
+    cli: Cli, cluster: StandIn, submit: Submit, tmp_path: Path
+) -> None:
+    """The kubelet has evicted a pod, and another one pulls its image for minutes. Why it was evicted is told."""
+    notes = tmp_path / "calls"
+    assert submit(sets_of(1, gate=str(tmp_path / "gate"), calls=str(notes))).code == 0
+    until(notes.exists, "the first pod")
+    until(lambda: cli.ok("status", "job", "--refresh", "--json").json["status"] == "running", "its report")
+    cluster.is_pulling = True
+    cluster.press_node("job", 0, "The node was low on resource: memory.")
+    until(lambda: len(cluster.pods("job")) == 2, "its replacement")
+    cli.clock.advance(minutes=5)
+    shown = cli.ok("status", "job").out
+    assert "Evicted: 1 of its pods were evicted; the last: The node was low on resource: memory." in shown
+    assert ("suspect" in shown, cli.ok("list", "--stuck", "-q").lines) == (False, [])
+    (tmp_path / "gate").touch()
+    cluster.is_pulling = False
+    cluster.missing_volumes = 'secret "inputs" not found'
+    until(lambda: "FailedMount" in cli.ok("status", "job").out, "the newer trouble, which comes first")
+    cluster.missing_volumes = None
+    assert _ended(cluster) == "CompletionsReached"
+
+
+def test_a_shard_that_is_tried_again_is_not_stuck(cli: Cli, cluster: StandIn, submit: Submit) -> None:
+    """Its next pod comes after a pause, as the kubelet rejected the last one. Its words are told."""
+    cluster.rejection = ("UnexpectedAdmissionError", "Pod was rejected: Allocate failed: no healthy devices")
+    cluster.retry_seconds = 3600
+    assert submit(sets_of(1)).code == 0
+    cli.clock.advance(minutes=2)
+    words = "shard 0 UnexpectedAdmissionError (Pod was rejected: Allocate failed: no healthy devices), to be tried"
+    until(lambda: words in cli.ok("status", "job").out, words)
+    assert cli.ok("list", "--stuck", "-q").lines == []
+
+
+@pytest.mark.parametrize(("sidecar", "code"), [("running", None), ("OOMKilled", 137)])
+def test_the_end_of_another_container_is_not_that_of_the_runner(
+    cli: Cli,
+    cluster: StandIn,
+    submit: Submit,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    sidecar: str,
+    code: int | None,
+) -> None:
+    """A webhook has added one that never ends, or runs out of memory. More memory for tasks would not help."""
+    monkeypatch.setattr(manifest, "DEFAULT_BACKOFF", 0)
+    cluster.sidecar = sidecar
+    assert submit(sets_of(1), secret=None).code == 0  # the runner cannot sign in: its record stays as it is
+    until(lambda: cluster.exit_codes("job") == [4], "the end of the runner")
+    until(lambda: "terminated" in str(cluster.pods("job")[0]["status"]), "the word of its kubelet")
+    cli.clock.advance(minutes=2)
+    if code is None:
+        words = "on node node-0 ended (exit code 4), but container proxy runs on"
+        until(lambda: words in cli.ok("status", "job").out, words)
+        assert "scheduled (suspect: RunnerEnded)" in cli.ok("status", "job").out
+        return
+    assert _ended(cluster) == "FailedIndexes"
+    waited = cli("wait", "job")
+    assert ("OOMKilled" in waited.err, "shard 0 Error (exit code 4)" in waited.err) == (False, True)
+
+
+def test_a_job_that_is_being_deleted_is_told(cli: Cli, cluster: StandIn, submit: Submit, tmp_path: Path) -> None:
+    """It stays until its pods have stopped. A launch under its name is not refused as one that runs already."""
+    notes = tmp_path / "calls"
+    printed = submit(sets_of(1), "--print-manifest", "--json").json
+    cluster.apply(printed)
+    until(lambda: cluster.pods("job"), "the pod that waits")
+    cluster.lose_node("job", 0)
+    cluster.delete_job("job")
+    refused = submit(sets_of(1, calls=str(notes)))
+    assert refused.code == 6
+    assert "The Job job in namespace models is being deleted; nothing was started." in refused.err
+
+
+def test_pods_of_an_earlier_job_of_the_name_are_others(
+    cli: Cli, cluster: StandIn, submit: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was deleted without its pods, and applied again. Their ends and their lines are not those of the new Job."""
+    monkeypatch.setattr(manifest, "DEFAULT_BACKOFF", 0)
+    printed = submit(sets_of(1), "--print-manifest", "--json").json
+    cluster.programs, cluster.memory_kills = {"mops-jobs": [sys.executable, "-c", NEVER_ENDS]}, {0}
+    cluster.apply(printed)
+    assert _ended(cluster) == "FailedIndexes"
+    cluster.orphan_pods("job")
+    cluster.programs = {}
+    assert submit(sets_of(1)).code == 0
+    assert _ended(cluster) == "FailedIndexes"
+    waited = cli("wait", "job")
+    assert ("StartError" in waited.err, "OOMKilled" in waited.err) == (True, False)
+    assert "earlier" not in cli("logs", "job").out
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "exit_code"),
+    [
+        (403, 'jobs.batch "job" is forbidden: exceeded quota: sims, requested: count/jobs.batch=1', 6),
+        (403, 'admission webhook "policy" denied the request: no owner', 6),
+        (422, "jobs.batch \"job\" is forbidden: ValidatingAdmissionPolicy 'owner' denied request: no owner", 6),
+        (403, 'jobs.batch is forbidden: User "ada" cannot create resource "jobs" in API group "batch"', 4),
+    ],
+)
+def test_a_refusal_of_a_job_is_one_of_permission_or_not(
+    cluster: StandIn, submit: Submit, code: int, message: str, exit_code: int
+) -> None:
+    """A quota, a webhook and a policy refuse who is signed in well. So no view advises to sign in."""
+    cluster.refusal = (code, message)
+    refused = submit(sets_of(1))
+    assert (refused.code, message in refused.err) == (exit_code, True)
+
+
+def test_a_quota_that_others_change_is_no_other_job(cli: Cli, cluster: StandIn, submit: Submit) -> None:
+    """The API server answers 409, as it does for a name that is taken. Nothing was created; another try may help."""
+    cluster.conflicts = 1
+    refused = submit(sets_of(1))
+    assert (refused.code, "another Job" in refused.err) == (5, False)
+    assert "the object has been modified" in refused.err
+    assert cli.ok("status", "job", "--json").json["error_code"] == "LAUNCH"
+
+
+def test_a_job_without_parallelism_waits_and_is_not_stuck(cli: Cli, cluster: StandIn, submit: Submit) -> None:
+    """A user has set it to 0. It has no pods, since none may run."""
+    cluster.unschedulable = "0/3 nodes are available"
+    assert submit(sets_of(1)).code == 0
+    cluster.scale("job", 0)
+    cli.clock.advance(hours=1)
+    assert "Suspended: the parallelism of the Job is 0" in cli.ok("status", "job").out
+    assert cli.ok("list", "--stuck", "-q").lines == []

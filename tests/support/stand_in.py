@@ -1,9 +1,13 @@
 """A stand-in for a cluster: an API server, the rules of the Job controller, and a kubelet that runs real processes.
 
 The API server is kmock's emulator. The controller is `job_controller`. The kubelet starts the command of a container as
-a process of this machine, with the environment of the pod, and serves its lines. It is not a cluster: it has one node
-of any size, and no images, networks, volumes, limits or roles. What keeps pods from starting is set by hand, before or
-while they wait. Its answers were corrected by those of a real control plane (1.36): defaults, texts, events and codes.
+a process of this machine, with the environment of the pod, and serves its lines. It is not a cluster: each pod has a
+node of any size, and there are no images, networks, volumes, limits or roles. What keeps pods from starting is set by
+hand, before or while they wait. Its answers were corrected by those of a real control plane (1.36): defaults, texts,
+events and codes.
+
+Its processes have the clock of this machine, and so has the cluster. To let time pass, `pass_seconds` moves what has
+happened into the past. So no test waits, and reports of its runners stay new.
 """
 
 from __future__ import annotations
@@ -11,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
-import math
 import os
 import random
 import re
@@ -55,6 +58,26 @@ MAX_EVENTS = 10
 POD_GC_SECONDS = 40
 """After that time without its Node, the garbage collector ends a pod."""
 
+MONITOR_SECONDS = 50
+"""After that time without a word of a node, its pods are not ready."""
+
+TOLERATION_SECONDS = 300
+"""So long a pod stays on such a node, if it does not say otherwise."""
+
+UNREACHABLE = "node.kubernetes.io/unreachable"
+"""The taint of such a node."""
+
+CREATE_SECONDS = 34
+"""So long an API server works on a request that creates something. Then it answers 504, and nothing was created."""
+
+CONFLICT = (
+    'Operation cannot be fulfilled on resourcequotas "sims": the object has been modified;'
+    " please apply your changes to the latest version and try again"
+)
+"""What the API server says if many requests at once change what is used of a quota."""
+
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+
 DEADLINE = "DeadlineExceeded"
 """The reason of a pod that was stopped at its own deadline. Its container has only the exit code of a signal."""
 
@@ -69,6 +92,8 @@ class _Container:
         self.started_at = datetime.now(UTC)
         self.reason: str | None = None
         """Why the kubelet has killed it; None: it ended by itself."""
+        self.kill_at: datetime | None = None
+        """The end of its grace period; None: it has not been stopped."""
         self.process = subprocess.Popen(
             argv, env=dict(env), cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
         )
@@ -147,20 +172,33 @@ class StandIn(Api):
         """Shards whose containers the kernel kills, as soon as they have written a line."""
         self.worker_kills: set[int] = set()
         """Shards in which the kernel has killed a worker: the container goes on, and is called `OOMKilled`."""
+        self.is_pulling = False
+        """Whether images take long."""
+        self.rejection: tuple[str, str] | None = None
+        """Why the kubelet rejects pods that were scheduled, as reason and message; None: it takes all."""
+        self.sidecar: str | None = None
+        """What becomes of the container `proxy` that a webhook adds to each pod; None: there is none.
+
+        It outlives the runner (`running`), or ends after it with that reason.
+        """
+        self.refusal: tuple[int, str] | None = None
+        """Why no more Job may be made, as code and message; None: any may."""
+        self.admission_seconds: float | None = 0.0
+        """How long the admission of a Job takes; None: until the client hangs up."""
+        self.conflicts = 0
+        """Creations of Jobs that fail from now on because others change the quota."""
         self.retry_seconds = 0.02
         """The back-off of the first retry; 10 s in Kubernetes."""
         self._directory = directory
         self.programs = programs
         self._env = env
         self._containers: dict[str, _Container] = {}
-        self._lost: set[str] = set()
-        """Pods on nodes that do not answer."""
+        self._lost: dict[str, datetime] = {}
+        """Pods on nodes that do not answer, and since when."""
         self._mute: set[str] = set()
         """Those of them whose logs get no answer at all, and no error either."""
-        self._removed: dict[str, float] = {}
-        """Pods whose Node was removed, and when on the clock of `pass_seconds`."""
-        self._passed = 0.0
-        """Seconds that were let pass."""
+        self._removed: dict[str, datetime] = {}
+        """Pods whose Node was removed, and when."""
         self._closes = asyncio.Event()
         self._event_texts: dict[tuple[str, str], set[str]] = {}
         """The texts of the events of an object, by its uid and the reason."""
@@ -213,6 +251,28 @@ class StandIn(Api):
 
         self._in_loop(act)
 
+    def press_node(self, name: str, index: int, message: str) -> None:
+        """Let the kubelet evict the pod of an index, since its node has too little of something. The pod stays."""
+
+        def act() -> None:
+            for pod in self._alive(name, index):
+                self._containers[pod["metadata"]["name"]].kill()
+                pod["status"] |= {"phase": "Failed", "reason": "Evicted", "message": message}
+                self._set_conditions(pod, _disruption("TerminationByKubelet"))
+
+        self._in_loop(act)
+
+    def scale(self, name: str, parallelism: int) -> None:
+        """Change how many pods of a Job may run at once, as a user does."""
+
+        def act() -> None:
+            job = self._object(JOBS, "models", name)
+            assert job is not None
+            job["spec"]["parallelism"] = parallelism
+            self._save(JOBS, job)
+
+        self._in_loop(act)
+
     def evict(self, name: str, index: int, reason: str = "EvictionByEvictionAPI") -> None:
         """Evict the pod of an index, as a drained node does, or a pod of higher priority, or the end of a spot node."""
 
@@ -226,21 +286,30 @@ class StandIn(Api):
     def lose_node(self, name: str, index: int, *, is_partitioned: bool = False, is_mute: bool = False) -> None:
         """Cut the power of the node of an index, or its network: then its processes go on, and reach the registry.
 
-        The cluster takes the node for lost and evicts the pod. Its grace period ends, and no kubelet reports its end.
+        After a while the pod is not ready, then it is evicted, then its grace period ends. No kubelet reports its end.
         Who asks for its log gets a 500, or from a mute node no answer.
         """
 
         def act() -> None:
             for pod in self._alive(name, index):
-                self._lost.add(pod["metadata"]["name"])
+                self._lost[pod["metadata"]["name"]] = datetime.now(UTC)
                 if is_mute:
                     self._mute.add(pod["metadata"]["name"])
                 if not is_partitioned:
                     self._containers[pod["metadata"]["name"]].kill()
-                unready = {"type": "Ready", "status": "False", "lastTransitionTime": moment(datetime.now(UTC))}
-                pod["status"]["conditions"] = [unready, _disruption("DeletionByTaintManager")]
-                pod["metadata"]["deletionTimestamp"] = moment(datetime.now(UTC))
-                self._save(PODS, pod)
+
+        self._in_loop(act)
+
+    def find_node(self, name: str, index: int) -> None:
+        """Bring the lost node of an index back. Its kubelet reports, and does what was asked of it meanwhile."""
+
+        def act() -> None:
+            for pod in self._alive(name, index):
+                del self._lost[pod["metadata"]["name"]]
+                if "deletionTimestamp" in pod["metadata"]:
+                    self._stop(pod)
+                else:
+                    self._set_conditions(pod, {"type": "Ready", "status": "True"})
 
         self._in_loop(act)
 
@@ -249,17 +318,47 @@ class StandIn(Api):
 
         def act() -> None:
             for pod in self._alive(name, index):
-                self._removed[pod["metadata"]["name"]] = self._passed
+                self._removed[pod["metadata"]["name"]] = datetime.now(UTC)
+
+        self._in_loop(act)
+
+    def delete_job(self, name: str) -> None:
+        """Delete a Job in the foreground: it stays until its pods are gone, and makes no others."""
+
+        def act() -> None:
+            job = self._object(JOBS, "models", name)
+            assert job is not None
+            job["metadata"] |= {"deletionTimestamp": moment(datetime.now(UTC)), "finalizers": ["foregroundDeletion"]}
+            self._save(JOBS, job)
+
+        self._in_loop(act)
+
+    def orphan_pods(self, name: str) -> None:
+        """Delete a Job and leave its pods, as `kubectl delete --cascade=orphan` does."""
+
+        def act() -> None:
+            for pod in self._pods_of(name):
+                pod["metadata"] |= {"finalizers": [], "ownerReferences": []}
+                self._save(PODS, pod)
+            job = self._object(JOBS, "models", name)
+            assert job is not None
+            self._remove(JOBS, job)
 
         self._in_loop(act)
 
     def pass_seconds(self, seconds: float) -> None:
-        """Let time pass for the garbage collector and grace periods."""
+        """Let time pass for nodes, deadlines and grace periods: all that has happened is that much longer ago."""
+        self._in_loop(lambda: self._pass(timedelta(seconds=seconds)))
 
-        def act() -> None:
-            self._passed += seconds
-
-        self._in_loop(act)
+    def _pass(self, time: timedelta) -> None:
+        for resource in (JOBS, PODS, EVENTS):
+            for one in self._objects(resource):
+                self._save(resource, _earlier(one, time))
+        for container in self._containers.values():
+            container.started_at -= time
+            container.kill_at = None if container.kill_at is None else container.kill_at - time
+        for times in (self._lost, self._removed):
+            times.update({name: at - time for name, at in times.items()})
 
     def exit_codes(self, name: str) -> list[int | None]:
         """Return the exit codes of all containers of a Job, the oldest first; None of one that runs."""
@@ -298,7 +397,7 @@ class StandIn(Api):
         kind = None if request.resource is None else request.resource.plural
         action = None if request.action is None else str(request.action.value).lower()
         if action == "create" and kind == "jobs":
-            return self._admit(request.data)
+            return await self._create(request)
         if action == "list" and kind in ("pods", "events"):
             items = self._objects(PODS if kind == "pods" else EVENTS)
             labels, fields = (_selector(request.params.get(name)) for name in ("labelSelector", "fieldSelector"))
@@ -307,11 +406,30 @@ class StandIn(Api):
             return aiohttp.web.json_response({"kind": "List", "metadata": {"resourceVersion": "1"}, "items": items})
         return None
 
+    async def _create(self, request: Any) -> aiohttp.web.StreamResponse:
+        """Admit a Job when its time has come. Nothing is created later than that, or for a client that hangs up."""
+        if self.conflicts:
+            self.conflicts -= 1
+            return _refuse(409, CONFLICT, "Conflict")
+        if self.refusal is not None:
+            return _refuse(*self.refusal)
+        seconds = self.admission_seconds
+        if seconds is None:
+            await self._closes.wait()
+        else:
+            self._pass(timedelta(seconds=min(seconds, CREATE_SECONDS)))
+        if seconds is None or seconds > CREATE_SECONDS:
+            text = "Timeout: request did not complete within requested timeout - context deadline exceeded"
+            return _refuse(504, text, "Timeout")
+        return self._admit(request.data)
+
     def _admit(self, job: Json) -> aiohttp.web.StreamResponse:
         """Create a Job, with the defaults of an API server."""
         metadata = job["metadata"]
-        if self._object(JOBS, metadata["namespace"], metadata["name"]) is not None:
-            return _refuse(409, f'jobs.batch "{metadata["name"]}" already exists')
+        existing = self._object(JOBS, metadata["namespace"], metadata["name"])
+        if existing is not None:
+            word = "object is being deleted: " if "deletionTimestamp" in existing["metadata"] else ""
+            return _refuse(409, f'{word}jobs.batch "{metadata["name"]}" already exists', "AlreadyExists")
         metadata |= {"uid": f"uid-{next(self._numbers)}", "creationTimestamp": moment(datetime.now(UTC))}
         job = _with_defaults(job)
         self._save(JOBS, {**job, "status": {}})
@@ -344,7 +462,8 @@ class StandIn(Api):
         return None
 
     def _pods_of(self, name: str) -> list[Json]:
-        return [pod for pod in self._objects(PODS) if pod["metadata"]["ownerReferences"][0]["name"] == name]
+        label = "batch.kubernetes.io/job-name"
+        return [pod for pod in self._objects(PODS) if pod["metadata"]["labels"][label] == name]
 
     def _save(self, resource: str, content: Json) -> None:
         self.mock.objects[resource, content["metadata"]["namespace"], content["metadata"]["name"]] = content
@@ -360,7 +479,8 @@ class StandIn(Api):
             for job in jobs.values():
                 self._sync_job(job)
             for pod in self._objects(PODS):
-                if pod["metadata"]["ownerReferences"][0]["uid"] not in jobs:
+                owner = next(iter(pod["metadata"]["ownerReferences"]), None)
+                if owner is not None and owner["uid"] not in jobs:
                     self._release(pod)
                     self._delete_pod(pod)
             for pod in self._objects(PODS):
@@ -369,9 +489,16 @@ class StandIn(Api):
 
     def _sync_job(self, job: Json) -> None:
         name, now = job["metadata"]["name"], datetime.now(UTC)
-        pods = self._pods_of(name)
+        uid = job["metadata"]["uid"]
+        pods = [
+            pod for pod in self._pods_of(name) if any(one["uid"] == uid for one in pod["metadata"]["ownerReferences"])
+        ]
+        is_deleted = "deletionTimestamp" in job["metadata"]
+        if is_deleted and not pods:
+            self._remove(JOBS, job)
+            return
         done = plan(job, pods, now, self.retry_seconds)
-        for new in done.create:
+        for new in () if is_deleted else done.create:
             if self.quota is not None:
                 pod = f"{name}-{new.index}-{_suffix()}"  # each try has a name of its own
                 self._event("Job", job, "FailedCreate", f'Error creating: pods "{pod}" is forbidden: {self.quota}')
@@ -381,11 +508,13 @@ class StandIn(Api):
         for pod in pods:
             if pod["metadata"]["name"] in done.release:
                 self._release(pod)
-            if pod["metadata"]["name"] in done.delete:
+            if is_deleted or pod["metadata"]["name"] in done.delete:
                 self._delete_pod(pod)
         self._save(JOBS, {**job, "status": done.status})
 
-    def _event(self, kind: str, one: Json, reason: str, message: str, severity: str = "Warning") -> None:
+    def _event(
+        self, kind: str, one: Json, reason: str, message: str, severity: str = "Warning", at: datetime | None = None
+    ) -> None:
         about = {"kind": kind, "name": one["metadata"]["name"], "namespace": one["metadata"]["namespace"]}
         metadata = {"name": f"{about['name']}.{reason}", "namespace": about["namespace"]}
         texts = self._event_texts.setdefault((one["metadata"]["uid"], reason), set())
@@ -393,7 +522,7 @@ class StandIn(Api):
         if len(texts) > MAX_EVENTS:
             message = f"(combined from similar events): {message}"
         event = {"metadata": metadata, "involvedObject": about, "type": severity, "reason": reason}
-        self._save(EVENTS, {**event, "message": message, "lastTimestamp": moment(datetime.now(UTC))})
+        self._save(EVENTS, {**event, "message": message, "lastTimestamp": moment(at or datetime.now(UTC))})
 
     def _create_pod(self, job: Json, new: NewPod) -> None:
         owner, template, index = job["metadata"], job["spec"]["template"], new.index
@@ -410,7 +539,11 @@ class StandIn(Api):
         }  # fmt: skip
         if new.ignored:
             metadata["annotations"][IGNORED] = str(new.ignored)
-        self._save(PODS, {"metadata": metadata, "spec": template["spec"], "status": {"phase": "Pending"}})
+        kept = template["spec"].get("tolerations", [])
+        seconds = {"effect": "NoExecute", "operator": "Exists", "tolerationSeconds": TOLERATION_SECONDS}
+        added = [] if any(one.get("key") == UNREACHABLE for one in kept) else [{"key": UNREACHABLE, **seconds}]
+        spec = {**template["spec"], "nodeName": f"node-{index}", "tolerations": [*kept, *added]}
+        self._save(PODS, {"metadata": metadata, "spec": spec, "status": {"phase": "Pending"}})
 
     # --- the kubelet --------------------------------------------------------------------------------------------
 
@@ -422,9 +555,7 @@ class StandIn(Api):
                 self._remove(PODS, pod)
             return
         if name in self._lost:
-            if self._passed - self._removed.get(name, math.inf) >= POD_GC_SECONDS:
-                conditions = [*pod["status"]["conditions"], _disruption("DeletionByPodGC")]
-                self._save(PODS, {**pod, "status": {**pod["status"], "phase": "Failed", "conditions": conditions}})
+            self._sync_lost(pod, datetime.now(UTC))
             return
         container = self._containers.get(name)
         if container is None and "deletionTimestamp" in pod["metadata"]:
@@ -447,23 +578,58 @@ class StandIn(Api):
         started, ended = moment(container.started_at), moment(datetime.now(UTC))
         terminated = {"exitCode": code, "reason": reason, "startedAt": started, "finishedAt": ended}
         status["containerStatuses"] = [_container_status(pod, {"terminated": terminated}, ready=False)]
+        if self.sidecar == "running" and "deletionTimestamp" not in pod["metadata"]:
+            unready = {"type": "Ready", "status": "False", "reason": "ContainersNotReady"}
+            status |= {"phase": "Running", "conditions": [*kept, unready]}
+            status["containerStatuses"] += [{**_container_status(pod, {"running": {"startedAt": started}}, ready=True)}]
+        elif self.sidecar is not None:
+            killed = {"exitCode": 137, "reason": self.sidecar, "startedAt": started, "finishedAt": ended}
+            status |= {"phase": "Failed"}
+            status["containerStatuses"] += [_container_status(pod, {"terminated": killed}, ready=False)]
+        for container_status in status["containerStatuses"][1:]:
+            container_status["name"] = "proxy"
         self._save(PODS, {**pod, "status": status})
+
+    def _sync_lost(self, pod: Json, now: datetime) -> None:
+        """Bring a pod on a lost node a step further: not ready, evicted, and ended after its Node was removed."""
+        name = pod["metadata"]["name"]
+        unready_at = self._lost[name] + timedelta(seconds=MONITOR_SECONDS)
+        if now >= unready_at and condition_of(pod["status"], "Ready"):
+            # The rest of its status stays as its kubelet left it.
+            self._set_conditions(pod, {"type": "Ready", "status": "False", "lastTransitionTime": moment(unready_at)})
+            self._event("Pod", pod, "NodeNotReady", "Node is not ready", at=unready_at)
+        found = next(one for one in pod["spec"]["tolerations"] if one.get("key") == UNREACHABLE)
+        seconds = found.get("tolerationSeconds")
+        evicted_at = None if seconds is None else unready_at + timedelta(seconds=seconds)
+        if evicted_at is not None and now >= evicted_at and "deletionTimestamp" not in pod["metadata"]:
+            text = f"Marking for deletion Pod {pod['metadata']['namespace']}/{name}"
+            self._event("Pod", pod, "TaintManagerEviction", text, "Normal", at=evicted_at)
+            self._set_conditions(pod, _disruption("DeletionByTaintManager"))
+            self._delete_pod(pod, evicted_at)
+        removed_at = self._removed.get(name)
+        if removed_at is not None and now >= removed_at + timedelta(seconds=POD_GC_SECONDS):
+            pod["status"]["phase"] = "Failed"
+            self._set_conditions(pod, _disruption("DeletionByPodGC"))
+            self._delete_pod(pod)
+
+    def _set_conditions(self, pod: Json, *conditions: Json) -> None:
+        types = {one["type"] for one in conditions}
+        kept = [one for one in pod["status"].get("conditions", ()) if one["type"] not in types]
+        pod["status"]["conditions"] = [*kept, *conditions]
+        self._save(PODS, pod)
 
     def _stop_if_due(self, pod: Json, container: _Container) -> None:
         """Stop a container for its memory, the deadline of its pod, or the end of its grace period."""
         if index_of(pod) in self.memory_kills and container.lines and container.reason is None:
             self._kill(pod, "OOMKilled")
         deadline = pod["spec"].get("activeDeadlineSeconds")
-        age = (self._now() - container.started_at).total_seconds()
+        now = datetime.now(UTC)
+        age = (now - container.started_at).total_seconds()
         if deadline is not None and age >= deadline and container.reason is None:
             container.reason = DEADLINE
             container.terminate()
-        grace_end = pod["metadata"].get("deletionTimestamp")
-        if grace_end is not None and self._now() >= parse_time(grace_end):
+        if container.kill_at is not None and now >= container.kill_at:
             container.kill()
-
-    def _now(self) -> datetime:
-        return datetime.now(UTC) + timedelta(seconds=self._passed)
 
     def _waiting(self, pod: Json) -> Json | None:
         """Return the status of a pod that cannot start; None if it can."""
@@ -471,7 +637,12 @@ class StandIn(Api):
         if self.unschedulable is not None:
             unscheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
             return {"phase": "Pending", "conditions": [{**unscheduled, "message": self.unschedulable}]}
+        if self.rejection is not None:
+            return {"phase": "Failed", "reason": self.rejection[0], "message": self.rejection[1]}
         waiting = None
+        if self.is_pulling:
+            self._event("Pod", pod, "Pulling", f'Pulling image "{spec["image"]}"', "Normal")
+            waiting = {"reason": "ContainerCreating"}
         if self.missing_volumes is not None:
             self._event("Pod", pod, "FailedMount", self.missing_volumes)
             waiting = {"reason": "ContainerCreating"}
@@ -538,16 +709,23 @@ class StandIn(Api):
         container.reason = reason
         container.kill()
 
-    def _delete_pod(self, pod: Json) -> None:
+    def _delete_pod(self, pod: Json, at: datetime | None = None) -> None:
         """Ask a pod to stop. It is removed when its process has ended and its Job has counted it."""
         if "deletionTimestamp" not in pod["metadata"]:
             grace = pod["spec"]["terminationGracePeriodSeconds"]
             pod["metadata"]["deletionGracePeriodSeconds"] = grace
-            pod["metadata"]["deletionTimestamp"] = moment(self._now() + timedelta(seconds=grace))
+            end = (at or datetime.now(UTC)) + timedelta(seconds=grace)
+            pod["metadata"]["deletionTimestamp"] = moment(end)
             self._save(PODS, pod)
-            container = self._containers.get(pod["metadata"]["name"])
-            if container is not None:
-                container.terminate()
+            if pod["metadata"]["name"] not in self._lost:
+                self._stop(pod)
+
+    def _stop(self, pod: Json) -> None:
+        """Stop the container of a pod. Its grace period begins when its kubelet hears of it."""
+        container = self._containers.get(pod["metadata"]["name"])
+        if container is not None:
+            container.kill_at = datetime.now(UTC) + timedelta(seconds=pod["metadata"]["deletionGracePeriodSeconds"])
+            container.terminate()
 
     def _release(self, pod: Json) -> None:
         """Take the finalizer of the Job controller from a pod."""
@@ -556,13 +734,40 @@ class StandIn(Api):
 
 
 def _with_defaults(job: Json) -> Json:
-    """Return a Job as an API server keeps it: with defaults, and without empty lists."""
+    """Return a Job as an API server keeps it: with defaults and canonical quantities, and without empty lists."""
+    uid, name = job["metadata"]["uid"], job["metadata"]["name"]
+    marks = {"batch.kubernetes.io/controller-uid": uid, "batch.kubernetes.io/job-name": name}
+    template = copy.deepcopy(job["spec"]["template"])
+    template["metadata"]["labels"] = {**template["metadata"].get("labels", {}), **marks}
+    pod = template["spec"]
+    template["spec"] = {"dnsPolicy": "ClusterFirst", "schedulerName": "default-scheduler", **pod}
+    for number, container in enumerate(pod["containers"]):
+        kept = {key: value for key, value in container.items() if value != []}
+        for quantities in kept.get("resources", {}).values():
+            quantities |= {key: _canonical(value) for key, value in quantities.items()}
+        message = {"terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File"}
+        pod["containers"][number] = {"imagePullPolicy": "IfNotPresent", **message, **kept}
     defaults = {"suspend": False, "podReplacementPolicy": "Failed", "parallelism": 1, "backoffLimit": NEVER}
-    job = {**job, "spec": {**defaults, **job["spec"]}}
-    for container in job["spec"]["template"]["spec"]["containers"]:
-        for name in [name for name, value in container.items() if value == []]:
-            del container[name]
-    return job
+    selector = {"matchLabels": {"batch.kubernetes.io/controller-uid": uid}}
+    return {**job, "spec": {**defaults, "selector": selector, **job["spec"], "template": template}}
+
+
+def _canonical(quantity: str) -> str:
+    """Return a quantity as an API server writes it, as far as tests have such."""
+    text = str(quantity)
+    if re.fullmatch(r"\d*\.\d+", text):
+        return f"{round(float(text) * 1000)}m"
+    found = re.fullmatch(r"(\d+)Mi", text)
+    return f"{int(found[1]) // 1024}Gi" if found and int(found[1]) % 1024 == 0 else text
+
+
+def _earlier(value: Any, time: timedelta) -> Any:
+    """Return a value with all its times that much earlier."""
+    if isinstance(value, dict):
+        return {name: _earlier(one, time) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_earlier(one, time) for one in value]
+    return moment(parse_time(value) - time) if isinstance(value, str) and _TIME.fullmatch(value) else value
 
 
 def _selector(text: str | None) -> dict[str, str]:
@@ -592,6 +797,6 @@ def _container_status(pod: Json, state: Json, *, ready: bool) -> Json:
     return {**names, "ready": ready, "restartCount": 0, "state": state}
 
 
-def _refuse(code: int, message: str) -> aiohttp.web.Response:
-    body = {"kind": "Status", "status": "Failure", "code": code, "message": message}
+def _refuse(code: int, message: str, reason: str = "") -> aiohttp.web.Response:
+    body = {"kind": "Status", "status": "Failure", "code": code, "message": message, "reason": reason}
     return aiohttp.web.json_response(body, status=code)

@@ -201,7 +201,7 @@ def _suspect_reason(state: JobState, engine: EngineState, now: datetime) -> str 
         # A job sends no heartbeat before it is running, and some programs send none at all.
         return "no_update" if state.status == JobStatus.RUNNING and state.heartbeat_at is not None else None
     has_run = state.status in (JobStatus.RUNNING, JobStatus.VALIDATING)
-    if engine.reason == "Evicted" or (engine.reason is None and has_run):
+    if (engine.reason == "Evicted" and engine.is_stuck) or (engine.reason is None and has_run):
         return "pod_gone"  # and no other pod has replaced it
     return engine.reason if engine.is_stuck else None
 

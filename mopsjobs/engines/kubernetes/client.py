@@ -135,6 +135,8 @@ CREATE_READ_SECONDS = 40.0
 
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 
+UID_LABEL = "batch.kubernetes.io/controller-uid"
+
 MAX_INDEX = 2**31 - 1
 """Of a pod in an Indexed Job: Kubernetes counts them in 32 bits."""
 
@@ -148,6 +150,9 @@ _UNVERIFIED: set[tuple[str, str]] = set()
 
 _NO_LOG = (400, 404)
 """Status codes without a log: the container has not started, or the pod is gone."""
+
+REFUSAL = re.compile(r" is forbidden: (?!User )|denied the request")
+"""In the message of a 403 that no permission changes: of a quota, a webhook, or a namespace that is being deleted."""
 
 _OTHER_SHAPE = (TypeError, ValueError, LookupError, AttributeError, RecursionError)
 """Errors of reading JSON of another shape than Kubernetes has it."""
@@ -220,11 +225,16 @@ class Cluster:
             raise self.unexpected_response()
         return job
 
-    def pods(self, namespace: str, job_name: str) -> list[Object]:
-        """Return the pods of a Job by shard, and by age within a shard."""
-        selector = f"batch.kubernetes.io/job-name={job_name}"
+    def pods(self, job: Object) -> list[Object]:
+        """Return the pods of a Job by shard, and by age within a shard.
+
+        An earlier Job of that name may have left pods.
+        """
+        namespace, name, uid = (job["metadata"].get(part) for part in ("namespace", "name", "uid"))
+        selector = f"batch.kubernetes.io/job-name={name}"
         pods = self.items(f"/api/v1/namespaces/{namespace}/pods", {"labelSelector": selector})
-        return sorted(pods, key=lambda pod: (shard_of(pod), creation_time(pod)))
+        own = [pod for pod in pods if pod["metadata"]["labels"].get(UID_LABEL, uid) == uid]
+        return sorted(own, key=lambda pod: (shard_of(pod), creation_time(pod)))
 
     def present_warning(self, namespace: str, kind: str, name: str) -> tuple[str, str] | None:
         """Return the newest event of an object if it is a warning, as reason and message.
@@ -403,7 +413,8 @@ def creation_time(pod: Object) -> float:
 
 def _event_time(event: Object) -> float:
     """Return when an event was seen last, in seconds since 1970; 0 if its cluster does not tell."""
-    return _seconds(event.get("lastTimestamp") or event.get("eventTime"))
+    last = field(event, "series.lastObservedTime") or event.get("lastTimestamp") or event.get("eventTime")
+    return _seconds(last)
 
 
 def _seconds(time: str | None) -> float:
@@ -474,24 +485,25 @@ def _shown_server(config: SingleConfig) -> str:
 
 def _status_error(error: httpx.HTTPStatusError, server: str) -> EngineError:
     code = error.response.status_code
-    reason = ""
+    reason, word = "", None
     with contextlib.suppress(ValueError, LookupError, TypeError, RecursionError, httpx.StreamError):
-        reason = str(error.response.json()["message"])
+        body = error.response.json()
+        reason, word = str(body["message"]), body.get("reason")
     reason = f": {' '.join(reason.split())[:500].rstrip('.')}" if reason else ""
     if code == 404:
         return MissingError(f"The cluster at {server} has no such object{reason}.")
-    if code == 409:
+    if code == 409 and word != "Conflict":
         return ConflictError(f"The cluster at {server} has another object of that name{reason}.")
     if code == 401:
         return EngineAccessError(
             f"The cluster at {server} does not accept the credentials{reason}.",
             hint="Sign in again, for example with: az aks get-credentials",
         )
-    if code == 403:
+    if code == 403 and not REFUSAL.search(reason):
         return EngineAccessError(f"The cluster at {server} does not permit this{reason}.")
-    if code in (408, 429) or code >= 500:
+    if code in (408, 409, 429) or code >= 500:
         message = f"The cluster at {server} cannot answer now ({code}){reason}."
-        return EngineUnavailableError(message, sent=code != 429)
+        return EngineUnavailableError(message, sent=code not in (409, 429))
     return RefusedError(f"The cluster at {server} refuses the request ({code}){reason}.")
 
 

@@ -50,13 +50,16 @@ from mopsjobs.engines.kubernetes.manifest import (
     kubectl,
 )
 from mopsjobs.engines.kubernetes.pods import (
+    EVICTED,
+    NO_PODS,
     START_ERROR,
     container_starts,
     describe_shards,
+    last_stop,
     lost_shards,
     memory_problem,
     open_shards,
-    pod_problem,
+    present_problem,
 )
 from mopsjobs.engines.kubernetes.suspension import SUSPENDED, why_suspended
 from mopsjobs.engines.trust import NotTrustedError, Trust, choices_of_last_launch, flags_for
@@ -70,6 +73,9 @@ MAX_SHOWN_NAME = 100
 
 CONTEXT_FIELD = NOTE_PREFIXES["kubernetes"] + "context"
 """The metadata field with the context that a job was launched with."""
+
+JOB_CONTROLLER = "kubernetes.io/job-controller"
+"""The controller of a Job that names no other."""
 
 SILENT_SECONDS = 30.0
 """A record without a heartbeat for longer may be that of a runner whose pod was replaced."""
@@ -126,7 +132,7 @@ class KubernetesEngine:
             k8s_job = _find_own_job(cluster, job, self._trust)
             pods: Sequence[Object] = ()
             with contextlib.suppress(EngineAccessError):  # a role may permit to read Jobs alone
-                pods = () if k8s_job is None else cluster.pods(*_place(cluster, job))
+                pods = () if k8s_job is None else cluster.pods(k8s_job)
             started = [moment for pod in pods for moment in container_starts(pod)]
             return _times(field(k8s_job, "status") or {}, min(started, default=None))
 
@@ -138,16 +144,16 @@ class KubernetesEngine:
         The lines of a deleted pod are gone; the job's events still have the reports of the runner.
         """
         with self._open(job) as cluster:
-            namespace, name = _place(cluster, job)
-            was_seen = False
+            namespace, _ = _place(cluster, job)
+            seen: Object | None = None
 
             def list_pods() -> tuple[bool, Sequence[Object]]:
-                nonlocal was_seen
+                nonlocal seen
                 k8s_job = _find_own_job(cluster, job, self._trust)
-                was_seen = was_seen or k8s_job is not None
+                seen = k8s_job or seen
                 is_over = k8s_job is None or _end_state(k8s_job.get("status") or {}) is not None
                 # Pods outlive a deleted Job for a moment, so a Job that was never seen has none of its own.
-                return is_over, cluster.pods(namespace, name) if was_seen else ()
+                return is_over, () if seen is None else cluster.pods(seen)
 
             yield from read_lines(cluster, namespace, list_pods, Window(tail, since), self._sleep, follow=follow)
 
@@ -232,7 +238,7 @@ def _state(cluster: Cluster, job: Mapping[str, object], trust: Trust, now: datet
     end = _end_state(status)
     if end is not None and end.phase == "failed":
         with contextlib.suppress(EngineAccessError):  # a role may permit to read Jobs alone
-            pods = cluster.pods(namespace, name)
+            pods = cluster.pods(k8s_job)
             lost = lost_shards(status, pods)
             if lost and {shard.reason for shard in lost} == {START_ERROR}:  # of no pod there is a log
                 end = end._replace(reason=START_ERROR)
@@ -251,9 +257,9 @@ def _active_state(
     cluster: Cluster, k8s_job: Object, place: tuple[str, str], now: datetime, *, is_silent: bool
 ) -> EngineState:
     """Return the state of a Job that has not ended. Of one whose record is silent, the pods are listed in any case."""
-    (namespace, name), status = place, k8s_job["status"]
-    if field(k8s_job, "spec.suspend"):
-        return EngineState("pending", SUSPENDED, why_suspended(cluster, k8s_job, namespace))
+    if (held := _held_state(cluster, k8s_job, place)) is not None:
+        return held
+    status = k8s_job["status"]
     # Active pods may still wait for a node or an image. Only old clusters do not count the ready ones.
     is_running = bool(status.get("ready", status.get("active")))
     if is_running and not status.get("failed") and not is_silent:
@@ -261,21 +267,56 @@ def _active_state(
     if not is_running and (target := true_conditions(status).get("FailureTarget")) is not None:
         detail = f"{(target.get('message') or 'the Job fails').rstrip('.')}; it ends when its pods have stopped"
         return EngineState("pending", target.get("reason") or "FailureTarget", detail, is_stuck=True)
-    pods = cluster.pods(namespace, name)
-    problem = pod_problem(pods, is_running=is_running, now=now)
+    pods = cluster.pods(k8s_job)
+    problem, past = present_problem(pods, now), last_stop(pods)
     if is_running:
         starts = [moment for pod in pods if not has_ended(pod) for moment in container_starts(pod)]
-        return EngineState("running", *problem, started_at=max(starts, default=None))
-    with contextlib.suppress(EngineAccessError):  # a role may not permit to read events
-        problem = _problem_in_events(cluster, namespace, name, pods, problem[0]) or problem
-    if problem[0] is None and (failed := lost_shards(status, pods)):
-        problem = (failed[0].reason, f"{describe_shards(failed)}, to be tried again")
-    return EngineState("pending", *problem, is_stuck=problem[0] is not None)
+        return EngineState("running", *(problem or past or NOTHING))._replace(started_at=max(starts, default=None))
+    by = field(k8s_job, "spec.managedBy") or JOB_CONTROLLER
+    if not pods and by != JOB_CONTROLLER:
+        return EngineState("pending", "ManagedBy", f"the Job is run by {by}, maybe in another cluster")
+    return _pending_state(cluster, place, pods, problem, past or _to_be_tried_again(status, pods))
 
 
-def _problem_in_events(
-    cluster: Cluster, namespace: str, name: str, pods: Sequence[Object], reason: str | None
-) -> tuple[str, str] | None:
+def _held_state(cluster: Cluster, k8s_job: Object, place: tuple[str, str]) -> EngineState | None:
+    """Return the state of a Job that gets no pods, because someone has decided so; None if it gets some."""
+    (namespace, name), spec = place, k8s_job.get("spec") or {}
+    if k8s_job["metadata"].get("deletionTimestamp"):
+        return EngineState("pending", "Terminating", f"the Job {name} is being deleted", is_stuck=True)
+    if spec.get("suspend"):
+        return EngineState("pending", SUSPENDED, why_suspended(cluster, k8s_job, namespace))
+    if spec.get("parallelism") == 0:
+        return EngineState("pending", SUSPENDED, "the parallelism of the Job is 0")
+    return None
+
+
+Problem = tuple[str, str | None] | None
+"""A word and a sentence; None if nothing is wrong."""
+
+NOTHING: tuple[str | None, str | None] = (None, None)
+
+
+def _to_be_tried_again(status: Object, pods: Sequence[Object]) -> Problem:
+    failed = lost_shards(status, pods)
+    return (failed[0].reason, f"{describe_shards(failed)}, to be tried again") if failed else None
+
+
+def _pending_state(
+    cluster: Cluster, place: tuple[str, str], pods: Sequence[Object], problem: Problem, past: Problem
+) -> EngineState:
+    """Return the state of a Job without a pod that runs: what keeps the next one, else how the last one ended."""
+    if problem is None:
+        with contextlib.suppress(EngineAccessError):  # a role may not permit to read events
+            problem = _problem_in_events(cluster, *place, pods)
+    if problem is not None or not pods:
+        reason, detail = problem or (NO_PODS, "it has no pods")
+        return EngineState("pending", reason, detail, is_stuck=True)
+    # Another pod is about to start, or the cluster makes one after a pause. An evicted one is replaced at once.
+    is_gone = past is not None and past[0] == EVICTED and all(map(has_ended, pods))
+    return EngineState("pending", *(past or NOTHING), is_gone)
+
+
+def _problem_in_events(cluster: Cluster, namespace: str, name: str, pods: Sequence[Object]) -> tuple[str, str] | None:
     """Return what only an event says, as kubectl shows it; None if none does.
 
     A quota or a rule of the namespace refuses the next pods of a Job. Or a volume of a pod cannot be mounted.
@@ -285,12 +326,11 @@ def _problem_in_events(
         namespace: its namespace.
         name: its name.
         pods: its pods.
-        reason: what the pods say of themselves.
     """
     unfinished_pods = [pod for pod in pods if not has_ended(pod)]
     if unfinished_pods:
         pod_name = str(unfinished_pods[0]["metadata"]["name"])
-        return cluster.present_warning(namespace, "Pod", pod_name) if reason is None else None
+        return cluster.present_warning(namespace, "Pod", pod_name)
     warning = cluster.present_warning(namespace, "Job", name)
     # Each refused pod has a new name, and a text that is always new would be told again and again.
     pod_names = rf"({re.escape(name)}-\d+)-[a-z0-9]{{5}}\b"
@@ -393,6 +433,11 @@ def find_created(
     marks = field(existing, "metadata.annotations") or {}
     if existing is not None and marks.get(LAUNCH_ID) == annotations[LAUNCH_ID]:
         return existing
+    if field(existing, "metadata.deletionTimestamp"):
+        raise RefusedError(
+            f"The Job {name} in namespace {namespace} is being deleted; nothing was started.",
+            hint=f"Launch again when it is gone: {show_command}",
+        )
     if existing is not None and marks.get(JOB_ID) == annotations[JOB_ID] and LAUNCH_ID not in marks:
         _check_applied(manifest, existing)
         return existing

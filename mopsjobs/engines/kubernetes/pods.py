@@ -48,23 +48,16 @@ def open_shards(pods: Iterable[Object]) -> set[int]:
     return {shard for shard, pod in _newest(pods).items() if field(pod, "status.phase") != "Succeeded"}
 
 
-def pod_problem(pods: Sequence[Object], *, is_running: bool, now: datetime) -> tuple[str | None, str | None]:
-    """Return why the pods of a Job do not run now, else why the last one was stopped, as a word and a sentence."""
-    problem = next(filter(None, (_start_problem(pod, now) for pod in _newest(pods).values())), None)
-    if problem is None:
-        # The ends of earlier pods of a shard no longer matter when a later one has succeeded.
-        shards = open_shards(pods)
-        problem = _last_stop([pod for pod in pods if shard_of(pod) in shards])
-    if problem is None and not pods and not is_running:
-        problem = NO_PODS, "it has no pods"
-    return problem or (None, None)
+def present_problem(pods: Sequence[Object], now: datetime) -> tuple[str, str | None] | None:
+    """Return why a pod of a Job does not run now, as a word and a sentence; None if each runs or is about to."""
+    return next(filter(None, (_pod_problem(pod, now) for pod in _newest(pods).values())), None)
 
 
 def _newest(pods: Iterable[Object]) -> dict[int, Object]:
     return {shard_of(pod): pod for pod in sorted(pods, key=creation_time)}
 
 
-def _start_problem(pod: Object, now: datetime) -> tuple[str, str | None] | None:
+def _pod_problem(pod: Object, now: datetime) -> tuple[str, str | None] | None:
     """Return why a pod does not run, as a word of kubectl and a sentence.
 
     None if it is about to start, runs or has ended.
@@ -73,9 +66,9 @@ def _start_problem(pod: Object, now: datetime) -> tuple[str, str | None] | None:
         return None
     # The time of a deletion is the end of the grace period. Until then, the pod stops as any other.
     delete_at = field(pod, "metadata.deletionTimestamp")
+    name, node = field(pod, "metadata.name"), field(pod, "spec.nodeName")
+    where = f"{name} on node {node}" if node else name
     if delete_at is not None and parse_time(delete_at) <= now:
-        name, node = field(pod, "metadata.name"), field(pod, "spec.nodeName")
-        where = f"{name} on node {node}" if node else name
         return "Terminating", f"pod {where} is being stopped, and no other takes its place before its end"
     for container, prefix in _containers(pod):
         waiting = field(container, "state.waiting")
@@ -84,7 +77,21 @@ def _start_problem(pod: Object, now: datetime) -> tuple[str, str | None] | None:
     for condition in field(pod, "status.conditions") or ():
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             return condition.get("reason") or "Unschedulable", condition.get("message")
-    return None
+        # A kubelet gives a reason. Without one, the control plane has not heard of the node for a while.
+        is_lost = condition["type"] == "Ready" and condition["status"] == "False" and not condition.get("reason")
+        if is_lost and field(pod, "status.phase") == "Running":
+            return "NodeNotReady", f"the node of pod {where} does not answer; its runner may go on"
+    return _left_over(pod, where)
+
+
+def _left_over(pod: Object, where: str) -> tuple[str, str] | None:
+    """Return that only containers of others run on in a pod, which keeps its shard from its end; None if not so."""
+    states = {one.get("name"): one.get("state") or {} for one in field(pod, "status.containerStatuses") or ()}
+    code = field(states.get(CONTAINER), "terminated.exitCode")
+    others = [str(name) for name, state in states.items() if "running" in state]
+    if code is None or not others:
+        return None
+    return "RunnerEnded", f"the runner of pod {where} ended (exit code {code}), but container {others[0]} runs on"
 
 
 def _containers(pod: Object) -> list[tuple[Object, str]]:
@@ -94,8 +101,12 @@ def _containers(pod: Object) -> list[tuple[Object, str]]:
 
 
 def _states(pod: Object) -> Iterator[Object]:
-    """Yield the states of containers of a pod, of their last and of their present run."""
-    for container in field(pod, "status.containerStatuses") or ():
+    """Yield the states of the runner of a pod, of its last and of its present run; in a pod of another program, of all.
+
+    A cluster adds containers, and their ends are not those of tasks.
+    """
+    containers = field(pod, "status.containerStatuses") or ()
+    for container in [one for one in containers if one.get("name") == CONTAINER] or containers:
         yield from filter(None, (container.get("lastState"), container.get("state")))
 
 
@@ -109,8 +120,13 @@ def _disruption(pod: Object) -> str | None:
     return reason
 
 
-def _last_stop(pods: Sequence[Object]) -> tuple[str, str] | None:
-    """Return why the cluster last stopped a pod, and how many it stopped for that reason."""
+def last_stop(pods: Sequence[Object]) -> tuple[str, str] | None:
+    """Return why the cluster last stopped a pod, and how many it stopped for that reason.
+
+    The ends of earlier pods of a shard no longer matter when a later one has succeeded.
+    """
+    shards = open_shards(pods)
+    pods = [pod for pod in pods if shard_of(pod) in shards]
     evicted = [pod for pod in pods if field(pod, "status.reason") == EVICTED]
     killed = [pod for pod in pods if _was_killed(pod)]
     last = max(evicted, key=creation_time, default=None)
@@ -160,11 +176,17 @@ def _shard_end(shard: int, pod: Object | None) -> ShardEnd:
         if code := ended.get("exitCode"):
             # That of the pod, such as `DeadlineExceeded`: its container does not know it, and was only stopped.
             reason = disrupted or pod_reason or prefix + (ended.get("reason") or "Error")
-            message = cut_in_the_middle(" ".join((ended.get("message") or "").split()), MAX_MESSAGE) or None
             # Of another container, no task is to blame.
-            is_oom = container.get("name") == CONTAINER and ended.get("reason") == OOM_KILLED
-            return ShardEnd(shard, reason, code, is_oom, message)
-    return ShardEnd(shard, pod_reason or disrupted or NO_POD)
+            is_own, name = container.get("name") == CONTAINER, container.get("name")
+            words = filter(None, (None if is_own else f"container {name}", _message(ended.get("message"))))
+            is_oom = is_own and ended.get("reason") == OOM_KILLED
+            return ShardEnd(shard, reason, code, is_oom, ": ".join(words) or None)
+    return ShardEnd(shard, pod_reason or disrupted or NO_POD, message=_message(field(pod, "status.message")))
+
+
+def _message(text: str | None) -> str | None:
+    """Return the words of a node in one line; None if there are none."""
+    return cut_in_the_middle(" ".join((text or "").split()), MAX_MESSAGE) or None
 
 
 def _parse_indexes(text: str) -> Iterator[int]:

@@ -61,9 +61,16 @@ def _suspender(job: Object) -> str | None:
 
 
 def _reason(workload: Object) -> str | None:
-    """Return why Kueue has not admitted a Workload; None if it gives no reason."""
+    """Return why Kueue does not start a Workload; None if it gives no reason."""
     with contextlib.suppress(TypeError, AttributeError, LookupError):  # of another version
-        for condition in workload["status"]["conditions"]:
+        if field(workload, "spec.active") is False:
+            return "its Workload is deactivated, and starts when someone activates it"
+        status = workload["status"]
+        for check in status.get("admissionChecks") or ():
+            if check["state"] != "Ready":
+                words = " ".join(str(check.get("message") or "").split())
+                return f"admission check {check['name']} is {check['state']}{words and f': {words}'}"
+        for condition in status["conditions"]:
             if condition["type"] == "QuotaReserved" and condition["status"] == "False":
                 return " ".join(str(condition["message"]).split()) or None
     return None

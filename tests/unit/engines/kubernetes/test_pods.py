@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mopsjobs.engines.kubernetes.pods import describe_shards, lost_shards, open_shards, pod_problem
+from mopsjobs.engines.kubernetes.pods import describe_shards, last_stop, lost_shards, open_shards, present_problem
 
 NOW = datetime(2026, 3, 1, 13, tzinfo=UTC)
 EVICTED = {"phase": "Failed", "reason": "Evicted", "message": "low on memory"}
@@ -30,6 +30,13 @@ STARTING = {"phase": "Pending", "containerStatuses": [_container(waiting={"reaso
 OOM = {"phase": "Failed", "containerStatuses": [_ended(code=137, reason="OOMKilled")]}
 RUNNING = {"phase": "Running", "containerStatuses": [_container(running={"startedAt": "2026-03-01T12:00:00Z"})]}
 DONE = {"phase": "Succeeded"}
+PROXY = _container("proxy", running={"startedAt": "2026-03-01T12:00:00Z"})
+OTHERS_OOM = {
+    "phase": "Failed",
+    "containerStatuses": [_ended(code=0), _ended("proxy", code=137, reason="OOMKilled")],
+}
+UNREADY = {"type": "Ready", "status": "False"}
+ON_LOST_NODE = {**RUNNING, "conditions": [UNREADY]}
 UNSCHEDULED = {
     "phase": "Pending",
     "conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"}],
@@ -55,22 +62,29 @@ def _pod(shard: int, minute: int, status: dict[str, Any]) -> dict[str, Any]:
     [
         ([(0, 0, EVICTED), (0, 1, WITHOUT_IMAGE)], ("ImagePullBackOff", "no such image")),
         ([(0, 0, EVICTED), (0, 1, RUNNING), (1, 0, WITHOUT_IMAGE)], ("ImagePullBackOff", "no such image")),
-        ([(0, 0, WITHOUT_IMAGE), (0, 1, RUNNING)], (None, None)),
+        ([(0, 0, WITHOUT_IMAGE), (0, 1, RUNNING)], None),
         ([(0, 0, EVICTED), (0, 1, STARTING)], EVICTION),
-        ([(0, 0, EVICTED), (0, 1, DONE), (1, 0, RUNNING)], (None, None)),
+        ([(0, 0, EVICTED), (0, 1, DONE), (1, 0, RUNNING)], None),
         ([(0, 0, OOM), (0, 1, RUNNING), (1, 1, EVICTED)], EVICTION),
         ([(0, 1, OOM), (0, 2, RUNNING), (1, 0, EVICTED)], KILLED),
         ([(0, 0, UNSCHEDULED)], ("Unschedulable", "0/3 nodes")),
         ([(0, 0, INIT)], ("Init:ImagePullBackOff", "no such image")),
+        ([(0, 0, OTHERS_OOM)], None),
+        ([(0, 0, ON_LOST_NODE)], ("NodeNotReady", "the node of pod a-0-0 does not answer; its runner may go on")),
+        ([(0, 0, {**ON_LOST_NODE, "conditions": [{**UNREADY, "reason": "ContainersNotReady"}]})], None),
+        (
+            [(0, 0, {"phase": "Running", "containerStatuses": [_ended(code=4), PROXY]})],
+            ("RunnerEnded", "the runner of pod a-0-0 ended (exit code 4), but container proxy runs on"),
+        ),
     ],
 )
-def test_trouble_of_today_comes_before_an_old_eviction(
-    pods: list[Any], expected: tuple[str | None, str | None]
-) -> None:
-    """Of each shard, the newest pod matters. The last past trouble is told while its shard has not succeeded."""
+def test_trouble_of_today_comes_before_an_old_eviction(pods: list[Any], expected: tuple[str, str] | None) -> None:
+    """Of each shard, the newest pod matters. The last past trouble is told while its shard has not succeeded.
+
+    Containers that a cluster adds do not run tasks.
+    """
     made = [_pod(*one) for one in pods]
-    for is_running in (True, False):
-        assert pod_problem(made, is_running=is_running, now=NOW) == expected
+    assert (present_problem(made, NOW) or last_stop(made)) == expected
 
 
 def test_a_pod_that_outlives_its_grace_period_is_reported() -> None:
@@ -78,14 +92,9 @@ def test_a_pod_that_outlives_its_grace_period_is_reported() -> None:
     metadata = {"name": "a-0-x", "deletionTimestamp": "2026-03-01T12:00:00Z"}
     pod = {"metadata": metadata, "spec": {"nodeName": "node-7"}, "status": RUNNING}
     words = "pod a-0-x on node node-7 is being stopped, and no other takes its place before its end"
-    assert pod_problem([pod], is_running=False, now=NOW) == ("Terminating", words)
+    assert present_problem([pod], NOW) == ("Terminating", words)
     in_time = datetime(2026, 3, 1, 11, 59, 59, tzinfo=UTC)
-    assert pod_problem([pod], is_running=False, now=in_time) == (None, None)
-
-
-def test_a_job_without_pods_says_so_unless_it_runs() -> None:
-    assert pod_problem([], is_running=False, now=NOW) == ("NoPods", "it has no pods")
-    assert pod_problem([], is_running=True, now=NOW) == (None, None)
+    assert present_problem([pod], in_time) is None
 
 
 def test_a_shard_is_open_until_its_newest_pod_has_succeeded() -> None:
@@ -106,12 +115,17 @@ def _disrupted(reason: str) -> list[dict[str, str]]:
             {"containerStatuses": [_ended(code=128, reason="StartError", message=f"{'x' * 400} {MISSING}")]},
             MISSING,
         ),
-        ({"initContainerStatuses": [_ended("fetch")]}, "shard 2 Init:Error (exit code 1)"),
+        ({"initContainerStatuses": [_ended("fetch")]}, "shard 2 Init:Error (exit code 1: container fetch)"),
+        ({"containerStatuses": [_ended(code=0), _ended("proxy", 137)]}, "Error (exit code 137: container proxy)"),
         (
             {"conditions": _disrupted("PreemptionByScheduler"), "containerStatuses": [_ended(code=143)]},
             "shard 2 PreemptionByScheduler (exit code 143)",
         ),
         ({"conditions": _disrupted("DeletionByPodGC")}, "shard 2 DeletionByPodGC"),
+        (
+            {"reason": "UnexpectedAdmissionError", "message": "Pod was rejected: no healthy GPU"},
+            "shard 2 UnexpectedAdmissionError (Pod was rejected: no healthy GPU)",
+        ),
         ({"reason": "Evicted", "conditions": _disrupted("TerminationByKubelet")}, "shard 2 Evicted"),
         (
             {"reason": "DeadlineExceeded", "containerStatuses": [_ended(code=143)]},

@@ -15,6 +15,7 @@ from support.kubernetes import Api, kubeconfig
 RECORD = {"job_id": "seir-1", "k8s_name": "seir-1", "k8s_namespace": "models"}
 WORKLOADS = "/apis/kueue.x-k8s.io/{}/namespaces/models/workloads"
 PENDING = "/apis/visibility.kueue.x-k8s.io/{}/namespaces/models/localqueues/team-a/pendingworkloads"
+DEACTIVATED = "its Workload is deactivated, and starts when someone activates it"
 WAITS = "the Job waits in queue team-a of Kueue"
 
 
@@ -33,6 +34,13 @@ def _put(api: Api, **metadata: Any) -> None:
 def _workload(message: str, status: str = "False") -> dict[str, Any]:
     reserved = {"type": "QuotaReserved", "status": status, "reason": "Pending", "message": message}
     return {"metadata": {"name": "job-seir-1-ab"}, "status": {"conditions": [reserved]}}
+
+
+def _checked(state: str, message: str = "") -> dict[str, Any]:
+    """Return a Workload with a quota and an admission check."""
+    workload = _workload("done", "True")
+    workload["status"]["admissionChecks"] = [{"name": "x", "state": state, "message": message}]
+    return workload
 
 
 def test_the_program_that_has_suspended_a_job_is_named(engine: KubernetesEngine, api: Api) -> None:
@@ -79,12 +87,22 @@ def test_kueue_says_position_and_reason(engine: KubernetesEngine, api: Api, vers
         ({"message": "forbidden"}, 403, WAITS),
         ({"items": [_workload("done", "True")]}, 200, WAITS),
         ({"items": [{"metadata": {"name": "x"}, "status": 7}]}, 200, WAITS),
+        ({"items": [{**_workload("done"), "spec": {"active": False}}]}, 200, f"{WAITS}: {DEACTIVATED}"),
+        (
+            {"items": [_checked("Pending", "no\nnodes yet")]},
+            200,
+            f"{WAITS}: admission check x is Pending: no nodes yet",
+        ),
+        ({"items": [_checked("Ready")]}, 200, WAITS),
     ],
 )
 def test_what_kueue_does_not_tell_is_left_out(
     engine: KubernetesEngine, api: Api, workloads: Any, status: int, expected: str
 ) -> None:
-    """No Kueue, no Workload yet, no permission to read one, or one of another form: the job is still suspended."""
+    """No Kueue, no Workload yet, no permission to read one, or one of another form: the job is still suspended.
+
+    What it tells is more than a quota: a Workload that nothing will start, and checks after the quota.
+    """
     _put(api, labels={"kueue.x-k8s.io/queue-name": "team-a"})
     _answer(api, WORKLOADS, workloads, status=status)
     _answer(api, PENDING, {"message": "no such service"}, status=503)
