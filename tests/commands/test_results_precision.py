@@ -16,7 +16,7 @@ from mopsjobs.studies.precision import FAILED, MAX, MORE, PRECISE
 from support.adaptive import MARKS, MODEL, REPLICATES, SCATTER, adaptive_study, seeds
 from support.cli import Cli, Remote
 from support.desk import Desk
-from support.ledgers import Ledger, add_job, attempt, leave_output
+from support.ledgers import Ledger, add_job, attempt, leave_output, leave_scalars
 
 SETS = [{"sd": sd} for sd in SCATTER]
 WIDEST = "sd=50.0 (peak ± 15, goal 2)"
@@ -104,6 +104,18 @@ def test_tasks_of_an_ended_job_are_those_that_its_outputs_ask_for(cli: Cli, remo
     assert [(one["tasks"], one["missing"]) for one in sets] == [(4, 0), (8, 4)]
 
 
+def test_tasks_of_a_running_job_say_that_its_record_counts_more(cli: Cli, remote: Remote) -> None:
+    """Which ones follows from the tasks that end. A count is that of the record in each view."""
+    add_job(remote.jobs, "job", [{"sd": 50.0}], n_replicates=REPLICATES)
+    Ledger(remote.jobs.store)(*(attempt(number) for number in range(4)))
+    remote.jobs.update_status("job", "running", tasks_total=8, tasks_completed=4)
+    cli.ok("sync")
+    listed = cli.ok("tasks", "job", "--json").json
+    assert (len(listed["tasks"]), listed["tasks_total"]) == (4, 8)
+    assert cli.ok("status", "job", "--json").json["tasks_total"] == 8
+    assert "The record counts 8 tasks. The others are listed as their sets go on.\n" in cli.ok("tasks", "job").err
+
+
 def test_a_table_counts_a_set_once_that_two_jobs_share(desk: Desk) -> None:
     _run(desk, "--label", "a=b")
     desk.submit(SETS[1:], "--extend", "job", job_id="job.b", n_replicates=REPLICATES)
@@ -184,3 +196,19 @@ def test_a_narrower_target_of_an_extension_is_the_one_that_counts(desk: Desk) ->
     assert all(one["judged"] >= earlier["judged"] for one, earlier in zip(after["sets"], before["sets"], strict=True))
     assert all(one["peak.precision"] <= 1 for one in after["sets"] if one["precision"] == PRECISE)
     assert MORE not in {one["precision"] for one in after["sets"]}
+
+
+def test_the_best_set_is_judged_by_the_ends_of_skewed_intervals(cli: Cli, remote: Remote) -> None:
+    """The mean of the first set is 1.1, and its interval ends at 9.8: the second may be as low, the third may not."""
+    replicates = {"min": 8, "max": 8, "until": {"loss": {"absolute": 0.5}}}
+    add_job(remote.jobs, "job", [{"x": 1}, {"x": 2}, {"x": 3}], n_replicates=replicates)
+    Ledger(remote.jobs.store)(*(attempt(number) for number in range(24)))
+    losses = [*(0.0,) * 6, 1.0, 8.0, *(8.0, 8.1, 7.9, 8.0, 8.1, 7.9, 8.0, 8.0), *(11.0, 11.1) * 4]
+    leave_scalars(remote.jobs, "job", {number: {"loss": loss} for number, loss in enumerate(losses)})
+    for flag, end in (("--best", "best"), ("--worst=-loss", "worst")):
+        words = (flag, "loss") if "=" not in flag else (flag,)
+        found = cli.ok("results", "job", *words, "--json").json
+        assert [one[f"may_be_{end}"] for one in found["sets"]] == [True, True, False]
+        assert f"1 more set may be the {end}" in found["notes"][0]
+        first, second, _ = found["sets"]
+        assert first["loss.mean"] + first["loss.half_width"] < second["loss.low"] < first["loss.high"]

@@ -30,6 +30,7 @@ from mopsjobs.errors import (
     command_line,
 )
 from mopsjobs.registry.job_id import check_job_id
+from mopsjobs.registry.precision_counts import BEFORE_CANCEL
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.outputs import Sizes
 from mopsjobs.utils.text import join_first, pluralize
@@ -145,10 +146,24 @@ class JobTasks:
             "complete": ledger.is_complete,
             "problems": ledger.problems,
             "varying": ledger.varying,
-            "tasks_total": ledger.tasks_total,
+            "tasks_total": max(ledger.tasks_total, self._known_to_runners(ledger)),
             "total": total,
             "returned": returned,
         }
+
+    def record_note(self, ledger: Ledger) -> list[str]:
+        """Return why the record of an adaptive study counts other tasks than are listed, if it does."""
+        told = self.job["tasks_total"]
+        if self._known_to_runners(ledger) > ledger.tasks_total:
+            return [f"The record counts {told:,} tasks. The others are listed as their sets go on."]
+        if ledger.precision is not None and self.job["status"] == "cancelled" and told != ledger.tasks_total:
+            return [f"The record counts {told:,} tasks, {BEFORE_CANCEL}. The outputs ask for {ledger.tasks_total:,}."]
+        return []
+
+    def _known_to_runners(self, ledger: Ledger) -> int:
+        """Count the tasks of an active adaptive study that its runners need: each tells no numbers, only how many."""
+        told = self.job["tasks_total"]
+        return told if isinstance(told, int) and ledger.precision is not None and self.job["is_active"] else 0
 
     def describe_age(self, ledger: Ledger) -> str:
         """Return the age of the data in words."""

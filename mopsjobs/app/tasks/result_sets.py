@@ -57,7 +57,7 @@ from mopsjobs.utils.times import json_time
 
 T = TypeVar("T")
 
-FORMAT = 5
+FORMAT = 6
 """Of the file. One of another format is made anew."""
 
 MAX_FILES = 20
@@ -285,7 +285,7 @@ class ResultSets:
         if quantiles:
             self.quantiles = tuple(quantiles)
             self._table = "temp.set_row"
-            self._database.execute(_set_table("CREATE TEMP TABLE set_row", len(self.numbers), len(quantiles)))
+            self._database.execute(_set_table("CREATE TEMP TABLE set_row", self.numbers, len(quantiles)))
             _fill_sets(self._database, self._table, self.scalars, self.quantiles, is_active=self._is_active)
 
     def varying(self) -> list[str]:
@@ -305,9 +305,17 @@ class ResultSets:
         counts = self.totals()._asdict() | {"repeated": self.repeated}
         return {"tasks": counts, "complete": not self.is_partial, "problems": self.problems, "notes": self.notes()}
 
-    def rows(self, order: SetOrder | None = None, limit: int = 0, offset: int = 0) -> Iterator[list[object]]:
-        """Yield parameter sets as rows of `columns`: all if the limit is 0."""
-        columns = self._columns()
+    def rows(
+        self, order: SetOrder | None = None, limit: int = 0, offset: int = 0, *, standing: Standing | None = None
+    ) -> Iterator[list[object]]:
+        """Yield parameter sets as rows of `columns`: all if the limit is 0.
+
+        With the standing of the first set, there is a column after `BEFORE`: whether a set may be the first.
+        """
+        columns, marks = self._columns(), ""
+        if standing is not None:
+            assert order is not None  # noqa: S101 - it is the standing of one
+            marks = f"{self._ends(order)[0]} <= ?, "
         by, direction = "number", ""
         if order is not None:
             value = next(sql for column, sql in columns if column.name == order.column)
@@ -315,11 +323,15 @@ class ResultSets:
             by = f"{value} IS NULL, {value}{direction}, number"
         statistics = ", ".join(sql for _, sql in columns[len(BEFORE) + len(self.parameters) :])
         rows = self._database.execute(
-            f"SELECT job_id, param_id, params, {statistics} FROM {self._table} AS s JOIN parameter_set USING (number)"  # noqa: S608 - names of our own
-            f" LEFT JOIN set_precision USING (number) ORDER BY {by} LIMIT {limit or -1:d} OFFSET {offset:d}"
+            f"SELECT job_id, param_id, params, {marks}{statistics} FROM {self._table} AS s"  # noqa: S608 - names of our own
+            " JOIN parameter_set USING (number) LEFT JOIN set_precision USING (number)"
+            f" ORDER BY {by} LIMIT {limit or -1:d} OFFSET {offset:d}",
+            () if standing is None else (standing.limit,),
         )
         for job_id, set_id, params, *numbers in rows:
-            yield [job_id, set_id, *json.loads(params), *numbers]
+            mark = numbers[:1] if marks else []
+            told = [None if one is None else bool(one) for one in mark]
+            yield [job_id, set_id, *told, *json.loads(params), *numbers[len(mark) :]]
 
     def find_scalar(self, name: str) -> Scalar:
         """Return the scalar that is a number and has this name: that of its column, or a short one that no other has.
@@ -373,7 +385,7 @@ class ResultSets:
         if order is not None and order.end is not None:
             standing = self.standing(order)
             columns.insert(len(BEFORE), Column(f"may_be_{order.end}", frozenset({"boolean"})))
-            rows = self.marked(rows, order, standing)
+            rows = self.rows(order, choice.limit, standing=standing)
         notes = [] if standing is None or order is None else standing.sentences(str(order.end), str(order.scalar))
         return SetPage(columns, rows, order, standing, self.totals().sets, notes + self.notes())
 
@@ -423,16 +435,6 @@ class ResultSets:
             notes.append(f"{pluralize(totals.tasks + self.repeated, 'task')}{repeats}; each is counted once.")
         return notes
 
-    def marked(self, rows: Iterable[list[object]], order: SetOrder, standing: Standing) -> Iterator[list[object]]:
-        """Yield rows with the column that says whether a set may be the first."""
-        place = [column.name for column in self.columns].index(order.column)
-        sign = -1 if order.is_descending else 1
-        for row in rows:
-            mean, half = row[place], row[place + 2]
-            is_known = standing.limit is not None and isinstance(mean, float) and isinstance(half, float)
-            may_be_first = sign * mean - half <= standing.limit if is_known else None  # type: ignore[operator]
-            yield [*row[: len(BEFORE)], may_be_first, *row[len(BEFORE) :]]
-
     def _verdicts(self) -> dict[str, int]:
         """Count the sets of adaptive studies, and those with a final verdict, as the record of a job does."""
         sql = "SELECT verdict, count(*) FROM set_precision JOIN set_row USING (number) GROUP BY verdict"
@@ -468,25 +470,36 @@ class ResultSets:
 
     def standing(self, order: SetOrder) -> Standing:
         """Tell how sure the first set of an order by a scalar is."""
-        assert order.scalar is not None  # noqa: S101 - the caller has an order by a scalar
-        place = [one.name for one in self.numbers].index(order.scalar)
-        certainty = self.numbers[place].is_finite, self.confidence_of(order.scalar)
+        place, sign = self._place(order), -1 if order.is_descending else 1
+        certainty = self.numbers[place].is_finite, self.numbers[place].confidence or CONFIDENCE
         mean, half = f"m{place}", f"h{place}"
-        sign = -1 if order.is_descending else 1
+        near, far = self._ends(order)
         counts = f"SELECT total({mean} IS NULL), total({mean} IS NOT NULL AND {half} IS NULL) FROM set_row"  # noqa: S608 - names of our own
         without_value, without_interval = map(int, self._database.execute(counts).fetchone())
         first = self._database.execute(
-            f"SELECT {mean}, {half}, number FROM set_row WHERE {mean} IS NOT NULL"  # noqa: S608 - names of our own
+            f"SELECT {far}, number FROM set_row WHERE {mean} IS NOT NULL"  # noqa: S608 - names of our own
             f" ORDER BY {sign} * {mean}, number LIMIT 1"
         ).fetchone()
-        if first is None or first[1] is None:
+        if first is None or first[0] is None:
             return Standing(None, 0, without_interval, without_value, *certainty)
-        limit = sign * first[0] + first[1]
         others = self._database.execute(
-            f"SELECT count(*) FROM set_row WHERE {sign} * {mean} - {half} <= ? AND number != ?",  # noqa: S608 - names of our own
-            (limit, first[2]),
+            f"SELECT count(*) FROM set_row WHERE {near} <= ? AND number != ?",  # noqa: S608 - names of our own
+            first,
         ).fetchone()[0]
-        return Standing(limit, others, without_interval, without_value, *certainty)
+        return Standing(first[0], others, without_interval, without_value, *certainty)
+
+    def _place(self, order: SetOrder) -> int:
+        """Return the place of the scalar of an order among the numbers."""
+        return next(place for place, one in enumerate(self.numbers) if one.name == order.scalar)
+
+    def _ends(self, order: SetOrder) -> tuple[str, str]:
+        """Return the SQL of both ends of an interval, the nearer to the first set and the other, so that less is first.
+
+        The mean need not be in the middle of the interval of an adaptive study.
+        """
+        place, sign = self._place(order), "-" if order.is_descending else ""
+        middle = f"m{place}" if self.numbers[place].confidence is None else f"(m{place} + e{place})"
+        return f"({sign}{middle} - h{place})", f"({sign}{middle} + h{place})"
 
     def open_views(self, cache: str, names: Iterable[str]) -> sqlite3.Connection:
         """Return the connection, with the views `results` and `result_sets`, and those of the cache.
@@ -723,13 +736,12 @@ def _fill(table: ResultsTable, database: sqlite3.Connection, state: str) -> None
         )
         for one in scalars
     ]
-    numeric = sum(one.is_number for one in scalars)
     parameters = "".join(f", p{place}" for place in range(len(table.parameters)))
     columns = "".join(f", s{place}" for place in range(len(scalars)))
     of_targets = "".join(f", {name}" for place in range(len(targets)) for name in _target_names(place))
     for statement in _SCHEMA.format(parameters=parameters, scalars=columns, targets=of_targets).split(";\n"):
         database.execute(statement)
-    database.execute(_set_table("CREATE TABLE set_row", numeric, 0))
+    database.execute(_set_table("CREATE TABLE set_row", [one for one in scalars if one.is_number], 0))
     _fill_tasks(table, database, scalars)
     is_active = any(bool(member.job.job["is_active"]) for member in table.members)
     _fill_sets(database, "set_row", scalars, (), is_active=is_active)
@@ -828,24 +840,33 @@ def _fill_sets(
             done, waiting = ends[SUCCEEDED], ends[WAITING] + is_active * ends[str(Outcome.PREEMPTED)]
             counts = (len(statuses), done, failed, len(statuses) - done - failed - waiting, waiting)
             statistics: list[object] = []
+            shifts: list[object] = []
             for one, column in zip(numbers, values, strict=True):
                 found = [float(value) for value in column if value is not None]
                 ordered = sorted(filter(math.isfinite, found)) if quantiles else []
-                statistics += _summarize(found, one.confidence)
+                summary, shift = _summarize(found, one.confidence)
+                statistics += summary
+                shifts += [] if one.confidence is None else [shift]
                 statistics += [quantile(ordered, one) if ordered else None for one in quantiles]
-            yield (number, *counts, _worst_error(error_keys, errors), *statistics)
+            yield (number, *counts, _worst_error(error_keys, errors), *statistics, *shifts)
 
     width = 2 + len(COUNTS) + len(numbers) * (len(STATISTICS) + len(quantiles))
+    width += sum(one.confidence is not None for one in numbers)
     database.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * width)})", rows())  # noqa: S608 - names of our own
 
 
-def _summarize(values: Sequence[float], confidence: float | None) -> Summary:
-    """Summarize some numbers. With a confidence, half of the interval is that of the rule of adaptive studies."""
+def _summarize(values: Sequence[float], confidence: float | None) -> tuple[Summary, float]:
+    """Summarize some numbers. With a confidence, the interval is that of the rule of adaptive studies.
+
+    How far its middle is from the mean is the second value.
+    """
     summary = summarize(values)
     if confidence is None or summary.n < 2:
-        return summary
+        return summary, 0.0
     interval = careful_interval([value for value in values if math.isfinite(value)], confidence)
-    return summary._replace(half_width=interval and _finite(interval.half_width))
+    half_width = interval and _finite(interval.half_width)
+    middle = 0.0 if interval is None or half_width is None else interval.low + half_width - interval.mean
+    return summary._replace(half_width=half_width), middle
 
 
 def _find_targets(table: ResultsTable, scalars: Sequence[Scalar]) -> dict[str, Target]:
@@ -917,8 +938,10 @@ def _statistic_names(place: int, quantiles: int) -> list[str]:
     return [f"{letter}{place}" for letter in "nxmdh"] + [f"q{place}_{number}" for number in range(quantiles)]
 
 
-def _set_table(create: str, numbers: int, quantiles: int) -> str:
-    names = [name for place in range(numbers) for name in _statistic_names(place, quantiles)]
+def _set_table(create: str, numbers: Sequence[Scalar], quantiles: int) -> str:
+    """Return the statement for a table of sets: its last columns are how far the middle of intervals is from means."""
+    names = [name for place in range(len(numbers)) for name in _statistic_names(place, quantiles)]
+    names += [f"e{place}" for place, one in enumerate(numbers) if one.confidence is not None]
     return f"{create} ({', '.join(['number INTEGER PRIMARY KEY', *COUNTS, 'error', *names])})"
 
 

@@ -33,7 +33,7 @@ STATISTICS = {
 """Columns of the scalar that is shown, with their titles and the forms of their numbers."""
 
 MAY_BE_FIRST = ""
-"""The name of the column that `ResultSets.marked` adds, which no other has."""
+"""The name of the column that `ResultSets.rows` adds, which no other has."""
 
 ENDS = {"lowest": False, "highest": True}
 """The ends of the order by the mean of a scalar, and whether it is descending then."""
@@ -167,10 +167,10 @@ def _order(sets: ResultSets, text: str | None, scalar: str | None) -> SetOrder |
 def _rows(sets: ResultSets, order: SetOrder | None, limit: int = 0, offset: int = 0) -> Iterator[Row]:
     """Yield parameter sets by the names of columns; in an order by a mean with whether each may be the first."""
     names = [column.name for column in sets.columns]
-    rows = sets.rows(order, limit, offset)
-    if order is not None and order.scalar is not None:
-        rows = sets.marked(rows, order, sets.standing(order))
+    standing = None if order is None or order.scalar is None else sets.standing(order)
+    if standing is not None:
         names.insert(len(BEFORE), MAY_BE_FIRST)
+    rows = sets.rows(order, limit, offset, standing=standing)
     return (dict(zip(names, row, strict=True)) for row in rows)
 
 

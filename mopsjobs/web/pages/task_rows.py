@@ -58,7 +58,8 @@ def task_rows(
     if ledger is None:
         is_coming = reading is not None and reading.is_waiting
         return {"reading": reading if is_coming else ask(site, FAILURES, job, "tasks") or NO_TASKS}
-    found = JobTasks(site.app, FoundJob(job), None).list_tasks(connection, tasks_query)
+    job_tasks = JobTasks(site.app, FoundJob(job), None)
+    found = job_tasks.list_tasks(connection, tasks_query)
     begin = (query["page"] - 1) * PAGE_SIZE
     listed = _with_error(found.tasks(0 if query["error"] else begin + PAGE_SIZE + 1), query["error"])
     shown = list(islice(listed, begin, begin + PAGE_SIZE + 1))
@@ -66,7 +67,7 @@ def task_rows(
     names = ledger.varying[:MAX_PARAMETERS]
     absence = absence_text(job, ledger)
     pages = paging(list(params), query["page"], MAX_PAGE)
-    notes = [*([f"This job {absence}"] if absence else []), *found.near_misses()]
+    notes = [*([f"This job {absence}"] if absence else []), *job_tasks.record_note(ledger), *found.near_misses()]
     sorts = {"Task": "task", "Time": "-seconds", "Memory": "-memory", "Attempts": "-attempt"}
     return {
         "reading": None,

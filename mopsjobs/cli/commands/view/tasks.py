@@ -31,7 +31,6 @@ from mopsjobs.cli.flags import (
 )
 from mopsjobs.console.result import Body, Document, RawText, Result, Table, Tsv
 from mopsjobs.console.terminal import style_text
-from mopsjobs.registry.precision_counts import BEFORE_CANCEL
 from mopsjobs.utils.text import cut_to_length, pluralize, strip_control_characters
 from mopsjobs.utils.times import human_seconds
 
@@ -160,12 +159,9 @@ def _rows(form: str, listed: Iterator[ListedTask], ledger: Ledger) -> Body:
 
 def _notes(job: JobTasks, tasks: TaskList, returned: int, total: int | None) -> list[str]:
     """Return the notes: on the family, on what is missing, and the count with the age of the data."""
-    notes = [*job.family_note(), *job.reuse_note()]
+    notes = [*job.family_note(), *job.reuse_note(), *job.record_note(tasks.ledger)]
     if (absence := absence_text(job.job, tasks.ledger)) is not None:
         notes.append(f"{job.job_id} {absence}")
-    told, needed = job.job["tasks_total"], tasks.ledger.tasks_total
-    if tasks.ledger.precision is not None and job.job["status"] == "cancelled" and told != needed:
-        notes.append(f"The record counts {told:,} tasks, {BEFORE_CANCEL}. The outputs ask for {needed:,}.")
     counted = pluralize(returned, "task")
     if total != returned:
         counted = f"{counted} of more" if total is None else f"{returned:,} of {pluralize(total, 'task')}"
