@@ -148,7 +148,7 @@ def end_by_outputs(
     *,
     first_error: str | None = None,
     early: EarlyEnd | None = None,
-    failed: Collection[int] = (),
+    failed: Mapping[int, bool] | None = None,
     used: Mapping[int, ShardUsage] | None = None,
     sizes_of: SizesOf | None = None,
 ) -> Validation:
@@ -162,7 +162,8 @@ def end_by_outputs(
         judged: the record from which it follows that no runner is at work.
         first_error: see `validate`.
         early: see `validate`.
-        failed: the numbers of the tasks with an attempt that did not succeed. Those without outputs have failed.
+        failed: the numbers of the tasks with an attempt that did not succeed, and whether it did not because it failed.
+            Those without outputs have failed. A task that was lost does not decide how precise its set is.
         used: what the tasks of each shard used at least, by its number.
         sizes_of: see `validate`.
 
@@ -179,9 +180,10 @@ def end_by_outputs(
     if is_correctable(judged) or not judged.is_terminal:
         fields |= _end_fields(judged, manifest, found, _Reasons(first_error, early, None))
         verified, total = found.completeness.count, found.completeness.expected
-        lacking = _failed_tasks(manifest, found, failed)
+        lacking = _failed_tasks(manifest, found, failed or {})
         n_failed = min(max(judged.tasks_failed, len(lacking)), total - verified)
-        fields |= _precision_fields(judged, manifest, found, lacking)
+        decided = [number for number, has_failed in lacking.items() if has_failed]
+        fields |= _precision_fields(judged, manifest, found, decided)
         fields |= {"tasks_total": total, "tasks_completed": verified, "tasks_failed": n_failed}
         final_status = fields.pop("new_status")
         try:
@@ -191,11 +193,11 @@ def end_by_outputs(
     return _result(state, manifest, found)
 
 
-def _failed_tasks(manifest: Manifest, found: _Comparison, failed: Collection[int]) -> list[int]:
+def _failed_tasks(manifest: Manifest, found: _Comparison, failed: Mapping[int, bool]) -> dict[int, bool]:
     """Return which tasks of these have no outputs. A task that repeats another one has its attempts."""
     first_of = manifest.study.duplicate_tasks()
-    missing = missing_tasks(manifest, found.completeness)
-    return [number for number in missing if first_of.get(number, number) in failed]
+    pairs = ((number, first_of.get(number, number)) for number in missing_tasks(manifest, found.completeness))
+    return {number: failed[first] for number, first in pairs if first in failed}
 
 
 def _precision_fields(

@@ -116,8 +116,8 @@ def _workers(launch: Mapping[str, str]) -> int:
 class LedgerSummary(NamedTuple):
     """The parts of the ledger of a job that tell of its end."""
 
-    failed: set[int]
-    """The tasks with an attempt that did not succeed, though another may have."""
+    failed: dict[int, bool]
+    """The tasks with an attempt that did not succeed, though another may have: whether one was not lost."""
     used: dict[int, ShardUsage]
     """What each shard used."""
     sizes: dict[int, set[int | None]]
@@ -145,14 +145,14 @@ class LedgerSummary(NamedTuple):
 
 def summarise_ledger(store: VersionedStore, job_id: str) -> LedgerSummary:
     """Read the ledger of a job. A chunk that cannot be understood is left out."""
-    failed: set[int] = set()
+    failed: dict[int, bool] = {}
     used: dict[int, ShardUsage] = {}
     sizes: dict[int, set[int | None]] = {}
     files: dict[int, FilesOpened] = {}
     last_at: float | None = None
     for shard, attempt, opened in _read_attempts(store, job_id):
         if attempt.outcome in FAILED_OUTCOMES:
-            failed.add(attempt.task)
+            failed[attempt.task] = failed.get(attempt.task, False) or attempt.outcome is not Outcome.LOST
         elif attempt.outcome == Outcome.SUCCEEDED:
             sizes.setdefault(attempt.task, set()).add(attempt.output_bytes)
             before = files.get(attempt.task, opened)

@@ -212,3 +212,19 @@ def test_the_best_set_is_judged_by_the_ends_of_skewed_intervals(cli: Cli, remote
         assert f"1 more set may be the {end}" in found["notes"][0]
         first, second, _ = found["sets"]
         assert first["loss.mean"] + first["loss.half_width"] < second["loss.low"] < first["loss.high"]
+
+
+@pytest.mark.parametrize(("outcome", "verdict"), [("lost", MORE), ("died", FAILED)])
+def test_a_lost_task_does_not_decide_that_a_set_has_failed(
+    cli: Cli, remote: Remote, outcome: str, verdict: str
+) -> None:
+    """Its runner was killed, so it may succeed. A task that died has failed, in the record and in the table of sets."""
+    manifest = add_job(remote.jobs, "job", [{"sd": 50.0}], n_replicates=REPLICATES)
+    Ledger(remote.jobs.store)(*(attempt(number, output_bytes=None) for number in range(4)), attempt(4, outcome))
+    for number, value in enumerate((50.0, 150.0, 60.0, 140.0)):
+        leave_output(remote.jobs, manifest, number, peak=value)
+    cli("validate", "job")
+    cli.ok("sync")
+    status = cli.ok("status", "job", "--json").json
+    assert (status["precision"]["failed"], status["tasks_failed"]) == (int(verdict == FAILED), 1)
+    assert [one["precision"] for one in cli.ok("results", "job", "--by", "set", "--json").json["sets"]] == [verdict]

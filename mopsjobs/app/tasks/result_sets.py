@@ -901,7 +901,7 @@ def _fill_precision(
                 if status == SUCCEEDED:
                     found = zip(keys, of_task, strict=True)
                     values[task] = {key: value for key, value in found if value is not None}
-                elif status in FAILED_OUTCOMES:
+                elif status in FAILED_OUTCOMES and status != Outcome.LOST:  # that one was not decided
                     values[task] = None
             judgement = judge_set(precision, first, values)
             intervals: list[object] = []
