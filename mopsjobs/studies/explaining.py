@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from mopsjobs.studies.conditions import is_number
 from mopsjobs.studies.separating import Finding, Separation, SetOutcomes, exposure
 
 EXTREME_SHARE = 0.05
@@ -18,6 +19,9 @@ EXTREME_SHARE = 0.05
 
 MIN_EXTREME = 10
 """Sets that are explained at least, or a quarter of all: chance explains what fewer have in common."""
+
+ENOUGH_SETS = 4 * MIN_EXTREME
+"""Sets of which a condition can be told from chance, however many parameters there are."""
 
 _EXTREME = "extreme"
 
@@ -51,6 +55,8 @@ class Explanation(NamedTuple):
     """Values of the set that has the most of those that count."""
     beyond: int = 0
     """Values that do not count, since other sets have fewer."""
+    could_tell: bool = True
+    """Whether so many sets could be told from chance by a number that separates them from all others."""
 
 
 def explain_extremes(sets: Sequence[SetValues], *, highest: bool, is_adaptive: bool = False) -> Explanation:
@@ -66,11 +72,33 @@ def explain_extremes(sets: Sequence[SetValues], *, highest: bool, is_adaptive: b
     least = min(MIN_EXTREME, len(means) // 4)
     bound = ordered[max(math.ceil(EXTREME_SHARE * len(means)), least) - 1]
     is_extreme = [mean >= bound if highest else mean <= bound for mean in means]
-    separation = Separation(
-        [SetOutcomes(one.params, [_EXTREME if flag else None]) for one, flag in zip(compared, is_extreme, strict=True)],
-        [_EXTREME],
-    )
+    params, extreme = [one.params for one in compared], sum(is_extreme)
+    separation = _separation(params, is_extreme)
     findings = separation.findings(_EXTREME)
     most = max(map(len, counted))
     beyond = sum(len(one.values) for one in compared) - sum(map(len, counted))
-    return Explanation(len(means), values, sum(is_extreme), bound, too_few, findings, separation.left_out, most, beyond)
+    could_tell = bool(findings) or len(means) >= ENOUGH_SETS or _could_tell(params, extreme)
+    return Explanation(
+        len(means), values, extreme, bound, too_few, findings, separation.left_out, most, beyond, could_tell
+    )
+
+
+def _separation(params: Sequence[Mapping[str, Any]], is_extreme: Sequence[bool]) -> Separation:
+    pairs = zip(params, is_extreme, strict=True)
+    return Separation([SetOutcomes(one, [_EXTREME if flag else None]) for one, flag in pairs], [_EXTREME])
+
+
+def _could_tell(params: Sequence[Mapping[str, Any]], extreme: int) -> bool:
+    """Return whether a condition would be found if the sets with the lowest values of a parameter were the extreme.
+
+    True if no number varies.
+    """
+    are_numbers = False
+    for name in dict.fromkeys(name for one in params for name in one):
+        values = [one.get(name) for one in params]
+        if all(map(is_number, values)) and len(set(values)) > 1:
+            are_numbers = True
+            bound = sorted(values)[extreme - 1]  # type: ignore[type-var]
+            if _separation(params, [value <= bound for value in values]).findings(_EXTREME):  # type: ignore[operator]
+                return True
+    return not are_numbers

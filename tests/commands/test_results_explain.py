@@ -109,6 +109,16 @@ def test_what_cannot_be_explained_is_a_clear_error(cli: Cli, flags: list[str], m
     assert message in ran.err
 
 
+def test_too_few_sets_say_so(cli: Cli, remote: Remote) -> None:
+    """A condition could not be told from chance, even one that holds for the lowest alone."""
+    add_job(remote.jobs, "few", [{"beta": number} for number in range(8)])
+    Ledger(remote.store.inner, "few")(*map(attempt, range(8)))
+    leave_scalars(remote.jobs, "few", {number: {"loss": number} for number in range(8)})
+    [line] = cli.ok("results", "few", "--explain", "loss").lines
+    assert line == "8 parameter sets are too few to explain the lowest 2 (loss <= 1): chance would do as well."
+    assert cli.ok("results", "few", "--explain", "loss", "--json").json["could_tell"] is False
+
+
 def test_a_job_without_differences_has_nothing_to_explain(cli: Cli, remote: Remote) -> None:
     """All sets have the same loss."""
     add_job(remote.jobs, "flat", [{"beta": number} for number in range(4)])

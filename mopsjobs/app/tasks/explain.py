@@ -53,6 +53,7 @@ class Explained(NamedTuple):
             "extreme": self.found.extreme,
             "bound": self.found.bound,
             "left_out": {**self.left_out, "sets_with_too_few": self.found.too_few, "parameters": self.found.left_out},
+            "could_tell": self.found.could_tell,
             "separates": [_to_json(one) for one in self.found.findings],
         }
 
@@ -72,6 +73,9 @@ class Explained(NamedTuple):
         replicates = f"{found.values:,}" + (f" to {found.most:,}" if found.most > found.values else "")
         mean = f" as the mean of {replicates} replicates" if found.most > 1 else ""
         bound = f"{self.scalar} {'>=' if self.highest else '<='} {found.bound:.6g}{mean}"
+        if not found.could_tell:
+            few = f"{_sets(found.sets)} {'is' if found.sets == 1 else 'are'} too few to explain"
+            return [f"{few} the {self.end} {found.extreme:,} ({bound}): chance would do as well."]
         if not found.findings:
             return [f"No parameter explains {which} ({bound}): chance is not ruled out."]
         return [

@@ -88,6 +88,16 @@ def test_five_percent_are_extreme_or_ten_sets_or_a_quarter(count: int, extreme: 
     assert explain_extremes(sets, highest=False).extreme == extreme
 
 
+@pytest.mark.parametrize(("count", "could_tell"), [(1, True), (8, False), (12, False), (16, True), (200, True)])
+def test_few_sets_could_not_tell_even_the_clearest_condition(count: int, could_tell: bool) -> None:
+    """Here, the values have nothing to do with the parameter. Of one set, nothing varies."""
+    losses = random.Random(3).sample(range(count), count)
+    found = explain_extremes([SetValues({"a": a}, [float(loss)]) for a, loss in enumerate(losses)], highest=False)
+    assert (found.could_tell, found.findings) == (could_tell, [])
+    words = [SetValues({"a": f"{a}"}, [float(loss)]) for a, loss in enumerate(losses)]
+    assert explain_extremes(words, highest=False).could_tell, "only numbers tell how many would do"
+
+
 def test_no_values_are_no_sets() -> None:
     """Sets without a finite value are left out."""
     assert explain_extremes([SetValues({"a": 1}, [])], highest=False) == Explanation(0, 0, 0, None, 0, [], 0)
