@@ -56,7 +56,7 @@ class Explanation(NamedTuple):
     beyond: int = 0
     """Values that do not count, since other sets have fewer."""
     could_tell: bool = True
-    """Whether so many sets could be told from chance by a number that separates them from all others."""
+    """Whether a number that separates this count of sets from all others could be told from chance."""
 
 
 def explain_extremes(sets: Sequence[SetValues], *, highest: bool, is_adaptive: bool = False) -> Explanation:
