@@ -17,6 +17,7 @@ spool/N/           outputs of the tasks of shard N
 packages           the digest of the packages of the model in the last run; see ledger/environment.py
 checkpoints/       what tasks saved of their state; see runner/checkpoints.py
 ledger/N/          attempts at the tasks of shard N that are not in the store yet; see ledger/writer.py
+channel.json       the key of the socket beside it, by which a client hears of ended tasks; see submission/channel.py
 slurm.sh           the batch script of the last launch on Slurm
 slurm-A_N.log      what shard N of job array A prints there
 shards/N/          the state directory of shard N on Slurm, with a job directory like this one
@@ -47,7 +48,7 @@ class JobDir:
         self.notify_names, self.submission_time = path / "notify.json", path / "submitted_at"
         self.outbox, self.end_tried = path / "outbox.db", path / "end_tried"
         self.code, self.drop, self.checkpoints = path / "code", path / "drop", path / "checkpoints"
-        self.packages = path / "packages"
+        self.packages, self.channel = path / "packages", path / "channel.json"
 
     @classmethod
     def for_job(cls, job_id: str, env: Mapping[str, str]) -> JobDir:

@@ -166,6 +166,8 @@ class GrowingFeed:
                 self._has_failed[number] = False
         self._take(range(len(self.tasks.tasks)))
         self.rounds = RoundReader(store, manifest, self._idle_since, clock)
+        self.is_poked = False
+        """Whether a client tells when it has stored a round."""
 
     @property
     def is_over(self) -> bool:
@@ -189,6 +191,11 @@ class GrowingFeed:
     def is_idle(self) -> bool:
         """Return whether all tasks have ended, and the client may ask for more."""
         return not self._open and not self._is_over
+
+    @property
+    def idle_seconds(self) -> float:
+        """Return for how long the shard has had no task; 0 while it has some."""
+        return self._clock() - self._active_at if self.is_idle else 0.0
 
     def count_of(self, number: int) -> int:
         """Return how many tasks end with a task that the pool has."""
@@ -227,7 +234,7 @@ class GrowingFeed:
             self._has_failed[result.position] = has_failed
             del self._open[result.position]
             self._active_at = self._clock()
-            if not self._due:
+            if not self._due and not self.is_poked:
                 self.rounds.poke()
 
     def _take(self, numbers: range) -> None:

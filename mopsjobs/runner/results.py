@@ -322,6 +322,8 @@ class StoreWithOutbox:
             yield next(of_key)
 
 
+OnEnded = Callable[[int, "Mapping[str, bytes] | None", "Mapping[str, str] | None"], object]
+
 NOTE_SECONDS = 0.2
 """How often attempts that run are noted."""
 
@@ -355,6 +357,8 @@ class ResultHandler:
         """Returns how many tasks end with that at a position."""
         self.varying: Callable[[], Varying] = functools.cache(lambda: find_varying(self._manifest.study))
         """Returns what differs between the tasks."""
+        self.on_ended: OnEnded | None = None
+        """Called with the number of each task that has ended, and its outputs or its error, once these are on disk."""
         self._noted_at = time.monotonic()
 
     def note_begun(self, pool: Pool, *, is_last: bool = False) -> None:
@@ -387,6 +391,8 @@ class ResultHandler:
             if result.is_final:
                 self._counts.add(failed=self.count_of(result.position))
                 self.report_failure(self._name(task), error, key=reason.key, task=task.number, seed=task.seed)
+                if self.on_ended is not None:
+                    self.on_ended(task.number, None, error)
             else:
                 text = f"{self._name(task)}: {error['message']}; it is tried again"
                 self._events.emit(RUNNER, text=text)
@@ -439,10 +445,17 @@ class ResultHandler:
             error = error_fields(reason)
             self._ledger.refuse(ticket, _reason(error))
             self.report_failure(self._name(task), error, task=task.number, seed=task.seed)
+            if self.on_ended is not None:
+                self.on_ended(task.number, None, error)
+
+        def on_done() -> None:
+            self._counts.add(completed=count)
+            if self.on_ended is not None:
+                self.on_ended(task.number, dict(outputs), None)
 
         self._sender.put(
             [(output_key(self._manifest.job_id, task, name), value) for name, value in outputs],
-            lambda: self._counts.add(completed=count),
+            on_done,
             on_refused,
             before=functools.partial(self._ledger.write, ticket),
             on_stored=lambda: self._end(ticket, task),

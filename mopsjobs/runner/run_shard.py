@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -57,6 +58,7 @@ from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.outputs import Completeness, find_complete_tasks, results_prefix
 from mopsjobs.studies.pack_log import pack_log
 from mopsjobs.studies.validation import validate
+from mopsjobs.submission.channel import Channel
 from mopsjobs.submission.offline import register_offline, shard_started_at
 from mopsjobs.submission.relay import deliver
 from mopsjobs.utils.files import private_opener
@@ -151,6 +153,8 @@ class _Run:
         """The tasks of an adaptive study; None for others."""
         self._growing: GrowingFeed | None = None
         """Those of a growing job."""
+        self._channel: Channel | None = None
+        """Tells its clients on this machine which tasks have ended."""
         self._events = EventLog(store, shard.job_id, source=f"runner-{shard.number}", flush_seconds=pause)
         if shard.drop is None:  # each write to the record leaves an event
             self._registry = self._registry.with_on_write(
@@ -198,6 +202,8 @@ class _Run:
                 if self._saves_until is not None:
                     self._retry.begin_end()
                 self._sender.finish()  # also after an error: what was done is kept
+                if self._channel is not None:
+                    self._channel.close()
                 if self._checkpoints is not None:
                     self._checkpoints.close(self._shard.grace)
             if self._counts.is_lower_bound and not self._retry.is_stopping:
@@ -268,7 +274,10 @@ class _Run:
         )
         self._handler.count_of, self._handler.varying = feed.count_of, feed.varying
         reporter.growth = lambda: feed.growth
-        self._ledger.most_seconds = SOON_SECONDS
+        if shards == 1:
+            with contextlib.suppress(OSError):  # clients then poll the store
+                self._channel = Channel(self._directory.channel, feed.rounds.poke)
+                self._handler.on_ended = self._channel.tell
         self._total = feed.total
         self._todo = self._total - sum(self._counts.snapshot())
         return feed
@@ -364,6 +373,11 @@ class _Run:
             self._early.tasks_total = len(self._growing.tasks.tasks)
             self._total, self._todo = self._growing.total, self._growing.total - done_before
             meter.has_end = self._growing.is_over
+            # Clients that poll the store learn by the ledger which tasks have ended.
+            self._growing.is_poked = self._channel is not None and self._channel.has_clients
+            self._ledger.most_seconds = math.inf if self._growing.is_poked else SOON_SECONDS
+            if self._growing.idle_seconds >= SOON_SECONDS:
+                self._ledger.send_soon()
         if self._feed is not None:
             self._total, self._todo = self._feed.needed, self._feed.needed - done_before
             most = self._early.affordable(self._feed.at_most - done_before)
@@ -379,7 +393,7 @@ class _Run:
             self._feed.note(result, has_failed=has_failed)
         if self._growing is not None:
             self._growing.note(result, has_failed=has_failed)
-            if self._growing.is_idle:
+            if self._growing.is_idle and not self._growing.is_poked:
                 self._ledger.send_soon()
 
     def _is_over(self, pool: Pool) -> bool:

@@ -7,12 +7,16 @@ written after its outputs. So a client that was killed, and any other one, can g
 from __future__ import annotations
 
 import dataclasses
+import math
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing import Pipe
+from multiprocessing.connection import wait
 from typing import NamedTuple, TypeVar
 
 from mopsjobs.engines.base import last_launch
+from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import (
     JobBusyError,
     JobCancelledError,
@@ -35,6 +39,7 @@ from mopsjobs.store.fetcher import FailedRead, ParallelFetcher
 from mopsjobs.studies.manifest import Manifest, load_manifest
 from mopsjobs.studies.outputs import find_complete_tasks, output_key, results_prefix
 from mopsjobs.studies.rounds import END, GrowingTasks, as_sets, encode_round, parse_round, round_key, with_replicates
+from mopsjobs.submission.channel import ChannelClient
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.submit import SubmitRequest, submit
 from mopsjobs.utils.backoff import NO_JITTER, Backoff
@@ -101,6 +106,9 @@ class GrowingJob:
         self._chunks: set[str] = set()
         """The keys of the chunks that were read."""
         self._is_first = True
+        self._channel = ChannelClient(JobDir.for_job(self.job_id, session.env).channel)
+        self._woken, self._wakes = Pipe(duplex=False)
+        """Readable when there is news that no store tells."""
         self._open_tasks(range(self.tasks_total))
 
     @property
@@ -135,6 +143,8 @@ class GrowingJob:
                 self._rounds += 1
                 numbers = self._tasks.grow(parsed)
                 self._open_tasks(numbers)
+            self._channel.poke()
+            self._wakes.send_bytes(b"")
             return numbers
 
     def end(self) -> None:
@@ -146,6 +156,7 @@ class GrowingJob:
         """
         with self._storing:
             self._store_round(END)
+            self._channel.poke()
 
     def keep(self, key: str, value: bytes) -> bytes:
         """Store a value of the client beside the rounds, unless the key has one. Return the stored one.
@@ -175,17 +186,21 @@ class GrowingJob:
         """
         monotonic = self._session.monotonic
         began = heard_at = monotonic()
+        looked_at = -math.inf if self._is_first else began
         pauses = Backoff(FIRST_PAUSE, MAX_PAUSE, factor=PAUSE_FACTOR, jitter=NO_JITTER)
-        looked_at: float | None = None if self._is_first else began
         while True:
-            has_news, is_over = False, False
+            is_new, is_over = self._channel.connect(), False
+            has_news = self._read_channel()
+            is_due = monotonic() - looked_at >= RECORD_SECONDS
             try:
-                has_news = self._read_ledger()
-                if not has_news and self._open and (looked_at is None or monotonic() - looked_at >= RECORD_SECONDS):
+                if is_new or is_due or self._channel.connection is None:
+                    has_news |= self._read_ledger()
+                if is_due and not has_news and self._open:
                     is_over = self._has_ended()
                     has_news = self._list_outputs()
                     has_news |= is_over and self._read_ledger()
-                    looked_at, self._is_first = monotonic(), False
+                    self._is_first = False
+                looked_at = monotonic() if is_due or has_news else looked_at
                 heard_at = monotonic()
             except (StoreUnavailableError, TooManyRetriesError):
                 if monotonic() - heard_at > OUTAGE_SECONDS:
@@ -195,14 +210,14 @@ class GrowingJob:
                 return
             if is_over:
                 self._raise_end()
-            if has_news:
-                pauses = Backoff(FIRST_PAUSE, MAX_PAUSE, factor=PAUSE_FACTOR, jitter=NO_JITTER)
+            if has_news or self._was_woken():
+                pauses.reset()
             pause = pauses.next_delay()
             if timeout is not None:
                 pause = min(pause, began + timeout - monotonic())
                 if pause <= 0:
                     return
-            self._session.sleep(pause)
+            wait([self._woken, *filter(None, [self._channel.connection])], pause)
 
     # --- rounds ----------------------------------------------------------------------------------------------
 
@@ -269,6 +284,31 @@ class GrowingJob:
             if number not in self._ends:
                 self._ends[number] = EndedTask(number, task.params, task.seed, outputs, error)
                 self._news.append(number)
+
+    def _was_woken(self) -> bool:
+        """Return whether something was asked for since the last call."""
+        was_woken = False
+        while self._woken.poll(0.0):
+            was_woken = True
+            self._woken.recv_bytes()
+        return was_woken
+
+    def _read_channel(self) -> bool:
+        """Take the tasks that the runner has told. Return whether there were any."""
+        told = [one for one in self._channel.read() if one.number < self.tasks_total]
+        large = [
+            one.number for one in told if one.outputs is None and one.error is None and one.number not in self._ends
+        ]
+        read = self._read_outputs({self.job_id: large}) if large else {}
+        for one in told:
+            if one.error is not None:
+                self._note(one.number, None, one.error)
+            elif (outputs := one.outputs or read.get(one.number)) is not None:
+                self._note(one.number, self._kept(outputs), None)
+        return bool(told)
+
+    def _kept(self, outputs: Mapping[str, bytes]) -> dict[str, bytes]:
+        return {name: value for name, value in outputs.items() if self._tasks.study.keeps_output(name)}
 
     def _read_ledger(self) -> bool:
         """Take the tasks of the chunks of the ledger that were not read. Return whether there were any."""
