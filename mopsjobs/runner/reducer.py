@@ -7,9 +7,9 @@ import contextlib
 import dataclasses
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from mopsjobs.bundles.extraction import BundleError
 from mopsjobs.engines.model_errors import ModelError
@@ -27,6 +27,7 @@ from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.output_directory import RefusedFileError
 from mopsjobs.studies.outputs import WHOLE_JOB, reduction_key
+from mopsjobs.studies.packed_store import PackedStore
 from mopsjobs.studies.reductions import Reduction, find_reductions
 from mopsjobs.studies.results import Output, sorted_outputs_of, why_not_an_output
 from mopsjobs.studies.study import Task, find_varying, set_name
@@ -38,8 +39,13 @@ BATCH_TASKS = 16
 BATCH_BYTES = 2**20
 """Of their outputs, after which a batch gets no further task."""
 
+AHEAD_BATCHES, AHEAD_BYTES = 256, 16 * 2**20
+"""Batches of the whole job whose outputs are read together, and bytes of them, after which there is no further one."""
+
 THREADS = 8
 """Outputs that are read at once from a store in a network."""
+
+T = TypeVar("T")
 
 TaskGroup = tuple[Task, list[Output]]
 """A task with its outputs, which are not read yet."""
@@ -71,7 +77,7 @@ class OutputFeed:
         self._threads = ThreadPoolExecutor(1 if getattr(self._store, "is_local", False) else THREADS)
         self._places: dict[int, int] = {}
         """How many tasks each reduction has got in its present loop."""
-        self._batches: dict[int, Iterator[list[TaskGroup]]] = {}
+        self._batches: dict[int, Iterator[tuple[list[TaskGroup], Mapping[str, bytes]]]] = {}
 
     def close(self) -> None:
         """End the threads."""
@@ -102,10 +108,12 @@ class OutputFeed:
     def _read(self, number: int, param_id: str) -> dict[str, object]:
         place = self._places[number]
         if number not in self._batches:
-            self._batches[number] = _batches(itertools.islice(self._groups(param_id), place, None))
+            groups = itertools.islice(self._groups(param_id), place, None)
+            batches = _pieces(groups, BATCH_TASKS, BATCH_BYTES, _size_of)
+            self._batches[number] = self._with_ranges(batches, is_whole=param_id == WHOLE_JOB)
         try:
-            batch = next(self._batches[number], [])
-            values = iter(self._values([output for _, outputs in batch for output in outputs]))
+            batch, ahead = next(self._batches[number], ([], {}))
+            values = iter(self._values([output for _, outputs in batch for output in outputs], ahead))
         except RefusedFileError as error:
             return {"problem": str(error)}
         except StoreError:
@@ -113,6 +121,22 @@ class OutputFeed:
             raise
         self._places[number] = place + len(batch)
         return {"tasks": [_task_json(task, outputs, values) for task, outputs in batch]}
+
+    def _with_ranges(
+        self, batches: Iterator[list[TaskGroup]], *, is_whole: bool
+    ) -> Iterator[tuple[list[TaskGroup], Mapping[str, bytes]]]:
+        """Yield batches with those outputs that are read together from large packs.
+
+        Parameter ids are hashes, so the whole job goes through its packs again and again. A set has few of them.
+        """
+        if not is_whole or not isinstance(self._store, PackedStore):
+            yield from ((batch, {}) for batch in batches)
+            return
+        for window in _pieces(batches, AHEAD_BATCHES, AHEAD_BYTES, lambda batch: sum(map(_size_of, batch))):
+            entries = (one.entry for batch in window for _, outputs in batch for one in outputs)
+            with bulk_reads(self._store):
+                ahead = self._store.read_ranges(entries, self._threads.map)
+            yield from ((batch, ahead) for batch in window)
 
     def _groups(self, param_id: str) -> Iterator[TaskGroup]:
         """Yield the tasks of a reduction in the order of a listing, those with a result of no outputs at the end."""
@@ -134,19 +158,20 @@ class OutputFeed:
                 for number, seed in enumerate(self._family[0].study.seeds_of(one), first):
                     yield Task(number, one.param_id, seed, one.params)
 
-    def _values(self, outputs: Sequence[Output]) -> list[bytes]:
-        """Return the contents of outputs.
+    def _values(self, outputs: Sequence[Output], ahead: Mapping[str, bytes]) -> list[bytes]:
+        """Return the contents of outputs, some of which were read ahead.
 
         Raises:
             RefusedFileError: if the store does not send one, or has it no more.
             StoreUnavailableError: if the store does not answer.
         """
         with bulk_reads(self._store):
-            return list(self._threads.map(self._value, outputs))
+            return list(self._threads.map(lambda output: self._value(output, ahead), outputs))
 
-    def _value(self, output: Output) -> bytes:
-        if output.entry.value is not None:
-            return output.entry.value
+    def _value(self, output: Output, ahead: Mapping[str, bytes]) -> bytes:
+        known = output.entry.value if output.entry.value is not None else ahead.get(output.entry.key)
+        if known is not None:
+            return known
         try:
             found = self._store.get(output.entry.key)
         except StoreUnavailableError:
@@ -158,17 +183,22 @@ class OutputFeed:
         return found.value
 
 
-def _batches(groups: Iterator[TaskGroup]) -> Iterator[list[TaskGroup]]:
-    batch: list[TaskGroup] = []
+def _pieces(parts: Iterable[T], most: int, most_bytes: int, size_of: Callable[[T], int]) -> Iterator[list[T]]:
+    """Yield lists of up to this many parts. After these bytes, a list gets no further part."""
+    piece: list[T] = []
     size = 0
-    for task, outputs in groups:
-        batch.append((task, outputs))
-        size += sum(one.entry.size or len(one.entry.value or b"") for one in outputs)
-        if len(batch) == BATCH_TASKS or size >= BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
+    for part in parts:
+        piece.append(part)
+        size += size_of(part)
+        if len(piece) == most or size >= most_bytes:
+            yield piece
+            piece, size = [], 0
+    if piece:
+        yield piece
+
+
+def _size_of(group: TaskGroup) -> int:
+    return sum(one.entry.size or len(one.entry.value or b"") for one in group[1])
 
 
 def _task_json(task: Task, outputs: Sequence[Output], values: Iterator[bytes]) -> dict[str, object]:

@@ -16,7 +16,7 @@ import itertools
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
@@ -40,6 +40,9 @@ BEGINNING = 64 * 2**10
 
 THREADS = 16
 """Indexes that are read at once."""
+
+NEAR = 64 * 2**10
+"""Bytes between two outputs that are read by one range: a request takes as long as their transfer."""
 
 WINDOW = 100_000
 """Outputs of a download that are sorted by their packs. Each takes about half a kilobyte meanwhile."""
@@ -152,6 +155,42 @@ class PackedStore:
         index = None if log is None else log.indexes.get(entry.version.value)
         row = None if parts is None or index is None else index.find(parts["param"], parts["seed"], parts["output"])
         return self.get(entry.key) if index is None or row is None else self._read(index, row)
+
+    def read_ranges(self, entries: Iterable[Entry], call: Callable[..., Iterable[bytes | None]]) -> dict[str, bytes]:
+        """Return the values of entries that lie near each other in large packs, by their keys.
+
+        An entry that is not there has to be read alone: its pack is small, or is damaged.
+
+        Args:
+            entries: as `scan` gave them.
+            call: as `map`, which may use several threads.
+        """
+        places: dict[str, list[tuple[int, int, Row, str]]] = {}
+        for entry in entries:
+            parts = OUTPUT.parse(entry.key)
+            log = None if parts is None else self._logs.get(parts["job"])
+            index = None if log is None or log.bytes <= WHOLE_BYTES else log.indexes.get(entry.version.value)
+            row = None if parts is None or index is None else index.find(parts["param"], parts["seed"], parts["output"])
+            if index is not None and row is not None and row.size and index.inline(row) is None:
+                places.setdefault(index.key, []).append((*index.span(row), row, entry.key))
+        if self._get_range is None or not places:
+            return {}
+        ranges: list[tuple[str, int, int]] = []
+        for pack, of_pack in places.items():
+            of_pack.sort()
+            for start, length, *_ in of_pack:
+                if ranges and ranges[-1][0] == pack and start <= ranges[-1][2] + NEAR:
+                    ranges[-1] = (pack, ranges[-1][1], start + length)
+                else:
+                    ranges.append((pack, start, start + length))
+        found: dict[str, bytes] = {}
+        get_range = self._get_range
+        read = call(lambda one: get_range(one[0], one[1], one[2] - one[1]), ranges)
+        for (pack, begin, end), part in zip(ranges, read, strict=True):
+            of_range = (one for one in places[pack] if begin <= one[0] < end)
+            values = ((key, row, (part or b"")[start - begin :][:length]) for start, length, row, key in of_range)
+            found.update((key, value) for key, row, value in values if digest_of(value) == row.digest)
+        return found
 
     def list_keys(self, prefix: str = "") -> Iterator[str]:
         """Yield the keys of `scan`."""

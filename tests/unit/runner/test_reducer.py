@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 from collections import Counter
@@ -19,8 +20,12 @@ from mopsjobs.registry.keys import NAMES_NAME
 from mopsjobs.runner import reducer
 from mopsjobs.runner.reducer import BATCH_TASKS, OutputFeed
 from mopsjobs.runner.retry import OutageRetry
+from mopsjobs.store.memory import InMemoryVersionedStore
+from mopsjobs.studies import packed_store
 from mopsjobs.studies.manifest import Manifest, load_manifest, manifest_key
 from mopsjobs.studies.outputs import WHOLE_JOB, output_key, reduction_key
+from mopsjobs.studies.packed_store import PackedStore
+from mopsjobs.studies.packs import encode_pack
 from mopsjobs.studies.reductions import find_reductions
 from mopsjobs.studies.study import Task
 from support.cli import LineStore, put
@@ -307,6 +312,42 @@ def test_an_outage_repeats_no_task_and_leaves_none_out(feed: OutputFeed, line: L
         seen += [task["task"] for task in tasks]
         line.fail_next(1, method)
     assert sorted(seen) == list(range(99))
+
+
+class RangeStore(LineStore):
+    """A store in a network, with ranges, whose listings have no values."""
+
+    damaged = False
+
+    def get_range(self, key: str, start: int, length: int) -> bytes | None:
+        """Return a part of a value."""
+        self.calls["get_range"] += 1
+        found = self.inner.get(key)
+        value = None if found is None else found.value[start : start + length]
+        return b"?" * length if self.damaged else value
+
+
+def test_the_whole_job_goes_through_large_packs_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the order of the listing, by ranges over what lies together. A damaged value is read alone, and told."""
+    monkeypatch.setattr(packed_store, "WHOLE_BYTES", 0)
+    store = RangeStore(InMemoryVersionedStore())
+    store.hides_values = True
+    outputs = {output_key("job", task, "result.json"): b"%d" % task.number * 5000 for task in TASKS}
+    for number in range(4):
+        part = list(outputs.items())[25 * number : 25 * (number + 1)]
+        store.create_if_absent(f"results/job/.packs/0-{number:06d}", encode_pack("job", 0, part))
+    packed = PackedStore(store)
+    complete = find_reductions(packed, [JOB]).complete
+    store.calls.clear()
+    with closing(OutputFeed(packed, [JOB], complete, OutageRetry(100.0, lambda _seconds: None))) as made:
+        found = [task for tasks in loop(made, WHOLE) for task in tasks]
+        assert (store.calls["get_range"], store.calls["get"]) == (4, 0)
+        keys = [output_key("job", TASKS[task["task"]], "result.json") for task in found]
+        assert keys == sorted(outputs)
+        values = [base64.b64decode(task["outputs"]["result.json"]) for task in found]
+        assert values == [outputs[key] for key in keys]
+        store.damaged = True
+        assert "is damaged" in json.loads(made.next_line(WHOLE, is_first=True))["problem"]
 
 
 def test_an_output_that_is_gone_is_named(feed: OutputFeed, line: LineStore) -> None:
