@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import random
 from datetime import timedelta
@@ -11,9 +10,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from support.cli import Cli, Clock, Remote, add, during_sleeps, put, sentences
+from support.cli import Cli, Clock, Remote, add, during_sleeps, sentences
 from support.events import Writer, event_texts
-from support.runs import PATIENCE
 
 # --- cursors ---------------------------------------------------------------------------------------------------------
 
@@ -157,20 +155,6 @@ def test_odd_fields_do_no_harm(cli: Cli, remote: Remote, write: Writer, fields: 
     assert cli("logs", "job", "-f").code == 100
 
 
-def test_nothing_from_an_event_reaches_the_terminal(cli: Cli, remote: Remote, write: Writer) -> None:
-    """Control characters in events are taken out, by `events` and by `logs`; line feeds make no lines."""
-    add(remote.jobs, "job", "running")
-    evil = "a\x1b[31m\x07\r\nb\u202e\ud800"
-    write(evil, kind="log", task=evil)
-    write("", kind="state", status=evil)
-    write("", kind="novel", **{evil: evil})
-    for argv in (("events",), ("logs", "job"), ("events", "--json")):
-        out = cli.ok(*argv).out
-        assert not {char for char in out if not char.isprintable()} - {"\n"}
-    assert len(cli.ok("events").lines) == 3
-    assert cli.ok("logs", "job").lines == ["[a[31m  b?] a[31m  b?"]
-
-
 def test_events_json_keeps_its_promise(cli: Cli, remote: Remote, write: Writer) -> None:
     """Each line fits the schema, and its cursor cannot be forged by the event."""
     write("a", kind="log", cursor="forged")
@@ -181,21 +165,6 @@ def test_events_json_keeps_its_promise(cli: Cli, remote: Remote, write: Writer) 
     for line in cli.ok("events", "--json").lines:
         validator.validate(json.loads(line))
         assert next(iter(json.loads(line))) == "cursor"
-
-
-def test_one_job_by_id_prefix_or_latest(cli: Cli, remote: Remote, clock: Clock) -> None:
-    """JOB is an id, the only id that begins so, or @latest; another job's events are not shown."""
-    for name in ("one-job", "two-job"):
-        clock.advance(seconds=1)
-        add(remote.jobs, name, "running")
-        Writer(remote.store.inner, clock, name)(name)
-    cli.ok("sync")
-    assert event_texts(cli.ok("events", "--json", "one-job")) == ["one-job"]
-    assert event_texts(cli.ok("events", "--json", "one")) == ["one-job"]
-    assert event_texts(cli.ok("events", "--json", "@latest")) == ["two-job"]
-    assert cli("events", "three").code == 3
-    assert cli("logs", "three").code == 3
-    assert cli("events", "a//b").code == 2
 
 
 def test_an_outage_shows_what_is_there(cli: Cli, remote: Remote, write: Writer) -> None:
@@ -290,25 +259,6 @@ def test_a_follower_of_all_jobs_looks_less_often_the_more_it_lists(
     cli.clock.on_sleep = enough
     assert cli("events", "--follow").code == 130
     assert cli.clock.slept == [10.0, 10.0]
-
-
-def test_many_chunks_from_azure(cli: Cli, azurite: Any) -> None:
-    """Against Azurite: what one machine's `EventLog` writes, another's `events` shows, in order and complete."""
-    from mopsjobs.events.writer import EventLog
-    from mopsjobs.store import open_store
-
-    url = f"{azurite.endpoint}/{azurite.new_container()}"
-    cli.env["MOPS_JOBS_REGISTRY"] = url
-    cli.ok("register", "job")
-    with contextlib.closing(open_store(url, {})) as store:
-        log = EventLog(store, "job", source="runner", now=cli.clock.now, flush_bytes=2000, flush_seconds=0.01)
-        for number in range(300):
-            log.emit("log", text=f"{number}")
-        assert log.close(PATIENCE)
-        put(store, "events/odd", b"")
-    assert cli.ok("logs", "job").lines == [str(number) for number in range(300)]
-    cli.ok("sync", "-q")
-    assert len(cli.ok("events", "--json", "--offline").lines) == 301
 
 
 def test_kinds_choose_events(cli: Cli, remote: Remote, write: Writer) -> None:

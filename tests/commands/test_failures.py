@@ -369,21 +369,6 @@ def test_an_outage_shows_what_the_cache_has(cli: Cli, remote: Remote) -> None:
     assert "1 job left out, since the tasks were never synced" in ran.err
 
 
-def test_hostile_errors_stay_in_their_lines(cli: Cli, remote: Remote) -> None:
-    """Control characters of types, messages, names and values never reach the terminal."""
-    sets = [{"params": {"a\x1b[2J\n": f"v\u202e{number > 35}\x07", "n": number % 7}} for number in range(42)]
-    run_job(
-        remote,
-        "job",
-        sets,
-        lambda task, _: ("T\x1b]0;x\x07", "m\n.py:1", "line\r\n\x1b[31mred" * 100) if task > 35 else None,
-    )
-    ran = cli.ok("failures", "job")
-    assert not {"\x1b", "\x07", "\r", "\u202e"} & set(ran.out)
-    assert "all 6 have" in ran.out
-    assert max(map(len, ran.lines)) < 400
-
-
 def test_more_groups_than_are_shown_are_counted(cli: Cli, remote: Remote) -> None:
     """30 errors: the first 20 are shown, and a note tells how many more there are."""
     run_job(remote, "job", draw_sets(30), lambda task, _: (f"Error{chr(65 + task)}", None, "bad"), status="failed")

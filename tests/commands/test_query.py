@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import signal
 import subprocess
 
@@ -152,17 +149,6 @@ def test_odd_values_leave_as_json(cli: Cli) -> None:
     assert (ran.code, len(sentences(ran.err))) == (2, 1)
     ran = cli("query", "--json", "SELECT 1 AS x, 2 AS x")
     assert (ran.code, ran.out) == (2, "")
-
-
-def test_no_cell_of_csv_is_a_formula(cli: Cli, remote: Remote) -> None:
-    """What a spreadsheet would run gets a quote in front; numbers stay numbers, separators and lines stay inside."""
-    cli.ok("sync", "-q")
-    texts = ["=1+1", "+1", "-1", "@x", "\tx", "\rx", "\n=x", "\uff1d1", 'a"b', "a,b;c", "a\nb", "plain", "", "-"]
-    sql = "SELECT value FROM json_each('" + json.dumps(texts).replace("'", "''") + "') UNION ALL SELECT -1.5"
-    rows = list(csv.reader(io.StringIO(cli.ok("query", "--csv", sql).out)))[1:]
-    guarded = [f"'{text}" if text[:1] in tuple("=+-@\t\r\n\uff1d") and text else text for text in texts]
-    guarded = [text.replace("\t", " ").replace("\r", "\n") for text in guarded]  # what a terminal can show
-    assert [cell for row in rows for cell in (row or [""])] == [*guarded, "-1.5"]
 
 
 def test_a_query_says_how_old_its_data_is(cli: Cli, filled: Remote) -> None:

@@ -142,16 +142,6 @@ def test_nothing_to_update_is_wrong_usage(cli: Cli, jobs: JobRegistry) -> None:
     assert (ran.code, len(sentences(ran.err))) == (2, 1)
 
 
-def test_a_race_that_is_never_won_exits_6(cli: Cli, remote: Remote) -> None:
-    """A report that loses the race for the record too often is refused, and nothing was written."""
-    add(remote.jobs, "a")
-    before = remote.jobs.get_record("a")
-    remote.store.conflict_next(10_000)
-    ran = cli("update", "a", "running")
-    assert (ran.code, ran.out, len(sentences(ran.err))) == (6, "", 1)
-    assert remote.jobs.get_record("a") == before
-
-
 def test_progress_that_goes_back_is_written_and_told(cli: Cli, jobs: JobRegistry) -> None:
     """A pod that was begun anew counts from the beginning; a typing error is seen. Also with `-q` and `--json`."""
     cli.ok("register", "job", "--total", "10")

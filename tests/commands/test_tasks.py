@@ -272,24 +272,6 @@ def test_an_embedded_registry_is_always_live(cli: Cli, jobs: Any) -> None:
 # --- hostile and contradicting input --------------------------------------------------------------------------------
 
 
-def test_hostile_texts_are_bounded_and_clean(cli: Cli, remote: Remote) -> None:
-    """Names and values of parameters, and errors, come from elsewhere: no line is broken, and nothing is coloured."""
-    name, value = "a\x1b[31m\n" + "n" * 5000, "\u202e=cmd|'x'\t" + "v" * 100_000
-    add_job(remote.jobs, "job", [{name: value, "STATUS": 1}, {name: 1, "STATUS": 2}])
-    error = attempt(0, "failed").error
-    assert error is not None
-    hostile = error._replace(message="\x1b]0;x\x07\nline\u2028" + "m" * 400, type="T" * 300, where="\r" * 9)
-    Ledger(remote.store.inner)(attempt(0, "failed", error=hostile))
-    table = cli.ok("tasks", "job").out
-    assert all(len(line) < 400 for line in table.splitlines())
-    assert len(table.splitlines()) == 3
-    tsv = cli.ok("tasks", "job", "--tsv").out
-    assert tsv.count("\n") == 2
-    assert len({line.count("\t") for line in tsv.splitlines()}) == 1
-    for text in (table, tsv, cli.ok("tasks", "job", "--json").out):
-        assert not set("\x1b\x07\r\u202e\u2028") & set(text)
-
-
 def test_numbers_that_an_equality_misses_by_their_computation_are_told(
     cli: Cli, remote: Remote, capsys: pytest.CaptureFixture[str]
 ) -> None:

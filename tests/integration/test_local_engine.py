@@ -130,15 +130,6 @@ def test_a_job_ends_by_what_is_there(
     assert (state.error_code is None) == (status == "succeeded")
 
 
-def test_a_job_that_has_ended_is_only_compared(cli: Cli, jobs: JobRegistry, submitted: list[str]) -> None:
-    _leave(jobs.store, submitted[:1])
-    cli.ok("validate", "job")
-    before = record(jobs)
-    _leave(jobs.store, submitted)
-    assert cli.ok("validate", "job").out == "job: 3 of 3 tasks verified; partial\n"
-    assert record(jobs) == before
-
-
 def test_validating_what_is_no_job_or_has_no_manifest_says_so(cli: Cli, jobs: JobRegistry) -> None:
     ran = cli("validate", "nothing")
     assert (ran.code, sentences(ran.err)) == (3, ["error: Job nothing not found."])
@@ -167,16 +158,6 @@ def test_results_are_listed_with_their_sizes(cli: Cli, jobs: JobRegistry, submit
         assert (one["task"], one["param_id"], one["seed"], one["params"]) == (*task[:3], dict(task.params))
 
 
-def test_a_job_is_named_by_a_prefix_and_latest_where_it_is_read(
-    cli: Cli, jobs: JobRegistry, submitted: list[str]
-) -> None:
-    _leave(jobs.store, submitted)
-    for name in ("jo", "@latest"):
-        assert len(cli.ok("results", name).lines) == 3
-    add(jobs, "jot")
-    assert cli("results", "jo").code == 3
-
-
 def test_what_is_fetched_comes_with_a_table_and_is_not_packed(
     cli: Cli, jobs: JobRegistry, submitted: list[str], tmp_path: Path
 ) -> None:
@@ -193,16 +174,6 @@ def test_what_is_fetched_comes_with_a_table_and_is_not_packed(
         assert packed.files == 1
     assert len([path for path in into.rglob("*") if path.is_file()]) == 2 + len(["tasks.csv", ".gitignore"])
     assert all((into / key.removeprefix("results/job/")).read_bytes() == b"{}" for key in submitted[:2])
-
-
-def test_results_of_nothing_are_an_empty_list(cli: Cli, submitted: list[str], tmp_path: Path) -> None:
-    for flags in ((), ("--json",)):
-        ran = cli.ok("results", "job", *flags)
-        assert (ran.out, ran.err) == ("", "Job job has no outputs yet.\n")
-    assert cli("results", "../job").code == 2
-    ran = cli("results", "job", "--download", str(tmp_path / "fetched"))
-    assert (ran.code, sentences(ran.err)) == (6, ["error: Job job has no outputs yet."])
-    assert not (tmp_path / "fetched").exists()
 
 
 def test_a_directory_that_cannot_be_written_is_named(

@@ -417,29 +417,6 @@ def test_it_says_what_before_it_does(cli: Cli, aged: Remote) -> None:
     assert cli.ok("prune", "--store", "--older-than", "30d", "--yes", "-q").err == ""
 
 
-def test_scripts_get_the_counts(cli: Cli, aged: Remote) -> None:
-    """`--json` is one document, the same for what would go and what went; the cache's prune has none."""
-    expected = {
-        "schema_version": 1,
-        "dry_run": True,
-        "ended_before": "2026-03-12T12:00:00Z",
-        "jobs": 2,
-        "chunks": {"count": 4, "first": "2026-03-01T12:00:00Z", "last": "2026-03-01T12:00:00Z"},
-        "announcements": {"count": 6, "first": "2026-03-01T12:00:00Z", "last": "2026-04-09T12:30:00Z"},
-        "ledger_chunks": 0,
-        "checkpoints": 0,
-        "refused": 0,
-        "without_record": {"jobs": 0, "chunks": 0},
-        "claims": 0,
-    }
-    words = ("prune", "--store", "--older-than", "30d", "--json")
-    assert cli.ok(*words, "--dry-run").json == expected
-    assert cli.ok(*words, "--yes").json == {**expected, "dry_run": False}
-    assert cli.ok(*words).json["chunks"] == {"count": 0, "first": None, "last": None}
-    assert cli("prune", "--older-than", "30d", "--json").code == 2
-    assert not list(registry_announcements.expired_announcements(aged.store.inner, cli.clock.now()))
-
-
 def test_nothing_goes_unless_it_is_meant(cli: Cli, aged: Remote) -> None:
     """Off a terminal, without `--yes`, and for an age below an hour, the command refuses in one sentence."""
     before = _keys(aged.store.inner, "")
@@ -487,17 +464,6 @@ def test_a_registry_that_is_not_there_is_told_and_not_made(cli: Cli) -> None:
     ran = cli.ok("prune", "--store", "--older-than", "30d", "--yes")
     assert ran.err.startswith("There is no registry at ")
     assert not os.path.exists(cli.env["MOPS_JOBS_REGISTRY"].removeprefix("sqlite://"))
-
-
-def test_it_works_on_every_backend(cli: Cli, anywhere: VersionedStore) -> None:
-    """By the command, with a cache synced before and after: it shows the same jobs."""
-    _aged(anywhere, cli.clock)
-    cli.ok("sync", "-q")
-    listed = cli.ids("--limit", "0")
-    cli.ok("prune", "--store", "--older-than", "30d", "--yes")
-    assert not list(registry_announcements.expired_announcements(anywhere, cli.clock.now()))
-    cli.ok("sync", "-q", "--full")
-    assert cli.ids("--limit", "0") == listed
 
 
 @pytest.fixture

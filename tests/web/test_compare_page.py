@@ -172,14 +172,6 @@ def test_an_outage_leaves_what_the_cache_has(web: Web, remote: Remote) -> None:
     assert "Not read" in _equal(page)
 
 
-def test_an_offline_server_names_diff(web: Web) -> None:
-    """It reads nothing itself."""
-    web.site.reads = None
-    page = web.ok("/compare?job=base&job=faster")
-    assert "Code, study and packages of A: Not on this machine yet. Run: mops-jobs diff base faster" in page
-    assert "mops-jobs diff base faster --code" in page
-
-
 def test_too_many_parameter_sets_are_left_to_diff(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     """A visitor cannot fill the memory of a server."""
     monkeypatch.setattr(kept, "MAX_SETS", 10)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import html
 import re
-import sqlite3
 
 import pytest
 
@@ -298,15 +296,3 @@ def test_a_job_that_goes_on_keeps_its_row_while_it_is_read(web: Web, remote: Rem
 
 
 # --- what others write -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("at", [-9e12, 9e12])
-def test_times_that_no_calendar_has_do_no_harm(web: Web, remote: Remote, cli: Cli, at: float) -> None:
-    """Of a writer whose clock is wrong: its row is there, as are all others."""
-    fail(remote.jobs, "mad", {3: NO_ROOM}, DAY_AGO, owner="emmy")
-    cli.ok("sync", "-q")
-    cli.ok("tasks", "mad")
-    with contextlib.closing(sqlite3.connect(cli.cache, isolation_level=None)) as cache:
-        cache.execute("UPDATE task SET started_ts = ? WHERE job_id = 'mad'", (at,))
-    assert set(_rows(_page(web))) == {TOO_LARGE.key, NO_ROOM.key}
-    assert "13 tasks of 3 jobs failed" in text_of(web.ok("/failures"))

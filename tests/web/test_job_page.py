@@ -185,24 +185,6 @@ def test_a_job_says_what_it_is_and_how_it_stands(web: Web, cli: Cli, remote: Rem
         assert text in page
 
 
-def test_tasks_that_ran_out_of_memory_lead_to_more_of_it(web: Web, cli: Cli, remote: Remote) -> None:
-    """By the command that `status`, `wait` and `failures` name, too."""
-    run_study(
-        remote.jobs, "night", [{"x": number} for number in range(4)],
-        lambda task: "oom" if task.number == 2 else "succeeded", status="running",
-    )  # fmt: skip
-    remote.jobs.update_fields("night", engine="dask", metadata={"dask_task_memory": "20MiB"})
-    remote.jobs.finalize_job("night", "partial")
-    cli.ok("sync", "-q")
-    assert "mops-jobs failures night" in web.ok("/jobs/night")
-    web.read_asked()
-    command = "mops-jobs resume night --only oom --memory x4"  # the peak of the attempt is 50 MiB
-    assert command in web.ok("/jobs/night")
-    assert cli.ok("status", "night").err.endswith(f"Next: {command}\n")
-    assert cli("wait", "night").err.endswith(f"Next: {command}\n")
-    assert f"Run again what ran out of memory: {command}" in cli.ok("failures", "night").out
-
-
 def test_a_group_leads_to_its_tasks_and_their_logs(web: Web, cli: Cli, remote: Remote) -> None:
     """The tasks with that error, and no others."""
     run_study(
@@ -494,23 +476,6 @@ def test_an_order_that_no_column_has_is_a_bad_request(grid: Web) -> None:
     grid.complete("/jobs/grid/results")
     answer = grid.get("/jobs/grid/results?sort=peak")
     assert (answer.status_code, "invalid scalar &#39;peak&#39;" in answer.text) == (400, True)
-
-
-def test_the_page_counts_a_repeated_simulation_once(web: Web, cli: Cli, remote: Remote) -> None:
-    """Banner and table have the same numbers: the third set repeats the first one."""
-    sets = [{"x": 1}, {"x": 2}, {"x": 1}]
-    run_study(
-        remote.jobs,
-        "sobol",
-        sets,
-        lambda task: "failed" if task.number == 0 else "succeeded" if task.number == 1 else None,
-        lambda task: {"y": 1.5},
-        n_replicates=1,
-    )
-    cli.ok("sync", "-q")
-    page = web.complete("/jobs/sobol/results")
-    assert "1 of 2 tasks failed" in page
-    assert cli("results", "sobol", "--by", "set", "--json").json["tasks"]["failed"] == 1
 
 
 def test_results_of_a_family_are_one_table(web: Web, cli: Cli, remote: Remote) -> None:
