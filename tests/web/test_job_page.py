@@ -15,7 +15,7 @@ from mopsjobs.engines.worker import real_numbers
 from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.events.writer import record_event
 from mopsjobs.web.pages import logs_page, readings
-from mopsjobs.web.pages.compare_rows import summarize_scalars
+from mopsjobs.web.pages.compare_page import summarize_scalars
 from mopsjobs.web.site import kept
 from support.cli import Cli, Remote, add, foreign, key
 from support.ledgers import Ledger, add_job, attempt, leave_output

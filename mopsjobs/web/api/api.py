@@ -41,7 +41,7 @@ from mopsjobs.web.api.openapi import (
     tasks_query,
 )
 from mopsjobs.web.pages.readings import Reading, find_results, is_submitted, reason_to_wait, with_retry
-from mopsjobs.web.pages.task_rows import NO_TASKS
+from mopsjobs.web.pages.result_rows import NO_TASKS
 from mopsjobs.web.queries.query_params import JobsQuery, parse_query
 from mopsjobs.web.site.kept import Results
 from mopsjobs.web.site.site import Site

@@ -34,12 +34,10 @@ from mopsjobs.utils.table_files import csv_pieces
 from mopsjobs.utils.text import did_you_mean, parse_whole_number, strip_control_characters
 from mopsjobs.web.drawings import plots
 from mopsjobs.web.drawings.axes import Axis
-from mopsjobs.web.drawings.heat_map import KINDS, Axes, HeatMap, SetTasks, choose_axes, lay_out, sets_of
+from mopsjobs.web.drawings.heat_map import KINDS, Axes, HeatMap, SetTasks, choose_axes, lay_out, map_values, sets_of
 from mopsjobs.web.pages.logs_page import last_lines
 from mopsjobs.web.pages.readings import Reading, ask, find_results, not_read_yet, waiting
-from mopsjobs.web.pages.set_rows import ends_of, set_rows
-from mopsjobs.web.pages.task_map import map_values
-from mopsjobs.web.pages.task_rows import MAX_PAGE, task_rows
+from mopsjobs.web.pages.result_rows import MAX_PAGE, ends_of, set_rows, task_rows
 from mopsjobs.web.queries.query_params import Parameter, choice, parse_query
 from mopsjobs.web.queries.search_box import Params
 from mopsjobs.web.queries.view_models import (

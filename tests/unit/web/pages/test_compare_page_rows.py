@@ -8,7 +8,7 @@ from typing import Any
 
 from mopsjobs.cache.job_json import job_fields
 from mopsjobs.studies.study import FIELDS
-from mopsjobs.web.pages.compare_rows import (
+from mopsjobs.web.pages.compare_page import (
     Cell,
     Missing,
     Row,

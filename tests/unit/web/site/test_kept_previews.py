@@ -9,8 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from mopsjobs.web.site import previews
-from mopsjobs.web.site.previews import MAX_CELL, MAX_CHARACTERS, MAX_COLUMNS, MAX_LINES, MAX_ROWS, Preview, preview
+from mopsjobs.web.site.kept import MAX_CELL, MAX_CHARACTERS, MAX_COLUMNS, MAX_LINES, MAX_ROWS, Preview, preview
 from support.images import png
 
 
@@ -74,7 +73,7 @@ def test_a_bomb_of_brackets_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
                 seen += len(piece)
                 yield piece
 
-    monkeypatch.setattr(previews.json, "JSONEncoder", Encoder)
+    monkeypatch.setattr("mopsjobs.web.site.kept.json.JSONEncoder", Encoder)
     bomb = b"[" + b",".join([b"[" * 98 + b"]" * 98] * 5_000) + b"]"
     shown = preview("a.json", bomb)
     assert shown.text is not None
