@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["build_parser", "entry", "main"]
 
-NOT_REPEATABLE = frozenset({"cancel", "progress", "prune", "register", "resume", "submit", "update"})
+NOT_REPEATABLE = frozenset({"calibrate", "cancel", "progress", "prune", "register", "resume", "submit", "update"})
 """Commands that must not be repeated only because their output could not be printed."""
 
 

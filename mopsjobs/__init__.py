@@ -22,6 +22,7 @@ from __future__ import annotations
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    from mopsjobs.api.calibration import Calibration
     from mopsjobs.api.cell import Cell, cell
     from mopsjobs.api.checkpoint import Checkpoint, checkpoint
     from mopsjobs.api.current import CurrentTask, current, log
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AmbiguousJobError",
     "CacheError",
+    "Calibration",
     "Cell",
     "Checkpoint",
     "ConfigError",
@@ -120,6 +122,7 @@ __all__ = [
 
 
 _MODULES = {
+    "mopsjobs.api.calibration": ("Calibration",),
     "mopsjobs.api.cell": ("Cell", "cell"),
     "mopsjobs.api.checkpoint": ("Checkpoint", "checkpoint"),
     "mopsjobs.api.current": ("CurrentTask", "current", "log"),

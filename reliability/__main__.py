@@ -24,6 +24,7 @@ KINDS = {
     "packs": "packs",
     "checkpoints": "checkpoints",
     "adaptive": "adaptive",
+    "calibrations": "calibrations",
 }
 """Modules of this package, each with `run(trial) -> Iterator[Figure]`."""
 STORES = ("sqlite", "azure", "dynamodb", "s3", "moto")

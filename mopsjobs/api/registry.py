@@ -53,6 +53,7 @@ from mopsjobs.utils.text import error_line, strip_control_characters
 if TYPE_CHECKING:
     import sqlite3
 
+    from mopsjobs.api.calibration import Calibration
     from mopsjobs.api.cell import Cell
     from mopsjobs.api.session import Session
     from mopsjobs.app.following.notify.notifier import OnEvent
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from mopsjobs.registry.job_registry import JobRegistry
     from mopsjobs.registry.job_state import JobState
     from mopsjobs.store.base import VersionedStore
+    from mopsjobs.studies.journal import Journal
     from mopsjobs.submission.submit import Code, SubmitRequest
     from mopsjobs.utils.table_files import Column, Row
 
@@ -507,6 +509,90 @@ class Registry:
             plan = make_plan(prepared, self.app, probe=probe)
             _warn(self.app, plan_warnings(plan, prepared.launch.max_cpu_hours))
             return plan_document(prepared, plan)
+
+    def calibrate(  # noqa: PLR0913 - all but the calibration and its code by name
+        self,
+        spec: Mapping[str, Any] | str | os.PathLike[str] | Job,
+        code: str | os.PathLike[str] | None = None,
+        *,
+        bundle: str | None = None,
+        engine: str = "local",
+        job_id: str | None = None,
+        owner: str | None = None,
+        labels: Mapping[str, object] | None = None,
+        extend: Job | str | None = None,
+        rounds: int | None = None,
+        on_round: Callable[[Calibration[Job]], object] | None = None,
+        trust: Sequence[str] = (),
+        **options: Unpack[RunnerOptions],
+    ) -> Calibration[Job]:
+        """Search parameters round by round in one job, and return when it has ended.
+
+        After an interrupt or a crash, `calibrate(reg.job(id))` goes on.
+
+        Args:
+            spec: the fields of a calibration, or the path of its file; or the job of one to go on with.
+            code: the directory with the model's code; None for the current one, or for that of `extend`.
+            bundle: the digest of a bundle in the registry, in place of `code`.
+            engine: `local`, `kubernetes`, `dask` or `slurm`.
+            job_id: the id of the job; None: from model and time.
+            owner: the owner; None: the current user.
+            labels: labels of the job.
+            extend: an earlier calibration, or its full id, whose evaluations the sampler is told first.
+            rounds: the rounds, those of earlier ones included; None for those of the calibration. With it, a job that
+                has ended goes on as a new one.
+            on_round: called after each round.
+            trust: choices of the record that are accepted, if a lost runner is started again.
+            options: see `RunnerOptions`.
+
+        Raises:
+            StudyError: if the calibration is invalid. The message names each wrong field. It is a `UsageError`.
+            UsageError: if an argument is invalid, or if the sampler or the objective cannot be loaded.
+            JobEndError: if the job ended before its calibration.
+            MopsJobsError: if the sampler fails; and as for `submit`.
+        """
+        from mopsjobs.api.calibration import Calibration
+        from mopsjobs.app.following.calibrate import Calibrated, CalibrateRequest
+        from mopsjobs.app.following.calibrate import calibrate as run
+        from mopsjobs.app.run.user_trust import user_trust
+        from mopsjobs.studies.calibration import parse_calibration, read_calibration
+        from mopsjobs.submission.submit import SubmitRequest
+
+        app = self.app
+        check_texts(job_id=job_id, owner=owner, bundle=bundle, engine=engine)
+        require(isinstance(spec, (Mapping, str, os.PathLike, Job)), "spec", spec, "fields, a file, or a job")
+        require(extend is None or isinstance(extend, (str, Job)), "extend", extend, "a job, or its id")
+        launched = launch_options(options, Registry.calibrate, app)
+        calibration = None
+        if isinstance(spec, Mapping):
+            calibration = parse_calibration(as_plain(dict(spec)))
+        elif not isinstance(spec, Job):
+            calibration = read_calibration(os.fspath(spec))
+        extends = extend.id if isinstance(extend, Job) else extend
+        has_code = bundle is not None or (code is None and (extends is not None or calibration is None))
+        request = CalibrateRequest(
+            calibration=calibration,
+            job_id=spec.id if isinstance(spec, Job) else None,
+            submit=lambda study: SubmitRequest(
+                study=study,
+                code=None if has_code else self.code_in("." if code is None else code),
+                bundle=bundle,
+                engine=engine,
+                options=launched,
+                job_id=job_id,
+                owner=owner,
+                labels=labels_to_set(labels),
+            ),
+            extends=extends,
+            rounds=rounds,
+        )
+
+        def tell(told: str, journal: Journal) -> None:
+            if on_round is not None and journal.rounds_done:
+                on_round(Calibration(Job(self, told), Calibrated(told, journal, "running")))
+
+        done = run(request, app, user_trust(trust, app), tell)
+        return Calibration(Job(self, done.job_id), done)
 
     def _request(  # noqa: PLR0917 - the arguments of two methods
         self,

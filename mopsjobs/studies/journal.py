@@ -1,7 +1,7 @@
 """The journal of a calibration: the rounds that its sampler asked for, and what it was told of them.
 
 A told round is an object beside the round, which is created once. So the sampler is rebuilt from the journal alone. Its
-bytes follow from the calibration: they have neither times nor attempts. See docs/decisions/0127-calibrations.md.
+bytes follow from the calibration: they have neither times nor attempts. See docs/decisions/0128-calibrations.md.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class Told(NamedTuple):
 
     def to_json(self) -> dict[str, object]:
         """Return the result as the journal has it."""
-        fields = {"values": self.values, "n": self.n, "half_width": self.half_width, "error": self.error}
+        values = None if self.values is None else list(self.values)
+        fields = {"values": values, "n": self.n, "half_width": self.half_width, "error": self.error}
         return {name: value for name, value in fields.items() if value is not None or name == "values"}
 
 

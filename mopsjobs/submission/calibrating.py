@@ -108,11 +108,30 @@ class Coordinator:
             on_round: called with the journal after each further round that was told.
 
         Raises:
-            ModelError: if the sampler fails.
+            ModelError: if the sampler fails. The job is then ended.
             JobEndError: if the job has ended before.
             JobBusyError: if another client has told or asked something else.
             StoreError: if the registry does not answer for too long.
         """
+        try:
+            self._replay(on_round)
+            while self._goes_on():
+                asked = self._sampler.ask(self._calibration.sets_per_round)
+                if not asked:
+                    break
+                for params in asked:
+                    self._check(params)
+                sets = tuple(map(self._calibration.params_of, asked))
+                self._job.add([{"params": one} for one in sets])
+                self._finish(self._next_round(sets), on_round)
+        except ModelError:
+            self._job.end()  # its code stays as it is packed: only another job can go on
+            raise
+        self._job.end()
+        return self.journal
+
+    def _replay(self, on_round: OnRound) -> None:
+        """Ask and tell the sampler what the journal has, and wait for a round that was not told."""
         for number, one in enumerate(self.journal.rounds):
             asks = self._replays[number] if number < len(self._replays) else True
             if asks:
@@ -121,17 +140,6 @@ class Coordinator:
                 self._finish(one, on_round)
             else:
                 self._tell(one)
-        while self._goes_on():
-            asked = self._sampler.ask(self._calibration.sets_per_round)
-            if not asked:
-                break
-            for params in asked:
-                self._check(params)
-            sets = tuple(map(self._calibration.params_of, asked))
-            self._job.add([{"params": one} for one in sets])
-            self._finish(self._next_round(sets), on_round)
-        self._job.end()
-        return self.journal
 
     def _goes_on(self) -> bool:
         journal, limit = self.journal, self._calibration.stop_below
@@ -266,7 +274,7 @@ def begin_calibration(
         UsageError: if the request is not valid, or if sampler or objective cannot be loaded.
         MopsJobsError: if the submission fails; see `JobSubmissionClient.submit`.
     """
-    earlier = None if extends is None else _journal_of(extends, session)
+    earlier = None if extends is None else journal_of(extends, session)
     if earlier is not None:
         _check_fork(calibration, earlier, extends or "")
     described = {"spec": calibration.to_dict(), **({} if extends is None else {"extends": extends})}
@@ -292,7 +300,7 @@ def continue_calibration(job_id: str, session: Session) -> Iterator[Begun]:
         ModelError: if sampler or objective cannot be loaded.
         NoManifestError, RecordError, StoreError: if its journal cannot be read.
     """
-    manifest, journal = load_manifest(session.store, job_id), _journal_of(job_id, session)
+    manifest, journal = load_manifest(session.store, job_id), journal_of(job_id, session)
     archive = load_bundle(session.store, manifest.bundle)
     python = python_of_launch(job_id, session.env)
     with SamplerProcess(python, archive, sampler_setup(journal.calibration), session.env) as sampler:
@@ -300,17 +308,21 @@ def continue_calibration(job_id: str, session: Session) -> Iterator[Begun]:
 
 
 def _open(job_id: str, sampler: Sampler, session: Session, warnings: tuple[str, ...] = ()) -> Begun:
-    journal = _journal_of(job_id, session)
-    replays = [_searched_as(one.job_id, journal.calibration, session) for one in journal.rounds[: journal.inherited]]
+    journal = journal_of(job_id, session)
+    inherited = [one.job_id for one in journal.rounds[: journal.inherited]]
+    same = {one: journal_of(one, session).calibration.searches_as(journal.calibration) for one in set(inherited)}
+    replays = [same[one] for one in inherited]
     job: GrowingJob = continue_growing(session, job_id)
     return Begun(job_id, Coordinator(job, journal, sampler, session.warn, replays), warnings)
 
 
-def _searched_as(job_id: str, calibration: Calibration, session: Session) -> bool:
-    return _journal_of(job_id, session).calibration.searches_as(calibration)
+def journal_of(job_id: str, session: Session) -> Journal:
+    """Return the journal of a calibration.
 
-
-def _journal_of(job_id: str, session: Session) -> Journal:
+    Raises:
+        UsageError: if the job is not one.
+        NoManifestError, RecordError, StoreError: if it cannot be read.
+    """
     manifest: Manifest = load_manifest(session.store, job_id)
     journal = read_journal(session.store, manifest)
     if journal is None:

@@ -1,8 +1,7 @@
-"""Jobs in notebooks with kernels of their own, functions of scripts and notebooks as models, the example notebook."""
+"""Jobs in notebooks with kernels of their own, functions of scripts and notebooks as models."""
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-import pandas as pd
 import pytest
 from nbclient import NotebookClient
 
@@ -253,34 +251,3 @@ def test_a_notebook_submits_a_function_of_its_cells(kernel_name: str, env: dict[
         "[2.0, 4.0]",
         "asks cannot be packed: it uses get_ipython (of type method), reg (of type Registry).",
     ]
-
-
-NOTEBOOK = ROOT / "examples" / "calibration" / "calibrate.ipynb"
-CELL_SECONDS = 300
-"""The limit of one cell: only a cell that hangs takes as long."""
-
-
-@pytest.mark.slow
-def test_the_calibration_finds_the_planted_parameters(kernel_name: str, env: dict[str, str]) -> None:
-    """It runs as it stands, over an embedded registry. Each error is within the tolerance that the notebook states."""
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    client = NotebookClient(
-        notebook, kernel_name=kernel_name, timeout=CELL_SECONDS, resources={"metadata": {"path": str(NOTEBOOK.parent)}}
-    )
-    client.execute(env=env)
-    with mj.connect(env=env) as reg:
-        jobs = reg.jobs().rows
-        until(lambda: not any(runner_pid(job["job_id"], env) for job in jobs), "the runners to end")
-        assert (len(jobs) > 1, {job["status"] for job in jobs}) == (True, {"succeeded"})
-    (output,) = notebook.cells[-1].outputs
-    result = pd.read_csv(io.StringIO(output["data"]["text/plain"]), sep=r"\s+")
-    assert list(result.index) == ["r0", "incubating", "infectious"]
-    assert ((result["found"] - result["planted"]).abs() <= result["tolerance"]).all(), result
-
-
-def test_the_notebook_is_kept_without_outputs() -> None:
-    """A change to the notebook is a change to its text or its code."""
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    nbformat.validate(notebook)
-    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert [(cell.outputs, cell.execution_count) for cell in cells] == [([], None)] * len(cells)

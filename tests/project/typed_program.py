@@ -35,6 +35,12 @@ def simulate(params: dict[str, Any], seed: int) -> dict[str, float]:
     return {"peak": params["beta"] / params["gamma"]}
 
 
+def fit(reg: mj.Registry) -> list[dict[str, Any]]:
+    found: mj.Calibration[mj.Job] = reg.calibrate("fit.json", code=".", workers=4, on_round=print)
+    log.info("%s: %s rounds, %s", found.job.id, found.rounds, found.best)
+    return [*found.top(5), *found.front(), *found.evaluations().rows]
+
+
 def submit_cell(reg: mj.Registry) -> mj.Job:
     cell: mj.Cell = mj.cell(simulate)
     log.info("%s", cell.source)

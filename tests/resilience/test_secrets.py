@@ -149,6 +149,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "note": ("note", "a", "as noted"),
     "label": ("label", "a", "paper=fig2", "draft-"),
     "submit": ("submit", "study.json", "--auto", "--job-id", "job", "--workers", "1"),
+    "calibrate": ("calibrate", "job"),
     "wait": ("wait", "job", "--timeout", "1m"),
     "run": ("run", "job", "--workers", "1", "--patience", "1ms"),
     "resume": ("resume", "job"),

@@ -56,6 +56,7 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "submit and steer": {
         "submit": "run.submit",
+        "calibrate": "run.calibrate",
         "resume": "run.resume",
         "cancel": "run.cancel",
         "validate": "run.validate",

@@ -42,12 +42,16 @@ AUTO_HELP = "pack the current directory as the model's code"
 BUNDLE_HELP = "use this bundle, which the registry already has"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
-    parser.add_argument("study", metavar="STUDY", help="study file, JSON or YAML; - for standard input")
+def add_job_flags(parser: argparse.ArgumentParser, bundle_default: str) -> None:
+    """Declare the flags of a new job: its code, its engine, its id, its owner and its labels.
+
+    Args:
+        parser: the parser of the command.
+        bundle_default: what is used without `--bundle`.
+    """
     code = parser.add_mutually_exclusive_group()
     code.add_argument("--auto", action="store_true", help=AUTO_HELP)
-    code.add_argument("--bundle", metavar="SHA256", help=f"{BUNDLE_HELP} (default: that of --extend JOB)")
+    code.add_argument("--bundle", metavar="SHA256", help=f"{BUNDLE_HELP} (default: {bundle_default})")
     parser.add_argument(
         "--engine",
         metavar="ENGINE",
@@ -58,6 +62,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--job-id", metavar="ID", help="id of the job (default: from model and time)")
     parser.add_argument("--owner", metavar="OWNER", help="owner of the job (default: the current user)")
     add_label_flags(parser)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("study", metavar="STUDY", help="study file, JSON or YAML; - for standard input")
+    add_job_flags(parser, "that of --extend JOB")
     parser.add_argument(
         "--extend",
         metavar="JOB",

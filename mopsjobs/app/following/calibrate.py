@@ -1,0 +1,198 @@
+"""Run a calibration from its first round to the end of its job, or go on with one; then submit the best sets."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+from mopsjobs.app.following.follow import follow_record
+from mopsjobs.app.run.app import App
+from mopsjobs.engines.trust import Trust
+from mopsjobs.errors import JobBusyError, UsageError
+from mopsjobs.registry.status import SWEEP
+from mopsjobs.studies.calibration import Calibration
+from mopsjobs.studies.journal import Evaluation, Journal
+from mopsjobs.studies.manifest import load_manifest
+from mopsjobs.studies.study import Study
+from mopsjobs.studies.study_parser import parse_study
+from mopsjobs.submission.calibrating import Begun, begin_calibration, continue_calibration, journal_of
+from mopsjobs.submission.client import SubmitResult
+from mopsjobs.submission.resume import ResumeRequest, resume
+from mopsjobs.submission.submit import SubmitRequest, submit
+from mopsjobs.utils.intervals import mean_text
+
+CALIBRATION_LABEL = "calibration"
+"""The label of a study of the best sets, with the job that found them."""
+
+
+class Calibrated(NamedTuple):
+    """A calibration that has done its rounds, and whose job has ended."""
+
+    job_id: str
+    journal: Journal
+    status: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class CalibrateRequest:
+    """A calibration to run. Exactly one of `calibration` and `job_id` is set."""
+
+    calibration: Calibration | None = None
+    job_id: str | None = None
+    """The full id of a calibration that goes on. With `rounds`, one that has ended goes on as a new job."""
+    submit: Callable[[Study], SubmitRequest]
+    """Returns how a study is run. Without code and bundle, it runs that of an earlier calibration."""
+    extends: str | None = None
+    """The full id of an earlier calibration, whose journal comes first."""
+    rounds: int | None = None
+    """The rounds in place of those of the calibration, those of earlier ones included."""
+
+
+def calibrate(
+    request: CalibrateRequest, app: App, trust: Trust, on_round: Callable[[str, Journal], object]
+) -> Calibrated:
+    """Run a calibration, or go on with one, until its job has ended. One that has ended is only read.
+
+    Args:
+        request: the calibration.
+        app: the run.
+        trust: the choices of a record that are accepted, if a lost runner is started again.
+        on_round: called with the job and its journal, before the first round and after each.
+
+    Raises:
+        UsageError: if the request is invalid, or if the job is not a calibration.
+        MopsJobsError: if the job cannot be launched or ends early; see `begin_calibration` and `Coordinator.run`.
+    """
+    if request.job_id is not None and request.rounds is None:
+        journal = journal_of(request.job_id, app.session())
+        if journal.has_ended or app.registry.require_job(request.job_id).is_terminal:
+            return Calibrated(request.job_id, journal, str(follow_record(request.job_id, app).status))
+    with _open(request, app, trust) as begun:
+        for warning in begun.warnings:
+            app.out.warn(warning)
+        on_round(begun.job_id, begun.coordinator.journal)
+        journal = begun.coordinator.run(lambda journal: on_round(begun.job_id, journal))
+    ending = follow_record(begun.job_id, app)
+    return Calibrated(begun.job_id, journal, str(ending.status))
+
+
+def _open(request: CalibrateRequest, app: App, trust: Trust) -> AbstractContextManager[Begun]:
+    session, calibration, extends = app.session(), request.calibration, request.extends
+    if request.job_id is not None:
+        journal = journal_of(request.job_id, session)
+        state = app.registry.require_job(request.job_id)
+        if not (state.is_terminal or journal.has_ended):
+            if request.rounds is not None:
+                raise UsageError(f"Job {request.job_id} goes on: its rounds can be changed when it has ended.")
+            with contextlib.suppress(JobBusyError):  # the usual case: its runner is at work
+                resume(ResumeRequest(job_id=request.job_id), session, trust)
+            return continue_calibration(request.job_id, session)
+        calibration, extends = journal.calibration, request.job_id
+    assert calibration is not None  # noqa: S101 - one of the two is given
+    if request.rounds is not None:
+        calibration = dataclasses.replace(calibration, rounds=request.rounds)
+    submitted = request.submit(calibration.study)
+    labels = dict(submitted.labels)
+    if extends is not None:
+        labels = {SWEEP: _sweep_of(extends, app), **labels}
+        if submitted.code is None and submitted.bundle is None:
+            submitted = dataclasses.replace(submitted, bundle=load_manifest(session.store, extends).bundle)
+    submitted = dataclasses.replace(submitted, labels=labels)
+    return begin_calibration(calibration, submitted, session, extends=extends)
+
+
+def submit_best(
+    done: Calibrated, count: int, document: Mapping[str, Any], source: str, request: CalibrateRequest, app: App
+) -> SubmitResult:
+    """Submit the best sets of a calibration as a study, on its code.
+
+    Args:
+        done: the calibration.
+        count: how many sets.
+        document: the study. Model and scenario are those of the calibration unless it has its own. If it has parameter
+            sets, each is combined with each of the best.
+        source: where the document is from, for messages.
+        request: how it is run.
+        app: the run.
+
+    Raises:
+        StudyError: if the study is invalid.
+        UsageError: if no evaluation has succeeded.
+        MopsJobsError: if the submission fails.
+    """
+    best = done.journal.top(count)
+    if not best:
+        raise UsageError(f"Calibration {done.job_id} has no set with a value.")
+    own = document.get("parameter_sets") or [{}]
+    rows = own if isinstance(own, list) and all(isinstance(one, dict) for one in own) else [{}]
+    spec = done.journal.calibration.study
+    study = parse_study(
+        {
+            "model": spec.model,
+            "scenario": spec.scenario,
+            "sampling_method": "calibration",
+            **document,
+            "metadata": {**(document.get("metadata") or {}), "calibration": done.job_id},
+            "parameter_sets": [{**one.params, **row} for one in best for row in rows],
+        },
+        source,
+    )
+    session = app.session()
+    submitted = request.submit(study)
+    labels = {SWEEP: _sweep_of(done.job_id, app), CALIBRATION_LABEL: done.job_id, **submitted.labels}
+    bundle = load_manifest(session.store, done.job_id).bundle
+    return submit(
+        dataclasses.replace(submitted, code=None, bundle=bundle, job_id=None, labels=labels, foreground=False), session
+    )
+
+
+def _sweep_of(job_id: str, app: App) -> str:
+    """Return the sweep of a calibration, which a second job joins. If it has none, it becomes one with its own id."""
+    labels = app.registry.require_job(job_id).labels
+    if SWEEP not in labels:
+        app.registry.change_labels(job_id, {SWEEP: job_id})
+    return labels.get(SWEEP, job_id)
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
+
+
+def value_text(one: Evaluation) -> str:
+    """Return the value of an evaluation in words, with its half-width: `12.5 ± 0.4`."""
+    values = one.told.values or ()
+    return ", ".join([mean_text(values[0], one.told.half_width), *(f"{value:.4g}" for value in values[1:])])
+
+
+def describe_round(journal: Journal) -> str:
+    """Return a sentence about the last round."""
+    counts, best = count_evaluations(journal), journal.best
+    failed = f", {counts['failed']} failed" if counts["failed"] else ""
+    found = "no set has a value" if best is None else f"best {value_text(best)}"
+    return f"Round {journal.rounds_done} of {journal.rounds_planned}: {found}; {counts['evaluations']} sets{failed}."
+
+
+def count_evaluations(journal: Journal) -> dict[str, int]:
+    """Count the sets that were told, and those among them that failed."""
+    ends = [one.told.values is None for one in journal.evaluations()]
+    return {"evaluations": len(ends), "failed": sum(ends)}
+
+
+def document_of(done: Calibrated) -> dict[str, Any]:
+    """Return a calibration as one JSON object."""
+    best = done.journal.best
+    return {
+        "job_id": done.job_id,
+        "status": done.status,
+        "rounds": done.journal.rounds_done,
+        **count_evaluations(done.journal),
+        "best": None if best is None else evaluation_json(best),
+    }
+
+
+def evaluation_json(one: Evaluation) -> dict[str, Any]:
+    """Return an evaluation as JSON."""
+    told = {"values": None, "half_width": None, "error": None, **one.told.to_json()}
+    return {"job_id": one.job_id, "round": one.round, "params": dict(one.params), **told}

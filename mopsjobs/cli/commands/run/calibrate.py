@@ -1,0 +1,150 @@
+"""`calibrate`: search the parameters of a model for small values of an objective, as one job."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mopsjobs.app.following.calibrate import (
+    Calibrated,
+    CalibrateRequest,
+    calibrate,
+    count_evaluations,
+    describe_round,
+    document_of,
+    submit_best,
+    value_text,
+)
+from mopsjobs.app.run.app import App
+from mopsjobs.app.run.launch_arguments import launch_options
+from mopsjobs.app.run.user_trust import user_trust
+from mopsjobs.cli.commands.run.submit import AUTO_HELP, BUNDLE_HELP, add_job_flags
+from mopsjobs.cli.flags import add_trust, full_id_type, labels_of, positive_number
+from mopsjobs.cli.launch_flags import add_launch_flags, code_to_pack
+from mopsjobs.console.result import Document, Result, Text
+from mopsjobs.errors import EXIT_DONE, EXIT_JOB_FAILED, UsageError, command_line
+from mopsjobs.studies.calibration import read_calibration
+from mopsjobs.studies.journal import Journal
+from mopsjobs.studies.study import Study
+from mopsjobs.studies.study_parser import StudyError, read_document
+from mopsjobs.submission.submit import SubmitRequest
+
+HELP = "search parameters round by round, in one job"
+
+DESCRIPTION = (
+    "Search the parameters of a model for small values of an objective. A sampler asks for parameter sets, round by"
+    " round, in one job. What it was told is kept with the job: after an interrupt or a crash, the same command with"
+    " the id of the job goes on."
+)
+
+EXAMPLES = (
+    "mops-jobs calibrate spec.json --auto --workers 8",
+    "mops-jobs calibrate seir-1",
+    "mops-jobs calibrate spec.json --auto --then top=50 predict.json",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument(
+        "spec",
+        metavar="SPEC|JOB",
+        help="file of a calibration, whose name ends in .json, .yaml or .yml; or the full id of one to go on with",
+    )
+    add_job_flags(parser, "that of --extend JOB")
+    parser.add_argument(
+        "--extend",
+        metavar="JOB",
+        type=full_id_type(parser),
+        help="tell the sampler first what this earlier calibration found (default: begin anew)",
+    )
+    parser.add_argument(
+        "--rounds",
+        metavar="N",
+        type=positive_number,
+        help="rounds of the calibration, those of earlier ones included (default: those of SPEC)",
+    )
+    parser.add_argument(
+        "--then",
+        metavar=("top=N", "STUDY"),
+        nargs=2,
+        help="afterwards, submit the best N sets with replicates, outputs and other fields of STUDY (default: nothing)",
+    )
+    add_trust(parser)
+    add_launch_flags(parser, "with --engine")
+    parser.add_argument("--json", action="store_true", help="print the result in one JSON object")
+
+
+def run(args: argparse.Namespace, app: App) -> Result:
+    """Run a calibration."""
+    is_file = args.spec.lower().endswith((".json", ".yaml", ".yml"))
+    if is_file and not args.auto and args.bundle is args.extend is None:
+        raise UsageError(f"one of these flags is required: --auto ({AUTO_HELP}), --bundle ({BUNDLE_HELP}).")
+    if not is_file and args.extend is not None:
+        raise UsageError("--extend has no effect with the id of a calibration.")
+    then = None if args.then is None else _read_then(*args.then)
+    request = CalibrateRequest(
+        calibration=read_calibration(args.spec) if is_file else None,
+        job_id=None if is_file else args.spec,
+        submit=partial(_submit_request, args, app),
+        extends=args.extend,
+        rounds=args.rounds,
+    )
+    begun: list[str] = []
+
+    def on_round(job_id: str, journal: Journal) -> None:
+        if not begun:
+            begun.append(job_id)
+            app.out.note(f"Calibrating as {job_id}. After an interrupt: {command_line('calibrate', job_id)}")
+        if journal.rounds_done:
+            app.out.note(describe_round(journal))
+
+    done = calibrate(request, app, user_trust(args.trust, app), on_round)
+    document, notes = document_of(done), [f"{done.job_id}: {done.status}"]
+    if then is not None:
+        submitted = submit_best(done, *then, request, app)
+        document["then"] = submitted.job_id
+        notes.append(f"Launched {submitted.job_id}. Next: {command_line('wait', submitted.job_id)}")
+    body = Document(document) if args.json else Text(_lines(done), indent=9)
+    return Result(body, notes=notes, exit_code=EXIT_DONE if done.journal.best else EXIT_JOB_FAILED)
+
+
+def _submit_request(args: argparse.Namespace, app: App, study: Study) -> SubmitRequest:
+    return SubmitRequest(
+        study=study,
+        code=code_to_pack(args, app),
+        bundle=args.bundle,
+        engine=args.engine,
+        options=launch_options(vars(args), app),
+        job_id=args.job_id,
+        owner=args.owner,
+        labels=labels_of(args),
+        study_directory=Path(args.spec).resolve().parent,
+    )
+
+
+def _read_then(top: str, path: str) -> tuple[int, dict[str, Any], str]:
+    name, _, number = top.partition("=")
+    if name != "top" or not number.isdecimal() or int(number) == 0:
+        raise UsageError(f"invalid --then '{top[:100]}': expected top=N, with a number of parameter sets.")
+    try:
+        document = read_document(Path(path).read_bytes(), path)
+    except OSError as error:
+        raise UsageError(f"Cannot read the study {path}: {error.strerror}.") from None
+    if not isinstance(document, dict):
+        raise StudyError(path, ["expected an object"])
+    return int(number), document, path
+
+
+def _lines(done: Calibrated) -> list[str]:
+    best, counts = done.journal.best, count_evaluations(done.journal)
+    sets = f"{counts['evaluations']} sets in {done.journal.rounds_done} rounds, {counts['failed']} failed"
+    lines = [f"Job      {done.job_id}", f"Sets     {sets}"]
+    if best is not None:
+        names = done.journal.calibration.asked_of(best.params)
+        params = ", ".join(f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
+                           for name, value in names.items())  # fmt: skip
+        lines += [f"Best     {value_text(best)} in round {best.round}", f"With     {params}"]
+    return lines

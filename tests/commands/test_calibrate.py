@@ -1,0 +1,126 @@
+"""`calibrate`: a search as one job, what it prints, how it goes on, and what it submits afterwards."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mopsjobs.studies.journal import read_journal
+from mopsjobs.studies.manifest import load_manifest
+from support.calibrations import SPEC
+from support.desk import Desk
+from support.runs import record
+
+MODEL = """
+def simulate(params, seed):
+    if params["d"] == "bad":
+        raise ValueError("as asked")
+    return {"loss": (params["a"] - 1) ** 2 + (params["b"] - 3) ** 2 + params["c"], "a": params["a"]}
+"""
+
+
+@pytest.fixture
+def spec(desk: Desk) -> Path:
+    """Return the file of a calibration, beside its model."""
+    (desk.home / "model.py").write_text(MODEL)
+    path = desk.home / "spec.json"
+    path.write_text(json.dumps({**SPEC, "outputs": ["result.json"], "rounds": 3, "seed": 3}))
+    return path
+
+
+def _run(desk: Desk, *words: str, code: int = 0) -> dict[str, Any]:
+    ran = desk("calibrate", *words, "--json")
+    assert ran.code == code, ran
+    return dict(json.loads(ran.out))
+
+
+def test_a_calibration_is_one_job_with_a_best_set(desk: Desk, spec: Path) -> None:
+    """It prints the best set, with failed evaluations counted. Its job has all rounds, and each is in the journal."""
+    ran = desk.ok("calibrate", str(spec), "--auto", "--job-id", "fit", "--workers", "2")
+    lines = dict(line.split(None, 1) for line in ran.out.splitlines())
+    assert lines["Job"] == "fit"
+    assert lines["Sets"].startswith("12 sets in 3 rounds, ")
+    assert "After an interrupt: mops-jobs calibrate fit" in ran.err
+    assert "Round 3 of 3: best " in ran.err
+    journal = read_journal(desk.store, load_manifest(desk.store, "fit"))
+    assert journal is not None
+    assert (journal.rounds_done, journal.rounds_planned, journal.has_ended) == (3, 3, True)
+    failed = [one for one in journal.evaluations() if one.told.error == "ValueError"]
+    assert {one.params["d"] for one in failed} == {"bad"}
+    state = record(desk.jobs, "fit")
+    assert (state.status, state.tasks_total, state.tasks_failed) == ("partial", 12, len(failed))
+    again = _run(desk, "fit")
+    best = journal.best
+    assert best is not None
+    assert (again["rounds"], again["failed"]) == (3, len(failed))
+    assert again["best"]["params"] == dict(best.params)
+
+
+def test_a_calibration_goes_on_after_its_end(desk: Desk, spec: Path) -> None:
+    """As a new job with the earlier journal, which asks for what one longer run would have asked for."""
+    _run(desk, str(spec), "--auto", "--job-id", "short", "--workers", "2")
+    longer = _run(desk, "short", "--rounds", "5", "--job-id", "more", "--workers", "2")
+    whole = _run(desk, str(spec), "--auto", "--rounds", "5", "--job-id", "whole", "--workers", "2")
+    assert (longer["rounds"], longer["evaluations"]) == (5, 20)
+    assert longer["best"]["params"] == whole["best"]["params"]
+    assert record(desk.jobs, "more").tasks_total == 8
+    sweeps = [record(desk.jobs, job).labels.get("sweep") for job in ("short", "more", "whole")]
+    assert sweeps == ["short", "short", None]
+    ran = desk("calibrate", str(spec), "--extend", "short")
+    assert (ran.code, ran.err.splitlines()[0]) == (
+        2,
+        "error: Job short has 3 rounds: expected more in the new calibration, not 3.",
+    )
+
+
+def test_the_best_sets_become_a_study(desk: Desk, spec: Path) -> None:
+    """`--then` fills a study with them, times its own sets, on the code of the calibration."""
+    study = desk.home.with_name("then.json")
+    study.write_text(
+        json.dumps({"n_replicates": 2, "outputs": ["result.json"], "parameter_sets": [{"e": 1}, {"e": 2}]})
+    )
+    (desk.home / "model.py").write_text(MODEL)
+    done = _run(desk, str(spec), "--auto", "--job-id", "fit", "--workers", "2", "--then", "top=3", str(study))
+    assert desk.ended(done["then"]) == "succeeded"
+    manifest, fit = load_manifest(desk.store, done["then"]), load_manifest(desk.store, "fit")
+    sets = [one.params for one in manifest.study.parameter_sets]
+    assert (len(sets), manifest.study.n_replicates, manifest.bundle) == (6, 2, fit.bundle)
+    assert sets[0] == {**done["best"]["params"], "e": 1}
+    assert record(desk.jobs, done["then"]).labels == {"calibration": "fit", "sweep": "fit"}
+    assert manifest.study.metadata == {"calibration": "fit"}
+
+
+@pytest.mark.parametrize(
+    ("words", "fields", "said"),
+    [
+        (("spec.json",), {}, "error: one of these flags is required: --auto"),
+        (("spec.json", "--auto"), {"rounds": 0}, "error: invalid calibration spec.json: rounds: expected a whole"),
+        (("spec.json", "--auto"), {"sampler": "nothing:Own"}, "error: The sampler cannot be loaded: ModuleNotFound"),
+        (("spec.json", "--auto", "--then", "best", "x.json"), {}, "error: invalid --then 'best': expected top=N"),
+        (("nothing",), {}, "error: Job nothing has no manifest"),
+    ],
+)
+def test_what_cannot_run_launches_nothing(
+    desk: Desk, spec: Path, words: tuple[str, ...], fields: dict[str, Any], said: str
+) -> None:
+    """The error says what is wrong, before a job is registered."""
+    spec.write_text(json.dumps({**json.loads(spec.read_text()), **fields}))
+    ran = desk("calibrate", *words)
+    assert ran.code != 0
+    assert ran.err.startswith(said), ran.err
+    assert list(desk.store.list_keys("jobs/")) == []
+
+
+def test_a_sampler_that_fails_ends_its_job(desk: Desk, spec: Path) -> None:
+    """The workers do not wait for rounds that never come."""
+    (desk.home / "own.py").write_text("class Own:\n    def __init__(self, space, seed):\n        pass\n")
+    code = "    def ask(self, n):\n        raise ValueError('as asked')\n"
+    (desk.home / "own.py").write_text((desk.home / "own.py").read_text() + code)
+    spec.write_text(json.dumps({**json.loads(spec.read_text()), "sampler": "own:Own"}))
+    ran = desk("calibrate", str(spec), "--auto", "--job-id", "fit")
+    assert ran.code == 1
+    assert "error: The sampler has failed: ValueError: as asked" in ran.err
+    assert desk.ended("fit") in ("succeeded", "failed")

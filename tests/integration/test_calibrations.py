@@ -1,0 +1,144 @@
+"""Calibrations whose answer is known: the SEIR model by three samplers, and a CalibrationSpec with its target."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mopsjobs as mj
+from mopsjobs.errors import JobBusyError
+from mopsjobs.studies.journal import encode_told, told_key
+from mopsjobs.studies.packed_store import PackedStore
+from mopsjobs.studies.study import param_id
+from mopsjobs.submission.calibrating import continue_calibration
+from support.docs import ROOT, files_shown
+from support.runs import tree
+
+pytestmark = pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+
+PLANTED = {"r0": 1.8, "incubating": 4.0, "infectious": 5.0}
+TOLERANCE = {"r0": 0.1, "incubating": 0.8, "infectious": 0.8}
+
+
+@pytest.fixture
+def env(tmp_path: Path) -> dict[str, str]:
+    """Return the environment of a program with a home of its own."""
+    return {"PATH": os.environ["PATH"], "HOME": str(tmp_path / "home")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "choice",
+    [
+        pytest.param({"sampler": "optuna"}, id="TPE"),
+        pytest.param({"sampler": "optuna", "options": {"sampler": "CmaEsSampler"}}, id="CMA-ES"),
+        pytest.param({"sampler": "samplers:DifferentialEvolution", "options": {"popsize": 4}}, id="evolution"),
+    ],
+)
+def test_each_sampler_finds_the_planted_parameters(tmp_path: Path, env: dict[str, str], choice: dict[str, Any]) -> None:
+    """The mean of the best sets is within the tolerance. A value is random, so the single best set is in part luck."""
+    examples = ROOT / "examples"
+    code = {
+        path.name: path.read_text()
+        for path in (examples / "seir" / "seir.py", examples / "calibration" / "samplers.py")
+    }
+    fit = json.loads(files_shown("docs/guides/calibration.md")["fit.json"])
+    with mj.connect(env=env) as reg:
+        found = reg.calibrate({**fit, **choice}, code=tree(tmp_path / "code", code), workers=2, python=sys.executable)
+    top = found.top(8)
+    means = {name: sum(one[name] for one in top) / len(top) for name in PLANTED}
+    assert all(abs(means[name] - PLANTED[name]) <= TOLERANCE[name] for name in PLANTED), means
+    assert len(found.evaluations()) == 240
+
+
+CALABARIA = {
+    "targets/incidence.py": """
+import types, polars
+
+class signal:
+    def evaluate(self, replicates):
+        mean = sum(outputs["incidence"]["infected"][0] for outputs in replicates) / len(replicates)
+        return types.SimpleNamespace(loss=(mean - 3.0) ** 2)
+""",
+    "wire.py": """
+import io, polars
+
+def wire(entrypoint, params, seed):
+    table = io.BytesIO()
+    infected = params["beta"] * params["dur_inf"] + seed % 10 / 100
+    polars.DataFrame({"day": [0], "infected": [infected]}).write_ipc(table)
+    return {"incidence": table.getvalue(), "metadata": b"{}"}
+""",
+}
+"""A project like ModelOps' example starsim-sir, whose targets give `evaluate(replicates).loss` as calabaria's do."""
+
+CALIBRATION_SPEC: dict[str, Any] = {
+    "model": "models.sir",
+    "scenario": "baseline",
+    "algorithm": "optuna",
+    "target_data": {"observed_file": "data/observed.csv", "target_entrypoints": ["targets.incidence:signal"]},
+    "max_iterations": 1_000_000,
+    "convergence_criteria": {},
+    "algorithm_config": {
+        "max_trials": 12,
+        "batch_size": 4,
+        "n_replicates": 3,
+        "parameter_specs": {"beta": {"lower": 0.01, "upper": 0.8}, "dur_inf": {"lower": 3.0, "upper": 10.0}},
+        "sampler": {"type": "tpe", "n_startup_trials": 4},
+        "simulation_entrypoint": "models.sir:StarsimSIR",
+    },
+    "outputs": None,
+    "metadata": {"model_class": "models.sir:StarsimSIR", "created_by": "cb calibration optuna"},
+}
+"""The document that `cb calibration optuna` writes for two parameters."""
+
+
+def test_a_calibration_spec_runs_with_its_target(tmp_path: Path, env: dict[str, str]) -> None:
+    """The value of the best set is the loss that the target gives for the outputs of its replicates."""
+    polars = pytest.importorskip("polars")
+    directory = tree(tmp_path / "code", CALABARIA)
+    with mj.connect(env=env) as reg:
+        found = reg.calibrate(CALIBRATION_SPEC, code=directory, workers=2, python=sys.executable)
+        best = found.best
+        assert best is not None
+        store = PackedStore(reg.app.store)
+        prefix = f"results/{found.job.id}/{param_id(best['params'])}/"
+        values = [store.get_entry(one) for one in store.scan(prefix) if one.key.endswith("/incidence")]
+        tables = [polars.read_ipc(io.BytesIO(one.value)) for one in values if one is not None]
+    mean = sum(table["infected"][0] for table in tables) / len(tables)
+    assert (len(tables), found.rounds, best["values"]) == (3, 3, [pytest.approx((mean - 3.0) ** 2)])
+
+
+MODEL = "def simulate(params, seed):\n    return {'loss': params['x'] ** 2}\n"
+
+
+def test_two_clients_of_a_calibration_cannot_tell_different_things(tmp_path: Path, env: dict[str, str]) -> None:
+    """What one has told stays; a client that would tell something else says that there is another one."""
+    spec = {"model": "model:simulate", "parameters": {"x": {"uniform": [-1, 1]}}, "objective": "loss", "rounds": 3}
+    told: list[int] = []
+
+    class StopError(Exception):
+        pass
+
+    def stop(fit: mj.Calibration) -> None:
+        told.append(fit.rounds)
+        raise StopError
+
+    directory = tree(tmp_path / "code", {"model.py": MODEL})
+    with mj.connect(env=env) as reg:
+        with pytest.raises(StopError):
+            reg.calibrate(spec, code=directory, workers=1, job_id="fit", on_round=stop, python=sys.executable)
+        assert told == [1]
+        store, session = reg.app.store, reg.app.session()
+        store.create_if_absent(told_key("fit", 2), encode_told([]))
+        with continue_calibration("fit", session) as begun, pytest.raises(JobBusyError, match="has told other values"):
+            begun.coordinator.run()
+        store.delete(told_key("fit", 2))
+        done = reg.calibrate(reg.job("fit"))
+    assert (done.rounds, done.best is not None) == (3, True)
