@@ -100,7 +100,6 @@ LONG = (
     "tests/contract/test_views_over_stores.py::test_no_view_goes_back_in_azurite",
     "tests/integration/test_concurrent_resumes.py::test_of_three_resumes_at_once_one_launches_a_job[azurite]",
     "tests/integration/test_concurrent_resumes.py::test_of_three_resumes_at_once_one_makes_a_child[azurite]",
-    "tests/integration/test_dask_checkpoints.py::test_a_task_whose_dask_worker_dies",
     "tests/integration/test_dask_engine.py::test_a_kill_by_a_nanny",
     "tests/integration/test_dask_engine.py::test_a_runner_of_a_silent_scheduler",
     "tests/integration/test_dask_engine.py::test_the_first_tasks_come_to_all_workers_without_stealing",

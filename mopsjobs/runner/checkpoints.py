@@ -21,7 +21,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import RecordError, StoreError, StoreUnavailableError, shorten
@@ -54,7 +54,7 @@ LOOK_SECONDS = 0.5
 """How often new checkpoints are looked for."""
 
 BEGIN_SECONDS = 0.2
-"""How long the results of other tasks wait for what a task begins with."""
+"""How long the results of other tasks wait for what a task begins with. After that, others begin before it."""
 
 MAX_TOLD = 50
 """Lines about checkpoints in one run: all tasks may have some of other code."""
@@ -196,8 +196,10 @@ class Checkpoints:
 
     # --- an attempt ------------------------------------------------------------------------------------------
 
-    def prepare(self, task: Task, *, may_have: bool) -> bool:
-        """Prepare the directory of a task for its next attempt. Return False if it takes longer: call it again.
+    def prepare(self, task: Task, *, may_have: bool) -> Resumed | Literal[False] | None:
+        """Prepare the directory of a task for its next attempt. Return what it goes on from.
+
+        False: it takes longer, call it again. None: it begins at the start.
 
         Args:
             task: the task.
@@ -208,27 +210,16 @@ class Checkpoints:
         if thread is None:
             name = directory_name(key)
             if name not in self._states and not (may_have and (self.root / name).is_dir()):
-                return True  # as of most models
+                return None  # as of most models
             state = self._states.setdefault(name, _State())
             thread = threading.Thread(target=self._begin, args=(key, name, state), name="checkpoint", daemon=True)
             self._beginning[key] = thread
             thread.start()
-        thread.join(BEGIN_SECONDS)
+            thread.join(BEGIN_SECONDS)
         if thread.is_alive():
             return False
         del self._beginning[key]
-        return True
-
-    def begin(self, task: Task, *, may_have: bool) -> Resumed | None:
-        """Prepare a task as `prepare` does, and wait for it. Return what the attempt goes on from."""
-        while not self.prepare(task, may_have=may_have):
-            pass
-        return self.resumed(task)
-
-    def resumed(self, task: Task) -> Resumed | None:
-        """Return what the attempt goes on from that was prepared last."""
-        state = self._states.get(directory_name((task.param_id, task.seed)))
-        return None if state is None else state.resumed
+        return self._states[directory_name(key)].resumed
 
     def _begin(self, key: TaskKey, name: str, state: _State) -> None:
         path = self.root / name

@@ -14,6 +14,7 @@ import pytest
 
 from mopsjobs.ledger.attempt import Attempt, Outcome
 from mopsjobs.ledger.retry_policy import RetryPolicy
+from mopsjobs.runner.pools import dask_task
 from mopsjobs.runner.shard import ShardResult, TaskProgress
 from support.checkpoints import STEPS, steps_of, undisturbed
 from support.dask import Cluster
@@ -67,14 +68,15 @@ def test_a_task_whose_dask_worker_dies_goes_on_from_its_last_checkpoint(
     sets = sets_of(1, steps=str(tmp_path / "steps"), steps_total=50, gates={"34": str(gate)})
     bench.given(sets)
     run = begin(bench.work, scheduler=cluster.url, policy=RetryPolicy(0))
-    until(lambda: "30" in _saved(tmp_path / "job"), "its checkpoint")
+    until(lambda: run.done() or "30" in _saved(tmp_path / "job"), "its checkpoint")
+    assert not run.done(), run.result()
     cluster.add_worker()
     cluster.kill(1)
-    until(lambda: steps_of(tmp_path / "steps")[0][-5:] == [30, 31, 32, 33, 34], "its next attempt")
     until(lambda: steps_of(tmp_path / "steps")[0].count(34) > 1, "its next attempt")
     gate.touch()
     ran, _ = run.result()
     assert ran.status == "succeeded"
+    assert steps_of(tmp_path / "steps") == {0: [*range(35), *range(30, 50)]}
     assert results(bench.line) == undisturbed(sets)
     first, second = _attempts(bench)
     assert (first.outcome, first.resumed, second.outcome) == (Outcome.DIED, None, Outcome.SUCCEEDED)
@@ -91,6 +93,48 @@ def test_a_task_whose_process_dies_goes_on_on_the_same_worker(bench: Bench, clus
     assert (ran.status, said) == ("succeeded", [])
     assert steps_of(tmp_path / "steps") == {x: [*range(35), *range(30, 50)] for x in range(2)}
     assert results(bench.line) == undisturbed(sets)
+
+
+def test_a_program_on_dask_that_saves_what_it_began_from_has_failed(
+    bench: Bench, cluster: Cluster, tmp_path: Path
+) -> None:
+    """As on this machine: it would do the same steps for ever."""
+    code(
+        tmp_path / "code",
+        f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+import mopsjobs
+
+def simulate(params, seed):
+    mopsjobs.checkpoint().save({{"step": 0}}, at="0")
+    raise SystemExit(85)
+""",
+    )
+    bench.given([{}])
+    ran, said = bench.work(scheduler=cluster.url, policy=RetryPolicy(0))
+    assert ran.status == "failed"
+    assert "NoCheckpoint" in said[0]
+    assert [one.outcome for one in _attempts(bench)] == [Outcome.PREEMPTED, Outcome.FAILED]
+
+
+def test_a_checkpoint_that_is_read_stays_while_later_ones_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a Dask worker. Else a fetch that is slower than the model saves would never come to its end."""
+    job, told = dask_task._Job(), []
+    monkeypatch.setitem(dask_task._jobs, "job", job)
+    saves = dask_task._Saves(job, "job", {}, "key", {})
+    monkeypatch.setattr(saves, "_tell", lambda **what: told.append(what) or what)
+    monkeypatch.setattr(job, "describe", lambda _code: None)
+    saves.path = str(tmp_path)
+    job.attempts["key"] = saves
+    (tmp_path / "new").mkdir()
+    for number in range(1, 7):
+        (tmp_path / "new" / str(number)).write_text("x")
+        saves.look()
+        if number == 2:
+            assert dask_task.read("job", "key", told[-1]["path"], 0, 1) is not None
+    kept = [what["number"] for what in told[1:] if dask_task.read("job", "key", what["path"], 1, 1) is not None]
+    assert kept == [2, 5, 6]
 
 
 def test_a_runner_that_is_told_to_stop_lets_tasks_on_dask_save(bench: Bench, cluster: Cluster, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from mopsjobs.engines.model_errors import ModelError
 from mopsjobs.errors import IF_PIP_REFUSES, EngineError, UsageError
 from mopsjobs.ledger.environment import Environment, environments_prefix, parse_environment
 from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.runner.checkpoints import Checkpoints, Origin
 from mopsjobs.runner.pools import dask, dask_task
 from mopsjobs.runner.pools.base import TaskResult
 from mopsjobs.runner.pools.dask import FUTURES_PER_THREAD, DaskProcess
@@ -118,12 +119,19 @@ def _end(local_registry: JobRegistry, job_id: str) -> str:
     return str(state.status)
 
 
+def _checkpoints(directory: Path) -> Checkpoints:
+    return Checkpoints([Origin("job", "", directory / "checkpoints", None)], None, lambda: None)
+
+
 def _pool(cluster: Cluster, directory: Path, entrypoint: str = "model:simulate/baseline", **more: Any) -> DaskProcess:
     """Return a pool. `more` may have fields of the study, and what `limits_of` takes."""
     setup = {"entrypoint": entrypoint, **{name: more.pop(name) for name in FIELDS if name in more}}
     with pack(directory) as packed:
         packed.archive.seek(0)
-        return DaskProcess(cluster.url, packed.archive.read(), setup, os.environ, limits=limits_of(more), **more)
+        archive = packed.archive.read()
+        return DaskProcess(
+            cluster.url, archive, setup, os.environ, _checkpoints(directory), limits=limits_of(more), **more
+        )
 
 
 # --- the same as the local engine ---------------------------------------------------------------------------------
@@ -536,7 +544,7 @@ def test_what_the_client_says_is_read_strictly(
     (tmp_path / "astray.py").write_text(text)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(dask, "CHILD", "astray")
-    pool = DaskProcess(NOBODY, b"", {"entrypoint": "model:simulate/baseline"}, os.environ)
+    pool = DaskProcess(NOBODY, b"", {"entrypoint": "model:simulate/baseline"}, os.environ, _checkpoints(tmp_path))
     with pytest.raises(EngineError, match=told):
         all_of(pool, sets_of(1))
 

@@ -22,6 +22,12 @@ STARTS = 2
 GRACE_SECONDS = 5.0
 """How long all workers together may take to end."""
 
+LOOK_SECONDS = 0.2
+"""How often a checkpoint is looked for that is on its way."""
+
+MAX_ASIDE = 4
+"""Tasks whose checkpoints are on their way at once: more would share the network."""
+
 NextTasks = Iterator["tuple[int, Task] | None"]
 """The position of each task in the job, and the task; None while there are more and none may begin. The pool then asks
 again when a task has ended, or when it was woken; see `Pool.run`."""
@@ -226,8 +232,12 @@ class Assignment(NamedTuple):
     """Whether it has to be the first task of its worker: memory that earlier tasks left is then not its own."""
     preemptions: int = 0
     """How many attempts before were preempted. They do not count as retries."""
+    losses: int = 0
+    """How many Dask workers were lost with it since it has come on."""
     resumed: Resumed | None = None
     """The checkpoint that it goes on from."""
+    is_prepared: bool = False
+    """Whether that is in place."""
 
 
 @dataclasses.dataclass
@@ -252,10 +262,28 @@ class TaskQueue:
         """Whether no further task comes."""
         self._waiting: list[tuple[float, int, Assignment]] = []
         """Those that wait for their next attempt, by its time."""
+        self._aside: deque[Assignment] = deque()
+        """Those whose checkpoint is on its way."""
+
+    def next_prepared(self, prepare: Callable[[Assignment], Assignment | None]) -> Assignment | None:
+        """Return the next task that can begin, as `next` does. Tasks whose checkpoint takes longer let others go first.
+
+        Args:
+            prepare: brings the checkpoint of a task into place; None if it takes longer.
+        """
+        for _ in range(len(self._aside)):
+            if (prepared := prepare(waiting := self._aside.popleft())) is not None:
+                return prepared
+            self._aside.append(waiting)
+        while len(self._aside) < MAX_ASIDE and (assignment := self.next()) is not None:
+            if (prepared := assignment if assignment.is_prepared else prepare(assignment)) is not None:
+                return prepared
+            self._aside.append(assignment)
+        return None
 
     def next(self) -> Assignment | None:
         """Return the next task, which the caller begins; None if there is none now."""
-        if self._waiting and self.seconds_to_next() == 0:
+        if self._waiting and self._waiting[0][0] <= self._clock():
             return heapq.heappop(self._waiting)[-1]
         if self._returned:
             return self._returned.popleft()
@@ -269,11 +297,12 @@ class TaskQueue:
     @property
     def is_over(self) -> bool:
         """Return whether no task is left to begin, now or later."""
-        return self._has_all and not self._returned and not self._waiting
+        return self._has_all and not (self._returned or self._waiting or self._aside)
 
     def seconds_to_next(self) -> float | None:
         """Return the seconds until a task has waited long enough; None if none waits."""
-        return max(0.0, self._waiting[0][0] - self._clock()) if self._waiting else None
+        seconds = max(0.0, self._waiting[0][0] - self._clock()) if self._waiting else None
+        return min(LOOK_SECONDS, LOOK_SECONDS if seconds is None else seconds) if self._aside else seconds
 
     def put_back(self, *assignments: Assignment) -> None:
         """Put back tasks that were not begun, in front of the others, or whose attempt does not count."""
@@ -297,7 +326,7 @@ class TaskQueue:
 
     def try_again(self, ended: Assignment, outcome: Outcome, error_type: str | None) -> bool:
         """Put a task back whose attempt ended so, if the policy says so. Return whether it did."""
-        following = ended._replace(attempt=ended.attempt + 1)
+        following = ended._replace(attempt=ended.attempt + 1, is_prepared=False)
         if outcome == Outcome.PREEMPTED:
             self.put_back(following._replace(preemptions=ended.preemptions + 1))
             return True

@@ -17,13 +17,11 @@ import math
 import os
 import queue
 import secrets
-import tarfile
-import threading
 import time
 import warnings
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mopsjobs.engines.dask import Child, Parent, check_installed, connect, resume_hint, run_as_child
 from mopsjobs.engines.model_env import JOB_VARIABLES
@@ -33,15 +31,7 @@ from mopsjobs.engines.model_process import WORKER_SOURCE
 from mopsjobs.errors import EngineError, EngineUnavailableError
 from mopsjobs.ledger.attempt import NO_USAGE, Outcome, Resumed, Usage
 from mopsjobs.ledger.retry_policy import MAX_RETRIES, OUT_OF_MEMORY, RetryPolicy
-from mopsjobs.runner.checkpoints import (
-    EVERY_VARIABLE,
-    EXIT_VARIABLE,
-    LAST,
-    NEW,
-    Checkpoints,
-    directory_name,
-)
-from mopsjobs.runner.checkpoints import STOP as STOP_FILE
+from mopsjobs.runner.checkpoints import EVERY_VARIABLE, EXIT_VARIABLE, NEW, Checkpoints, directory_name
 from mopsjobs.runner.pools import process
 from mopsjobs.runner.pools.base import (
     GRACE_SECONDS,
@@ -61,10 +51,11 @@ from mopsjobs.runner.pools.base import (
     outcome_of,
     task_message,
 )
-from mopsjobs.studies.checkpoints import PIECE_BYTES, is_name
+from mopsjobs.runner.pools.dask_checkpoints import LOADED, DaskCheckpoints, call_in_thread, wait_for
+from mopsjobs.studies.checkpoints import is_name
 from mopsjobs.studies.study import Task
 from mopsjobs.utils import file_watch, measurement
-from mopsjobs.utils.files import make_directory, private_opener
+from mopsjobs.utils.files import make_directory
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -113,18 +104,18 @@ class DaskProcess:
         limits: limits of each attempt.
         on_log: called with the task's number and each line that the model printed, when the task has ended.
         on_environment: called with what the interpreter says on a worker; see engines/interpreter_script.py.
-        checkpoints: those of the tasks; None: they have none. The child has the files there, and no access to a store.
+        checkpoints: those of the tasks. The child has the files there, and no access to a store.
     """
 
     scheduler: str
     bundle: bytes
     setup: Mapping[str, object]
     env: Mapping[str, str]
+    checkpoints: Checkpoints
     python: str | None = None
     limits: TaskLimits = NO_LIMITS
     on_log: OnLog = lambda _task, _line: None
     on_environment: Callable[[object], None] = lambda _answer: None
-    checkpoints: Checkpoints | None = None
     workers: int | None = None  # they come and go, and only the scheduler knows them
     is_ready: bool = False
     is_waiting: bool = False  # a cluster has its own line
@@ -143,8 +134,8 @@ class DaskProcess:
         setup = {name: getattr(self, name) for name in ("scheduler", "setup", "python")}
         timeout, memory, (retries, causes), attempt_timeout = self.limits
         limits: dict[str, object] = {"timeout": timeout, "memory": memory, "retries": retries, "causes": sorted(causes)}
-        limits |= {"attempt_timeout": attempt_timeout, "checkpoints": self.checkpoints and str(self.checkpoints.root)}
-        limits["has_checkpoints"] = self.checkpoints is not None and self.checkpoints.has_any
+        limits |= {"attempt_timeout": attempt_timeout, "checkpoints": str(self.checkpoints.root)}
+        limits["has_checkpoints"] = self.checkpoints.has_any
         bundle = base64.b64encode(self.bundle).decode()
         child = self._child = Child(
             CHILD, {**setup, **limits, "bundle": bundle, "wake_seconds": wake_seconds}, self.env
@@ -167,7 +158,10 @@ class DaskProcess:
                 try:
                     if "begin" in message:
                         position, attempt = message["begin"]
-                        child.send({"begun": self._begin(sent[position], attempt)})
+                        child.send({"begun": self.checkpoints.prepare(sent[position], may_have=attempt != 1)})
+                        continue
+                    if "ended" in message:
+                        child.send({"has_come_on": self.checkpoints.has_come_on(sent[message["ended"]])})
                         continue
                     result = self._read_message(message, sent)
                 except (LookupError, TypeError, ValueError, AttributeError):
@@ -234,13 +228,10 @@ class DaskProcess:
             position, task, outputs, error, Outcome(outcome), int(attempt), at, measured, bool(is_final), begun
         )
 
-    def _begin(self, task: Task, attempt: object) -> Resumed | None:
-        return None if self.checkpoints is None else self.checkpoints.begin(task, may_have=attempt != 1)
-
     def _take_checkpoint(self, position: int, path: str, at: str, started_at: object) -> None:
         """Take a checkpoint that the child has written beside those of its task."""
         task, checkpoints = self._sent[position], self.checkpoints
-        if checkpoints is None or not is_name(at):
+        if not is_name(at):
             raise ValueError(at)
         root = checkpoints.root / directory_name((task.param_id, task.seed))
         if Path(path).parent.parent != root:
@@ -274,13 +265,14 @@ def _number(value: object) -> Any:
     return value
 
 
-T = TypeVar("T")
-
 FUTURES_PER_THREAD = 3
 """Futures per thread of the cluster: one runs, and with the others Dask sees a group that it may spread freely."""
 
-SPREAD_PER_THREAD = 2
-"""Dask spreads a group of tasks freely if it has more of them per thread; see `Scheduler.is_rootish` of distributed."""
+SPREAD_SECONDS = 2.0
+"""How long to wait until all workers have the code. Dask gives the first tasks to those that have it."""
+
+MAX_LOSSES = 3
+"""Workers that are lost with a task, one after the other, at most: as many as Dask allows by default."""
 
 THREADS_SECONDS = 1.0
 """How often the number of threads of the cluster is read."""
@@ -288,30 +280,14 @@ THREADS_SECONDS = 1.0
 IDLE_SECONDS = 0.05
 """How often the runner is asked for a task while none is at work: the client of a growing job may wait."""
 
-FETCH_SECONDS = 60.0
-"""How long to wait for the last checkpoint of an attempt that has ended."""
-
 CLOSE_SECONDS = 1.0
 """How long the client may take to close."""
 
 _SOURCE = Path(__file__).with_name("dask_task.py")
 
-# `eval` of a text: neither workers nor scheduler need to import mops-jobs. Two threads may both compile the module;
-# `setdefault` makes both use the first one.
-_LOADED = """(lambda sys, types: sys.modules.get(code["name"]) or [
-    module := types.ModuleType(code["name"]),
-    exec(compile(code["source"], "dask_task.py", "exec"), module.__dict__),
-    sys.modules.setdefault(code["name"], module),
-][-1])(__import__("sys"), __import__("types"))"""
-
-RUN = f"{_LOADED}.run(code, job_id, task, memory, attempt)"
-END = f"{_LOADED}.end(job_id, keys)"
-TELL = f"{_LOADED}.tell(job_id, key)"
-READ = f"{_LOADED}.read(path, offset, size)"
-PUT = f"{_LOADED}.put(job_id, key, data, is_last=is_last)"
-DESCRIBE = f"{_LOADED}.describe(code)"
-STOP = f"{_LOADED}.stop(job_id)"  # also on a worker that has no task yet: one on its way to it must not begin
-
+RUN = f"{LOADED}.run(code, job_id, task, memory, attempt)"
+DESCRIBE = f"{LOADED}.describe(code)"
+STOP = f"{LOADED}.stop(job_id)"  # also on a worker that has no task yet: one on its way to it must not begin
 
 RESTARTED_FOR_MEMORY = "worker-restart-memory"
 """The topic of the events by which nannies tell that they ended a Dask worker for its memory."""
@@ -383,29 +359,20 @@ class DaskPool:
         self._memory = setup["memory"]
         self._policy = RetryPolicy(setup["retries"], frozenset(setup["causes"]))
         self._limits = TaskLimits(setup["timeout"], self._memory, self._policy, setup["attempt_timeout"])
-        self._root = None if setup["checkpoints"] is None else Path(setup["checkpoints"])
-        """Where the runner has the checkpoints of tasks."""
+        self._checkpoints = DaskCheckpoints(self._id, self._code, Path(setup["checkpoints"]), runner.send)
         self._has_checkpoints: bool = setup["has_checkpoints"]
         self._description: concurrent.futures.Future[Any] | None = None
         """That of the interpreter, until it was passed on."""
-        self._events: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
-        """What attempts tell of their checkpoints."""
-        self._uses: dict[str, str] = {}
-        """The Dask workers of attempts that use checkpoints, by the keys of the attempts."""
-        self._saved: dict[str, Mapping[str, Any]] = {}
-        """What attempts told of their last checkpoints."""
-        self._fetched: dict[str, int] = {}
-        """The numbers of those that are here."""
-        self._fetching: dict[str, tuple[Mapping[str, Any], Path, concurrent.futures.Future[bool]]] = {}
-        """Those that are fetched now, where to, and their calls."""
-        self._asked_to_stop: set[str] = set()
         self._queue = TaskQueue(iter(()), self._policy, 0)
         self._files: object = None
         """What was last told of files."""
         self._sent: dict[str, _SentTask] = {}
         self._ended: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._saving: dict[str, Mapping[str, Any]] = {}
+        """Answers of attempts whose last checkpoints are on their way."""
         self._threads: Mapping[str, int] = {}
         self._threads_read_at = -THREADS_SECONDS
+        self._lost_due = 0.0
 
     def run(self, tasks: NextTasks, *, wake_seconds: float = 0.5) -> Generator[TaskResult | None, None, None]:
         """Run the tasks; see `Pool.run`."""
@@ -417,16 +384,15 @@ class DaskPool:
                 warnings.simplefilter("ignore")  # of a large bundle: it is sent once
                 code: Future[dict[str, Any]] = client.submit(dict, self._code, key=key, pure=False)
                 description: Future[Any] = client.submit(eval, DESCRIBE, {"code": code}, pure=False)
-                if self._root is not None:
-                    client.subscribe_topic(f"mops-jobs-{self._id}", lambda event: self._events.put(event[1]))
-            self._description = _call_in_thread(description.result)
+                self._checkpoints.subscribe(client)
+            self._description = call_in_thread(description.result)
             yield from self._read_threads(client, wake_seconds)
             if self._has_checkpoints:
                 yield from self._await_description(wake_seconds)
-            first_workers = self._first_workers()
+            yield from self._spread(client, code, wake_seconds)
             while True:
                 yield from self._read_threads(client, wake_seconds)
-                self._hand_out(client, code, first_workers)
+                self._hand_out(client, code)
                 self._pass_on_description(0.0 if self._sent else CLOSE_SECONDS)
                 if not self._sent and (self._runner.kept is not None or self._queue.is_over):
                     return
@@ -434,7 +400,11 @@ class DaskPool:
                 pause = min(self._queue.seconds_to_next() or most, most)
                 yield None
                 yield from self._take_results(client, pause)
-                yield from self._exchange(client, wake_seconds)
+                self._checkpoints.exchange(client)
+                yield from self._end_lost(client, wake_seconds)
+                if self._runner.kept is not None:
+                    kept = self._runner.kept
+                    self._end(client, [key for key, sent in self._sent.items() if sent.assignment.position not in kept])
         finally:
             self._close(client)
 
@@ -457,36 +427,41 @@ class DaskPool:
         now = time.monotonic()
         if now - self._threads_read_at >= THREADS_SECONDS:
             with self._translate_errors(client):
-                threads = yield from _wait_for(_call_in_thread(client.nthreads), wake_seconds)
+                threads = yield from wait_for(call_in_thread(client.nthreads), wake_seconds)
             self._threads = threads
             self._threads_read_at = time.monotonic()
 
-    def _first_workers(self) -> Iterator[str]:
-        """Return the workers for the first tasks, which name them: they are too few for Dask to spread them.
+    def _spread(self, client: Client, code: Future[dict[str, Any]], wake_seconds: float) -> Generator[None, None, None]:
+        """Bring the code to all workers before the first tasks, which are too few for Dask to spread them.
 
         It would give all of them to the worker that has the code. The others may steal there, but not while the
         scheduler takes that worker for idle. It may do so for as long as the first task runs.
         """
-        rounds = range(max(self._threads.values(), default=0))
-        slots = [worker for number in rounds for worker, threads in self._threads.items() if number < threads]
-        return iter(SPREAD_PER_THREAD * slots)
+        spread = call_in_thread(client.replicate, [code])
+        until = time.monotonic() + SPREAD_SECONDS
+        while self._threads and not spread.done() and time.monotonic() < until:
+            concurrent.futures.wait([spread], min(wake_seconds, SPREAD_SECONDS))
+            yield None
 
-    def _hand_out(self, client: Client, code: Future[dict[str, Any]], first_workers: Iterator[str]) -> None:
+    def _hand_out(self, client: Client, code: Future[dict[str, Any]]) -> None:
         while self._runner.kept is None and len(self._sent) < max(1, FUTURES_PER_THREAD * sum(self._threads.values())):
-            following = self._queue.next()
+            following = self._queue.next_prepared(self._prepare)
             if following is None:
                 return
-            worker = next(first_workers, None)
-            placement: dict[str, Any] = {} if worker is None else {"workers": [worker], "allow_other_workers": True}
-            self._send(client, code, following, **placement)
+            self._send(client, code, following)
 
-    def _send(self, client: Client, code: Future[dict[str, Any]], assignment: Assignment, **placement: object) -> None:
+    def _prepare(self, assignment: Assignment) -> Assignment | None:
+        """Let the runner bring the checkpoint of a task into place; None if that takes longer."""
+        resumed = self._runner.ask({"begin": [assignment.position, assignment.attempt]}, "begun")
+        if resumed is False:
+            return None
+        return assignment._replace(resumed=None if resumed is None else Resumed(*resumed), is_prepared=True)
+
+    def _send(self, client: Client, code: Future[dict[str, Any]], assignment: Assignment) -> None:
         _, task, attempt, doublings, *_ = assignment
         memory = None if self._memory is None else self._memory << doublings
         key = f"mops-jobs-{self._id}-{task.number}-{attempt}"
-        if self._root is not None:
-            found = self._runner.ask({"begin": [assignment.position, attempt]}, "begun")
-            assignment = assignment._replace(resumed=None if found is None else Resumed(*found))
+        self._checkpoints.begin(key, assignment.position, task)
         seconds = self._limits.seconds_of(assignment.resumed)
         limit = {
             "key": key,
@@ -496,7 +471,7 @@ class DaskPool:
         with self._translate_errors(client):
             names = {"code": code, "job_id": self._id, "task": task_message(task, attempt), "memory": memory}
             names["attempt"] = limit
-            future = client.submit(eval, RUN, names, key=key, pure=False, **placement)
+            future = client.submit(eval, RUN, names, key=key, pure=False)
         self._sent[key] = _SentTask(assignment, memory, future)
         future.add_done_callback(lambda done: self._ended.put(done.key))
 
@@ -507,25 +482,93 @@ class DaskPool:
             while True:
                 keys.append(self._ended.get_nowait())
         keys = [key for key in keys if key in self._sent]  # the others were ended
-        if not keys:
-            return
         futures = [self._sent[key].future for key in keys]
-        with self._translate_errors(client):
-            answers = yield from _wait_for(_call_in_thread(_gather, client, futures), wake_seconds)
-        for key, answer in zip(keys, answers, strict=True):
-            sent = self._sent[key]
-            if not isinstance(answer, Exception) and (saved := answer.get("saved")) and "outputs" not in answer:
-                self._saved[key] = saved
-                yield from self._fetch_last(client, key, wake_seconds)
-            has_saved = self._forget(key)
-            sent.future.release()
+        answers: dict[str, Any] = {}
+        if keys:
+            with self._translate_errors(client):
+                found = yield from wait_for(call_in_thread(_gather, client, futures), wake_seconds)
+            answers = dict(zip(keys, found, strict=True))
+        for key, answer in answers.items():
             if isinstance(answer, Exception):
-                is_oom = yield from self._was_memory(client, answer, wake_seconds)
-                yield _failed_result(sent.assignment, answer, is_oom=is_oom)
+                yield from self._take_error(client, key, answer, wake_seconds)
+            elif answer.get("saved") and "outputs" not in answer:
+                self._saving[key] = answer
+                self._checkpoints.fetch_last(key, answer["saved"])
             else:
-                yield self._to_result(sent, answer, has_saved=has_saved)
+                yield self._to_result(self._forget(key), answer)
+        for key in [key for key in self._saving if self._checkpoints.has_last(key)]:
+            answer = self._saving.pop(key)
+            if "preempted" in answer and not self._checkpoints.has_all(key):
+                yield from self._lose(client, key, wake_seconds)  # with its worker
+            else:
+                yield self._to_result(self._forget(key), answer)
 
-    def _to_result(self, sent: _SentTask, answer: Mapping[str, Any], *, has_saved: bool) -> TaskResult:
+    def _take_error(
+        self, client: Client, key: str, error: Exception, wake_seconds: float
+    ) -> Generator[TaskResult | None, None, None]:
+        """Yield the result of an attempt that got no answer: its Dask workers have died, or could not run it."""
+        from distributed import KilledWorker
+
+        if not isinstance(error, KilledWorker):
+            fields = {"type": type(error).__name__, "message": str(error)}
+            assignment = self._forget(key).assignment
+            yield TaskResult(*assignment[:2], None, fields, Outcome.FAILED, assignment.attempt)
+        else:  # after `distributed.scheduler.allowed-failures` attempts, of bound ones maybe after one
+            worker, is_bound = error.last_worker.address, self._checkpoints.worker(key) is not None
+            yield from self._lose(client, key, wake_seconds, worker, may_go_on=is_bound)
+
+    def _end_lost(self, client: Client, wake_seconds: float) -> Generator[TaskResult | None, None, None]:
+        """Begin attempts again whose Dask workers are gone."""
+        if time.monotonic() < self._lost_due:
+            return
+        self._lost_due = time.monotonic() + THREADS_SECONDS
+        with self._translate_errors(client):
+            lost = yield from self._checkpoints.find_lost(client, wake_seconds)
+        for key in lost:
+            if self._runner.kept is None:
+                yield from self._lose(client, key, wake_seconds)
+            else:
+                self._end(client, [key])
+
+    def _lose(
+        self, client: Client, key: str, wake_seconds: float, worker: str | None = None, *, may_go_on: bool = True
+    ) -> Generator[TaskResult | None, None, None]:
+        """Yield the result of an attempt that was lost with its Dask worker. It counts as no retry."""
+        assignment, started_at = self._sent[key].assignment, self._checkpoints.started_at(key)
+        has_come_on = self._runner.ask({"ended": assignment.position}, "has_come_on")
+        losses = 0 if has_come_on else assignment.losses + 1
+        may_go_on = may_go_on and losses <= MAX_LOSSES
+        if may_go_on:
+            outcome, error = death_of("its Dask worker is gone", is_oom=False)
+        elif (yield from self._was_memory(client, worker or self._checkpoints.worker(key), wake_seconds)):
+            message = "Dask ended the workers that had it for their memory, as often as the scheduler allows"
+            outcome, error = Outcome.OOM, {"type": OUT_OF_MEMORY, "message": message}
+        else:
+            message = "the Dask workers that had it died, as often as the scheduler allows"
+            outcome, error = Outcome.DIED, {"type": "WorkerDied", "message": message}
+        self._end(client, [key])
+        if may_go_on:
+            self._queue.try_again(assignment._replace(losses=losses), Outcome.PREEMPTED, None)
+        yield TaskResult(
+            *assignment[:2], None, error, outcome, assignment.attempt, started_at, is_final=not may_go_on,
+            resumed=assignment.resumed,
+        )  # fmt: skip
+
+    def _forget(self, key: str) -> _SentTask:
+        """Forget an attempt."""
+        self._checkpoints.forget(key)
+        sent = self._sent.pop(key)
+        sent.future.release()
+        return sent
+
+    def _end(self, client: Client, keys: Sequence[str]) -> None:
+        """End attempts, wherever they are."""
+        for key in keys:
+            self._forget(key)
+        if keys:
+            self._checkpoints.end(client, keys)
+
+    def _to_result(self, sent: _SentTask, answer: Mapping[str, Any]) -> TaskResult:
         """Return the result of an attempt from the answer of `dask_task.run`. The task is put back to be tried again.
 
         Raises:
@@ -544,7 +587,8 @@ class DaskPool:
         error = answer.get("error")
         end = outcome_of(error), error
         if "preempted" in answer:
-            end = (Outcome.PREEMPTED, None) if has_saved else NOTHING_SAVED
+            may_go_on = self._runner.kept is not None or self._runner.ask({"ended": assignment.position}, "has_come_on")
+            end = (Outcome.PREEMPTED, None) if may_go_on else NOTHING_SAVED
         elif "late" in answer:
             end = self._limits.lateness(assignment.resumed)
         elif "excessive" in answer:
@@ -554,176 +598,13 @@ class DaskPool:
         usage = Usage(*answer["usage"]) if "usage" in answer else NO_USAGE
         return self._queue.result(assignment, answer.get("outputs"), end, answer.get("started_at"), usage)
 
-    # --- checkpoints -----------------------------------------------------------------------------------------
-
-    def _forget(self, key: str) -> bool:
-        """Forget an attempt. Return whether a checkpoint of it is here."""
-        self._sent.pop(key)
-        self._uses.pop(key, None)
-        self._saved.pop(key, None)
-        self._fetching.pop(key, None)
-        self._asked_to_stop.discard(key)
-        return self._fetched.pop(key, 0) > 0
-
-    def _directory(self, key: str) -> Path:
-        """Return the directory of the checkpoints of a task, as the runner has it."""
-        task = self._sent[key].assignment.task
-        assert self._root is not None  # noqa: S101 - else no task has any
-        return self._root / directory_name((task.param_id, task.seed))
-
-    def _take_events(self) -> tuple[dict[str, str], list[str]]:
-        """Note what attempts have told. Return the Dask workers of those that wait, and those that Dask began again."""
-        wanted, lost = {}, []
-        with contextlib.suppress(queue.Empty):
-            while True:
-                event = self._events.get_nowait()
-                key = event["key"]
-                if key not in self._sent:
-                    continue
-                if self._uses.get(key, event["worker"]) != event["worker"]:  # Dask has begun it again
-                    if self._fetched.get(key):
-                        lost.append(key)
-                        continue
-                    self._saved.pop(key, None)
-                self._uses[key] = event["worker"]
-                if "want" in event:
-                    wanted[key] = event["worker"]
-                elif "number" in event:
-                    self._saved[key] = event
-                else:
-                    with contextlib.suppress(OSError):
-                        make_directory(self._directory(key))  # by it, the runner knows that the task can save
-        return wanted, lost
-
-    def _exchange(self, client: Client, wake_seconds: float) -> Generator[TaskResult | None, None, None]:
-        """Send checkpoints that attempts wait for, fetch new ones, tell attempts to stop, and replace lost ones."""
-        wanted, lost = self._take_events()
-        for key, worker in wanted.items():
-            _call_in_thread(self._push, client, key, worker, self._directory(key) / LAST)
-        for key in [key for key, (_, _, fetch) in self._fetching.items() if fetch.done()]:
-            self._end_fetch(key)
-        if self._description is None:  # checkpoints are bound to it
-            for key in self._saved:
-                self._begin_fetch(client, key)
-        for key, worker in self._uses.items():
-            if key not in self._asked_to_stop and (self._directory(key) / STOP_FILE).exists():
-                self._asked_to_stop.add(key)
-                _call_in_thread(self._on_worker, client, worker, TELL, key=key)
-        lost += [key for key in self._fetched if self._uses.get(key) not in self._threads]
-        lost = list(dict.fromkeys(lost))
-        if self._runner.kept is not None:
-            ended = [key for key, sent in self._sent.items() if sent.assignment.position not in self._runner.kept]
-            ended += [key for key in lost if key not in ended]
-            self._end(client, ended)
-        elif lost:
-            # Dask begins them again on another worker, at their start.
-            sent = [(self._sent[key].assignment, self._saved[key]) for key in lost]
-            self._end(client, lost)
-            for assignment, saved in sent:
-                following = assignment._replace(attempt=assignment.attempt + 1, preemptions=assignment.preemptions + 1)
-                self._queue.put_back(following)
-                outcome, error = death_of("its Dask worker is gone", is_oom=False)
-                yield TaskResult(
-                    *assignment[:2], None, error, outcome, assignment.attempt, saved["started_at"], is_final=False,
-                    resumed=assignment.resumed,
-                )  # fmt: skip
-
-    def _end(self, client: Client, keys: Sequence[str]) -> None:
-        """End attempts, wherever they are."""
-        for key in keys:
-            self._sent[key].future.release()
-            self._forget(key)
-        if keys:
-            _call_in_thread(self._on_worker, client, None, END, keys=list(keys))
-
-    def _on_worker(self, client: Client, worker: str | None, text: str, **names: object) -> Any:
-        """Return what an expression gives on a Dask worker, or on all; None if it is gone, or if it fails.
-
-        It may wait long for a worker that is about to end. So it runs in a thread of its own.
-        """
-        code = {name: self._code[name] for name in ("name", "source")}
-        workers = None if worker is None else [worker]
-        try:
-            answers = client.run(
-                eval, text, {"code": code, "job_id": self._id, **names}, workers=workers, on_error="ignore"
-            )
-        except (Exception, asyncio.CancelledError):  # noqa: BLE001 - the scheduler is gone, which others tell
-            return None
-        return (answers or {}).get(worker)
-
-    def _fetch(self, client: Client, saved: Mapping[str, Any], target: Path) -> bool:
-        """Fetch a checkpoint of an attempt in pieces. Return whether it is there, in a directory of its own."""
-        path = target.with_suffix(".tar")
-        try:
-            make_directory(target)
-            with open(path, "wb", opener=private_opener) as file:
-                while file.tell() < saved["size"]:
-                    where = {"path": saved["path"], "offset": file.tell(), "size": PIECE_BYTES}
-                    piece = self._on_worker(client, saved["worker"], READ, **where)
-                    if not piece:  # there is a later one, or the worker is gone
-                        return False
-                    file.write(piece)
-            with tarfile.open(path, encoding="utf-8") as tar:
-                tar.extractall(target, filter="data")
-        except (OSError, tarfile.TarError):
-            return False
-        finally:
-            path.unlink(missing_ok=True)
-        return True
-
-    def _begin_fetch(self, client: Client, key: str) -> None:
-        """Begin to fetch the last checkpoint of an attempt, unless it is here or another one of it is fetched."""
-        saved = self._saved.get(key)
-        if saved is not None and key not in self._fetching and self._fetched.get(key, 0) < saved["number"]:
-            target = self._directory(key) / f"fetched-{saved['number']}"
-            self._fetching[key] = saved, target, _call_in_thread(self._fetch, client, saved, target)
-
-    def _end_fetch(self, key: str) -> None:
-        """Tell the runner of a checkpoint, if it was fetched."""
-        saved, target, fetch = self._fetching.pop(key)
-        at = str(saved["at"])
-        if fetch.result() and is_name(at):
-            self._fetched[key] = saved["number"]
-            position = self._sent[key].assignment.position
-            self._send_message({"saved": [position, str(target / at), at, saved["started_at"]]})
-
-    def _fetch_last(self, client: Client, key: str, wake_seconds: float) -> Generator[None, None, None]:
-        """Fetch the last checkpoint of an attempt that has ended, and wait for it a while."""
-        until = time.monotonic() + FETCH_SECONDS
-        yield from self._await_description(wake_seconds)
-        for _ in range(2):  # an earlier one may be under way
-            self._begin_fetch(client, key)
-            while key in self._fetching and time.monotonic() < until:
-                if concurrent.futures.wait([self._fetching[key][2]], wake_seconds).done:
-                    self._end_fetch(key)
-                yield None
-
-    def _push(self, client: Client, key: str, worker: str, last: Path) -> None:
-        """Send the checkpoint that an attempt goes on from, in pieces. If that fails, it asks again."""
-        path = last.with_suffix(f".{secrets.token_hex(4)}.tar")
-        with contextlib.suppress(OSError):
-            with tarfile.open(path, "w", encoding="utf-8") as tar:
-                for entry in last.iterdir():
-                    tar.add(entry, entry.name)
-            size = path.stat().st_size
-            self._on_worker(client, worker, PUT, key=key, data=b"", is_last=False)
-            with open(path, "rb") as file:
-                while piece := file.read(PIECE_BYTES):
-                    self._on_worker(client, worker, PUT, key=key, data=piece, is_last=file.tell() == size)
-        with contextlib.suppress(OSError):
-            path.unlink()
-
     def _was_memory(
-        self, client: Client, error: Exception, wake_seconds: float
+        self, client: Client, worker: str | None, wake_seconds: float
     ) -> Generator[TaskResult | None, None, bool]:
-        """Return whether the last Dask worker of a task was ended by its nanny for its memory."""
-        from distributed import KilledWorker
-
-        if not isinstance(error, KilledWorker):
-            return False
+        """Return whether a Dask worker was ended by its nanny for its memory."""
         with self._translate_errors(client):
-            events = yield from _wait_for(_call_in_thread(client.get_events, RESTARTED_FOR_MEMORY), wake_seconds)
-        return any(event.get("worker") == error.last_worker.address for _, event in events)
+            events = yield from wait_for(call_in_thread(client.get_events, RESTARTED_FOR_MEMORY), wake_seconds)
+        return any(event.get("worker") == worker for _, event in events)
 
     @contextlib.contextmanager
     def _translate_errors(self, client: Client) -> Iterator[None]:
@@ -750,30 +631,9 @@ class DaskPool:
             if client.status == "running":
                 code = {name: self._code[name] for name in ("name", "source")}
                 names = {"code": code, "job_id": self._id}
-                _call_in_thread(client.run, eval, STOP, names, on_error="ignore").result(GRACE_SECONDS)
+                call_in_thread(client.run, eval, STOP, names, on_error="ignore").result(GRACE_SECONDS)
         with contextlib.suppress(Exception):
-            _call_in_thread(client.close, CLOSE_SECONDS).result(2 * CLOSE_SECONDS)
-
-
-def _call_in_thread(call: Callable[..., T], *args: object, **named: object) -> concurrent.futures.Future[T]:
-    """Make a call in a thread: the library waits for ever for a scheduler that is silent."""
-    pending: concurrent.futures.Future[T] = concurrent.futures.Future()
-
-    def work() -> None:
-        try:
-            pending.set_result(call(*args, **named))
-        except BaseException as error:  # noqa: BLE001 - raised in the thread that waits
-            pending.set_exception(error)
-
-    threading.Thread(target=work, daemon=True).start()
-    return pending
-
-
-def _wait_for(pending: concurrent.futures.Future[T], wake_seconds: float) -> Generator[None, None, T]:
-    """Wait for a call, and yield None every `wake_seconds`."""
-    while not concurrent.futures.wait([pending], wake_seconds).done:
-        yield None
-    return pending.result()
+            call_in_thread(client.close, CLOSE_SECONDS).result(2 * CLOSE_SECONDS)
 
 
 def _gather(client: Client, futures: list[Future[Any]]) -> list[Any]:
@@ -791,21 +651,6 @@ def _result(future: Future[Any]) -> Any:
         raise
     except Exception as error:  # noqa: BLE001 - a task may raise any exception
         return error
-
-
-def _failed_result(assignment: Assignment, error: Exception, *, is_oom: bool) -> TaskResult:
-    """Return the result of a task that got no answer: its Dask workers have died, or could not run it."""
-    from distributed import KilledWorker
-
-    fields, outcome = {"type": type(error).__name__, "message": str(error)}, Outcome.FAILED
-    if is_oom:
-        message = "Dask ended the workers that had it for their memory, as often as the scheduler allows"
-        fields, outcome = {"type": OUT_OF_MEMORY, "message": message}, Outcome.OOM
-    elif isinstance(error, KilledWorker):
-        # After `distributed.scheduler.allowed-failures` attempts.
-        message = "the Dask workers that had it died, as often as the scheduler allows"
-        fields, outcome = {"type": "WorkerDied", "message": message}, Outcome.DIED
-    return TaskResult(*assignment[:2], None, fields, outcome, assignment.attempt)
 
 
 def main() -> None:

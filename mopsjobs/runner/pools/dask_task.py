@@ -96,7 +96,7 @@ def run(
         job.busy += 1
     lines: list[str] = []
     key = attempt["key"]
-    saves = _Saves(job, job_id, task, key)
+    saves = _Saves(job, job_id, task, key, code)
     try:
         answer = _run_attempt(job, code, task, memory, lines, saves, attempt)
         saves.look()
@@ -154,8 +154,11 @@ def tell(job_id: str, key: str) -> None:
         open(os.path.join(attempt.path, "stop"), "w").close()
 
 
-def read(path: str, offset: int, size: int) -> bytes | None:
+def read(job_id: str, key: str, path: str, offset: int, size: int) -> bytes | None:
     """Return bytes of a checkpoint, as a tar, from the path that was told; None if there is a later one."""
+    attempt = _attempt(job_id, key)
+    if attempt is not None:
+        attempt.is_read = path
     try:
         with open(path, "rb") as file:
             file.seek(offset)
@@ -188,11 +191,13 @@ def _attempt(job_id: str, key: str) -> _Saves | None:
 class _Saves:
     """The checkpoints of one attempt on this Dask worker. Events tell the runner of them, and it reads them from here.
 
-    The directory has `new` and `last` as on the machine of a runner, and `sent` with the tars of the last two.
+    The directory has `new` and `last` as on the machine of a runner. In `sent` are the tars of the last two and of the
+    one that the runner reads. A fetch may be slower than the model saves.
     """
 
-    def __init__(self, job: _Job, job_id: str, task: dict[str, Any], key: str) -> None:
+    def __init__(self, job: _Job, job_id: str, task: dict[str, Any], key: str, code: dict[str, Any]) -> None:
         self.key = key
+        self._code = code
         self.model: Model | None = None
         self.path = ""
         """The directory; none before the code is there."""
@@ -200,6 +205,8 @@ class _Saves:
         """Set when the checkpoint is there that it goes on from."""
         self.told: dict[str, Any] | None = None
         """What was last told of a checkpoint."""
+        self.is_read = ""
+        """The path of the one that the runner reads."""
         self._job_id, self._job, self._task = job_id, job, task
         self._is_known = False
 
@@ -223,7 +230,7 @@ class _Saves:
         from distributed import get_worker
 
         worker = get_worker()
-        message = {"key": self.key, "worker": worker.address, **what}
+        message = {"key": self.key, "worker": worker.address, "started_at": self.started_at, **what}
         worker.log_event("mops-jobs-" + self._job_id, message)
         return message
 
@@ -239,7 +246,7 @@ class _Saves:
         if not self._is_known:
             self._is_known = True
             os.makedirs(os.path.join(self.path, "sent"), 0o700, exist_ok=True)
-            self._tell(uses=True)
+            self._tell(about=self._job.describe(self._code))
         names = [name for name in os.listdir(new) if not name.startswith(".")]
         found = sorted((os.stat(os.path.join(new, name)).st_ctime_ns, name) for name in names)
         if not found:
@@ -253,9 +260,11 @@ class _Saves:
             tar.add(taken, at)
         for path in (taken, *(os.path.join(new, name) for _, name in found[:-1])):
             shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
-        if number > 2:
-            os.unlink(os.path.join(self.path, "sent", f"{number - 2}.tar"))
-        self.told = self._tell(number=number, at=at, path=sent, size=os.path.getsize(sent), started_at=self.started_at)
+        for name in os.listdir(os.path.dirname(sent)):
+            path = os.path.join(os.path.dirname(sent), name)
+            if path != self.is_read and int(name.partition(".")[0]) < number - 1:
+                os.unlink(path)
+        self.told = self._tell(number=number, at=at, path=sent, size=os.path.getsize(sent))
 
 
 class _Job:
@@ -270,6 +279,7 @@ class _Job:
         self.busy = 0
         self.used_at = time.monotonic()
         self.is_stopped = False
+        self._about: list[Any] = []
         self.attempts: dict[str, _Saves] = {}
         """Those that run, by their keys."""
         self.ended: set[str] = set()
@@ -295,6 +305,15 @@ class _Job:
                 self.watch = _module("file_watch", code["file_watch"]).FileWatch(os.path.join(root, "code"))
                 self.root = root
             return self.root
+
+    def describe(self, code: dict[str, Any]) -> Any:
+        """Return what the interpreter says about itself, asked once: checkpoints are bound to it. None if it fails."""
+        with self.lock:
+            if not self._about:
+                self._about = [None]
+                with contextlib.suppress(OSError, subprocess.SubprocessError, ValueError, LookupError):
+                    self._about = [describe(code)]
+            return self._about[0]
 
     def files(self) -> tuple[list[str] | None, str | None]:
         """Return which files of the code were opened so far, None if it is not known, and which one was written."""

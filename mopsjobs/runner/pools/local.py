@@ -279,33 +279,36 @@ class WorkerPool:
         # One task for each worker first, then the second: no worker idles while another has two.
         for depth in range(1, self._depth + 1):
             for worker in list(self._workers):
-                if len(worker.tasks) < depth and not worker.is_leaving and not self._assign(worker):
-                    return
+                if len(worker.tasks) < depth and not worker.is_leaving:
+                    assignment = self._queue.next_prepared(self._prepare)
+                    if assignment is None:
+                        return
+                    self._assign(worker, assignment)
             core = None
             # A worker that leaves may take its time, and takes no task: without another one, this pool stands in line.
             while depth == 1 and (busy := self._count_busy()) < self._size:
-                task = self._queue.next()
-                if task is None:
+                assignment = self._queue.next_prepared(self._prepare)
+                if assignment is None:
                     return
-                self._queue.put_back(task)
                 if self.cores is not None and (core := self.cores.take(is_first=not busy)) is None:
+                    self._queue.put_back(assignment)
                     break
-                if not self._assign(self._start(core)):
-                    return
+                self._assign(self._start(core), assignment)
 
     def _count_busy(self) -> int:
         return sum(bool(worker.tasks) for worker in self._workers)
 
-    def _assign(self, worker: WorkerProcess) -> bool:
-        assignment = self._queue.next()
-        if assignment is None:
-            return False
-        if self.checkpoints is not None:
-            may_have = assignment.attempt > 1 or assignment.is_alone
-            if not self.checkpoints.prepare(assignment.task, may_have=may_have):
-                self._queue.put_back(assignment)
-                return False
-            assignment = assignment._replace(resumed=self.checkpoints.resumed(assignment.task))
+    def _prepare(self, assignment: Assignment) -> Assignment | None:
+        """Bring the checkpoint of a task into place; None if that takes longer."""
+        if self.checkpoints is None:
+            return assignment
+        may_have = assignment.attempt > 1 or assignment.is_alone
+        resumed = self.checkpoints.prepare(assignment.task, may_have=may_have)
+        if resumed is None and not may_have:  # as of most models
+            return assignment
+        return None if resumed is False else assignment._replace(resumed=resumed, is_prepared=True)
+
+    def _assign(self, worker: WorkerProcess, assignment: Assignment) -> None:
         if assignment.is_alone and worker.has_run:
             core, worker.core = worker.core, None  # for the next worker
             self._remove(worker)
@@ -316,7 +319,6 @@ class WorkerPool:
         self._begin_watch(worker)
         worker.outgoing += json.dumps(task_message(assignment.task, assignment.attempt)).encode() + b"\n"
         self._write(worker)
-        return True
 
     def _begin_watch(self, worker: WorkerProcess) -> None:
         if self.limits.memory is not None and worker.is_ready and worker.tasks:
@@ -450,7 +452,7 @@ class WorkerPool:
             end = death_of(describe_exit(code), is_oom=self._oom_kills.explain(code))
             yield self._result_at_end(worker, first, end)
         elif worker.has_run:  # some of the memory may be what earlier tasks left
-            self._queue.put_back(first._replace(is_alone=True))
+            self._queue.put_back(first._replace(is_alone=True, is_prepared=False))
         else:
             yield self._result_at_end(worker, first, memory_excess_of(excess.limit), peak=excess.peak)
 

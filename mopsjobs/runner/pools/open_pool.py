@@ -73,17 +73,18 @@ def open_pool(  # noqa: PLR0913 - four by name
     elif feed is None:
         from mopsjobs.runner.pools.dask import DaskProcess
 
+        assert checkpoints is not None  # noqa: S101 - it is a pool for tasks
         bundle = retry.call(lambda: load_bundle(store, manifest.bundle))
         return DaskProcess(
             shard.scheduler,
             bundle,
             study.setup,
             {**os.environ, **job_env},
+            checkpoints,
             shard.python,
             shard.limits,
             on_log,
             notes.note,
-            checkpoints,
         )
     else:  # this machine is not that of the tasks
         python, shard = python_here(shard.python, os.environ), shard._replace(workers=1)

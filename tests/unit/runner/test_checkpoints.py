@@ -31,7 +31,9 @@ class _Run:
         self.path = root / directory_name((TASK.param_id, TASK.seed))
 
     def begin(self) -> Resumed | None:
-        return self.checkpoints.begin(TASK, may_have=True)
+        while (resumed := self.checkpoints.prepare(TASK, may_have=True)) is False:
+            pass
+        return resumed
 
 
 def _names(path: Path) -> list[str]:
