@@ -5,7 +5,16 @@ the command. Everything else is in unpack.py. Old Pythons must be able to parse 
 are too old. package.py executes it as well, for `import mopsjobs`.
 """
 
+import os
 import sys
+
+if hasattr(os, "fork"):
+    import _signal  # signal imports more, and takes longer
+
+    if os.getpid() == 1:  # the first process of a container: without a handler, the kernel drops SIGTERM
+        _signal.signal(_signal.SIGTERM, lambda number, frame: os._exit(128 + number))
+    # An image may keep it back until now: see examples/kubernetes/Dockerfile.
+    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, [_signal.SIGTERM])
 
 BUILD_ID = "@BUILD_ID@"
 WEEK = 7 * 24 * 3600
@@ -37,7 +46,6 @@ def find_site_packages():
             "mops-jobs needs Python 3.11 or newer, and this is Python %d.%d (%s)."
             % (sys.version_info[0], sys.version_info[1], sys.executable)
         )
-    import os
     import time
 
     root = find_root(os.environ)
@@ -62,8 +70,6 @@ def find_root(env):
 
     Only absolute paths count: a literal `~` would be below the working directory.
     """
-    import os
-
     if env.get("MOPS_JOBS_UNPACK"):
         return os.path.abspath(env["MOPS_JOBS_UNPACK"])
     cache = env.get("XDG_CACHE_HOME", "")
@@ -92,7 +98,6 @@ def why_unsafe(place):
     for the two with code. A umask of 002 gives it to each directory, and files of other members have another owner.
     Windows tells neither owners nor permissions this way, and keeps other users out of the directories of a user.
     """
-    import os
     import stat
 
     if not hasattr(os, "geteuid"):

@@ -17,7 +17,10 @@ PAGE = mmap.PAGESIZE
 
 
 class OomKills:
-    """Tells by the count of the kernel whether a worker was killed for its memory."""
+    """Tells by the count of the kernel whether a worker was killed for its memory.
+
+    Some containers cannot read it. If the runner is the first process there, only the kernel kills one of the others.
+    """
 
     def __init__(self) -> None:
         """Count the processes that were killed before."""
@@ -25,10 +28,14 @@ class OomKills:
 
     def explain(self, exit_code: int) -> bool:
         """Return True if a process ended by SIGKILL, and the kernel has killed one that explains no other end."""
-        if exit_code != -signal.SIGKILL or count_oom_kills() <= self._known:
+        if exit_code != -signal.SIGKILL:
             return False
-        self._known += 1
-        return True
+        count = count_oom_kills()
+        if count is None or self._known is None:
+            return os.getpid() == 1
+        is_counted = count > self._known
+        self._known += is_counted
+        return is_counted
 
 
 def peak_rss(pid: int) -> int | None:
@@ -103,8 +110,8 @@ def memory_size() -> int | None:
     return min(sizes) if sizes else None
 
 
-def count_oom_kills() -> int:
-    """Count the processes of this control group that the kernel has killed for their memory; 0 if unknown.
+def count_oom_kills() -> int | None:
+    """Count the processes of this control group that the kernel has killed for their memory; None if unknown.
 
     The count of the whole machine is not used, because it has the kills of other containers.
     """
@@ -114,7 +121,7 @@ def count_oom_kills() -> int:
                 word, _, count = line.partition(" ")
                 if word == "oom_kill" and count.isdigit():
                     return int(count)
-    return 0
+    return None
 
 
 def cpu_quota() -> float | None:

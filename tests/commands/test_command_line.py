@@ -21,6 +21,7 @@ from mopsjobs.cli.commands import COMMANDS, GROUPS
 from mopsjobs.registry.job_registry import JobRegistry
 from support.cli import Cli, Remote, add, command, environment, foreign, key, sentences
 from support.desk import Desk
+from support.docs import ROOT
 from support.runs import PATIENCE, sets_of, tree
 from support.servers import Azurite
 from support.terminal import TerminalStream
@@ -597,3 +598,25 @@ import mops_jobs
 """
     ran = subprocess.run([sys.executable, "-c", program], timeout=PATIENCE, check=False)
     assert ran.returncode == 128 + signal.SIGTERM
+
+
+def test_a_stop_while_python_starts_is_kept_for_the_file(tmp_path: Path) -> None:
+    """The image of a pod blocks SIGTERM before Python starts. The file gets it in its first lines."""
+    python = tmp_path / "python3"
+    said = "signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, []), sys.argv[1:]"
+    python.write_text(f"#!{sys.executable}\nimport signal, sys\nprint({said})\n")
+    python.chmod(0o755)
+    script, path = ROOT / "examples" / "kubernetes" / "mops-jobs", f"{tmp_path}:{os.environ['PATH']}"
+    started = subprocess.run(
+        [script, "run", "a b"], env={"PATH": path}, capture_output=True, text=True, timeout=PATIENCE, check=True
+    )
+    assert started.stdout.strip() == "True ['/usr/local/lib/mops-jobs.pyz', 'run', 'a b']"
+    program = """
+import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+os.kill(os.getpid(), signal.SIGTERM)
+os.getpid = lambda: 1
+exec(open(sys.argv[1]).read(), {"__name__": "bootstrap"})
+"""
+    bootstrap = [sys.executable, "-c", program, ROOT / "onefile" / "bootstrap.py"]
+    assert subprocess.run(bootstrap, timeout=PATIENCE, check=False).returncode == 128 + signal.SIGTERM

@@ -13,7 +13,7 @@ import pytest
 from mopsjobs.runner.pools import process
 from mopsjobs.utils import file_watch, measurement
 from mopsjobs.utils.cores import thread_limits, usable_cores
-from mopsjobs.utils.measurement import count_oom_kills, cpu_quota, memory_size
+from mopsjobs.utils.measurement import OomKills, count_oom_kills, cpu_quota, memory_size
 from support.runs import tree
 
 System = Callable[[dict[str, str]], None]
@@ -55,7 +55,17 @@ def test_quota_and_kills_of_version_1(system: System) -> None:
 def test_a_container_without_control_groups_counts_no_kills_of_its_host(system: System) -> None:
     """They may be those of another container."""
     system({"proc/self/cgroup": "0::/\n", "proc/vmstat": "pgfault 9\noom_kill 3\n"})
-    assert count_oom_kills() == 0
+    assert count_oom_kills() is None
+
+
+@pytest.mark.parametrize(("pid", "code", "is_oom"), [(1, -9, True), (1, -15, False), (7, -9, False)])
+def test_a_kill_that_is_not_counted_is_one_for_memory_in_a_container(
+    system: System, monkeypatch: pytest.MonkeyPatch, *, pid: int, code: int, is_oom: bool
+) -> None:
+    """Its first process is the runner, and beside that one only the kernel sends SIGKILL to a worker."""
+    system({"proc/self/cgroup": "0::/\n"})
+    monkeypatch.setattr("os.getpid", lambda: pid)
+    assert OomKills().explain(code) == is_oom
 
 
 def test_the_memory_of_a_machine_is_that_of_the_narrowest_limit(system: System) -> None:
