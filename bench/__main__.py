@@ -10,6 +10,7 @@ from pathlib import Path
 from bench import (
     abusing,
     azurite,
+    calibrating,
     checkpoints,
     counting,
     growing,
@@ -43,6 +44,7 @@ BENCHMARKS = {
     "race": racing.run,
     "tasks": tasks.run,
     "checkpoints": checkpoints.run,
+    "calibrate": calibrating.run,
     "results": result_tables.run,
     "series": series.run,
     "serve": serving.run,
@@ -54,7 +56,7 @@ BENCHMARKS = {
 }
 SECTIONS = {
     "Listings": ("list", "imports", "metrics"),
-    "Inside a job": ("ledgers", "record", "tasks", "checkpoints", "results", "series"),
+    "Inside a job": ("ledgers", "record", "tasks", "checkpoints", "calibrate", "results", "series"),
     "Syncs": ("sync", "grow", "network"),
     "Writes": ("update", "race", "requests"),
     "The page": ("serve", "abuse"),
