@@ -1,11 +1,13 @@
-"""Tasks that save checkpoints, while their workers and their runner are killed, and told to stop, at random steps.
+"""Tasks that save checkpoints, while what runs them is killed, told to stop, requeued or lost, at random steps.
 
-What must hold: each kill costs a task the steps since its last checkpoint at most, and a request to stop none. The
-outputs are those of tasks that nothing has disturbed, byte for byte, and no checkpoint stays.
+What must hold: each end costs a task the steps since its last checkpoint at most. On Dask, whose workers may vanish
+with their disks, it is the last one that had come to the runner. The outputs are those of tasks that nothing has
+disturbed, byte for byte, and no checkpoint stays.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -15,17 +17,21 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from bench.machine import ROOT
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.local import runner_pid
+from mopsjobs.runner.checkpoints import directory_name
 from mopsjobs.store import open_store
 from mopsjobs.studies.packed_store import PackedStore
 from mopsjobs.studies.study_parser import parse_study
-from mopsjobs.utils.measurement import read_parents
-from reliability.trial import Figure, Trial, hold
+from reliability.trial import Figure, PromiseBroken, Trial, hold
+from support import slurm
+from support.dask import Cluster
+from support.runs import is_alive
 
 TASKS = 100
 STEPS = 80
@@ -35,20 +41,26 @@ EVERY = 8
 KILLS = 60
 PATIENCE = 600.0
 
+QUIET_SECONDS = 5.0
+"""After that time without a step, the record is looked at."""
+
 MODEL = """
-import os, random, time
+import os, random, sys, time
+sys.path.insert(0, {root!r})
 import mopsjobs as mj
 
 def simulate(params, seed):
+    with open("{calls}", "a") as calls:
+        calls.write("%d %d\\n" % (os.getpid(), os.getppid()))
     steps = os.open("{steps}/%d" % params["x"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     rng, total, ck = random.Random(seed), 0.0, mj.checkpoint()
     if (state := ck.load()) is not None:
         total = state["total"]
         rng.setstate(state["rng"])
     for step in range(ck.at or 0, {count}):
-        os.write(steps, b"%d\\n" % step)
+        os.write(steps, b"%d %f\\n" % (step, time.time()))
         total += rng.random()
-        time.sleep(0.002)
+        time.sleep({pause})
         if (step + 1) % {every} == 0 or ck.due():
             ck.save({{"total": total, "rng": rng.getstate()}}, at=step + 1)
     os.close(steps)
@@ -56,115 +68,247 @@ def simulate(params, seed):
 """
 
 
+class Engine(NamedTuple):
+    """A place where a job runs, and what happens to it there."""
+
+    flags: Sequence[str]
+    deeds: Mapping[str, Callable[[], bool]]
+    """Each returns whether there was something to do it to."""
+    pause: float
+    """Seconds that a step takes."""
+    is_far: bool = False
+    """Whether tasks run where the runner does not see their files."""
+
+
+@contextlib.contextmanager
+def on_local(job: _Job) -> Iterator[Engine]:
+    """Yield this machine."""
+    yield Engine(["--workers", "3"], job.signals(), 0.002)
+
+
+@contextlib.contextmanager
+def on_slurm(job: _Job) -> Iterator[Engine]:
+    """Yield a Slurm. Its shards are also requeued, preempted by a partition of higher priority, and lose their node."""
+    with slurm.running(job.directory / "slurm") as cluster:
+        job.env |= cluster.env
+        shards, nodes = itertools.cycle((0, 1)), itertools.cycle(cluster.nodes)
+
+        def tried(*words: str) -> bool:
+            with contextlib.suppress(RuntimeError):  # the shard has ended, or does not run yet
+                cluster.run(*words)
+                return True
+            return False
+
+        def requeue() -> bool:
+            array = job.status()["metadata"].get("slurm_job_id")  # type: ignore[union-attr]
+            return tried("scontrol", "requeue", f"{array}_{next(shards)}")
+
+        def preempt() -> bool:
+            words = ("--partition=urgent", "--exclusive", "--nodes=1", "--output=/dev/null", "--wrap=sleep 2")
+            return tried("sbatch", *words)
+
+        def lose_node() -> bool:
+            node = next(nodes)
+            is_down = tried("scontrol", "update", f"nodename={node}", "state=down", "reason=trial")
+            time.sleep(2)
+            tried("scontrol", "update", f"nodename={node}", "state=resume")
+            return is_down
+
+        own = {"requeued": requeue, "preempted": preempt, "node lost": lose_node}
+        flags = ["--engine", "slurm", "--shards", "2", "--workers", "2", "--requeue"]
+        yield Engine(flags, {**job.signals(), **own}, 0.02)
+
+
+@contextlib.contextmanager
+def on_dask(job: _Job) -> Iterator[Engine]:
+    """Yield a Dask cluster of three workers. They are killed too, and others come."""
+    (job.directory / "dask").mkdir()
+    with contextlib.closing(Cluster(job.directory / "dask", 3)) as cluster:
+        numbers = itertools.count(1)
+
+        def kill_cluster_worker() -> bool:
+            cluster.kill(next(numbers))
+            cluster.add_worker()
+            return True
+
+        deeds = {**job.signals(), "Dask worker, SIGKILL": kill_cluster_worker}
+        yield Engine(["--engine", "dask", "--scheduler", cluster.url], deeds, 0.02, is_far=True)
+
+
+ENGINES = {"local": on_local, "Slurm": on_slurm, "Dask": on_dask}
+
+
 def run(trial: Trial) -> Iterator[Figure]:
-    """Kill workers and runners of one job until enough have died.
+    """Disturb one job on each engine.
+
+    Raises:
+        PromiseBroken: more work was lost, or the outputs are others.
+    """
+    broken = []
+    for name in ENGINES:
+        try:
+            for figure in over(trial, name):
+                yield Figure(f"{name}: {figure.what}", figure.count)
+        except PromiseBroken as error:
+            yield Figure(f"{name}: BROKEN", str(error))
+            broken.append(f"{name}: {error}")
+    hold(not broken, "; ".join(broken))
+
+
+def over(trial: Trial, name: str) -> Iterator[Figure]:
+    """Disturb one job on an engine until it has suffered enough.
 
     Raises:
         PromiseBroken: more work was lost, or the outputs are others.
     """
     chance, tasks = random.Random(trial.seed), trial.times(TASKS, 6)
-    job = _Job(trial.directory, tasks)
-    kills: Counter[str] = Counter()
-    wanted, made = trial.times(KILLS, 6), 0
-    total = tasks * STEPS
-    while made < wanted and job.steps() < total:
-        job.wait_for_steps(job.steps() + chance.randrange(1, max(2, total // wanted)))
-        whom, number = chance.choice(["worker", "runner"]), chance.choice([signal.SIGKILL, signal.SIGTERM])
-        if job.strike(whom, number, chance):
-            kills[f"{whom}, {number.name}"] += 1
-            made += 1
-    job.finish()
+    job = _Job(trial.directory / name, tasks, chance)
+    done: Counter[str] = Counter()
+    wanted, total = trial.times(KILLS, 6), tasks * STEPS
+    with ENGINES[name](job) as engine:
+        job.submit(engine)
+        while done.total() < wanted and job.steps() < total:
+            job.wait_for_steps(job.steps() + chance.randrange(1, max(2, total // wanted)))
+            deed = chance.choice(list(engine.deeds))
+            job.note_known()
+            done[deed] += engine.deeds[deed]()
+        job.finish()
     lost = job.lost_steps()
-    hold(max(lost, default=0) <= EVERY, f"an end cost {max(lost, default=0)} steps of {EVERY}")
+    limit = max((steps for steps, _, is_known in lost if not (engine.is_far and is_known)), default=0)
+    hold(limit <= EVERY, f"an end cost {limit} steps of {EVERY}")
     job.check_outputs()
     yield Figure("tasks, of steps", f"{tasks}, {STEPS}")
-    for what, count in sorted(kills.items()):
-        yield Figure(f"ended by a signal: {what}", count)
+    for what, count in sorted(done.items()):
+        yield Figure(f"ends: {what}", count)
     yield Figure("attempts that went on", job.resumed())
-    yield Figure("steps that were made again, of all", f"{sum(lost)} of {total}")
-    yield Figure(f"the most that one end cost, of {EVERY}", max(lost, default=0))
+    yield Figure("steps that were made again, of all", f"{sum(steps for steps, *_ in lost)} of {total}")
+    yield Figure(
+        f"the most that one end cost, in steps of {engine.pause:g} s", max((one[0] for one in lost), default=0)
+    )
+    yield Figure("the most that one end cost, in seconds", round(max((one[1] for one in lost), default=0.0), 1))
 
 
 class _Job:
-    """A job of many steps on this machine."""
+    """A job of many steps."""
 
-    def __init__(self, directory: Path, tasks: int) -> None:
-        code = directory / "code"
-        self._steps = directory / "steps"
-        code.mkdir()
+    def __init__(self, directory: Path, tasks: int, chance: random.Random) -> None:
+        self.directory, self._chance = directory, chance
+        self._code, self._steps, self._calls = directory / "code", directory / "steps", directory / "calls"
+        self._code.mkdir(parents=True)
         self._steps.mkdir()
-        (code / "model.py").write_text(MODEL.format(steps=self._steps, count=STEPS, every=EVERY))
-        sets = [{"x": number} for number in range(tasks)]
-        study = {"model": "model:simulate", "parameter_sets": sets, "outputs": ["result.json"]}
-        (code / "study.json").write_text(json.dumps(study))
+        self._sets = [{"x": number} for number in range(tasks)]
+        study = {"model": "model:simulate", "parameter_sets": self._sets, "outputs": ["result.json"]}
+        (self._code / "study.json").write_text(json.dumps(study))
         self._study = parse_study(study)
         self._url = f"sqlite://{directory}/registry.db"
-        self._env = {"PATH": os.environ["PATH"], "HOME": str(directory), "PYTHONPATH": str(ROOT)}
-        options = ("--workers", "3", "--retries", "100", "--checkpoint-every", "1h", "--python", sys.executable)
+        self.env = {"PATH": os.environ["PATH"], "HOME": str(directory), "PYTHONPATH": str(ROOT)}
         self.id = "job"
         """The job, or its last child."""
-        self._command("submit", "study.json", "--auto", "--job-id", "job", *options, cwd=code)
+        self._known: list[tuple[float, dict[str, int]]] = []
+        """The steps of the last checkpoints on the machine of the runner, by the names of tasks, at different times."""
 
-    def _command(self, *words: str, cwd: Path | None = None) -> str:
+    def submit(self, engine: Engine) -> None:
+        """Submit it to an engine."""
+        text = MODEL.format(
+            root=str(ROOT), calls=self._calls, steps=self._steps, count=STEPS, every=EVERY, pause=engine.pause
+        )
+        (self._code / "model.py").write_text(text)
+        options = ("--retries", "100", "--checkpoint-every", "1h", "--python", sys.executable, *engine.flags)
+        self._command("submit", "study.json", "--auto", "--job-id", "job", *options)
+
+    def _command(self, *words: str) -> str:
         command = [sys.executable, str(ROOT / "mops_jobs.py"), *words, "--registry", self._url]
-        done = subprocess.run(command, env=self._env, cwd=cwd, capture_output=True, text=True, check=False)
-        hold(done.returncode == 0, f"{' '.join(words)} ended with {done.returncode}: {done.stderr}")
+        done = subprocess.run(command, env=self.env, cwd=self._code, capture_output=True, text=True, check=False)
+        hold(done.returncode in (0, 6), f"{' '.join(words)} ended with {done.returncode}: {done.stderr}")
         return done.stdout
+
+    def status(self) -> dict[str, object]:
+        """Return what `status` says of it, as the engine knows it."""
+        return dict(json.loads(self._command("status", self.id, "--refresh", "--json")))
 
     def steps(self) -> int:
         """Count the steps that were made."""
         return sum(path.read_bytes().count(b"\n") for path in self._steps.iterdir())
 
     def wait_for_steps(self, count: int) -> None:
-        """Wait until this many steps were made, or the runner has ended."""
+        """Wait until this many steps were made, or all tasks have ended."""
         end = time.monotonic() + PATIENCE
-        while self.steps() < count and runner_pid(self.id, self._env) is not None:
-            hold(time.monotonic() < end, f"the job has made {self.steps()} steps, and makes no more")
+        seen, seen_at = self.steps(), time.monotonic()
+        while (steps := self.steps()) < count:
+            if steps > seen:
+                seen, seen_at = steps, time.monotonic()
+            if time.monotonic() - seen_at > QUIET_SECONDS:
+                if self.has_ended():
+                    return
+                seen_at = time.monotonic()
+            hold(time.monotonic() < end, f"the job has made {steps} steps, and makes no more")
             time.sleep(0.01)
-
-    def strike(self, whom: str, number: signal.Signals, chance: random.Random) -> bool:
-        """Send a signal. If the runner has ended, start it again. Return whether there was one to send it to.
-
-        A look at the job infers its end from that of its runner. Then its child goes on.
-        """
-        pid = runner_pid(self.id, self._env)
-        if pid is None:
-            if chance.random() < 0.5 and self.has_ended():
-                return False
-            self.id = self._command("resume", self.id, "--yes").strip() or self.id  # nothing, if all tasks are complete
-            return False
-        if whom == "worker":
-            workers = sorted(child for child, (parent, _) in read_parents().items() if parent == pid)
-            if not workers:
-                return False
-            os.kill(chance.choice(workers), number)
-            return True
-        os.kill(pid, number)
-        end = time.monotonic() + PATIENCE
-        while runner_pid(self.id, self._env) is not None:
-            hold(time.monotonic() < end, "a runner goes on after a signal")
-            time.sleep(0.01)
-        return True
 
     def has_ended(self) -> bool:
-        """Return whether the record says so."""
-        return bool(json.loads(self._command("status", self.id, "--json"))["status"] == "succeeded")
+        """Return whether all tasks are complete. If the job has ended without that, its child goes on."""
+        status = self.status()["status"]
+        if status in ("failed", "partial"):
+            self.id = self._command("resume", self.id, "--yes").strip() or self.id  # nothing, if all are complete
+        return status == "succeeded"
 
     def finish(self) -> None:
         """Let the job end."""
         end = time.monotonic() + PATIENCE
         while not self.has_ended():
             hold(time.monotonic() < end, "the job does not end")
-            self.strike("worker", signal.SIGCONT, random.Random(0))
-            time.sleep(0.1)
+            time.sleep(0.5)
 
-    def lost_steps(self) -> list[int]:
-        """Return how many steps were made again after each end of an attempt that lost some."""
+    def signals(self) -> dict[str, Callable[[], bool]]:
+        """Return what can be done to processes on each engine."""
+        return {
+            f"{whom}, {number.name}": lambda whom=whom, number=number: self._strike(whom, number)  # type: ignore[misc]
+            for whom in ("worker", "runner")
+            for number in (signal.SIGKILL, signal.SIGTERM)
+        }
+
+    def _strike(self, whom: str, number: signal.Signals) -> bool:
+        """Send a signal to a process that runs tasks, or to a runner, and wait for its end."""
+        lines = self._calls.read_text().splitlines()[-64:] if self._calls.exists() else []
+        alive = [pair for pair in {tuple(map(int, line.split())) for line in lines} if is_alive(pair[0])]
+        pid = runner_pid(self.id, self.env)
+        if whom == "worker" or (pid is None and "SLURM_CONF" in self.env):
+            pid = self._chance.choice(sorted(alive))[whom == "runner"] if alive else None
+        if pid is None or pid == 1:
+            return False
+        os.kill(pid, number)
+        end = time.monotonic() + PATIENCE
+        while whom == "runner" and is_alive(pid):
+            hold(time.monotonic() < end, "a runner goes on after a signal")
+            time.sleep(0.01)
+        return True
+
+    def note_known(self) -> None:
+        """Note which checkpoints the machine of the runner has."""
+        known: dict[str, int] = {}
+        for root in self._roots():
+            for path in root.glob("*/.kept/*/header.json"):
+                with contextlib.suppress(FileNotFoundError):
+                    if (path.parent / "content").exists():
+                        name = path.parent.parent.parent.name
+                        known[name] = max(known.get(name, 0), int(json.loads(path.read_text())["at"]))
+        self._known.append((time.time(), known))
+
+    def lost_steps(self) -> list[tuple[int, float, bool]]:
+        """Return how many steps were made again after each end of an attempt that lost some.
+
+        Besides, how long they had taken, and whether it went on from the last checkpoint that the runner had.
+        """
         lost = []
-        for path in self._steps.iterdir():
-            made = list(map(int, path.read_text().split()))
-            hold(set(made) == set(range(STEPS)), f"task {path.name} has left out steps")
-            lost += [before + 1 - step for before, step in itertools.pairwise(made) if step <= before]
+        for task in self._study.tasks():
+            made = [line.split() for line in (self._steps / str(task.params["x"])).read_text().splitlines()]
+            pairs = [(int(step), float(at)) for step, at in made]
+            hold({step for step, _ in pairs} == set(range(STEPS)), f"task {task.number} has left out steps")
+            name = directory_name((task.param_id, task.seed))
+            for place, ((before, ended_at), (step, begun_at)) in enumerate(itertools.pairwise(pairs), 1):
+                if step <= before:
+                    first_at = next(at for other, at in reversed(pairs[:place]) if other == step)
+                    known = [found.get(name, 0) for at, found in self._known if at < begun_at]
+                    lost.append((before + 1 - step, ended_at - first_at, step >= max(known, default=0)))
         return lost
 
     def check_outputs(self) -> None:
@@ -188,11 +332,14 @@ class _Job:
             found[task.number] = values == [json.dumps({"total": total}).encode()]
         wrong = [number for number, is_right in found.items() if not is_right]
         hold(not wrong, f"tasks {wrong} have other outputs than undisturbed ones")
-        for job_id in self._family():
-            root = JobDir.for_job(job_id, self._env).checkpoints
-            left = list(root.rglob("*")) if root.exists() else []
-            hold(not left, f"checkpoints are left: {left}")
+        left = [path for root in self._roots() for path in root.rglob("*")]
+        hold(not left, f"checkpoints are left: {left}")
         store.close()
+
+    def _roots(self) -> Iterator[Path]:
+        """Yield the directories of checkpoints on this machine."""
+        directory = JobDir.for_job("job", self.env)
+        return (one.checkpoints for job_id in self._family() for one in directory.of_other(job_id))
 
     def _family(self) -> list[str]:
         return ["job", *(f"job.{number}" for number in range(2, int(self.id.partition(".")[2] or 1) + 1))]

@@ -132,8 +132,7 @@ def _run_tasks(tasks: TextIO, answers: BinaryIO, call: Call, setup: dict[str, An
         if task["param_id"] != os.environ.get("MOPS_JOBS_PARAM_ID"):
             os.environ["MOPS_JOBS_PARAM_ID"] = task["param_id"]
         if checkpoints is not None:  # nothing is made there before the model does
-            name = f"{task['param_id'][:16]}-{task['seed']}"
-            os.environ["MOPS_JOBS_CHECKPOINT_DIR"] = os.path.join(checkpoints, name)
+            os.environ["MOPS_JOBS_CHECKPOINT_DIR"] = f"{checkpoints}/{task['param_id'][:16]}-{task['seed']}"
         at_work["task"] = task
         meter.start()
         try:

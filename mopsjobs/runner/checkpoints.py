@@ -18,7 +18,7 @@ import shutil
 import stat
 import threading
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -153,6 +153,8 @@ class Checkpoints:
         self._states: dict[str, _State] = {}
         self._stored: defaultdict[str, list[_Place]] = defaultdict(list)
         """Those that the store had at the beginning, by the directories of their tasks."""
+        self._ended: deque[TaskKey] = deque()
+        """Tasks whose checkpoints are to be removed."""
         self._lock = threading.Lock()
         """Held while directories of checkpoints are moved or removed."""
         self._waiting: dict[TaskKey, bool] = {}
@@ -205,12 +207,14 @@ class Checkpoints:
             task: the task.
             may_have: whether an earlier attempt of this run may have left a directory. Else nothing looks for it.
         """
+        if not (self._states or may_have):
+            return None  # as of most models
         key = task.param_id, task.seed
         thread = self._beginning.get(key)
         if thread is None:
             name = directory_name(key)
             if name not in self._states and not (may_have and (self.root / name).is_dir()):
-                return None  # as of most models
+                return None
             state = self._states.setdefault(name, _State())
             thread = threading.Thread(target=self._begin, args=(key, name, state), name="checkpoint", daemon=True)
             self._beginning[key] = thread
@@ -312,6 +316,7 @@ class Checkpoints:
         if self._clock() < self._look_at:
             return
         self._look_at = self._clock() + LOOK_SECONDS
+        self._remove_ended()
         for task, started_at in at_work:
             self.end(task, started_at)
 
@@ -429,18 +434,25 @@ class Checkpoints:
         return parse_saved((path / KEPT_HERE / _number(numbers[-1]) / HEADER).read_bytes()) if numbers else None
 
     def remove(self, task: Task) -> None:
-        """Remove all checkpoints of a task, whose outputs are stored."""
-        key = task.param_id, task.seed
-        name = directory_name(key)
-        if not os.path.isdir(f"{self._root}/{name}"):
+        """Remove all checkpoints of a task, whose outputs are stored, at the next look."""
+        self._ended.append((task.param_id, task.seed))
+
+    def _remove_ended(self) -> None:
+        """Remove the checkpoints of tasks that have ended. Most models make no directory, and cost one look here."""
+        ended = [self._ended.popleft() for _ in range(len(self._ended))]
+        if not ended or not os.path.isdir(self._root):
             return
-        with self._lock:
-            for origin in self._origins:
-                shutil.rmtree(origin.root / name, ignore_errors=True)
-        self._wait_for(key, is_removal=True)
+        for key in ended:
+            name = directory_name(key)
+            if os.path.isdir(f"{self._root}/{name}"):
+                with self._lock:
+                    for origin in self._origins:
+                        shutil.rmtree(origin.root / name, ignore_errors=True)
+                self._wait_for(key, is_removal=True)
 
     def close(self, seconds: float) -> None:
         """Send what waits for a time. Closing twice is harmless."""
+        self._remove_ended()
         if self._store is not None and self._writer.is_closing is False:
             self._writer.close(seconds)
         for origin in self._origins:

@@ -41,6 +41,7 @@ from mopsjobs.studies.outputs import output_key
 from mopsjobs.studies.packs import PACK_BYTES, Split, split_outputs
 from mopsjobs.studies.study import Task, Varying, find_varying, task_name
 from mopsjobs.utils.background import MAX_PAUSE, BackgroundWriter
+from mopsjobs.utils.times import human_duration
 
 MAX_WAITING_TASKS = 64
 """Finished tasks held in memory; with more, the runner waits for the threads. An outage does not fill the queue."""
@@ -360,6 +361,8 @@ class ResultHandler:
         self.on_ended: OnEnded | None = None
         """Called with the number of each task that has ended, and its outputs or its error, once these are on disk."""
         self._noted_at = time.monotonic()
+        self._resumed: dict[int, int] = {}
+        """The numbers of the checkpoints that tasks went on from last, by the numbers of the tasks."""
 
     def note_begun(self, pool: Pool, *, is_last: bool = False) -> None:
         """Note in the ledger which attempts run now, a few times per second at most, and for the last time."""
@@ -367,11 +370,17 @@ class ResultHandler:
         if now - self._noted_at < NOTE_SECONDS and not is_last:
             return
         self._noted_at = now
+        at_work = pool.at_work()
         self._ledger.begin(
             begun_attempt(one.task.number, one.attempt, one.started_at, one.host, one.resumed)
-            for one in pool.at_work()
+            for one in at_work
             if one.started_at is not None
         )
+        for task, resumed in ((one.task, one.resumed) for one in at_work if one.resumed is not None):
+            if self._resumed.get(task.number) != resumed.number:  # `tasks` shows it when the attempt has ended
+                self._resumed[task.number] = resumed.number
+                text = f"{self._name(task)} goes on at {resumed.at}, after {human_duration(resumed.seconds)} of work"
+                self._events.emit(RUNNER, text=text)
 
     def take(self, result: TaskResult) -> bool:
         """Take the result of an attempt. Return whether it failed, also by the outputs that it left.

@@ -78,12 +78,18 @@ class TaskMeter:
         """When the last results came, and how long their tasks took."""
         self._straggler_tasks: set[int] = set()
         """Stragglers that an event has named."""
+        self._going_on: dict[int, float] = {}
+        """How long tasks at work had worked before their checkpoints, by their positions."""
         self._left: Forecast | None = None
         self._forecast: ShardForecast | None = None
 
     def measured(self) -> tuple[ShardUsage, ShardForecast | None]:
-        """Return what the attempts that have ended used and how long workers were held, and the last forecast."""
-        return self._used, self._forecast
+        """Return what the attempts that have ended used and how long workers were held, and the last forecast.
+
+        What checkpoints saved counts from the begin of an attempt.
+        """
+        saved = sum(list(self._going_on.values())) or None
+        return add_usage((self._used, ShardUsage(None, None, None, None, saved))), self._forecast
 
     @property
     def left(self) -> Forecast | None:
@@ -96,6 +102,7 @@ class TaskMeter:
     def add(self, result: TaskResult) -> None:
         """Take an attempt that has ended."""
         used = result.usage
+        self._going_on.pop(result.position, None)
         saved = None if result.resumed is None else result.resumed.seconds
         measured = ShardUsage(used.cpu_seconds, used.seconds, None, used.max_rss_bytes, saved)
         self._used = add_usage((self._used, measured))
@@ -117,7 +124,9 @@ class TaskMeter:
 
     def _make_forecast(self, now: float) -> None:
         wall = self.wall_clock()
-        at_work = self._at_work(self._pool.at_work(), now, wall)
+        tasks = self._pool.at_work()
+        self._going_on = {one.position: one.resumed.seconds for one in tasks if one.resumed is not None}
+        at_work = self._at_work(tasks, now, wall)
         self._workers = at_work.workers
         waiting = max(0, self.todo - self._ended - len(at_work.elapsed))
         stragglers = self._stragglers(at_work.known)

@@ -14,6 +14,7 @@ import pytest
 from mopsjobs.app.following.notify.claims import PREFIX, claim_key
 from mopsjobs.cache import counters
 from mopsjobs.cache import database as cache_database
+from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.studies.manifest import Reuse
 from support.cli import REMOTE_URL, Cli, Remote, add, command, environment, foreign, key, sentences
@@ -70,6 +71,19 @@ def test_pruned_jobs_stay_away_until_their_records_change(cli: Cli, aged: Remote
     cli.ok("sync", "-q")
     assert _asked(cli, "SELECT count(*) FROM pruned_jobs") == 0
     assert _counted(cli) == counted
+
+
+def test_old_checkpoints_on_this_machine_go_with_the_jobs(cli: Cli, aged: Remote) -> None:
+    """A job that was killed here and went on elsewhere leaves some. Those of jobs that stay, and younger ones, stay."""
+    places = [JobDir.for_job(job_id, cli.env).checkpoints for job_id in ("old-1", "old-active", "elsewhere", "young")]
+    for place in places:
+        (place / "task").mkdir(parents=True)
+        for path in (place / "task", place)[: 1 if place is places[-1] else 2]:
+            os.utime(path, (0, 0))
+    assert "checkpoints" not in cli.ok("prune", "--older-than", "90d", "--dry-run").err
+    ran = cli.ok("prune", "--older-than", "90d", "--yes")
+    assert ran.err.endswith("Removed checkpoints of 2 jobs from this machine.\n")
+    assert [place.exists() for place in places] == [False, True, False, True]
 
 
 def test_a_family_is_pruned_as_one(cli: Cli, remote: Remote) -> None:

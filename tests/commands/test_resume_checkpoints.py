@@ -64,7 +64,19 @@ def test_views_say_where_a_task_went_on(desk: Desk, steps: Path) -> None:
     assert ", twice" in table
     saved = desk.ok("status", "job", "--json").json["saved_seconds"]
     assert saved >= task["resumed_seconds"] > 0
-    assert "saved by checkpoints" in desk.ok("status", "job").out
+    assert "CPU saved by checkpoints: about" in desk.ok("status", "job").out
+
+
+def test_a_task_at_work_tells_that_it_went_on(desk: Desk, steps: Path) -> None:
+    """By an event, and what that saved counts at once; `tasks` shows it when the attempt has ended."""
+    gate = steps.with_name("gate")
+    desk.submit(sets_of(1, steps=str(steps), steps_total=40, every=10, die=[15], gates={"35": str(gate)}))
+    until(lambda: desk.ok("status", "job", "--json").json["saved_seconds"], "the record to have it")
+    until(lambda: " goes on at 10, after " in desk.ok("events", "job").out, "its event")
+    gate.touch()
+    assert desk.ended() == "succeeded"
+    (task,) = desk.ok("tasks", "job", "--json").json["tasks"]
+    assert desk.ok("status", "job", "--json").json["saved_seconds"] == pytest.approx(task["resumed_seconds"], abs=0.01)
 
 
 def test_a_cancellation_with_a_grace_lets_tasks_save(desk: Desk, steps: Path) -> None:

@@ -10,4 +10,4 @@ from reliability.trial import Trial
 
 def test_kills_at_random_steps_cost_one_interval_each(tmp_path: Path) -> None:
     """And the outputs are those of tasks that nothing has disturbed."""
-    assert list(checkpoints.run(Trial(tmp_path, seed=1, scale=0.08)))
+    assert list(checkpoints.over(Trial(tmp_path, seed=1, scale=0.08), "local"))

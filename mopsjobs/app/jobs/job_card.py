@@ -354,11 +354,16 @@ def usage_text(usage: Mapping[str, Any]) -> str | None:
     """
     held, share = usage["held_core_seconds"], usage["cpu_efficiency"]
     of_held = "" if held is None or share is None else f" of {human_duration(held)} held ({100 * share:.0f} %)"
+    saved, worked = usage.get("saved_seconds"), usage["task_seconds"]
+    if saved and worked and usage["cpu_seconds"] is not None:  # as much per second of work as all attempts used
+        saved = ("CPU saved by checkpoints: about", duration_text(saved * usage["cpu_seconds"] / worked), "")
+    else:
+        saved = ("task time saved by checkpoints", duration_text(saved), "")
     parts = (
         ("CPU", duration_text(usage["cpu_seconds"]), of_held),
         ("tasks", duration_text(usage["task_seconds"]), ""),
         ("peak memory", memory_text(usage["max_rss_bytes"]), ""),
-        ("task time saved by checkpoints", duration_text(usage.get("saved_seconds")), ""),
+        saved,
     )
     return ", ".join(f"{title} {text}{more}" for title, text, more in parts if text is not None) or None
 

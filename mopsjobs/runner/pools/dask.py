@@ -122,6 +122,8 @@ class DaskProcess:
 
     def __post_init__(self) -> None:
         self._sent: dict[int, Task] = {}
+        self._resumed: dict[int, Resumed | None] = {}
+        """What the last attempts at tasks that were sent go on from."""
         self._kept: set[int] | None = None
         """The tasks that may go on to their next checkpoint, if the others were ended."""
         self._child: Child | None = None
@@ -158,7 +160,9 @@ class DaskProcess:
                 try:
                     if "begin" in message:
                         position, attempt = message["begin"]
-                        child.send({"begun": self.checkpoints.prepare(sent[position], may_have=attempt != 1)})
+                        resumed = self.checkpoints.prepare(sent[position], may_have=attempt != 1)
+                        self._resumed[position] = resumed or None
+                        child.send({"begun": resumed})
                         continue
                     if "ended" in message:
                         child.send({"has_come_on": self.checkpoints.has_come_on(sent[message["ended"]])})
@@ -214,6 +218,7 @@ class DaskProcess:
         position, outputs, error, outcome, attempt, started_at, usage, is_final, resumed = message["finished"]
         self.is_ready = True
         task = sent.pop(position) if is_final else sent[position]
+        self._resumed.pop(position, None)
         if (outputs is None) == (error is None) and outcome != Outcome.PREEMPTED:
             raise ValueError(position)
         if outputs is not None:
@@ -244,7 +249,8 @@ class DaskProcess:
 
     def at_work(self) -> Sequence[TaskAtWork]:
         """Return the attempts that were sent; see `Pool.at_work`."""
-        return [TaskAtWork(position, task, 1, None, None) for position, task in self._sent.items()]
+        sent = self._sent.items()
+        return [TaskAtWork(position, task, 1, None, None, self._resumed.get(position)) for position, task in sent]
 
     def keep_only(self, tasks: Collection[int]) -> None:
         """End all attempts but some, and begin no more; see `Pool.keep_only`."""

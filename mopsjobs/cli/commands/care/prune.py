@@ -24,9 +24,10 @@ HELP = "remove old jobs from the local cache, or old events from the registry"
 DESCRIPTION = (
     "Remove jobs that ended long ago from the local cache, with their events. A family goes as one, when all its jobs"
     " have ended by then. The registry keeps them: syncs skip them until their records change, and `status JOB` still"
-    " reads one. With --store, remove the events of such jobs from"
-    " the registry, for all its users, with their ledgers and the claims of their notifications. Announcements older"
-    " than a day go too, since no sync needs them. Records, manifests, outputs and bundles are never removed."
+    " reads one. Checkpoints of other jobs that lie on this machine for so long go too. With --store, remove the events"
+    " of such jobs from the registry, for all its users, with their ledgers and the claims of their notifications."
+    " Announcements older than a day go too, since no sync needs them. Records, manifests, outputs and bundles are"
+    " never removed."
 )
 
 EXAMPLES = (
@@ -70,6 +71,7 @@ def _prune_cache(args: argparse.Namespace, app: App) -> Result:
     if found is None or not found.jobs:
         if found is not None and not args.dry_run:
             _remove(before, found, app)
+        kept += [] if args.dry_run else _remove_checkpoints(before, app)
         which = f"No {'other job' if kept else 'job'} in the cache"
         return Result(notes=[f"{which} ended before {limit}; nothing was removed.", *kept])
     if args.dry_run:
@@ -80,7 +82,26 @@ def _prune_cache(args: argparse.Namespace, app: App) -> Result:
         return declined
     pruned = _remove(before, found, app)
     warnings = [] if pruned.problem is None else [f"The cache file could not shrink yet: {pruned.problem}."]
+    kept += _remove_checkpoints(before, app)
     return Result(notes=[f"Removed {_count_text(pruned)} from the cache.", *kept], warnings=warnings)
+
+
+def _remove_checkpoints(before: float, app: App) -> list[str]:
+    """Remove checkpoints that lie on this machine since a time, of jobs that the cache does not have. Return the note.
+
+    A job that was killed here and went on elsewhere leaves some.
+    """
+    import shutil
+
+    from mopsjobs.engines.job_dir import JobDir
+
+    found = list(JobDir.old_checkpoints(app.env, before))
+    known = app.cache.read_cached(lambda cache: {job_id for (job_id,) in cache.execute("SELECT job_id FROM job")})
+    removed = [(job_id, path) for job_id, path in found if job_id not in (known or ())]
+    for _, path in removed:
+        shutil.rmtree(path, ignore_errors=True)
+    count = len({job_id for job_id, _ in removed})
+    return [f"Removed checkpoints of {pluralize(count, 'job')} from this machine."] if count else []
 
 
 def _remove(before: float, plan: pruning.PrunePlan, app: App) -> pruning.PruneResult:
