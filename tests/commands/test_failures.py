@@ -230,7 +230,7 @@ def test_an_error_of_several_jobs_is_one_group(cli: Cli, remote: Remote) -> None
         (["job", "--within", "peak=5%"], "--within needs --design."),
         *(
             (["job", "--design", "--within", text], f"invalid --within '{text}': expected SCALAR=WIDTH or SCALAR=P%")
-            for text in ("peak", "peak=", "=5%", "peak=0", "peak=-1", "peak=5 %", "peak=nan")
+            for text in ("peak", "peak=", "=5%", "peak=0", "peak=-1", "peak=5 %", "peak=nan", "peak=100%")
         ),
         (["job", "--design", "--within", "a=1", "--within", "a=5%"], "--within names a twice."),
         (["job", "--design", "--within", "peak=5%"], "invalid scalar 'peak': no task has left a number so far."),

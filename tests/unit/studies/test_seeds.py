@@ -74,11 +74,11 @@ def test_seeds_of_modelops_count_up_while_a_precision_decides() -> None:
     """A set that comes again has the same tasks, since it is decided once. Named seeds are apart from them."""
     sets = [{"x": 1}, {"params": {"x": 1}, "seed": 52}, {"x": 1}]
     until = {"min": 2, "max": 4, "until": {"y": {"relative": 0.1}}}
-    first, named, again = seeds_of(
-        parse_study(GOOD | {"parameter_sets": sets, "n_replicates": until, "seeds": "modelops"})
-    )
+    study = parse_study(GOOD | {"parameter_sets": sets, "n_replicates": until, "seeds": "modelops"})
+    first, named, again = seeds_of(study)
     assert first == again == [X1[0] + replicate for replicate in range(4)]
     assert named == [X1[0] + 4]
+    assert study.duplicate_tasks() == {5: 0, 6: 1, 7: 2, 8: 3}
 
 
 MARKS: dict[str, dict[str, Any]] = {
