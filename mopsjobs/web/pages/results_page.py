@@ -374,9 +374,9 @@ class ResultsPage:
 def _contrast_example(results: Results, varying: Sequence[str]) -> str | None:
     """Return a contrast of the first parameter that varies."""
     for name in varying[:1]:
-        values = list(dict.fromkeys(value_text(params[name]) for params in results.sets if name in params))
-        if len(values) > 1:
-            return f"{name}={values[0]},{values[-1]}"
+        first = value_text(results.sets[0].get(name))
+        others = (text for params in results.sets if (text := value_text(params.get(name))) != first)
+        return f"{name}={first},{next(others, '')}"
     return None
 
 
