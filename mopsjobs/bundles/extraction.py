@@ -178,7 +178,6 @@ class BundleFile(NamedTuple):
     size: int
     """Bytes of its content; 0 for a link."""
     sha256: str | None
-    """The hash of its content; None for a link."""
     is_executable: bool
     target: str | None
     """Where a link points, relative to its directory; None for a file."""

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import NamedTuple, TypeGuard
 
 SECONDS = 5.0
-"""How long one call of git may take."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?", re.ASCII)
 
@@ -32,7 +31,6 @@ class GitState(NamedTuple):
     """The commit that a directory was at."""
 
     commit: str
-    """The hash of the commit."""
     is_dirty: bool | None
     """Whether a packed file differs from the commit, or a committed one is gone; None if that is unknown.
 

@@ -29,7 +29,6 @@ MAX_PACKED_BYTES = 256 * 2**20
 """The largest value that every store takes. A test compares it with mopsjobs/store/azure/store.py."""
 
 MAX_SHOWN = 10
-"""Names in one error."""
 
 LEFT_OUT = (
     "__pycache__/",
@@ -72,7 +71,6 @@ class PackedBundle(NamedTuple):
     """The name of the bundle: `sha256:<hex>` of the bytes of the archive."""
     files: int
     bytes: int
-    """The size of the archive."""
     blobs: Mapping[str, str] = MappingProxyType({})
     """Paths of the files, relative to the packed directory, with slashes; each with `MODE HASH`, as git has it."""
     withheld: tuple[str, ...] = ()
@@ -152,7 +150,6 @@ def pack(
 
 class _File(NamedTuple):
     name: str
-    """Relative to the packed directory, with slashes."""
     path: str
     mode: int
     size: int
@@ -160,7 +157,6 @@ class _File(NamedTuple):
     content: bytes | None = None
     """The content of a file that is not on the disk."""
     is_wanted: bool = False
-    """Whether a rule brings it back."""
 
     def open(self) -> BinaryIO:
         """Open the file for reading. A link is not followed."""

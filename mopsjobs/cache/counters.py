@@ -38,7 +38,6 @@ UNBOUNDED = "+Inf"
 
 Labels = tuple[str | int, ...]
 Increments = dict[tuple[str, Labels], float]
-"""Additions to counters, by name and labels."""
 
 
 _Known = tuple[str, float | None]

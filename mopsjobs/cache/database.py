@@ -22,7 +22,6 @@ SCHEMA_VERSION = 23
 """`PRAGMA user_version` of a cache whose tables are those of schema.sql."""
 
 NEW_SCHEMA = os.path.join(os.path.dirname(os.path.abspath(__file__)), "schema.sql")
-"""Creates the tables, indexes and views of a cache."""
 
 APPLICATION_ID = 0x6D6F7063
 """Marks a file as a cache in its header ("mopc"). Any other file at its path is left unchanged."""

@@ -22,7 +22,6 @@ SILENT_SECONDS = 60.0
 """Two heartbeats. A longer silence of its runner makes a job suspect, never failed: the network may be the cause."""
 
 NO_UPDATE = "no_update"
-"""Why a silent job is suspect."""
 
 RUNNER_ENDED = "runner_ended"
 """Why an active job is suspect whose runner has ended on this machine, if the registry did not take its end."""

@@ -24,7 +24,6 @@ class JobRow(NamedTuple):
     heartbeat_ts: float | None
     suspect: str | None
     usage: str | None
-    """What its tasks used, as JSON."""
     forecast: str | None
     name: str | None
     namespace: str | None

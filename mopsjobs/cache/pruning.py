@@ -37,7 +37,6 @@ _KEPT = """
 """
 
 LEDGER_TABLES = ("ledger", "ledger_chunk", "attempt", "task", "parameter_set", "failure_summary")
-"""The tables of what is known of the tasks of jobs."""
 
 
 class PrunePlan(NamedTuple):

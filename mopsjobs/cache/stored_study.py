@@ -26,7 +26,6 @@ class StoredSet(NamedTuple):
     """A parameter set of a job."""
 
     rule: SeedRule
-    """That of the seeds of the study."""
     first_task: int
     tasks: int
     """Tasks of the set in the study. A child job may have fewer of them."""
@@ -34,7 +33,6 @@ class StoredSet(NamedTuple):
     seed: StoredSeed | None
     """The seed of the first task, from which the others count up; None if they are drawn or listed."""
     params: str
-    """JSON."""
 
     def seed_of(self, number: int) -> int:
         """Return the seed of the task with this number."""

@@ -15,19 +15,14 @@ from mopsjobs.store.urls import is_local
 from mopsjobs.utils.times import parse_time
 
 GENERATION = "generation"
-"""The generation of the last sync that began."""
 
 SYNCED_AT = "synced_at"
-"""When the last complete sync began."""
 
 SYNCED_GENERATION = "synced_generation"
-"""The generation of the last complete sync."""
 
 FULL_SYNCED_AT = "full_synced_at"
-"""When the last complete full sync began."""
 
 FULL_GENERATION = "full_generation"
-"""The generation of the last complete full sync."""
 
 LAST_SYNC = "last_sync"
 """The counts of the last complete sync, and its `seconds`, as a JSON object."""

@@ -12,7 +12,6 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 
 MAX_KEYS = 500
-"""Keys in one query."""
 
 WAS_QUEUED = "started_ts IS NOT NULL AND has_history = 1"
 """The condition for a job whose wait for its first task is known."""
@@ -65,7 +64,6 @@ SUMS = f"SELECT status, coalesce(namespace, ''), coalesce(owner, ''), {', '.join
 GROUPED = "GROUP BY 1, 2, 3"
 
 FILL = f"INSERT INTO tally {SUMS} {GROUPED}"
-"""Adds up all jobs, into the empty table."""
 
 _ADD_SUMS = (
     f"INSERT INTO tally (status, namespace, owner, {', '.join(COLUMNS)})"  # noqa: S608 - constant names

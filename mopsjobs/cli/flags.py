@@ -49,7 +49,6 @@ FORMS = {
     "jsonl": "print one JSON object per line",
     "tsv": "print tab-separated values without a header",
 }
-"""The forms of most lists."""
 
 
 def add_job_names(

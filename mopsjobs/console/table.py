@@ -28,7 +28,6 @@ MIN_COLUMN = 16
 """A column is not cut below this width: `running (suspec…`."""
 
 GAP = 2
-"""Blanks between two columns."""
 
 
 def format_table(table: Table, width: int | None, paint: Paint) -> tuple[list[str], list[str]]:

@@ -23,11 +23,9 @@ EMOJI_SELECTOR = "\ufe0f"
 
 
 Paint = Callable[[str, str], str]
-"""Gives a text one of the styles."""
 
 
 TITLE_WIDTH = 11
-"""Columns of the title of a line."""
 
 _COMMAND_OR_WORD = r"\S*(?:mops-jobs|kubectl) .*?(?=[.,;:)]+ |$)|\S+"
 

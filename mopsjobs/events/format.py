@@ -31,7 +31,6 @@ Fields `status`, `tasks_total`, `tasks_completed`, `tasks_failed`, `revision`.
 """
 
 TASK_FAILED = "task_failed"
-"""Kind: a task ended in an error."""
 
 LOG = "log"
 """Kind: a line that a task wrote, in the field `text`. The first to be dropped if there are too many events."""

@@ -46,7 +46,6 @@ MIN_AGE = timedelta(hours=1)
 """Of events. A follower reads once a minute or more often. A sync lists from 15 minutes before the last one."""
 
 BATCH = 256
-"""Keys that are listed and removed together."""
 
 REQUESTS = 16
 """Concurrent requests, few enough not to slow down writers and readers."""
@@ -111,9 +110,7 @@ class KeyCounts:
     ledger_chunks: int = 0
     claims: int = 0
     checkpoints: int = 0
-    """With their pieces."""
     job_ids: set[str] = dataclasses.field(default_factory=set)
-    """The jobs of the chunks."""
 
     @property
     def keys(self) -> int:
@@ -173,7 +170,6 @@ class Retention:
         self.removed = KeyCounts()
         """What `remove` has removed so far, also if it failed or was interrupted."""
         self.refused = 0
-        """How many keys the store refused to remove."""
         self.refusals: list[str] = []
         """The first refused keys, each with the reason."""
         self.unknown = KeyCounts()

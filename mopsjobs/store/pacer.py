@@ -37,7 +37,6 @@ SILENT_TRIES = 4
 """A try without a reply counts for as many, since it takes as long as many others."""
 
 FIRST_PAUSE = 0.05
-"""Seconds before the second try."""
 
 MAX_PAUSE = 1.5
 """Seconds between two tries, unless the server asks for more."""
@@ -49,7 +48,6 @@ REPLY_SECONDS = 30.0
 """Timeout of a read in bulk: a third to connect, the rest until the next piece of the reply."""
 
 FIRST_WINDOW = 16
-"""Concurrent reads before the first replies have come."""
 
 MAX_WINDOW = 64
 
@@ -107,7 +105,6 @@ class ReadPacer:
         self._paused = 0
         self.window = FIRST_WINDOW
         self.answers = 0
-        """Answered reads in bulk so far."""
         self.retries = 0
         self.waits_for: str | None = None
         """The reason of the last failure; None after an answer."""

@@ -20,7 +20,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MAX_PAUSE = 30.0
-"""Seconds between two attempts, at most."""
 
 LAST_PAUSE = 1.0
 """The same after `close`, when there is little time."""

@@ -52,7 +52,6 @@ class Backoff:
         self._random = random or _random.random
         self._sleep = sleep
         self.failures = 0
-        """Failures in a row so far."""
 
     def delay(self, failures: int) -> float:
         """Return the seconds to wait after the given number of failures in a row, at least 1."""

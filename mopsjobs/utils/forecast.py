@@ -101,12 +101,10 @@ class Forecaster:
         """
         self._ahead = ahead
         self.finished = 0
-        """Tasks that have finished."""
         self._bins: dict[int, list[float]] = {}
         """By the logarithm of the duration: the weight of the tasks, weight times seconds, and their number."""
         self._weight = self._weight_squares = 0.0
         self._seconds = 0.0
-        """Of all finished tasks together."""
         self._crew = _Crew()
 
     def add(self, seconds: float, count: int = 1) -> None:

@@ -14,7 +14,6 @@ from mopsjobs.errors import MopsJobsError
 from mopsjobs.utils.text import last_line
 
 START_SECONDS = 60.0
-"""How long it may take to load a package."""
 
 
 class Interpreter(NamedTuple):

@@ -8,7 +8,6 @@ from functools import lru_cache
 from typing import NamedTuple
 
 CONFIDENCE = 0.95
-"""Of the intervals of means."""
 
 MAX_PLACES = 6
 """Digits before and after the point of a mean in a text. Others are written with an exponent."""
@@ -29,7 +28,6 @@ class Summary(NamedTuple):
     """Statistics of some numbers. Those that are not finite are only counted."""
 
     n: int
-    """The finite numbers."""
     n_nan: int
     """The others: not a number, or infinite."""
     mean: float | None
@@ -67,9 +65,7 @@ class Difference(NamedTuple):
     """How many times the variance would be as large without pairs: those of both sides, divided by that of the
     differences. 1 without pairs, None if it cannot be told or has no bound."""
     error: float | None
-    """The standard error of the difference."""
     freedom: float
-    """Its degrees of freedom."""
 
 
 def difference_of(first: Sequence[float], second: Sequence[float], *, is_paired: bool) -> Difference:

@@ -11,7 +11,6 @@ from functools import lru_cache
 from mopsjobs.utils.text import did_you_mean
 
 MAX_NAMES = 20
-"""Names of scalars in a sentence."""
 
 
 def path_of(key: str) -> tuple[str, list[str]]:

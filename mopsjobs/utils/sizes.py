@@ -10,7 +10,6 @@ UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _FORMATS = {
     "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "MB": 10**6, "GB": 10**9, "TB": 10**12,
 }  # fmt: skip
-"""The units of a written size, with their bytes."""
 
 MAX_FACTOR = 1000
 

@@ -30,10 +30,8 @@ NOT_FINITE = "$not_finite"
 """The member of a JSON object that names its numbers which are not finite, as in results: see engines/worker.py."""
 
 BATCH = 500
-"""Rows that are written or kept at once."""
 
 GROUP = 5_000
-"""Rows of a row group of Parquet."""
 
 Row = Sequence[object]
 Convert = Callable[[Any], object]
@@ -249,7 +247,6 @@ def _text(value: object) -> str:
 
 
 CONVERTERS: dict[str, Convert] = {"boolean": bool, "integer": int, "unsigned": int, "number": float, "text": _text}
-"""Convert the values of a column to its type."""
 
 
 def identifier(name: str) -> str:

@@ -27,7 +27,6 @@ MAX_EXPANDED = MAX_YAML_BYTES
 """Characters and values of a document, each alias counted with the values that it stands for."""
 
 MAX_QUOTED = 60
-"""Characters of an ambiguous value in a message."""
 
 MAX_NUMBER_LENGTH = 1000
 """Characters of a number. The time to read some forms grows with their square."""

@@ -53,13 +53,11 @@ SET_CLOCK = "synchronize the clock, for example by NTP: timedatectl set-ntp true
 SNAPSHOTS = "snapshots/"
 
 SAMPLE = 200
-"""Records that are listed and read."""
 
 PINGS = 5
 """Reads one after the other, for the latency."""
 
 SLURM_SECONDS = 10.0
-"""How long a command of Slurm may take."""
 
 _SLURM_SETTING = re.compile(r"^(ClusterName|AccountingStorageType|MaxArraySize)\s*=\s*(\S+)", re.ASCII | re.MULTILINE)
 
@@ -73,7 +71,6 @@ class CheckResult(NamedTuple):
     detail: str
     fix: str | None = None
     exit_code: int = EXIT_DONE
-    """The exit code for this failure."""
 
 
 def failed(name: str, error: MopsJobsError, fix: str = "", state: str = "fail") -> CheckResult:

@@ -32,7 +32,6 @@ WARNING = re.compile(r'299 \S+ "((?:[^"\\]|\\.)*)"')
 """A warning of an API server, in the header of a response."""
 
 SHOWN = 5
-"""Partitions that a line names, at most."""
 
 ASK = "ask who runs the cluster"
 

@@ -30,7 +30,6 @@ from mopsjobs.utils.times import parse_time
 from mopsjobs.version import __version__
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
-"""The Content-Type of what `render` returns."""
 
 REASONS = ("no_update", RUNNER_ENDED, "task_hangs", "pod_gone", "k8s_job_missing", "job_missing")
 """Why jobs are suspect, in words of mops-jobs. Those of engines, such as `ImagePullBackOff`, count as `other`."""

@@ -29,7 +29,6 @@ class StoreSize(NamedTuple):
     counts: statistics.StoreCounts
     sizes: statistics.MirroredSizes
     ended_before: datetime
-    """The limit of `counts.jobs_ended`."""
     oldest_announcement: datetime | None
     oldest_event: datetime | None
     has_old_events: bool

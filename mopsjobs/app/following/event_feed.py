@@ -74,7 +74,6 @@ SETTLED_SECONDS = 60.0
 """A job whose record says that it ended longer ago sends no more events."""
 
 _COMMON_FIELDS = ("at", "job_id", "kind", "source", "seq")
-"""The fields of every event."""
 
 OnEvents = Callable[[Sequence[StoredEvent]], None]
 
@@ -111,7 +110,6 @@ class EventFeed:
         self._is_synced = False
         self._engines = EngineWatch(app, app.out)
         self.job_id: str | None = None
-        """The job's full id."""
         self.job: Mapping[str, object] | None = None
         """Its record, as JSON types, when it was found; None if there is none."""
         self.outage: StoreUnavailableError | None = None

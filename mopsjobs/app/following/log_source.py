@@ -56,17 +56,14 @@ class LogRequest(NamedTuple):
     follow: bool = False
     """Whether to read new lines until the job has ended. For one job."""
     since: float | None = None
-    """Only lines newer than this many seconds."""
     tail: int | None = None
     """Only the last of the lines so far, this many of each job."""
     pattern: str | None = None
-    """A regular expression. Only lines with a match are read."""
     offline: bool = False
     """Whether the network must not be used. Not with `follow`."""
     trust: Sequence[str] = ()
     """Choices that the user names, as `KIND:VALUE`; see `engines.trust`."""
     tasks: Collection[int] | None = None
-    """Only lines of these tasks."""
     failed: bool = False
     """Only lines of tasks that failed. Not with `follow`."""
     job_filter: Filter = Filter()

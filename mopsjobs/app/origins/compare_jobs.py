@@ -38,13 +38,11 @@ MAX_VALUE = 60
 SHORT_HASH = 12
 
 MAX_FILE_BYTES = 256 * 1024
-"""Of a file whose lines are compared."""
 
 MAX_FILE_LINES = 2_000
 """Of a file whose lines are compared: the time grows with their square."""
 
 MAX_DIFF_LINES = 2_000
-"""Of all files together."""
 
 Values = tuple[Any, ...]
 """A value of each job, in their order."""
@@ -54,9 +52,7 @@ class CodeDifference(NamedTuple):
     """The difference of two bundles, by the names of their files."""
 
     added: list[str]
-    """Files of the second job only."""
     removed: list[str]
-    """Files of the first job only."""
     changed: list[str]
     """Files of both with another content, target or executable bit."""
     read: list[str] | None
@@ -69,7 +65,6 @@ class StudyDifference(NamedTuple):
     """The difference of studies."""
 
     fields: dict[str, Values]
-    """Fields that differ."""
     common: int
     """Parameter sets that all have, a set as often as it is repeated."""
     others: list[int]
@@ -97,9 +92,7 @@ class Comparison(NamedTuple):
     """The differences between jobs. A part is None if it is known of fewer than two of them."""
 
     files: dict[str, tuple[BundleFile | None, ...]] | None
-    """See `compare_files`."""
     study: StudyDifference | None
-    """That of the studies that are known."""
     environment: EnvironmentDifference | None
     images: Values
     """Of each job; None if it has none, or if that is not known."""

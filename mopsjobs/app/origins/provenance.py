@@ -51,13 +51,11 @@ class Provenance(NamedTuple):
     """The provenance of a job."""
 
     job: Mapping[str, Any]
-    """The job in its JSON form."""
     manifest: Manifest | None
     """None if mops-jobs did not submit the job."""
     archive: bytes | None
     """The archive of the bundle; None if it cannot be read."""
     files: list[BundleFile] | None
-    """The files of the bundle; None if it cannot be read."""
     environments: list[Environment]
     """The environments of its runners, in no order; empty if an earlier version ran it, or no task began."""
     hosts: list[str] | None
@@ -65,7 +63,6 @@ class Provenance(NamedTuple):
     files_read: FilesOpened
     """The files of the bundle that its tasks may have read; None if that is not known."""
     problems: list[str]
-    """Why parts are missing."""
 
     @property
     def job_id(self) -> str:

@@ -47,7 +47,6 @@ class Replay(NamedTuple):
     """A task that was run once more."""
 
     job_id: str
-    """The job that was asked for."""
     source: _Source
     task: Task
     python: str

@@ -43,11 +43,9 @@ class EarlierJob(NamedTuple):
     job_id: str
     engine: str | None
     bundle: str | None
-    """The digest of its code."""
     seeds: str | None
     """The rule of its seeds, in words; None for the usual one."""
     seconds: float
-    """From its creation to its end."""
 
 
 class Costs(NamedTuple):
@@ -56,11 +54,9 @@ class Costs(NamedTuple):
     cpu: list[MeasuredSet]
     """Processor time in seconds, of all attempts at a task."""
     seconds: list[MeasuredSet]
-    """How long these took."""
     size: list[MeasuredSet]
     """The bytes of the outputs of a task."""
     longest: float
-    """Seconds of the longest attempt."""
 
     @property
     def tasks(self) -> int:

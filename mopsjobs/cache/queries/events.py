@@ -13,7 +13,6 @@ from mopsjobs.events.format import STATE, TASK_FAILED, Event
 from mopsjobs.utils.text import error_line
 
 PAGE = 1000
-"""Events per query."""
 
 MAX_POINTS = 5000
 """State events of one job that are read for its progress. A run of ten hours may have one per second."""

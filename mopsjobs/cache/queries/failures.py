@@ -42,7 +42,6 @@ MAX_SEEN_GROUPS = 20_000
 """Groups of a job that are told apart. An error beyond them is only counted."""
 
 MAX_SAMPLES = 5
-"""Tasks that a group names."""
 
 MAX_HOURS = 1000
 """Hours of a group that are kept with the number of tasks that failed in them, the last ones: some 40 days."""
@@ -82,7 +81,6 @@ class FailureGroup(NamedTuple):
     example: str | None
     """The message of the first of them if they differ."""
     tasks: list[int]
-    """The first of them."""
     first_ts: float | None
     """When the first of them failed, in seconds since 1970; None if unknown."""
     last_ts: float | None
@@ -98,13 +96,9 @@ class JobFailures(NamedTuple):
     """The failed tasks of a job."""
 
     groups: list[FailureGroup]
-    """The largest first."""
     more_groups: int
-    """Groups that are left out."""
     failed: int
-    """Tasks that failed."""
     total: int
-    """Tasks of the job."""
     left_out: int | None
     """Parameters that were not compared, since there are too many; None if there were too many tasks."""
 
@@ -401,7 +395,6 @@ class FailedJob(NamedTuple):
     is_submitted: bool
     """Whether its record names a bundle, as those of jobs that mops-jobs submitted do."""
     updated_at: str
-    """When its record was last written."""
     failures: JobFailures | None
     """Its failed tasks as they were kept last; None if they were never read."""
     is_current: bool

@@ -39,9 +39,7 @@ class Member(NamedTuple):
     tasks_total: int
     tasks_completed: int
     tasks_deferred: int
-    """Tasks that it left to a later resume."""
     created: float
-    """Seconds since 1970."""
     usage: str | None = None
     """What its tasks used, as the column of the cache has it."""
     is_adaptive: bool | int = False
@@ -52,11 +50,9 @@ class Family(NamedTuple):
     """Two jobs or more, of which each but the first was made to continue another one."""
 
     members: tuple[Member, ...]
-    """Parents before their children."""
     children: tuple[str, ...]
     """The ids of the children of the job whose family this is."""
     newest: str
-    """The id of the job that continues the others."""
     tasks_total: int | None
     """Tasks of the whole study; None if unknown."""
     tasks_completed: int | None

@@ -30,7 +30,6 @@ SORTS = {
     "progress": "progress",
     "duration": "coalesce(ended_ts, 1e12) - created_ts",
 }
-"""The names for `--sort`, with their columns."""
 
 DEFAULT_SORT = "-updated"
 
@@ -114,7 +113,6 @@ class Filter:
     """
 
     statuses: frozenset[str] | None = None
-    """The status is one of these."""
     since: float | None = None
     """Created or changed at or after this time (seconds since 1970), or still active."""
     until: float | None = None
@@ -128,7 +126,6 @@ class Filter:
     stuck_at: float | None = None
     """Active and suspect at this time, as `is_suspect` has it."""
     stuck = ""
-    """The condition of that, which `where_clauses` knows."""
     ended_since: float | None = None
     """Ended at or after this time, or still active, as in the charts."""
     ended_until: float | None = None
@@ -143,7 +140,6 @@ class Filter:
     is_open = False
     """Failed or partial, and not resumed; see `IS_OPEN`."""
     phase: str | None = None
-    """A name of `PHASES`."""
     found: int | None = None
     """The number of rows that `text` and `error` match, within `searching`."""
     finds_all = False

@@ -29,10 +29,8 @@ MAX_HOSTS = 10_000
 """A large job on a cluster has some hundred. Every writer of the registry can name more."""
 
 MAX_KINDS = 3
-"""Kinds of failures that the line names."""
 
 MAX_WORD = 60
-"""Characters of a type or a place."""
 
 _WORDS = {"oom": "out of memory", "timeout": "timed out", "died": "died", "lost": "lost"}
 """Outcomes other than `failed`, which has the type of its error."""
@@ -65,7 +63,6 @@ class Ledger(NamedTuple):
     is_complete: bool
     """Whether the job has ended, and no more attempts are expected."""
     basis: str
-    """`BY_LEDGER` or `BY_OUTPUTS`."""
     tasks_total: int
     """Of an adaptive study: those that are needed as far as its tasks with rows tell."""
     parameters: list[str]

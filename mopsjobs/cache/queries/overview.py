@@ -20,10 +20,8 @@ from mopsjobs.cache.queries.sweeps import Sweep, page_of_rows, read_sweeps
 from mopsjobs.cache.sync_state import known_to
 
 SHOWN_ERRORS = 4
-"""Kinds of errors that are counted one by one."""
 
 GROUPS = ("study", "owner")
-"""By what jobs can be grouped, besides labels."""
 
 LABEL_GROUP = "label:"
 
@@ -70,7 +68,6 @@ class ActiveJobs(NamedTuple):
     next_end: float | None = None
     """When the first of them should have ended at the latest; None if none tells."""
     last_end: float | None = None
-    """The same for the last of them."""
     dated: int = 0
     """Those that tell when they should end."""
 
@@ -82,20 +79,17 @@ class OpenFailures(NamedTuple):
     errors: list[tuple[str, int]]
     """The most frequent codes of errors, with the number of jobs."""
     others: int
-    """Jobs with another code, or without one."""
 
 
 class JobGroup(NamedTuple):
     """The jobs of one study, of one owner, or with one value of a label."""
 
     name: str | None
-    """None for the jobs without."""
     jobs: int
     running: int
     waiting: int
     succeeded: int
     failed: int
-    """Failed and partial ones."""
     changed: float
     """The last change of one of them, in seconds since 1970."""
 

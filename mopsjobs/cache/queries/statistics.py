@@ -33,14 +33,10 @@ class Tally(NamedTuple):
 
     status: str
     namespace: str
-    """Empty if the record has none."""
     jobs: int
     verified: int
-    """Outputs that were checked and exist."""
     missing: int
-    """Outputs that were checked and are missing."""
     unchecked: int
-    """Outputs that were not checked yet."""
 
 
 class ActiveTally(NamedTuple):
@@ -126,7 +122,6 @@ class Duration(NamedTuple):
 
     seconds: str
     condition: str
-    """For the jobs that have it."""
     total: str
     """The sum of `totals.COLUMNS` that counts those jobs."""
 
@@ -164,7 +159,6 @@ class UsageSum(NamedTuple):
     cpu_efficiency: float | None
     """Processor time per held time, 0 to 1, of the jobs that tell both."""
     max_rss_bytes: int | None
-    """The largest peak of a task."""
 
 
 USAGE_GROUPS = {"owner": "nullif(owner, '')", "day": "date(created_ts, 'unixepoch')"}
@@ -180,15 +174,12 @@ USAGE_SUMS = (
 LABEL_GROUP = "label:"
 
 DAYS = 30
-"""Days that are counted, up to today."""
 
 SECONDS_PER_DAY = 86_400
 
 QUEUE = Duration("max(started_ts - created_ts, 0.0)", totals.WAS_QUEUED, "queued")
-"""The wait for the first task."""
 
 RUN = Duration("max(ended_ts - started_ts, 0.0)", totals.HAS_RUN, "ran")
-"""The time from the first task to the end."""
 
 
 def store_counts(connection: sqlite3.Connection, ended_before: float) -> StoreCounts:
@@ -408,9 +399,7 @@ class Day(NamedTuple):
     """The jobs that ended on a day."""
 
     start: float
-    """When the day begins, in seconds since 1970."""
     ended: Mapping[str, int]
-    """Jobs by their final status."""
     queued: Spread
     """Seconds from the registration to the first task, of the jobs that ended on this day."""
     ran: Spread

@@ -21,13 +21,10 @@ MISSING = "missing"
 """No attempt at the task has ended, and the job has."""
 
 STATUSES = (*map(str, Outcome), WAITING, MISSING)
-"""What a task may be."""
 
 MAX_NEAR = 3
-"""Values that a sentence about near misses names."""
 
 MAX_CONDITIONS = 100
-"""Conditions on parameters of one query."""
 
 _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "!=": operator.ne,

@@ -67,7 +67,6 @@ class TaskRow(NamedTuple):
     resumed_seconds: float | None = None
     """How long the task had worked by that."""
     resumes: int | None = None
-    """How many attempts went on from a checkpoint."""
     reused_from: str | None = None
     """The job that ran it; None: this one, if any."""
     has_row: bool = False
@@ -106,18 +105,15 @@ TASK_FIELDS = (
     "max_rss_bytes", "host", "output_bytes", "error_key", "error_message", "error_type", "error_where",
     "resumed_at", "resumed_seconds", "resumes",
 )  # fmt: skip
-"""The members of `ListedTask.to_json`, in their order."""
 
 
 class TaskQuery(NamedTuple):
     """Conditions on tasks, and their order."""
 
     statuses: frozenset[str] | None = None
-    """None for all."""
     conditions: tuple[Condition, ...] = ()
     order: Order = Order()
     after: Place | None = None
-    """The last task of the page before; None for the first page."""
     max_seen: int | None = None
     """How many tasks are compared with the conditions, at most; None for all. See `TaskList.seen_up_to`."""
 

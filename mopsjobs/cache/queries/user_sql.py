@@ -14,16 +14,13 @@ from mopsjobs.errors import UsageError, command_line
 from mopsjobs.utils.text import did_you_mean
 
 MAX_VALUE_BYTES = 10_000_000
-"""The longest value that a query may compute."""
 
 STEPS = 10_000
 """Instructions of SQLite between two checks of the clock: some tenths of a millisecond."""
 
 RESULTS = ("results", "result_sets")
-"""Views that are there if jobs are named."""
 
 _FUNCTIONS = ("json_each", "json_tree")
-"""Functions that are used like a table."""
 
 
 class QueryResult(NamedTuple):

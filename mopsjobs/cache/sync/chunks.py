@@ -10,7 +10,6 @@ from mopsjobs.store.fetcher import FailedRead, ParallelFetcher
 from mopsjobs.store.unread_keys import NOT_READ
 
 CHUNKS = 64
-"""Chunks fetched together."""
 
 
 class ChunkReport:
@@ -20,9 +19,7 @@ class ChunkReport:
         self.listed = 0
         """Listed keys: the cost of the sync."""
         self.chunks = 0
-        """New chunks."""
         self.entries = 0
-        """New events, or attempts."""
         self.problems: list[tuple[str, str]] = []
         """Key and reason of each new chunk that cannot be read, or not whole. Each is reported once."""
 

@@ -45,7 +45,6 @@ WRITE_SECONDS = 1.0
 """How long a record that was read waits to be written, if the next ones are slow."""
 
 OnProgress = Callable[[int], None]
-"""Called with the number of jobs seen so far."""
 
 BATCHES_AHEAD = 4
 """Batches whose records are fetched at once, unless they are large. A record that is sent at the sixth try holds up one
@@ -57,7 +56,6 @@ GET_COST = 10
 EXISTS = "the listing of the store lacked it, although it exists"
 
 _TABLES = ("job", "problem", "pruned")
-"""Tables with keys and versions."""
 
 
 class SyncReport:
@@ -256,16 +254,12 @@ class _PlannedBatch:
     def __init__(self, records: RecordBatch) -> None:
         self.records = records
         self.size = 0
-        """Bytes of its records."""
         self.seen, self.unchanged = 0, 0
         self.changed: list[str] = []
-        """Ids of the jobs with an unknown version."""
         self.vanished: set[str] = set()
         """Keys that the cache has, and the listing not."""
         self.listed: list[FetchedRecord] = []
-        """Changed records that the listing carried."""
         self.missing: list[tuple[str, str]] = []
-        """Ids and keys of the other changed jobs."""
         self.fetched: Iterator[Versioned | FailedRead | None] = iter(())
         """The values of `missing`, in their order."""
 
@@ -318,7 +312,6 @@ class FullSync(_RecordSync):
         self._is_first = sync_state.get_meta(connection, sync_state.SYNCED_AT) is None
         """Whether no sync was complete, so that indexes may come after the rows."""
         self._after = ""
-        """The last merged key."""
         self._share = 1.0
         """The share of news among the last entries of a listing with records, an average that forgets."""
 

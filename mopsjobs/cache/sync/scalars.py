@@ -55,7 +55,6 @@ CREATE TABLE wanted (
 ) WITHOUT ROWID;
 CREATE TABLE found (member INTEGER, task INTEGER, scalars TEXT, PRIMARY KEY (member, task)) WITHOUT ROWID;
 """
-"""Tables of the temporary database that `CollectedScalars` uses."""
 
 # Two runs of a shard may both have done a task. The outputs are of the one that came first, and decide.
 _FOUND = """
@@ -96,7 +95,6 @@ class ScalarKey(NamedTuple):
     number: int
     kinds: set[str]
     is_finite: bool = True
-    """Whether no task has NaN or an infinity."""
 
 
 class CollectedScalars:

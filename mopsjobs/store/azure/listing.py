@@ -97,7 +97,6 @@ class Blob(NamedTuple):
     etag: str
     size: int
     md5: str | None
-    """MD5 of its content, in base64."""
     packed: str | None
     """The value in its metadata, packed."""
     is_folder: bool
@@ -111,14 +110,12 @@ class Page(NamedTuple):
     following: str
     """The marker of the next page; empty after the last."""
     bytes: int = 0
-    """Length of the reply."""
 
 
 class Place(NamedTuple):
     """The place where a page of a listing begins."""
 
     prefix: str
-    """The beginning of all keys."""
     marker: str = ""
     """`following` of the page before; empty for the first."""
     start: str = ""

@@ -52,7 +52,6 @@ _CONFLICTS = _MISSING | {"ConditionNotMet", "TargetConditionNotMet", "BlobAlread
 _SUCCESSES = {"GET": 200, "PUT": 201, "DELETE": 202}
 
 _PART = 206
-"""The status of a reply with a part of a blob."""
 
 T = TypeVar("T")
 

@@ -42,7 +42,6 @@ _VERSION_REFUSED = "400 InvalidHeaderValue"
 _TIMEOUTS = (ServiceRequestTimeoutError,)
 
 _WIRE = (OSError, HTTPError)
-"""The errors of connections, those of requests among them."""
 
 _ERROR_CODE = re.compile(r"[A-Za-z0-9]{1,80}")
 

@@ -55,7 +55,6 @@ if TYPE_CHECKING:
 BITS = 64
 
 LENGTH = 1 + BITS
-"""Bytes of a nonce."""
 
 _NONCE = re.compile(rb"\n[ \t]{%d}" % BITS)
 
@@ -162,7 +161,6 @@ MAX_KEY_BYTES = 1024
 """S3's limit, with the prefix of the store. 900 characters may be 3,600 bytes."""
 
 MAX_VALUE_BYTES = 256 * 2**20
-"""The largest value that is written, or read."""
 
 LARGE_BYTES = 64 * 2**10
 """Values above it are sent in pieces, and may take `LARGE_REPLY_SECONDS`. boto3 gives up on a value that it sends as a

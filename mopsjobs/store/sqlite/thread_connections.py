@@ -28,7 +28,6 @@ WAIT_SECONDS = 1.0
 """How long a fork waits for other threads. A call takes milliseconds, unless another process holds the file."""
 
 POLL_SECONDS = 0.001
-"""Between two checks whether they are done."""
 
 
 class _OpenFile(NamedTuple):
@@ -89,7 +88,6 @@ class ThreadConnection:
         self, path: str, file: FileIdentity | None, *, is_writable: bool, connect: Callable[[], sqlite3.Connection]
     ):
         self.file = file
-        """The identity of the open file."""
         self.is_writable = is_writable
         self.is_open = True
         self._is_to_close = False

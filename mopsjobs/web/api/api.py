@@ -57,7 +57,6 @@ MAX_ANSWER_BYTES = 4_000_000
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
 PROBLEM = "application/problem+json"
-"""The media type of errors (RFC 9457)."""
 
 
 def add_routes(app: Flask, site: Site) -> None:

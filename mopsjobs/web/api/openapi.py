@@ -29,7 +29,6 @@ MAX_SEEN = 100_000
 """Tasks that one answer compares with conditions, at most. Its Link leads to the rest."""
 
 MAX_FAILURE_JOBS = 100
-"""Jobs whose failures one answer tells, at most."""
 
 _SORTS = f"-?({'|'.join(filters.SORTS)})"
 _STATUSES = f"({'|'.join(task_filters.STATUSES)})"
@@ -61,7 +60,6 @@ JOBS = {
         "Leave out this many jobs. Responses end after 4 MB; a Link header with rel=next then leads to the rest.",
     ),
 }  # fmt: skip
-"""The parameters of the list of jobs besides filters."""
 
 EVENTS = {
     "job": Parameter(description="Only events of this job."),
@@ -138,7 +136,6 @@ FAILURES = {
     ),
     "after": AFTER,
 }
-"""The parameters of failures besides filters."""
 
 
 def tasks_query(values: Mapping[str, Any]) -> TaskQuery:

@@ -80,7 +80,6 @@ class RoundRange(NamedTuple):
 _NOT_SET = object()
 
 MAX_NAMED = 4
-"""Values that a summary names one by one."""
 
 
 class ValueSummary(NamedTuple):

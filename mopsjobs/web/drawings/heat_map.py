@@ -27,7 +27,6 @@ MAX_REGIONS = 12
 """Regions of failed tasks that are links, the largest ones."""
 
 MAX_COMPARED = 200
-"""Parameters that are considered for an axis."""
 
 FAILED = "failed"
 
@@ -36,7 +35,6 @@ KINDS = (FAILED, str(Outcome.SUCCEEDED), str(Outcome.CANCELLED), MISSING, WAITIN
 
 KIND_OF = {name: place for place, name in enumerate(KINDS)} | dict.fromkeys(FAILED_OUTCOMES, 0)
 KIND_OF[str(Outcome.PREEMPTED)] = KIND_OF[MISSING]
-"""The place of an outcome in `KINDS`."""
 
 Cell = tuple[int, int]
 """A column and a row; or places on both axes."""
@@ -81,7 +79,6 @@ class HeatMap(NamedTuple):
     elsewhere: int
     """Failed tasks in none of the regions."""
     counts: dict[str, int]
-    """All tasks by kind."""
     cells: dict[tuple[int, int], Counts]
     """Tasks by column and row, the first row at the top."""
 
@@ -346,7 +343,6 @@ class CellLink(NamedTuple):
 
 
 ToTasks = Callable[[Sequence[str]], str]
-"""Returns the address of the tasks that meet conditions."""
 
 
 def map_values(heat_map: HeatMap, axes: Axes, to_tasks: ToTasks, to_failed: ToTasks) -> dict[str, Any]:

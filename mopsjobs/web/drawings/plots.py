@@ -89,7 +89,6 @@ class Line(NamedTuple):
     mean: str
     band: str
     dots: str
-    """A dot at each mean."""
     groups: list[Group]
 
 
@@ -106,7 +105,6 @@ class Plot(NamedTuple):
     grid: str
     """A line at each number of `y` but the outer ones."""
     dots: list[Dot]
-    """Those of tasks."""
     tasks: int
     """Tasks that have a number to draw."""
     not_finite: int

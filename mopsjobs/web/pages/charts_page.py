@@ -201,7 +201,6 @@ def _places(starts: Sequence[float], titles: Sequence[str], to: DayLink) -> list
 
 
 SHOWN_GROUPS = 15
-"""Owners in a table of the charts, at most."""
 
 MAX_CHARTS_AGE = 60.0
 """Seconds until the charts are rendered again; they read every job, so changes do not matter."""

@@ -66,7 +66,6 @@ NONE = "none"
 NOT_RECORDED = "not recorded"
 
 RESULTS_KEY = "results"
-"""The key of the section of scalars."""
 
 FIELD_TITLES = {
     "python": "Python",
@@ -119,7 +118,6 @@ class Section(NamedTuple):
     equal: list[str]
     """What is equal, besides rows: counts of files and packages."""
     gap: str | None
-    """Why there are no rows."""
 
     @property
     def differing(self) -> int:
@@ -152,9 +150,7 @@ class JobContrast(NamedTuple):
     """The differences of two jobs over the parameter sets that both have, as `results --contrast` has them."""
 
     overall: Mapping[str, Overall | None]
-    """Of each scalar."""
     notes: Sequence[str]
-    """What is left out, as sentences."""
 
 
 class Side(NamedTuple):
@@ -162,10 +158,8 @@ class Side(NamedTuple):
 
     job: Job
     provenance: KeptProvenance | None = None
-    """None if it is not kept."""
     results: Results | None = None
     scalars: Mapping[str, Scalar] | None = None
-    """None if they are not kept."""
     contrast: JobContrast | None = None
     """That with the first job; None if it is not known."""
     missing: str = NOT_RECORDED
@@ -492,7 +486,6 @@ def _replicates(results: Results, names: Sequence[str]) -> dict[str, Replicates]
 
 
 LETTERS = ascii_uppercase[:MAX_COMPARED]
-"""The names of the columns."""
 
 MIN_JOBS = 2
 

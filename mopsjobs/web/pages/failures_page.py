@@ -29,7 +29,6 @@ from mopsjobs.web.site.memo import Memo
 from mopsjobs.web.site.rendering import Renderer, link, paging
 
 PAGE_SIZE = 25
-"""Errors per page."""
 
 MAX_ASKED = 500
 """Jobs that one page has read, the last changed first. `JobReads` remembers more of them, so each has its turn."""
@@ -38,7 +37,6 @@ HOURS = {"1": "an hour", "24": "a day", "48": "2 days", "168": "a week", "720": 
 """The windows to choose from: their values in `hours`, and their texts."""
 
 STATUSES = ("failed", "partial", "active", "cancelled")
-"""Statuses of jobs to choose from."""
 
 COLUMNS = {
     "error": "Error",
@@ -49,7 +47,6 @@ COLUMNS = {
     "first": "First",
     "last": "Last",
 }
-"""The columns, with their titles."""
 
 SORT_KEYS: dict[str, Callable[[MergedGroup], float]] = {
     "tasks": lambda group: group.size,
@@ -59,11 +56,9 @@ SORT_KEYS: dict[str, Callable[[MergedGroup], float]] = {
 }
 
 IN_FORM = ("hours", "status", "owner", "label", "resumed")
-"""Parameters that have fields in the form."""
 
 
 SHOWN_JOBS = 6
-"""Jobs of an error that its row names."""
 
 SHOWN_OWNERS = 2
 """Owners of an error that its row names. If there are more, it names the one with the most jobs."""
@@ -72,7 +67,6 @@ MAX_MESSAGE = 300
 """Characters of a message. The log has all."""
 
 PART_HOURS = (1, 2, 3, 6, 12, 24, 48, 168, 336, 8760)
-"""Lengths of the parts of a window."""
 
 MAX_PARTS = 32
 
@@ -96,9 +90,7 @@ class Window:
         self.parts = last // self._hours - self._begin + 1
         days, hours = divmod(self._hours, 24)
         self.part_text = pluralize(hours, "hour") if hours else pluralize(days, "day")
-        """The length of a part."""
         self.begin_text = f"{from_timestamp(self._begin * self._hours * 3600):%Y-%m-%d %H:%M} UTC"
-        """Where the first part begins."""
 
     def spark_line(self, hours: Counter[int]) -> tuple[str, str] | None:
         """Return the path of how many tasks failed in each part, and words; None if none did, or nothing tells when."""

@@ -60,13 +60,10 @@ SHOWN_COLUMNS = ("created", "updated", "duration")
 """Values of the row of a job that its page shows beside the others."""
 
 SHOWN_FAILURES = 20
-"""Errors of a job, those of most tasks first."""
 
 SHOWN_MEMBERS = 20
-"""The newest jobs of a family."""
 
 MAX_MESSAGE = 1000
-"""Characters of a failed task's message."""
 
 MAX_RUNS = 50
 """The last changed jobs of a study, among which another run is looked for."""
@@ -75,10 +72,8 @@ ICONS = ("succeeded", "partial", "failed")
 """Ends of a job whose tab has an icon of its own."""
 
 STANDING = ("Waits for", "Warning", "Precision", "Deferred", "Done", "Rate", "Used", "Budget")
-"""Sections beside the status."""
 
 ELSEWHERE = (*STANDING, "Status", "Progress", "Failed", "Stragglers", "Error", "Family")
-"""Sections that have a place of their own."""
 
 
 class JobPage:

@@ -31,7 +31,6 @@ SEARCHED_AT_ONCE = 1_000
 MAX_SEQ = 2**62
 
 SHOWN_REUSED = 10
-"""Reused tasks whose jobs are named."""
 
 MAX_SEARCH = 200
 

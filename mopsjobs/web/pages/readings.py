@@ -27,7 +27,6 @@ class Reading(NamedTuple):
 
     text: str
     is_waiting: bool = False
-    """Whether it will be there in a moment."""
 
 
 NOT_SUBMITTED = "mops-jobs did not submit this job: its {} are not known."

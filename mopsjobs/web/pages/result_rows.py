@@ -33,7 +33,6 @@ MAX_SEEN = 200_000
 """Tasks that are compared with an error, at most. There is no index of errors."""
 
 MAX_PARAMETERS = 12
-"""Parameters that are columns."""
 
 NO_TASKS = Reading(NOT_SUBMITTED.format("tasks"))
 

@@ -56,10 +56,8 @@ from mopsjobs.web.site.memo import Memo
 from mopsjobs.web.site.rendering import Renderer, as_file, link
 
 MAX_PARAMETERS = 100
-"""Parameters to choose from."""
 
 SHOWN_PARAMETERS = 12
-"""Parameters of a task that are shown."""
 
 MAX_MAP_TASKS = 100_000
 """Tasks of a map. Of more, the conditions of failures tell as much, and cost less."""
@@ -71,7 +69,6 @@ SHOWN_PAIRS = 100
 """Pairs of parameter sets of a contrast."""
 
 SHOWN_LINES = 50
-"""The last lines of a task's log."""
 
 OUTPUT_PARAMETERS = {
     "task": Parameter(None, lambda text: parse_whole_number(text, 0, MAX_TASK), "the number of a task"),
@@ -79,7 +76,6 @@ OUTPUT_PARAMETERS = {
 }
 
 SETS, TASKS = "sets", "tasks"
-"""What the rows of the table are."""
 
 PARAMETERS = {
     "y": Parameter(),

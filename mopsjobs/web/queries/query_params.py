@@ -101,7 +101,6 @@ JOBS_PAGE = {
     "columns": choice((), COLUMNS),
     "page": whole_number(1, 1, MAX_PAGE),
 }
-"""The parameters of the page of jobs besides filters."""
 
 FAILURE_SORTS = ("tasks", "jobs", "first", "last")
 """Columns of the page of failures by which it can be sorted: the most, or the newest, first."""
@@ -117,7 +116,6 @@ FAILURES_PAGE = {
     "limit": whole_number(5000, 1, MAX_FAILED_JOBS),
     "page": whole_number(1, 1, MAX_PAGE),
 }
-"""The parameters of the page of failures besides filters."""
 
 CHARTS = {"owner": Parameter(""), "label": Parameter(()), "days": filter_parameters(PAGE)["days"]._replace(default=30)}
 
@@ -179,7 +177,6 @@ class JobsQuery:
         which = filter_parameters(place)
         self.values = parse_query({**which, **parameters}, query)
         self.chosen = {name: self.values[name] for name in which}
-        """The values of the filters."""
         self.filter = job_filter(now, **self.chosen)
 
 

@@ -46,10 +46,8 @@ CLASSES["preempted"] = CLASSES["cancelled"]
 FAILED_STATUSES = ",".join(FAILED_OUTCOMES)
 
 MAX_VALUE = 60
-"""Characters of a parameter's value."""
 
 MAX_COMPARED = 5
-"""Jobs that can be compared."""
 
 
 def job_path(job_id: object) -> str:

@@ -41,7 +41,6 @@ class ChangeSignal:
         self._condition = threading.Condition()
         self._number = 0
         self.is_over = False
-        """Whether the server is ending."""
 
     @property
     def number(self) -> int:

@@ -65,7 +65,6 @@ class ReadState(NamedTuple):
 class _Ended(NamedTuple):
     at: float
     seconds: float
-    """How long the read took."""
     problem: str | None
     foreign_at: str | None
     """At which state of its record the job had no manifest; None if it had one, or that is not known."""
@@ -87,7 +86,6 @@ class JobReads:
         self._actions = actions
         self._condition = threading.Condition()
         self._waiting: OrderedDict[Key, str] = OrderedDict()
-        """What waits, each with the state of the record."""
         self._at_work: Key | None = None
         self._ended: OrderedDict[Key, _Ended] = OrderedDict()
         self._outputs: deque[float] = deque(maxlen=MAX_OUTPUTS)

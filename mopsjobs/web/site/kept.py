@@ -54,7 +54,6 @@ MAX_ROWS = 20
 MAX_COLUMNS = 20
 
 MAX_CELL = 60
-"""Characters of a cell."""
 
 MAX_LINES = 200
 MAX_CHARACTERS = 20_000
@@ -77,7 +76,6 @@ class Preview(NamedTuple):
     rows: Sequence[Sequence[str]] = ()
     text: str | None = None
     image: tuple[int, int] | None = None
-    """Its width and height."""
     note: str | None = None
     """What is left out, or why there is nothing."""
 
@@ -185,7 +183,6 @@ MAX_HELD_BYTES = 32 * 1024 * 1024
 """Of a table that is kept, compressed."""
 
 TASK = [name for name, _ in FIRST_COLUMNS].index("task")
-"""The place of the number of the task in a row."""
 
 SEED = [name for name, _ in LAST_COLUMNS].index("seed")
 
@@ -206,11 +203,9 @@ class ReducedJob(NamedTuple):
 
     function: str
     tasks: int
-    """Of how many tasks it was made."""
     outputs: list[tuple[str, str, Preview]]
     """Name, size, and what is shown of each."""
     left_out: int
-    """How many outputs are not shown."""
     command: str
     """Downloads all."""
 
@@ -260,14 +255,11 @@ class Results(NamedTuple):
     """The results of a job and its ancestors, of one moment."""
 
     made_at: float
-    """Seconds since 1970."""
     state: ResultsState
     columns: list[Column]
     rows: TableRows
     sets: list[Mapping[str, Any]]
-    """The parameters of each set."""
     set_ids: dict[str, int]
-    """The id of each set, with its place."""
     set_of: array[int]
     """For each task, the place of its set."""
     scalars: dict[str, array[float]]
@@ -276,17 +268,13 @@ class Results(NamedTuple):
     """Scalars that are numbers, and are not among these."""
     problems: list[str]
     tasks: array[int]
-    """The number of each task."""
     seeds: array[int]
-    """The seed of each task."""
     kinds: array[int]
     """How each task ended, as its place in `heat_map.KINDS`."""
     separates: list[Finding]
     """What separates the failed tasks, whatever their errors, from those that succeeded."""
     table: ResultSets | None = None
-    """The table of parameter sets."""
     reduced: ReducedJob | None = None
-    """What the reduce function has left of the whole job."""
 
     def series(self, name: str) -> Series:
         """Return a scalar to plot; an empty series if no task has it."""
@@ -339,7 +327,6 @@ class TableRows:
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
         self._firsts: list[int] = []
-        """The first task of each piece."""
         self.count = 0
         self.held = 0
         """Bytes of memory."""
@@ -470,11 +457,9 @@ class KeptOutput(NamedTuple):
     """An output of a task, of one moment."""
 
     made_at: float
-    """Seconds since 1970."""
     state: ResultsState
     output: TaskOutput
     preview: Preview | None
-    """None without a value."""
 
     def is_current(self, state: ResultsState) -> bool:
         """Return whether the output is what it was. That of a task that succeeded does not change."""

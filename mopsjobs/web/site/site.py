@@ -39,7 +39,6 @@ from mopsjobs.web.site.viewer import Viewers
 T = TypeVar("T")
 
 MAX_PAGES = 64
-"""Rendered pages that are kept."""
 
 MAX_PAGE_AGE = 2.0
 """Seconds until a page is rendered again without a change, since it shows durations."""

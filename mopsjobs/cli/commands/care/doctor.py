@@ -41,7 +41,6 @@ PLACES = {
 """Flags about the place of jobs on a cluster: the engine of each, and its help."""
 
 DETAIL_COLUMN = 17
-"""Where the details of a check begin."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

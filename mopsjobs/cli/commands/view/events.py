@@ -74,7 +74,6 @@ class _Printer:
         self._app = app
         self._is_json = args.json
         self.has_shown = False
-        """Whether it has printed an event."""
 
     def show(self, page: Sequence[StoredEvent]) -> None:
         """Print a page of events."""

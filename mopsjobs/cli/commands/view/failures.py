@@ -53,7 +53,6 @@ SHOWN_GROUPS = 20
 SHOWN_JOBS = 3
 
 MAX_MESSAGE = 300
-"""Characters of a message."""
 
 INDENT = 8
 

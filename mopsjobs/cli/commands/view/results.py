@@ -87,7 +87,6 @@ EXAMPLES = (
 
 
 BEST = 10
-"""Parameter sets that --best and --worst print."""
 
 SHOWN = 50
 """Parameter sets that a terminal and JSON show."""
@@ -127,7 +126,6 @@ NEEDS = (
 """Flags that need one of others, and what to say without it."""
 
 MAX_ERROR = 60
-"""Characters of an error in a cell."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -51,13 +51,10 @@ MAX_PARAMETERS = 12
 """Parameters that a table has as columns. JSON has all."""
 
 MAX_NAME = 30
-"""Characters of a parameter's name in a header."""
 
 MAX_VALUE = 40
-"""Characters of a parameter's value in a cell."""
 
 MAX_ERROR = 100
-"""Characters of an error in a cell."""
 
 TSV_FIELDS = (
     "task", "outcome", "attempt", "seconds", "cpu_seconds", "max_rss_bytes", "host", "seed", "error_key",
