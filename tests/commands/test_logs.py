@@ -279,13 +279,8 @@ def test_failed_tasks_of_several_jobs(cli: Cli, three_jobs: None) -> None:
 
 
 def test_jobs_that_are_left_out_are_counted(cli: Cli, three_jobs: None) -> None:
-    """On stderr, with the flag that reads them."""
-    ran = cli.ok("logs", "--grep", "start", "--limit", "1")
-    assert "2 older jobs left out (--limit 0 reads all)." in ran.err
-
-
-def test_no_line_that_matches_is_noted(cli: Cli, three_jobs: None) -> None:
-    """With the number of jobs, and exit code 0."""
+    """On stderr, with the flag that reads them. That no line of those that were read matches, too."""
+    assert "2 older jobs left out (--limit 0 reads all)." in cli.ok("logs", "--grep", "start", "--limit", "1").err
     ran = cli.ok("logs", "--grep", "nowhere")
     assert (ran.out, ran.err.strip()) == ("", "No log line of 3 jobs matches.")
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import pty
 import sqlite3
-import subprocess
 from collections.abc import Callable
 from contextlib import closing
 
@@ -17,9 +14,9 @@ from mopsjobs.cache import database as cache_database
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.studies.manifest import Reuse
-from support.cli import REMOTE_URL, Cli, Remote, add, command, environment, foreign, key, sentences
+from support.cli import REMOTE_URL, Cli, Remote, add, foreign, key, sentences
 from support.ledgers import BUNDLE, Ledger, add_job, attempt
-from support.runs import PATIENCE, sets_of
+from support.runs import sets_of
 
 
 def _counted(cli: Cli) -> dict[str, dict[counters.Labels, float]]:
@@ -299,22 +296,6 @@ def test_nothing_is_pruned_unless_it_is_meant(cli: Cli) -> None:
     assert cli.ok("prune", "--older-than", "300d").err.startswith("No job in the cache ended before ")
     assert cli("prune", "--older-than", "soon").code == 2
     assert cli("prune").code == 2
-
-
-@pytest.mark.parametrize(("answer", "code", "left"), [("n", 130, 1), ("y", 0, 0)])
-def test_on_a_terminal_it_asks(cli: Cli, jobs: JobRegistry, answer: str, code: int, left: int) -> None:
-    """A person is asked, and only a yes removes anything."""
-    add(jobs, "old", "failed")
-    cli.ok("list")
-    ours, theirs = pty.openpty()
-    with subprocess.Popen(
-        command("prune", "--older-than", "1s"), stdin=theirs, stderr=theirs, stdout=theirs, env=environment(cli)
-    ) as process:
-        os.close(theirs)
-        os.write(ours, f"{answer}\n".encode())
-        assert process.wait(PATIENCE) == code
-    os.close(ours)
-    assert len(cli.ids("--limit", "0")) == left
 
 
 # --- counters --------------------------------------------------------------------------------------------------------
