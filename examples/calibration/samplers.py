@@ -1,6 +1,6 @@
-"""A sampler that mops-jobs does not have: scipy's differential evolution, a generation per round.
+"""Samplers that mops-jobs does not have: scipy's differential evolution and pymoo's NSGA-II, a generation per round.
 
-Name it as `"sampler": "samplers:DifferentialEvolution"`; options are arguments of scipy's function.
+Name one as `"sampler": "samplers:NSGA2"`. Its options are arguments of scipy's function or pymoo's class.
 """
 
 from __future__ import annotations
@@ -42,3 +42,29 @@ class DifferentialEvolution:
     def finished(self) -> bool:
         """Return whether there is no further generation."""
         return self._next is None
+
+
+class NSGA2:
+    """Several objectives by pymoo, which has `ask` and `tell` itself."""
+
+    def __init__(self, space: Any, seed: int, objectives: int = 1, **options: Any) -> None:
+        from pymoo.algorithms.moo import nsga2
+        from pymoo.core.problem import Problem
+
+        self._space, self._algorithm = space, nsga2.NSGA2(**options)
+        self._problem = Problem(n_var=len(space), n_obj=objectives, xl=0, xu=1)
+        self._algorithm.setup(self._problem, seed=seed)
+
+    def ask(self, n: int) -> list[dict[str, Any]]:
+        """Return the next generation, whatever its size: the option `pop_size`."""
+        self._asked = self._algorithm.ask()
+        return [self._space.at(point) for point in self._asked.get("X")]
+
+    def tell(self, results: list[Any]) -> None:
+        """Give the values of the generation; a set that failed is worse than all others."""
+        from pymoo.core.evaluator import Evaluator
+        from pymoo.problems.static import StaticProblem
+
+        values = np.array([one.values or [np.inf] * self._problem.n_obj for one in results])
+        Evaluator().eval(StaticProblem(self._problem, F=values), self._asked)
+        self._algorithm.tell(infills=self._asked)

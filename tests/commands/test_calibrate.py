@@ -101,6 +101,7 @@ def test_the_best_sets_become_a_study(desk: Desk, spec: Path) -> None:
         (("spec.json", "--auto"), {"sampler": "nothing:Own"}, "error: The sampler cannot be loaded: ModuleNotFound"),
         (("spec.json", "--auto", "--then", "best", "x.json"), {}, "error: invalid --then 'best': expected top=N"),
         (("nothing",), {}, "error: Job nothing has no manifest"),
+        (("nothing", "--auto"), {}, "error: --auto has no effect with the id of a calibration, unless --rounds"),
     ],
 )
 def test_what_cannot_run_launches_nothing(

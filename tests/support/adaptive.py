@@ -34,8 +34,8 @@ def simulate(params, seed):
 '''
 
 MARKS = "MARKS"
-"""The variable that names the directory of marks, the seeds of tasks that end otherwise: one file for each of `holds`,
-`fails` and `nan`, which sets with that parameter obey. A path in a parameter would change the seeds, and so all values.
+"""The variable that names the directory of marks, the seeds of tasks that end otherwise. It has a file for each of
+`holds`, `fails` and `nan`, which sets with that parameter obey. A path in a parameter would change all values.
 """
 
 REPLICATES = {"min": 4, "max": 40, "until": {"peak": {"confidence": 0.95, "absolute": 2.0}}}

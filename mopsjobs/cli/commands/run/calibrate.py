@@ -21,7 +21,7 @@ from mopsjobs.app.run.app import App
 from mopsjobs.app.run.launch_arguments import launch_options
 from mopsjobs.app.run.user_trust import user_trust
 from mopsjobs.cli.commands.run.submit import AUTO_HELP, BUNDLE_HELP, add_job_flags
-from mopsjobs.cli.flags import add_trust, full_id_type, labels_of, positive_number
+from mopsjobs.cli.flags import add_trust, flag_of, full_id_type, labels_of, positive_number
 from mopsjobs.cli.launch_flags import add_launch_flags, code_to_pack
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.errors import EXIT_DONE, EXIT_JOB_FAILED, UsageError, command_line
@@ -82,8 +82,8 @@ def run(args: argparse.Namespace, app: App) -> Result:
     is_file = args.spec.lower().endswith((".json", ".yaml", ".yml"))
     if is_file and not args.auto and args.bundle is args.extend is None:
         raise UsageError(f"one of these flags is required: --auto ({AUTO_HELP}), --bundle ({BUNDLE_HELP}).")
-    if not is_file and args.extend is not None:
-        raise UsageError("--extend has no effect with the id of a calibration.")
+    if not is_file:
+        _check_going_on(args)
     then = None if args.then is None else _read_then(*args.then)
     request = CalibrateRequest(
         calibration=read_calibration(args.spec) if is_file else None,
@@ -109,6 +109,19 @@ def run(args: argparse.Namespace, app: App) -> Result:
         notes.append(f"Launched {submitted.job_id}. Next: {command_line('wait', submitted.job_id)}")
     body = Document(document) if args.json else Text(_lines(done), indent=9)
     return Result(body, notes=notes, exit_code=EXIT_DONE if done.journal.best else EXIT_JOB_FAILED)
+
+
+def _check_going_on(args: argparse.Namespace) -> None:
+    """Refuse flags of a new job for a calibration that goes on in its own.
+
+    Raises:
+        UsageError: if there is one.
+    """
+    given = [name for name in ("auto", "bundle", "job_id", "owner", "label", "sweep") if getattr(args, name)]
+    if args.extend is not None:
+        raise UsageError("--extend has no effect with the id of a calibration.")
+    if given and args.rounds is None:
+        raise UsageError(f"{flag_of(given[0])} has no effect with the id of a calibration, unless --rounds is given.")
 
 
 def _submit_request(args: argparse.Namespace, app: App, study: Study) -> SubmitRequest:
