@@ -28,6 +28,7 @@ from mopsjobs.utils.times import record_time
 from support.cli import START, Clock
 from support.kubernetes import EVENTS, JOBS, Api, kubeconfig, lines, log_path
 from support.runs import PATIENCE
+from support.stand_in import SERVICE
 
 RECORD: dict[str, object] = {"job_id": "seir-1", "k8s_name": "seir-1", "k8s_namespace": "models", "k8s_uid": None}
 LAUNCH = Launch(
@@ -139,7 +140,7 @@ def test_a_launch_without_a_reply_is_looked_for(
     """Once, since the API server has dropped the request by then. The error says whether the Job may be there."""
     monkeypatch.setattr("mopsjobs.engines.kubernetes.engine.CREATE_READ_SECONDS", 0.05)
     api.answer("/apis/batch/v1/namespaces/models/jobs", lambda: asyncio.sleep(PATIENCE), method="post")
-    api.answer("/apis/batch/v1/namespaces/models/jobs/seir-1", {"message": "not now"}, status=looks)
+    api.answer("/apis/batch/v1/namespaces/models/jobs/seir-1", {"kind": "Status", "message": "x"}, status=looks)
     with pytest.raises(EngineUnavailableError) as raised:
         engine.launch(LAUNCH)
     assert (raised.value.sent, sum(clock.slept)) == (sent, 0)
@@ -368,11 +369,12 @@ def test_events_tell_why_a_pod_cannot_begin(engine: KubernetesEngine, api: Api) 
     container = {"name": "runner", "image": "i", "imageID": "", "ready": False, "restartCount": 0, "state": waiting}
     tell("Job", "seir-1", "FailedCreate", "12:01:00")
     pod = api.put_pod(0, "Pending", containerStatuses=[container])
-    assert engine.state(RECORD)[:3] == ("pending", None, None)
+    starts = EngineState("pending", "ContainerCreating", f"pod {pod} is being started")
+    assert engine.state(RECORD) == starts
     tell("Pod", pod, "FailedMount", "12:02:00")
     assert engine.state(RECORD)[:4] == ("pending", "FailedMount", "why", True)
     tell("Pod", pod, "Pulling", "12:02:01", severity="Normal")
-    assert engine.state(RECORD)[:3] == ("pending", None, None)
+    assert engine.state(RECORD) == starts
     api.put_pod(0, "Failed")
     assert engine.state(RECORD)[:4] == ("pending", "FailedCreate", "why", True)
     tell("Job", "seir-1", "SuccessfulCreate", "12:03:00", severity="Normal")
@@ -525,6 +527,13 @@ def test_an_answer_that_is_none_is_an_error_of_ours(
         call(engine)
 
 
+def test_a_proxy_that_does_not_know_the_cluster_says_nothing_about_jobs(engine: KubernetesEngine, api: Api) -> None:
+    """Its 404 is not that of an API server, which would mean that the Job is gone."""
+    api.answer("/apis/batch/v1/namespaces/models/jobs/seir-1", {"message": "no such cluster"}, status=404)
+    with pytest.raises(EngineError, match="does not answer as a Kubernetes API server"):
+        engine.state(RECORD)
+
+
 @pytest.mark.parametrize(
     "content", ["", "a: [", "[]", "{}", '{"contexts": [], "clusters": [], "current-context": "x"}']
 )
@@ -574,6 +583,16 @@ def test_a_context_is_chosen_by_option_and_by_environment(env: dict[str, str], a
     assert launched.show_command == "kubectl --context userless -n default get job a"
     with pytest.raises(EngineError, match="has no context nowhere"):
         KubernetesEngine({**env, "MOPS_JOBS_KUBE_CONTEXT": "nowhere"}).state(RECORD)
+
+
+def test_of_several_files_the_one_with_the_context_counts(tmp_path: Path, env: dict[str, str]) -> None:
+    """As kubectl has it: the first file that names a current context chooses it, wherever it is."""
+    first = tmp_path / "first"
+    first.write_text(json.dumps({"contexts": [], "clusters": [], "users": [], "current-context": "here"}))
+    several = {**env, "KUBECONFIG": f"{first}:{env['KUBECONFIG']}:/nowhere"}
+    assert KubernetesEngine(several).state(RECORD).reason == "K8sJobMissing"
+    launch = Launch(job_id="a", registry_url="azure://x", options={"image": "i", "context": "userless"})
+    assert KubernetesEngine(several).launch(launch).k8s_namespace == "default"
 
 
 def _signing_in(tmp_path: Path, api: Api, script: str, version: str = "v1") -> KubernetesEngine:
@@ -639,6 +658,12 @@ def test_in_a_pod_its_service_account_is_used(tmp_path: Path, api: Api, monkeypa
 
     real = lightkube_config.KubeConfig.from_server(api.url, namespace="of-the-pod")
     monkeypatch.setattr(lightkube_config.KubeConfig, "from_service_account", lambda: real)
-    engine = KubernetesEngine({"HOME": str(tmp_path), "KUBERNETES_SERVICE_HOST": "10.0.0.1"})
+    engine = KubernetesEngine({"HOME": str(tmp_path), **SERVICE})
     launched = engine.launch(Launch(job_id="a", registry_url="azure://x", options={"image": "i"}))
     assert launched.k8s_namespace == "of-the-pod"
+
+
+def test_in_a_pod_without_a_token_no_cluster_can_be_asked(tmp_path: Path) -> None:
+    """Those of mops-jobs have none, and each container has the variables of its cluster."""
+    with pytest.raises(EngineAccessError, match="The cluster's configuration of this pod cannot be used"):
+        KubernetesEngine({"HOME": str(tmp_path), **SERVICE}).state(RECORD)

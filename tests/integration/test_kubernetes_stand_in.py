@@ -19,8 +19,10 @@ from typing import Any
 
 import pytest
 
+from mopsjobs.app.care.engine_checks import VERBS
 from mopsjobs.engines.kubernetes import manifest
 from mopsjobs.engines.kubernetes.client import CREATE_READ_SECONDS
+from mopsjobs.engines.kubernetes.engine import NODE_SECONDS
 from mopsjobs.store import open_store
 from mopsjobs.studies.checkpoints import list_numbers
 from support.checkpoints import STEPS, steps_of
@@ -74,7 +76,7 @@ def submit(cli: Cli, cluster: StandIn, tmp_path: Path, monkeypatch: pytest.Monke
 STAGES = {
     "NodeNotReady": MONITOR_SECONDS,
     "evicted": TOLERATION_SECONDS,
-    "over": 2 * manifest.GRACE_SECONDS,  # the command's clock is a little behind
+    "over": manifest.GRACE_SECONDS,
 }
 """What a cluster makes of a pod on a lost node, and the seconds until then."""
 
@@ -199,7 +201,8 @@ def test_a_manifest_that_was_applied_by_hand_is_adopted(cli: Cli, cluster: Stand
     until(lambda: len(cluster.pods("job")) == 2, "the pods that wait")
     job = cluster.job("job")
     assert job is not None
-    assert (job["spec"]["backoffLimit"], job["spec"]["suspend"]) == (2**31 - 1, False)
+    defaults = (2**31 - 1, "Failed", False)
+    assert tuple(job["spec"][name] for name in ("backoffLimit", "podReplacementPolicy", "suspend")) == defaults
     assert "env" not in job["spec"]["template"]["spec"]["containers"][0]
     assert submit(sets_of(4), "--shards", "2").code == 0
     assert _ended(cluster) == "CompletionsReached"
@@ -373,6 +376,18 @@ def test_a_stop_before_the_first_process_has_a_handler_is_lost(cluster: StandIn,
     until(lambda: cluster.exit_codes("job")[0] == 128 + signal.SIGKILL, "the end of the grace period")
 
 
+def test_all_processes_of_a_container_end_with_its_first(
+    cluster: StandIn, submit: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So no worker runs on beside that of the next pod."""
+    monkeypatch.setattr(manifest, "DEFAULT_BACKOFF", 0)
+    left = tmp_path / "left"
+    cluster.programs = {"mops-jobs": ["/bin/sh", "-c", f"sleep 3600 & echo $! >{left}; exit 1"]}
+    assert submit(sets_of(1)).code == 0
+    assert _ended(cluster) == "FailedIndexes"
+    until(lambda: not Path(f"/proc/{left.read_text().strip()}/cmdline").is_file(), "the end of the other process")
+
+
 def test_a_lost_node_is_told_and_replaced(cli: Cli, cluster: StandIn, submit: Submit, tmp_path: Path) -> None:
     """Not ready, evicted, over its grace period: its pod stays until the node is removed, as it may still run.
 
@@ -489,6 +504,36 @@ def test_a_replacement_that_is_being_started_is_not_gone(
     assert _ended(cluster) == "CompletionsReached"
 
 
+def test_the_replacement_of_a_drained_pod_is_not_gone(
+    cli: Cli, cluster: StandIn, submit: Submit, tmp_path: Path
+) -> None:
+    """Nothing is left of the first, and the second pulls its image for minutes."""
+    notes = tmp_path / "calls"
+    assert submit(sets_of(1, gate=str(tmp_path / "gate"), calls=str(notes))).code == 0
+    until(notes.exists, "the first pod")
+    cluster.is_pulling = True
+    cluster.evict("job", 0)
+    until(lambda: [pod["status"]["phase"] for pod in cluster.pods("job")] == ["Pending"], "its replacement")
+    until(lambda: "containerStatuses" in cluster.pods("job")[0]["status"], "its node")
+    cli.clock.advance(minutes=5)
+    shown = cli.ok("status", "job", "--refresh").out
+    assert ("Waits for  ContainerCreating: pod job-0-" in shown, "suspect" in shown) == (True, False)
+    assert cli.ok("list", "--stuck", "-q").lines == []
+
+
+def test_a_pod_whose_node_is_being_added_is_not_stuck(cli: Cli, cluster: StandIn, submit: Submit) -> None:
+    """A machine with a GPU takes minutes. Once the autoscaler gives up, the job is stuck."""
+    cluster.unschedulable = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
+    cluster.scale_up = "pod triggered scale-up: [{gpus 0->1 (max: 4)}]"
+    assert submit(sets_of(1)).code == 0
+    cli.clock.advance(minutes=5)
+    words = "Waits for  Unschedulable: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu.; pod triggered scale-up"
+    until(lambda: words in cli.ok("status", "job").out, words)
+    assert cli.ok("list", "--stuck", "-q").lines == []
+    cluster.pass_seconds(NODE_SECONDS)
+    assert "scheduled (suspect: Unschedulable)" in cli.ok("status", "job").out
+
+
 def test_a_shard_that_is_tried_again_is_not_stuck(cli: Cli, cluster: StandIn, submit: Submit) -> None:
     """Its next pod comes after a pause, as the kubelet rejected the last one. Its words are told."""
     cluster.rejection = ("UnexpectedAdmissionError", "Pod was rejected: Allocate failed: no healthy devices")
@@ -593,3 +638,60 @@ def test_a_job_without_parallelism_waits_and_is_not_stuck(cli: Cli, cluster: Sta
     cli.clock.advance(hours=1)
     assert "Suspended: the parallelism of the Job is 0" in cli.ok("status", "job").out
     assert cli.ok("list", "--stuck", "-q").lines == []
+
+
+ROLE = [f"{verb.verb} {verb.resource}" for verb in VERBS]
+"""What the Role of contrib permits."""
+
+
+def test_a_full_run_needs_no_more_than_the_role(cli: Cli, cluster: StandIn, submit: Submit, tmp_path: Path) -> None:
+    """Launch, wait, look, read logs, see what a quota refuses, and cancel."""
+    gate = tmp_path / "gate"
+    cluster.quota = "exceeded quota: sims"
+    assert submit(sets_of(2, gate=str(gate))).code == 0
+    cli.clock.advance(seconds=15)
+    until(lambda: "exceeded quota" in cli.ok("status", "job").out, "the word of the quota")
+    cluster.quota = None
+    until(lambda: cluster.exit_codes("job"), "the pod")
+    cli.ok("logs", "job")
+    gate.touch()
+    assert _ended(cluster) == "CompletionsReached"
+    assert cli("wait", "job").code == 0
+    cluster.unschedulable = "0/3 nodes are available"
+    assert submit(sets_of(1), "--job-id", "other").code == 0
+    cli.ok("reconcile")
+    cli.ok("cancel", "other", "--yes")
+    assert cluster.asked == set(ROLE)
+
+
+@pytest.mark.parametrize("forbidden", ROLE)
+def test_what_a_missing_permission_costs(
+    cli: Cli, cluster: StandIn, submit: Submit, tmp_path: Path, forbidden: str
+) -> None:
+    """As the guide's table has it. Whatever else is missing, tasks run, and the record has their end."""
+    gate = tmp_path / "gate"
+    cluster.forbidden = forbidden
+    cluster.quota = "exceeded quota: sims" if forbidden == "list events" else None
+    sets = [{**one, "say": "hello"} for one in sets_of(1, gate=str(gate))]
+    launched = submit(sets)
+    if forbidden == "create jobs":
+        assert (launched.code, "User" in launched.err) == (4, True)
+        return
+    assert launched.code == 0
+    until(lambda: cluster.quota or cluster.exit_codes("job"), "the pod")
+    cli.clock.advance(seconds=15)
+    shown = cli.ok("status", "job")
+    assert ("The kubernetes engine cannot be asked about job" in shown.err) == (forbidden == "get jobs")
+    if forbidden == "list events":
+        assert "NoPods: it has no pods" in shown.out
+    cluster.quota = None
+    until(lambda: "hello" in cli.ok("logs", "job").out, "its first line, of its pod or of its events")
+    is_told = forbidden in ("get jobs", "list pods", "get pods/log")
+    assert ("Showing the events instead" in cli.ok("logs", "job").err) == is_told
+    gate.touch()
+    assert _ended(cluster) == "CompletionsReached"
+    assert cli("wait", "job").code == 0
+    assert submit(sets_of(1, gate=str(tmp_path / "none")), "--job-id", "other").code == 0
+    cancelled = cli("cancel", "other", "--yes")
+    assert ("could not be stopped" in cancelled.err) == (forbidden in ("get jobs", "delete jobs"))
+    assert cli.ok("status", "other", "--json").json["status"] == "cancelled"

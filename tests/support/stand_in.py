@@ -150,6 +150,34 @@ class _Server(KubernetesEmulator):
 class StandIn(Api):
     """A cluster as far as the Job controller's rules and a kubelet go. Close it: it runs processes."""
 
+    unschedulable: str | None = None
+    """Why no node takes a pod; None: the node takes all."""
+    scale_up: str | None = None
+    """What an autoscaler says of the node that it adds for a pod; None: it adds none."""
+    missing_volumes: str | None = None
+    """Why the volumes of pods cannot be mounted; None: they can."""
+    quota: str | None = None
+    """Why no more pod may be made; None: any may."""
+    is_pulling = False
+    """Whether images take long."""
+    rejection: tuple[str, str] | None = None
+    """Why the kubelet rejects pods that were scheduled, as reason and message; None: it takes all."""
+    sidecar: str | None = None
+    """What becomes of the container `proxy` that a webhook adds to each pod; None: there is none.
+
+    It outlives the runner (`running`), or ends after it with that reason.
+    """
+    forbidden: str | None = None
+    """What this user may not do, such as `list pods`; None: all is permitted."""
+    refusal: tuple[int, str] | None = None
+    """Why no more Job may be made, as code and message; None: any may."""
+    admission_seconds: float | None = 0.0
+    """How long the admission of a Job takes; None: until the client hangs up."""
+    conflicts = 0
+    """Creations of Jobs that fail from now on because others change the quota."""
+    retry_seconds = 0.02
+    """The back-off of the first retry; 10 s in Kubernetes."""
+
     def __init__(self, directory: Path, programs: Mapping[str, Sequence[str]], env: Mapping[str, str]) -> None:
         """Start it.
 
@@ -162,33 +190,12 @@ class StandIn(Api):
         """The Secrets, each with its keys. A pod that names another one gets CreateContainerConfigError."""
         self.missing_images: set[str] = set()
         """Images that cannot be pulled."""
-        self.unschedulable: str | None = None
-        """Why no node takes a pod; None: the node takes all."""
-        self.missing_volumes: str | None = None
-        """Why the volumes of pods cannot be mounted; None: they can."""
-        self.quota: str | None = None
-        """Why no more pod may be made; None: any may."""
         self.memory_kills: set[int] = set()
         """Shards whose containers the kernel kills, as soon as they have written a line."""
         self.worker_kills: set[int] = set()
         """Shards in which the kernel has killed a worker: the container goes on, and is called `OOMKilled`."""
-        self.is_pulling = False
-        """Whether images take long."""
-        self.rejection: tuple[str, str] | None = None
-        """Why the kubelet rejects pods that were scheduled, as reason and message; None: it takes all."""
-        self.sidecar: str | None = None
-        """What becomes of the container `proxy` that a webhook adds to each pod; None: there is none.
-
-        It outlives the runner (`running`), or ends after it with that reason.
-        """
-        self.refusal: tuple[int, str] | None = None
-        """Why no more Job may be made, as code and message; None: any may."""
-        self.admission_seconds: float | None = 0.0
-        """How long the admission of a Job takes; None: until the client hangs up."""
-        self.conflicts = 0
-        """Creations of Jobs that fail from now on because others change the quota."""
-        self.retry_seconds = 0.02
-        """The back-off of the first retry; 10 s in Kubernetes."""
+        self.asked: set[str] = set()
+        """What was asked for, in the same words."""
         self._directory = directory
         self.programs = programs
         self._env = env
@@ -390,6 +397,14 @@ class StandIn(Api):
 
     async def answer(self, request: Any) -> Any:
         """Return the response to a request that the emulator cannot serve alone; None: it can."""
+        *_, kind = (word for word in request.url.path.split("/") if word in ("jobs", "pods", "events", "log"))
+        verb = {"POST": "create", "DELETE": "delete"}.get(str(request.method.value).upper(), "get")
+        verb = "list" if verb == "get" and request.url.path.endswith(kind) and kind != "log" else verb
+        asked = f"{verb} {'pods/log' if kind == 'log' else kind}"
+        self.asked.add(asked)
+        if asked == self.forbidden:
+            what = f'User "ada" cannot {verb} resource "{asked.partition(" ")[2]}" in the namespace "models"'
+            return _refuse(403, f"{kind} is forbidden: {what}", "Forbidden")
         if found := _LOG.fullmatch(request.url.path):
             if found[2] in self._mute:
                 await self._closes.wait()
@@ -635,6 +650,9 @@ class StandIn(Api):
         """Return the status of a pod that cannot start; None if it can."""
         (spec,) = pod["spec"]["containers"]
         if self.unschedulable is not None:
+            if self.scale_up is not None and "conditions" not in pod["status"]:
+                self._event("Pod", pod, "TriggeredScaleUp", self.scale_up, "Normal")
+            self._event("Pod", pod, "FailedScheduling", self.unschedulable)
             unscheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
             return {"phase": "Pending", "conditions": [{**unscheduled, "message": self.unschedulable}]}
         if self.rejection is not None:

@@ -12,7 +12,7 @@ import os
 import re
 import ssl
 import subprocess
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -164,6 +164,9 @@ Object = Mapping[str, Any]
 class MissingError(RefusedError):
     """The cluster has no such object (404)."""
 
+    is_stated = True
+    """Whether an API server says so. A proxy in front of it may not know the cluster."""
+
 
 class ConflictError(RefusedError):
     """The cluster has another object of that name (409)."""
@@ -219,7 +222,9 @@ class Cluster:
         """Return a Job; None if there is none."""
         try:
             job, _ = self.request("GET", f"{_jobs(namespace)}/{name}")
-        except MissingError:
+        except MissingError as error:
+            if not error.is_stated:
+                raise self.unexpected_response() from None
             return None
         if field(job, "metadata.name") != name:
             raise self.unexpected_response()
@@ -236,21 +241,21 @@ class Cluster:
         own = [pod for pod in pods if pod["metadata"]["labels"].get(UID_LABEL, uid) == uid]
         return sorted(own, key=lambda pod: (shard_of(pod), creation_time(pod)))
 
-    def present_warning(self, namespace: str, kind: str, name: str) -> tuple[str, str] | None:
-        """Return the newest event of an object if it is a warning, as reason and message.
+    def newest_event(
+        self, namespace: str, kind: str, name: str, reasons: Collection[str] | None = None
+    ) -> Object | None:
+        """Return the newest event of an object, of those with these reasons; None: with any.
 
         A later event says that the object has gone on: that a pod was created, or that its image is being pulled.
         """
         about = f"involvedObject.kind={kind},involvedObject.name={name}"
         events = self.items(f"/api/v1/namespaces/{namespace}/events", {"fieldSelector": about})
-        last = max(
-            (event for event in events if field(event, "involvedObject.name") == name),
-            key=lambda event: (_event_time(event), event["type"] == "Warning"),
+        own = (event for event in events if field(event, "involvedObject.name") == name)
+        return max(
+            (event for event in own if reasons is None or event.get("reason") in reasons),
+            key=lambda event: (event_time(event), event["type"] == "Warning"),
             default=None,
         )
-        if last is None or last["type"] != "Warning":
-            return None
-        return str(last.get("reason")), str(last.get("message")).removeprefix(MERGED)
 
     def delete(self, namespace: str, name: str) -> bool:
         """Delete a Job, and in the background its pods. Return False if there is none."""
@@ -393,7 +398,7 @@ def is_other_context(env: Mapping[str, str], context: str) -> bool:
     False if the kubeconfig cannot be used (`open_cluster` then raises the error), and in a pod, which has none.
     """
     try:
-        config, path = _read_kubeconfig(env)
+        config, path = _read_kubeconfig(env, context)
     except EngineAccessError:
         return False
     return path is not None and context in config.contexts and context != config.current_context
@@ -411,7 +416,7 @@ def creation_time(pod: Object) -> float:
     return _seconds(field(pod, "metadata.creationTimestamp"))
 
 
-def _event_time(event: Object) -> float:
+def event_time(event: Object) -> float:
     """Return when an event was seen last, in seconds since 1970; 0 if its cluster does not tell."""
     last = field(event, "series.lastObservedTime") or event.get("lastTimestamp") or event.get("eventTime")
     return _seconds(last)
@@ -421,22 +426,34 @@ def _seconds(time: str | None) -> float:
     return 0.0 if time is None else parse_time(time).timestamp()
 
 
-def _read_kubeconfig(env: Mapping[str, str]) -> tuple[KubeConfig, str | None]:
-    """Return the kubeconfig and its path; in a pod without one, the service account and None."""
+def _read_kubeconfig(env: Mapping[str, str], context: str | None = None) -> tuple[KubeConfig, str | None]:
+    """Return the kubeconfig and its path; in a pod without one, the service account and None.
+
+    Of several files, it is the first one with the context, as kubectl has it; None: with the current one.
+    """
     listed, paths = listed_kubeconfigs(env), existing_kubeconfigs(env)
     if not paths and (listed or not env.get(SERVICE_HOST)):
         raise EngineAccessError(
             f"There is no cluster to talk to: {listed[0] if listed else '~/.kube/config'} is missing.",
             hint="Create it, for example with: az aks get-credentials; or name another file in KUBECONFIG.",
         )
-    path = paths[0] if paths else None
-    with _translate_config_errors(path):
-        return (KubeConfig.from_service_account() if path is None else KubeConfig.from_file(path)), path
+    if not paths:
+        with _translate_config_errors(None):
+            return KubeConfig.from_service_account(), None
+    found = []
+    for path in paths:
+        with _translate_config_errors(path):
+            found.append((KubeConfig.from_file(path), path))
+    current = next((config.current_context for config, _ in found if config.current_context), None)
+    for config, _ in found:
+        config.current_context = current
+    wanted = context or current
+    return next(((config, path) for config, path in found if wanted in config.contexts), found[0])
 
 
 def _load_config(env: Mapping[str, str], context: str | None, recorded: str | None) -> SingleConfig:
     """Return cluster and user: of the kubeconfig, else of the service account of this pod."""
-    config, path = _read_kubeconfig(env)
+    config, path = _read_kubeconfig(env, context or recorded)
     with _translate_config_errors(path):
         name = context or (None if path is None else recorded)
         if name is not None and name not in config.contexts:
@@ -485,13 +502,15 @@ def _shown_server(config: SingleConfig) -> str:
 
 def _status_error(error: httpx.HTTPStatusError, server: str) -> EngineError:
     code = error.response.status_code
-    reason, word = "", None
+    reason, word, kind = "", None, None
     with contextlib.suppress(ValueError, LookupError, TypeError, RecursionError, httpx.StreamError):
         body = error.response.json()
-        reason, word = str(body["message"]), body.get("reason")
+        reason, word, kind = str(body["message"]), body.get("reason"), body.get("kind")
     reason = f": {' '.join(reason.split())[:500].rstrip('.')}" if reason else ""
     if code == 404:
-        return MissingError(f"The cluster at {server} has no such object{reason}.")
+        missing = MissingError(f"The cluster at {server} has no such object{reason}.")
+        missing.is_stated = kind == "Status"
+        return missing
     if code == 409 and word != "Conflict":
         return ConflictError(f"The cluster at {server} has another object of that name{reason}.")
     if code == 401:

@@ -27,9 +27,11 @@ from mopsjobs.engines.base import (
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.kubernetes.client import (
     CREATE_READ_SECONDS,
+    MERGED,
     Cluster,
     ConflictError,
     Object,
+    event_time,
     field,
     is_other_context,
     open_cluster,
@@ -60,6 +62,7 @@ from mopsjobs.engines.kubernetes.pods import (
     memory_problem,
     open_shards,
     present_problem,
+    start_of,
 )
 from mopsjobs.engines.kubernetes.suspension import SUSPENDED, why_suspended
 from mopsjobs.engines.trust import NotTrustedError, Trust, choices_of_last_launch, flags_for
@@ -76,6 +79,14 @@ CONTEXT_FIELD = NOTE_PREFIXES["kubernetes"] + "context"
 
 JOB_CONTROLLER = "kubernetes.io/job-controller"
 """The controller of a Job that names no other."""
+
+UNSCHEDULABLE = "Unschedulable"
+
+SCALES_UP = ("TriggeredScaleUp", "Nominated")
+"""Reasons of the events of pods for which the cluster autoscaler, or Karpenter, adds a node."""
+
+NODE_SECONDS = 900.0
+"""How long a cluster waits for a node that it adds."""
 
 SILENT_SECONDS = 30.0
 """A record without a heartbeat for longer may be that of a runner whose pod was replaced."""
@@ -275,7 +286,7 @@ def _active_state(
     by = field(k8s_job, "spec.managedBy") or JOB_CONTROLLER
     if not pods and by != JOB_CONTROLLER:
         return EngineState("pending", "ManagedBy", f"the Job is run by {by}, maybe in another cluster")
-    return _pending_state(cluster, place, pods, problem, past or _to_be_tried_again(status, pods))
+    return _pending_state(cluster, place, pods, problem, past or _to_be_tried_again(status, pods), now)
 
 
 def _held_state(cluster: Cluster, k8s_job: Object, place: tuple[str, str]) -> EngineState | None:
@@ -302,18 +313,22 @@ def _to_be_tried_again(status: Object, pods: Sequence[Object]) -> Problem:
 
 
 def _pending_state(
-    cluster: Cluster, place: tuple[str, str], pods: Sequence[Object], problem: Problem, past: Problem
+    cluster: Cluster, place: tuple[str, str], pods: Sequence[Object], problem: Problem, past: Problem, now: datetime
 ) -> EngineState:
     """Return the state of a Job without a pod that runs: what keeps the next one, else how the last one ended."""
     if problem is None:
         with contextlib.suppress(EngineAccessError):  # a role may not permit to read events
             problem = _problem_in_events(cluster, *place, pods)
+    if problem is not None and problem[0] == UNSCHEDULABLE:
+        with contextlib.suppress(EngineAccessError):
+            if (coming := _coming_node(cluster, place[0], pods, now)) is not None:
+                return EngineState("pending", UNSCHEDULABLE, f"{problem[1]}; {coming}")
     if problem is not None or not pods:
         reason, detail = problem or (NO_PODS, "it has no pods")
         return EngineState("pending", reason, detail, is_stuck=True)
     # Another pod is about to start, or the cluster makes one after a pause. An evicted one is replaced at once.
     is_gone = past is not None and past[0] == EVICTED and all(map(has_ended, pods))
-    return EngineState("pending", *(past or NOTHING), is_gone)
+    return EngineState("pending", *(past or start_of(pods) or NOTHING), is_gone)
 
 
 def _problem_in_events(cluster: Cluster, namespace: str, name: str, pods: Sequence[Object]) -> tuple[str, str] | None:
@@ -330,11 +345,24 @@ def _problem_in_events(cluster: Cluster, namespace: str, name: str, pods: Sequen
     unfinished_pods = [pod for pod in pods if not has_ended(pod)]
     if unfinished_pods:
         pod_name = str(unfinished_pods[0]["metadata"]["name"])
-        return cluster.present_warning(namespace, "Pod", pod_name)
-    warning = cluster.present_warning(namespace, "Job", name)
+        last = cluster.newest_event(namespace, "Pod", pod_name)
+    else:
+        last = cluster.newest_event(namespace, "Job", name)
+    if last is None or last["type"] != "Warning":
+        return None
     # Each refused pod has a new name, and a text that is always new would be told again and again.
     pod_names = rf"({re.escape(name)}-\d+)-[a-z0-9]{{5}}\b"
-    return None if warning is None else (warning[0], re.sub(pod_names, r"\1", warning[1]))
+    message = str(last.get("message")).removeprefix(MERGED)
+    return str(last.get("reason")), message if unfinished_pods else re.sub(pod_names, r"\1", message)
+
+
+def _coming_node(cluster: Cluster, namespace: str, pods: Sequence[Object], now: datetime) -> str | None:
+    """Return what an autoscaler says of the node that it adds for the first pod that waits; None if it adds none."""
+    name = next(str(pod["metadata"]["name"]) for pod in pods if not has_ended(pod))
+    last = cluster.newest_event(namespace, "Pod", name, (*SCALES_UP, "NotTriggerScaleUp"))
+    if last is None or last["reason"] not in SCALES_UP or now.timestamp() - event_time(last) > NODE_SECONDS:
+        return None
+    return str(last.get("message"))
 
 
 def _find_own_job(cluster: Cluster, job: Mapping[str, object], trust: Trust) -> Object | None:

@@ -53,6 +53,15 @@ def present_problem(pods: Sequence[Object], now: datetime) -> tuple[str, str | N
     return next(filter(None, (_pod_problem(pod, now) for pod in _newest(pods).values())), None)
 
 
+def start_of(pods: Iterable[Object]) -> tuple[str, str] | None:
+    """Return that a pod is about to start, as a word and a sentence; None if none is."""
+    for pod in pods:
+        if field(pod, "status.phase") == "Pending":
+            reasons = (field(container, "state.waiting.reason") for container, _ in _containers(pod))
+            return next(filter(None, reasons), "Pending"), f"pod {field(pod, 'metadata.name')} is being started"
+    return None
+
+
 def _newest(pods: Iterable[Object]) -> dict[int, Object]:
     return {shard_of(pod): pod for pod in sorted(pods, key=creation_time)}
 
