@@ -89,6 +89,7 @@ class JobInfo(_Fields):
     run_seconds: float | None
     max_cpu_hours: float | None
     precision: dict[str, Any] | None
+    calibration: dict[str, Any] | None
     suspect: str | None
     cpu_seconds: float | None
     task_seconds: float | None

@@ -156,6 +156,7 @@ def _computed_fields(columns: JobColumns, now: float, known_to: float) -> dict[s
         "run_seconds": None if started is None else round(max(until - started, 0.0), 3),
         "max_cpu_hours": _budget(columns[0]),
         "precision": _precision(columns[0]),
+        "calibration": _calibration(columns[0]),
         "suspect": why_suspect(suspect, heartbeat, known_to) if is_active else None,
     }
 
@@ -176,6 +177,15 @@ def _precision(record: str) -> dict[str, Any] | None:
     from mopsjobs.registry.precision_counts import precision_counts
 
     return precision_counts(json.loads(record)["metadata"])
+
+
+def _calibration(record: str) -> dict[str, Any] | None:
+    """Return how far a calibration is. Few jobs are one."""
+    if '"calibration"' not in record:
+        return None
+    from mopsjobs.registry.calibration_counts import calibration_counts
+
+    return calibration_counts(json.loads(record)["metadata"])
 
 
 def why_suspect(marked: str | None, heartbeat: float | None, known_to: float) -> str | None:

@@ -38,5 +38,7 @@ class JobRow(NamedTuple):
     study: str | None
     sweep: str | None
     """The value of its label `sweep`."""
+    best: float | None
+    """The smallest value that a calibration has found."""
     error: str | None
     note: str | None

@@ -36,7 +36,7 @@ _KEPT = """
     SELECT job_id FROM kept
 """
 
-LEDGER_TABLES = ("ledger", "ledger_chunk", "attempt", "task", "parameter_set", "failure_summary")
+LEDGER_TABLES = ("ledger", "ledger_chunk", "attempt", "task", "parameter_set", "failure_summary", "journal")
 
 
 class PrunePlan(NamedTuple):

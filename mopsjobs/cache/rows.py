@@ -12,6 +12,7 @@ from mopsjobs.cache.job_json import COLUMNS, job_json
 from mopsjobs.cache.job_row import JobRow
 from mopsjobs.engines.base import kubernetes_name
 from mopsjobs.errors import MAX_REASON, RecordError, shorten
+from mopsjobs.registry.calibration_counts import best_of
 from mopsjobs.registry.job_columns import job_columns, read_remarks
 from mopsjobs.registry.job_state import MAX_BYTES_BESIDES_OUTPUTS, OUTPUT_LISTS, JobState
 from mopsjobs.registry.notes import all_notes
@@ -113,6 +114,7 @@ def to_row(key: str, job_id: str, value: bytes, version: VersionToken, generatio
         parent_job_id=state.parent_job_id,
         study=study_of(state.metadata),
         sweep=state.labels.get(SWEEP) or None,
+        best=best_of(state.metadata),
         error=error_of(state.error_code, state.error_message),
         note=all_notes(state.metadata),
     )

@@ -9,7 +9,7 @@
 CREATE TABLE job (
     key TEXT NOT NULL, job_id TEXT PRIMARY KEY, version TEXT NOT NULL, generation INTEGER NOT NULL,
     status TEXT NOT NULL, is_active INTEGER NOT NULL, created_ts REAL NOT NULL, changed_ts REAL NOT NULL,
-    sweep TEXT, started_ts REAL, ended_ts REAL, progress REAL, heartbeat_ts REAL, has_history INTEGER NOT NULL DEFAULT 0,
+    sweep TEXT, best REAL, started_ts REAL, ended_ts REAL, progress REAL, heartbeat_ts REAL, has_history INTEGER NOT NULL DEFAULT 0,
     name TEXT, namespace TEXT, owner TEXT, status_since TEXT, suspect TEXT, parent_job_id TEXT, usage TEXT,
     forecast TEXT, study TEXT, error TEXT, note TEXT, tasks_total INTEGER NOT NULL DEFAULT 0,
     tasks_completed INTEGER NOT NULL DEFAULT 0, outputs_expected INTEGER NOT NULL DEFAULT 0,
@@ -23,6 +23,9 @@ CREATE TABLE event (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, chunk TEXT NOT NULL, job_id TEXT NOT NULL, at_ts REAL NOT NULL,
     kind TEXT NOT NULL, body TEXT NOT NULL
 );
+
+-- The journal of a calibration, as a document of studies/journal_document.py.
+CREATE TABLE journal (job_id TEXT PRIMARY KEY, document TEXT NOT NULL);
 
 -- Tables whose rows are found by their primary keys alone.
 CREATE TABLE job_label (
@@ -85,7 +88,7 @@ CREATE INDEX idx_job_name ON job (name);
 -- With all that the row of a sweep shows. Few jobs are in one, so others cost nothing.
 CREATE INDEX idx_job_sweep ON job (
     sweep, status, is_active, changed_ts, created_ts, ended_ts, owner, study, suspect, heartbeat_ts, tasks_total,
-    tasks_completed
+    tasks_completed, best
 ) WHERE sweep IS NOT NULL;
 CREATE INDEX idx_job_generation ON job (generation);
 CREATE INDEX idx_job_parent ON job (parent_job_id) WHERE parent_job_id IS NOT NULL;

@@ -48,6 +48,9 @@ PRECISION = "precision"
 GROWS = "grows"
 """The member of metadata with the seconds without a task after which a growing job ends; absent for any other job."""
 
+CALIBRATION = "calibration"
+"""The member of metadata that counts the rounds and sets of a calibration, with the best one."""
+
 MAX_NOTE = 1000
 """Characters of a note. A longer one of `update` is cut in the history, so that records stay small."""
 

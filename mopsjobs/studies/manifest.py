@@ -17,7 +17,16 @@ from mopsjobs.engines.base import KUBERNETES_JOB, NOTE_PREFIXES
 from mopsjobs.errors import NoManifestError, RecordError, UsageError, command_line
 from mopsjobs.registry.job_id import check_job_id
 from mopsjobs.registry.keys import MANIFEST, RECORDS
-from mopsjobs.registry.notes import GROWS, LABEL_HISTORY, NOTE_HISTORY, OWN_WRITE, PRECISION, SUSPECT, WAITS_FOR
+from mopsjobs.registry.notes import (
+    CALIBRATION,
+    GROWS,
+    LABEL_HISTORY,
+    NOTE_HISTORY,
+    OWN_WRITE,
+    PRECISION,
+    SUSPECT,
+    WAITS_FOR,
+)
 from mopsjobs.store.base import ReadableStore
 from mopsjobs.studies.adaptive import count_sets, judge_sets
 from mopsjobs.studies.rounds import grown, read_rounds
@@ -293,6 +302,7 @@ class Manifest:
             own |= {SOURCES_FIELD: [one.job_id for one in self.reused]}
         used = {*own, DIFFERENT_FIELD, DUPLICATES_FIELD, DEFERRED_FIELD, REUSED_FIELD, SOURCES_FIELD, SUSPECT, APART}
         used |= {SEEDS_FIELD, GROWS, NOTE_HISTORY, LABEL_HISTORY, OWN_WRITE, PRECISION, WAITS_FOR, KUBERNETES_JOB}
+        used.add(CALIBRATION)
         notes = tuple(NOTE_PREFIXES.values())
         apart = {name: value for name, value in self.study.metadata.items() if name in used or name.startswith(notes)}
         free = {name: value for name, value in self.study.metadata.items() if name not in apart}

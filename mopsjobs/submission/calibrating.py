@@ -15,7 +15,8 @@ from mopsjobs.bundles.bundle import load_bundle
 from mopsjobs.engines.model_env import python_here
 from mopsjobs.engines.model_errors import ModelError
 from mopsjobs.engines.trust import python_of_launch
-from mopsjobs.errors import JobBusyError, UsageError, command_line
+from mopsjobs.errors import JobBusyError, MopsJobsError, UsageError, command_line
+from mopsjobs.registry.notes import CALIBRATION
 from mopsjobs.studies.calibration import Calibration
 from mopsjobs.studies.journal import (
     Journal,
@@ -29,6 +30,7 @@ from mopsjobs.studies.journal import (
     read_journal,
     told_key,
 )
+from mopsjobs.studies.journal_document import counts_of
 from mopsjobs.studies.manifest import Manifest, load_manifest
 from mopsjobs.studies.study import param_id
 from mopsjobs.submission.growing import EndedTask, GrowingJob, continue_growing
@@ -82,6 +84,7 @@ class Coordinator:
         sampler: the sampler, which was not asked yet.
         warn: called with a warning.
         replays: for each inherited round, whether the sampler of its job asks as this one does.
+        note: called with the counts of the journal as soon as it has grown, for the record.
     """
 
     def __init__(
@@ -91,8 +94,10 @@ class Coordinator:
         sampler: Sampler,
         warn: Callable[[str], object] = lambda _text: None,
         replays: Sequence[bool] = (),
+        note: Callable[[dict[str, Any]], object] = lambda _counts: None,
     ) -> None:
         self.journal = journal
+        self._note = note
         self._job, self._sampler, self._warn = job, sampler, warn
         self._replays = replays
         self._has_finished = self._is_other = False
@@ -132,6 +137,7 @@ class Coordinator:
 
     def _replay(self, on_round: OnRound) -> None:
         """Ask and tell the sampler what the journal has, and wait for a round that was not told."""
+        self._note(counts_of(self.journal))  # a client that was killed may not have noted the last round
         for number, one in enumerate(self.journal.rounds):
             asks = self._replays[number] if number < len(self._replays) else True
             if asks:
@@ -196,6 +202,7 @@ class Coordinator:
         told = one._replace(told=tuple(results))
         rounds = [told if other is one else other for other in self.journal.rounds]
         self.journal = dataclasses.replace(self.journal, rounds=tuple(rounds))
+        self._note(counts_of(self.journal))
         self._tell(told)
         on_round(self.journal)
 
@@ -313,7 +320,12 @@ def _open(job_id: str, sampler: Sampler, session: Session, warnings: tuple[str, 
     same = {one: journal_of(one, session).calibration.searches_as(journal.calibration) for one in set(inherited)}
     replays = [same[one] for one in inherited]
     job: GrowingJob = continue_growing(session, job_id)
-    return Begun(job_id, Coordinator(job, journal, sampler, session.warn, replays), warnings)
+
+    def note(counts: dict[str, Any]) -> None:
+        with contextlib.suppress(MopsJobsError):  # the journal has it; the next round is noted too
+            session.registry.update_fields(job_id, metadata={CALIBRATION: counts})
+
+    return Begun(job_id, Coordinator(job, journal, sampler, session.warn, replays, note), warnings)
 
 
 def journal_of(job_id: str, session: Session) -> Journal:

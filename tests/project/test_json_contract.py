@@ -18,6 +18,7 @@ from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.registry.transitions import ShardReport
 from mopsjobs.registry.usage import ShardUsage
+from support.calibrated import put_calibration
 from support.cli import Cli, Remote, add, foreign, key
 from support.ledgers import BUNDLE, Ledger, add_job, attempt, leave_scalars
 from support.runs import code, place, sets_of, study
@@ -31,7 +32,7 @@ PROMISED_JOB_FIELDS = [
     "last_validation_error", "metadata", "write_id", "revision", "transitions", "tasks_failed", "heartbeat_at",
     "shards", "owner", "labels", "engine", "parent_job_id", "usage", "forecast", "progress", "is_active",
     "status_since", "started_at", "ended_at",
-    "duration_seconds", "queued_seconds", "run_seconds", "max_cpu_hours", "precision", "suspect",
+    "duration_seconds", "queued_seconds", "run_seconds", "max_cpu_hours", "precision", "calibration", "suspect",
     "cpu_seconds", "task_seconds", "held_core_seconds", "saved_seconds", "cpu_efficiency", "max_rss_bytes",
     "eta_earliest", "eta_latest", "eta_basis", "stragglers", "time_limit_at",
 ]  # fmt: skip
@@ -242,6 +243,16 @@ def test_explanations_keep_their_promise(cli: Cli, remote: Remote) -> None:
     _check(cli, "explain", document)
     assert [one["condition"] for one in document["separates"]] == ["n <= 10"]
     assert document["left_out"]["not_finite"] == 1
+
+
+def test_calibrations_keep_their_promise(cli: Cli, remote: Remote) -> None:
+    """`results --best --json` and `--explain --json` of a calibration fit their schemas, with sets and with none."""
+    put_calibration(remote.jobs, "cal", 20)
+    put_calibration(remote.jobs, "new", 0)
+    cli.ok("sync")
+    for job_id in ("cal", "new"):
+        _check(cli, "calibration", cli.ok("results", job_id, "--best", "--json").json)
+        _check(cli, "explain", cli.ok("results", job_id, "--explain", "--json").json)
 
 
 @pytest.mark.usefixtures("everything")

@@ -15,6 +15,7 @@ from mopsjobs.errors import JobBusyError, UsageError
 from mopsjobs.registry.status import SWEEP
 from mopsjobs.studies.calibration import Calibration
 from mopsjobs.studies.journal import Evaluation, Journal
+from mopsjobs.studies.journal_document import counts_of
 from mopsjobs.studies.manifest import load_manifest
 from mopsjobs.studies.study import Study
 from mopsjobs.studies.study_parser import parse_study
@@ -176,8 +177,8 @@ def describe_round(journal: Journal) -> str:
 
 def count_evaluations(journal: Journal) -> dict[str, int]:
     """Count the sets that were told, and those among them that failed."""
-    ends = [one.told.values is None for one in journal.evaluations()]
-    return {"evaluations": len(ends), "failed": sum(ends)}
+    counts = counts_of(journal)
+    return {"evaluations": counts["sets"], "failed": counts["failed"]}
 
 
 def document_of(done: Calibrated) -> dict[str, Any]:

@@ -53,6 +53,9 @@ MAX_VALUE = 200
 MIN_RATE_SECONDS = 1.0
 """A job that has run for less has no rate."""
 
+MIN_ROUNDS = 2
+"""Rounds of a calibration from which on the others are estimated."""
+
 SHORT_RANGE = 600.0
 """Seconds. The ends of a shorter range are shown with seconds."""
 
@@ -117,8 +120,9 @@ def job_card(
         _section("Reused", _reused(job)),
         _section("Deferred", count and f"{pluralize(count, 'task')}, left to a later resume"),
         _section("Precision", _precision(job)),
+        *_calibration(job),
         _section("Failed", failed),
-        _section("Done", end_text(job, now)),
+        _section("Done", end_text(job, now) or rounds_left_text(job)),
         _section("Rate", rate_text(job)),
         _section("Stragglers", stragglers_text(job)),
         *_study(job),
@@ -377,6 +381,29 @@ def _precision(job: Mapping[str, Any]) -> str | None:
     counts = job["precision"]
     is_old = job["status"] == "cancelled" and counts["needed"] < counts["at_most"]
     return precision_text(counts) + (f"; {BEFORE_CANCEL}" if is_old else "")
+
+
+def _calibration(job: Mapping[str, Any]) -> Iterator[Section]:
+    """Yield how far a calibration is, and the parameters of its best set."""
+    if job["calibration"] is not None:
+        from mopsjobs.registry.calibration_counts import calibration_text, params_text  # here: few jobs are one
+
+        best = job["calibration"]["best"]
+        yield _section("Rounds", calibration_text(job["calibration"]))
+        yield _section("Best set", best and params_text(best["params"]))
+
+
+def rounds_left_text(job: Mapping[str, Any]) -> str | None:
+    """Return how long the other rounds of a calibration take at its pace so far; None if that is not known."""
+    counts, seconds = job["calibration"], job["run_seconds"]
+    if counts is None or not job["is_active"] or waits_for_text(job) or not seconds:
+        return None
+    done, left = counts["rounds"] - counts["inherited"], counts["at_most"] - counts["rounds"]
+    if done < MIN_ROUNDS or left <= 0:
+        return None
+    return (
+        f"in about {human_duration(seconds / done * left)}, if {pluralize(left, 'round')} more take as long as before"
+    )
 
 
 def _budget(job: Mapping[str, Any]) -> str | None:

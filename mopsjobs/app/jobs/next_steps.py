@@ -100,8 +100,9 @@ def _scontrol_show(job: Job) -> str | None:
 def _command_after_end(job: Job, ends: MemoryEnds | None) -> str:
     """Return the most useful command for a job that mops-jobs submitted and that has ended."""
     job_id, status = job["job_id"], job["status"]
-    if status == "succeeded":
-        return command_line("results", job_id, "--download DIR")
+    has_best = bool(job.get("calibration") and job["calibration"]["best"])
+    if status == "succeeded" or has_best:
+        return command_line("results", job_id, "--best" if has_best else "--download DIR")
     if status == "failed" and job["error_code"] in (START_ERROR, *CLUSTER_CODES):  # lost tasks have no errors
         is_startable = job["error_code"] != START_ERROR
         return command_line("logs", job_id) if is_startable else command_line("resume", job_id, "--image IMAGE")
@@ -170,10 +171,12 @@ def next_commands(job: Job, newest: Job | None = None, ends: MemoryEnds | None =
         return [
             ("Follow its log", command_line("logs -f", job_id)),
             *failures,
+            *_calibration_commands(job, "Go on if its client is gone", ""),
             ("See it as the registry has it", command_line("status", job_id, "--refresh")),
             ("End it", command_line("cancel", job_id)),
         ]
     found = [("Read its log", command_line("logs", job_id)), *failures]
+    found += _calibration_commands(job, "Extend it to more rounds", "--rounds N")
     last = job if newest is None else newest
     if any(member["results_path"] is not None for member in (job, last)):
         found.append(("Fetch its results", command_line("results", last["job_id"], "--download DIR")))
@@ -182,6 +185,10 @@ def next_commands(job: Job, newest: Job | None = None, ends: MemoryEnds | None =
     elif last["status"] != "succeeded" and _is_submitted(last):
         found += _resume_commands(last, ends)
     return found
+
+
+def _calibration_commands(job: Job, purpose: str, options: str) -> list[tuple[str, str]]:
+    return [(purpose, command_line("calibrate", job["job_id"], options))] if job.get("calibration") else []
 
 
 def _resume_commands(job: Job, ends: MemoryEnds | None) -> list[tuple[str, str]]:

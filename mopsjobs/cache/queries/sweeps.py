@@ -39,6 +39,8 @@ class Sweep(NamedTuple):
     """When the first one was registered."""
     changed: float
     """When one of them changed last."""
+    best: tuple[float, str] | None
+    """The smallest value that its calibrations have found, and the job that has it; None without calibrations."""
     ended: float | None
     """When the last one ended; None while one is active."""
 
@@ -51,7 +53,9 @@ class Sweep(NamedTuple):
         """Return how many jobs have which status: `1 failed, 2 running of 20 jobs`."""
         counts = ", ".join(f"{count:,} {status}" for status, count in self.statuses.items())
         stuck = f" ({self.suspect:,} suspect)" if self.suspect else ""
-        return f"{counts}{stuck}{f' of {self.all_jobs:,} jobs' if self.jobs < self.all_jobs else ''}"
+        cut = f" of {self.all_jobs:,} jobs" if self.jobs < self.all_jobs else ""
+        best = "" if self.best is None else f"; best {self.best[0]:.4g} of {self.best[1]}"
+        return f"{counts}{stuck}{cut}{best}"
 
 
 def first_rows(
@@ -111,24 +115,43 @@ def read_sweeps(
         rows = connection.execute(
             f"SELECT sweep, status, count(*), sum(is_active), sum(is_active AND {is_suspect(connection, now)}),"  # noqa: S608 - constant names
             " sum(tasks_total), sum(tasks_completed), min(owner), max(owner),"
-            " min(study), max(study), min(created_ts), max(changed_ts), max(ended_ts) FROM job"
+            " min(study), max(study), min(created_ts), max(changed_ts), max(ended_ts), min(best) FROM job"
             f" WHERE sweep IN (SELECT value FROM json_each(?)) AND {condition} GROUP BY sweep, status",
             (wanted, *values),
         )
         for name, *part in rows:
             parts.setdefault(name, []).append(tuple(part))
-    return {name: _sum_up(name, found, all_jobs[name]) for name, found in parts.items()}
+    return {name: _sum_up(connection, name, found, all_jobs[name]) for name, found in parts.items()}
 
 
-def _sum_up(name: str, parts: Sequence[tuple[object, ...]], all_jobs: int) -> Sweep:
+def _sum_up(connection: sqlite3.Connection, name: str, parts: Sequence[tuple[object, ...]], all_jobs: int) -> Sweep:
     statuses: dict[str, int] = {}
     for status, count, *_ in sorted(parts, key=lambda part: part[0] in URGENCY and URGENCY.index(str(part[0])) + 1):
         statuses[str(status)] = statuses.get(str(status), 0) + int(count)  # type: ignore[call-overload]
     columns = [[value for value in column if value is not None] for column in zip(*parts, strict=True)]
-    _, jobs, active, suspect, total, completed, owner, last_owner, study, last_study, created, changed, ended = columns
+    (
+        _,
+        jobs,
+        active,
+        suspect,
+        total,
+        completed,
+        owner,
+        last_owner,
+        study,
+        last_study,
+        created,
+        changed,
+        ended,
+        values,
+    ) = columns
+    best = None
+    if values:
+        sql = "SELECT best, job_id FROM job WHERE sweep = ? AND best = ? ORDER BY created_ts, job_id LIMIT 1"
+        best = connection.execute(sql, (name, min(values))).fetchone()
     return Sweep(
         name, sum(jobs), all_jobs, statuses, sum(active), sum(suspect), sum(total), sum(completed),
-        _common(owner, last_owner), _common(study, last_study), min(created), max(changed),
+        _common(owner, last_owner), _common(study, last_study), min(created), max(changed), best,
         max(ended) if ended and not sum(active) else None,
     )  # fmt: skip
 

@@ -34,6 +34,7 @@ from mopsjobs.utils.text import cut_to_length, pluralize, strip_control_characte
 from mopsjobs.utils.times import from_timestamp, human_duration, parse_time, whole_seconds
 from mopsjobs.web.drawings import svg
 from mopsjobs.web.drawings.axes import TICKS, count_scale, time_texts
+from mopsjobs.web.pages.calibration_section import draw_calibration
 from mopsjobs.web.pages.readings import ask
 from mopsjobs.web.queries.query_params import parse_query
 from mopsjobs.web.queries.view_models import (
@@ -71,7 +72,10 @@ MAX_RUNS = 50
 ICONS = ("succeeded", "partial", "failed")
 """Ends of a job whose tab has an icon of its own."""
 
-STANDING = ("Waits for", "Warning", "Precision", "Deferred", "Done", "Rate", "Used", "Budget")
+STANDING = (
+    "Waits for", "Warning", "Precision", "Rounds", "Best set",
+    "Deferred", "Done", "Rate", "Used", "Budget",
+)  # fmt: skip
 
 ELSEWHERE = (*STANDING, "Status", "Progress", "Failed", "Stragglers", "Error", "Family")
 
@@ -124,6 +128,7 @@ class JobPage:
                 "commands": [(why, command) for why, command in next_commands(job, last, ends) if command != first],
                 "unreadable": job_queries.unreadable_records(connection, whole_id),
                 "events": [event(one) for one in sorted(events, key=event_time)],
+                "calibration": draw_calibration(self._site, connection, job),
                 **self._tasks(connection, job),
             }
 

@@ -26,6 +26,9 @@ RESULTS = "results"
 PROVENANCE = "provenance"
 """What to read: the study, the code and the environments of a job."""
 
+JOURNAL = "journal"
+"""What to read: the rounds of a calibration, and what its sampler was told."""
+
 OUTPUT = "output"
 """What to read: an output of a task."""
 
@@ -95,7 +98,7 @@ class JobReads:
         """Ask for a job to be read, unless that was done a moment ago.
 
         Args:
-            kind: `FAILURES`, `RESULTS`, `PROVENANCE` or `OUTPUT`.
+            kind: `FAILURES`, `RESULTS`, `PROVENANCE`, `JOURNAL` or `OUTPUT`.
             job_id: the full id of a job that the cache has.
             part: for `OUTPUT`, the number of a task and the name of its output.
             state: differs after each write to the record, such as its `updated_at`.

@@ -13,6 +13,7 @@ from mopsjobs.app.following.notify.notifier import CacheNotifier
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.freshness import Freshness, never_synced_error
 from mopsjobs.app.tasks.failures import keep_job_failures
+from mopsjobs.app.tasks.journals import mirror_journal
 from mopsjobs.cache import sync_state
 from mopsjobs.cache.database import is_current, open_to_read, translate_sqlite_errors
 from mopsjobs.cache.queries.jobs import find_job
@@ -21,7 +22,7 @@ from mopsjobs.utils.sqlite_file import FileIdentity, file_identity
 from mopsjobs.utils.times import parse_duration
 from mopsjobs.utils.user_dirs import user_name
 from mopsjobs.web.site.background import ChangeSignal, RenderedPage, Syncer
-from mopsjobs.web.site.job_reads import FAILURES, OUTPUT, PROVENANCE, RESULTS, JobReads
+from mopsjobs.web.site.job_reads import FAILURES, JOURNAL, OUTPUT, PROVENANCE, RESULTS, JobReads
 from mopsjobs.web.site.kept import (
     MAX_JOBS,
     MAX_KEPT_BYTES,
@@ -158,9 +159,13 @@ class Site:
             FAILURES: lambda job_id: keep_job_failures(job_id, self.app),
             RESULTS: lambda job_id: self.results.put(job_id, read_results(job_id, self.app)),
             PROVENANCE: lambda job_id: self.provenances.put(job_id, read_provenance(job_id, self.app)),
+            JOURNAL: self._read_journal,
             OUTPUT: self._read_output,
         }
         return JobReads(self.app, self.changes, actions)
+
+    def _read_journal(self, job_id: str) -> None:
+        mirror_journal(job_id, self.app)
 
     def _read_output(self, job_id: str, number: str, name: str) -> None:
         kept = read_kept_output(job_id, number, name, self.app)

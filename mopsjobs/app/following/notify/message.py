@@ -30,7 +30,10 @@ SHOWN_CONDITIONS = 2
 MAX_LINE = 300
 """Characters of a line. A record may hold a text of any length."""
 
-SHOWN = ("Status", "Progress", "Owner", "Labels", "Running", "Ran", "Used", "Budget", "Error")
+SHOWN = (
+    "Status", "Progress", "Rounds", "Best set", "Owner", "Labels",
+    "Running", "Ran", "Used", "Budget", "Error",
+)  # fmt: skip
 """Sections of the job that the text has."""
 
 

@@ -16,7 +16,8 @@ DESCRIPTION = (
     " each line of list --jsonl, wait, watch and cancel. `event` describes each line of events --json, and"
     " `$defs/task` in `tasks` each line of tasks --jsonl. `notification` describes what a webhook or a command gets."
     " `results` describes results --by set --json, `explain` results --explain --json, `contrast` results --contrast"
-    " --json, and `plan` submit --dry-run --json. The others describe what the command prints with --json."
+    " --json, `calibration` results --best --json of a calibration, and `plan` submit --dry-run --json. The others"
+    " describe what the command prints with --json."
 )
 
 EXAMPLES = (
@@ -26,7 +27,7 @@ EXAMPLES = (
 
 NAMES = (
     "job", "list", "tasks", "sync", "doctor", "event", "summary", "failures", "provenance", "diff", "query", "prune",
-    "results", "explain", "contrast", "plan", "version", "notification",
+    "results", "explain", "contrast", "calibration", "plan", "version", "notification",
 )  # fmt: skip
 
 

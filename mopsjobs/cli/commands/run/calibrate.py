@@ -25,6 +25,7 @@ from mopsjobs.cli.flags import add_trust, flag_of, full_id_type, labels_of, posi
 from mopsjobs.cli.launch_flags import add_launch_flags, code_to_pack
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.errors import EXIT_DONE, EXIT_JOB_FAILED, UsageError, command_line
+from mopsjobs.registry.calibration_counts import params_text
 from mopsjobs.studies.calibration import read_calibration
 from mopsjobs.studies.journal import Journal
 from mopsjobs.studies.study import Study
@@ -157,7 +158,6 @@ def _lines(done: Calibrated) -> list[str]:
     lines = [f"Job      {done.job_id}", f"Sets     {sets}"]
     if best is not None:
         names = done.journal.calibration.asked_of(best.params)
-        params = ", ".join(f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
-                           for name, value in names.items())  # fmt: skip
+        params = params_text(names)
         lines += [f"Best     {value_text(best)} in round {best.round}", f"With     {params}"]
     return lines

@@ -17,6 +17,7 @@ from mopsjobs.app.run.freshness import FreshnessPolicy, rows_document
 from mopsjobs.app.tasks.contrasts import MAX_VALUE, find_contrast, parse_contrast, value_text
 from mopsjobs.app.tasks.duckdb_views import duckdb_views
 from mopsjobs.app.tasks.explain import explain_scalar
+from mopsjobs.app.tasks.journals import best_columns, best_sets, explain_journal, find_calibration, value_name
 from mopsjobs.app.tasks.result_sets import ERROR, ResultSets, SetChoice, SetPage, read_result_sets, sets_document
 from mopsjobs.app.tasks.results_sql import run_results_sql
 from mopsjobs.app.tasks.results_table import (
@@ -46,6 +47,8 @@ from mopsjobs.errors import (
     UsageError,
     command_line,
 )
+from mopsjobs.registry.calibration_counts import calibration_text
+from mopsjobs.studies.journal_document import counts_of
 from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.output_directory import OutputDirectory
@@ -93,6 +96,9 @@ SHOWN = 50
 
 SHOWN_RESULTS = 4
 """Results in the table for people. Other forms have all."""
+
+OBJECTIVE = ""
+"""In place of the result of --best and --explain: the objective of a calibration."""
 
 OF_SETS = ("best", "worst", "sort", "quantile", "limit")
 """Flags that ask for rows of parameter sets, as --by set does."""
@@ -161,7 +167,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     table.add_argument("--by", choices=("task", "set"), help="a row per task, or per parameter set (default: task)")
     first = table.add_mutually_exclusive_group()
     first.add_argument(
-        "--best", metavar="RESULT", help="print the parameter sets with the lowest mean of a result; =-RESULT: highest"
+        "--best",
+        metavar="RESULT",
+        nargs="?",
+        const=OBJECTIVE,
+        help="print the parameter sets with the lowest mean of a result; =-RESULT: highest; without RESULT: those of a"
+        " calibration, by its objective",
     )
     first.add_argument("--worst", metavar="RESULT", help="print the parameter sets with the highest mean of a result")
     first.add_argument(
@@ -177,7 +188,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     table.add_argument(
         "--explain",
         metavar="RESULT",
-        help="print which parameters separate the lowest twentieth of a result from the rest; =-RESULT: highest",
+        nargs="?",
+        const=OBJECTIVE,
+        help="print which parameters separate the lowest twentieth of a result from the rest; =-RESULT: highest;"
+        " without RESULT: by the objective of a calibration",
     )
     table.add_argument(
         "--contrast",
@@ -210,6 +224,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, app: App) -> Result:
     """List or download outputs, or make a table of results."""
     _check(args)
+    if OBJECTIVE in (args.best, args.explain):
+        return _of_calibration(args, app)
     is_by_set = args.by == "set" or (args.sql is None and any(getattr(args, name) is not None for name in OF_SETS))
     if args.label:
         args.jobs = jobs_with_labels(args.label, app, FreshnessPolicy(offline=args.offline))
@@ -230,6 +246,38 @@ def run(args: argparse.Namespace, app: App) -> Result:
     if args.download is not None or args.duckdb is not None:
         return _views(job_id, Path(args.duckdb), app) if args.duckdb else _download(job, Path(args.download), app)
     return _list(job, args, app)
+
+
+def _of_calibration(args: argparse.Namespace, app: App) -> Result:
+    """Print the best sets of a calibration, or say what they have in common."""
+    flag = "--best" if args.best == OBJECTIVE else "--explain"
+    if len(args.jobs) != 1 or args.label or args.table is not None or args.by == "task" or args.quantile:
+        raise UsageError(f"{flag} without RESULT takes one calibration, --limit, --json, --tsv, --csv and --offline.")
+    calibration = find_calibration(args.jobs[0], app, offline=args.offline)
+    journal, job_id = calibration.journal, calibration.job_id
+    if flag == "--explain":
+        explained = explain_journal(job_id, journal, calibration.age)
+        body = Document(explained.to_json(app)) if args.json else Text(explained.lines(), indent=INDENT)
+        return Result(body, notes=explained.notes(), warnings=calibration.warnings)
+    cut = 0 if args.tsv or args.csv else BEST
+    limit = cut if args.limit is None else args.limit
+    found = [*best_sets(journal, limit)]
+    note = f"{job_id}: {calibration_text(counts_of(journal))}"
+    result = Result(notes=[note], warnings=calibration.warnings)
+    if args.json:
+        result.body = Document(calibration.document(found, app))
+    elif args.tsv or args.csv:
+        columns, rows = best_columns(journal, found)
+        if args.tsv:
+            result.body = Tsv(rows)
+        else:
+            _write_rows("-", columns, rows, app)
+    elif found:
+        headers = ("RANK", "ROUND", value_name(journal).upper(), "REPLICATES", "PARAMETERS")
+        result.body = Table(headers, [one.row(journal) for one in found])
+        if any(one.may_be_best for one in found):
+            result.notes = ["* may be the best: its interval overlaps that of the first.", note]
+    return result
 
 
 def _list(job: JobWithOutputs, args: argparse.Namespace, app: App) -> Result:

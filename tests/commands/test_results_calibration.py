@@ -1,0 +1,125 @@
+"""A calibration in the views: its record, its best sets, and what they have in common, one number everywhere."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mopsjobs.registry.notes import CALIBRATION
+from mopsjobs.studies.journal_document import counts_of, decode_journal, encode_journal
+from support.calibrated import grow_calibration, journal_of, put_calibration
+from support.cli import Cli, Remote, add, foreign, key
+
+
+def test_each_view_has_the_same_best_set(cli: Cli, remote: Remote) -> None:
+    """`status`, its JSON, `results --best` and the row of a sweep: that of the journal, also offline."""
+    journal = put_calibration(remote.jobs, "cal", 5, labels={"sweep": "fit"})
+    put_calibration(remote.jobs, "worse", 1, labels={"sweep": "fit"})
+    add(remote.jobs, "other", "running", labels={"sweep": "fit"})
+    cli.ok("sync")
+    best = journal.best
+    assert best is not None
+    lines = cli.ok("status", "cal").lines
+    text = next(line.split(maxsplit=1)[1] for line in lines if line.startswith("Rounds "))
+    assert text.startswith("5 of 20 rounds, 40 sets, 3 failed; best ")
+    assert any(line.startswith("Best set") and f"beta={best.params['beta']:.4g}" in line for line in lines)
+    job = cli.ok("status", "cal", "--json").json
+    assert job["calibration"] == counts_of(journal)
+    assert job["calibration"]["best"]["value"] == best.told.value
+    ran = cli.ok("results", "cal", "--best")
+    assert text in ran.err
+    assert ran.lines[1].split()[:2] == ["1", str(best.round)]
+    document = cli.ok("results", "cal", "--best", "--json", "--limit", "3").json
+    assert document["sets"][0]["params"] == best.params
+    assert [one["value"] for one in document["sets"]] == [one.told.value for one in journal.top(3)]
+    assert f"; best {best.told.value:.4g} of cal" in cli.ok("list").out
+    remote.store.down = True
+    assert cli.ok("results", "cal", "--best", "--offline", "--json", "--limit", "3").json["sets"] == document["sets"]
+    assert text in cli.ok("status", "cal", "--offline").out
+    assert cli("results", "worse", "--best", "--offline").code == 5  # its journal was never read
+
+
+def test_further_rounds_show_after_a_sync(cli: Cli, remote: Remote) -> None:
+    """An asked round counts for nothing yet."""
+    put_calibration(remote.jobs, "cal", 2)
+    cli.ok("sync")
+    grow_calibration(remote.jobs, journal_of("cal", 3, asked=True))
+    cli.ok("sync")
+    assert cli.ok("list", "--json").json["jobs"][0]["calibration"]["rounds"] == 3
+    assert "3 of 20 rounds, 24 sets" in cli.ok("results", "cal", "--best").err
+
+
+def test_the_best_sets_have_a_table(cli: Cli, remote: Remote) -> None:
+    """With parameters that vary, and none that are fixed. Sets that may be the best are marked."""
+    put_calibration(remote.jobs, "cal", 5)
+    cli.ok("sync")
+    ran = cli.ok("results", "cal", "--best")
+    assert ran.lines[0].split() == ["RANK", "ROUND", "LOSS", "REPLICATES", "PARAMETERS"]
+    assert len(ran.lines) == 11
+    assert "days" not in ran.out
+    assert "* may be the best" in ran.err
+    rows = [line.split("\t") for line in cli.ok("results", "cal", "--best", "--tsv").lines]
+    assert len(rows) == 37
+    assert rows[0][:3] == ["1", "cal", ran.lines[1].split()[1]]
+    assert cli.ok("results", "cal", "--best", "--csv").lines[0] == (
+        '"rank","job_id","round","beta","gamma","mode","loss","half_width","replicates"'
+    )
+
+
+def test_what_the_best_sets_have_in_common_is_explained(cli: Cli, remote: Remote) -> None:
+    """By the same test as for any result, over the values that the sampler was told."""
+    put_calibration(remote.jobs, "cal", 20)
+    cli.ok("sync")
+    ran = cli.ok("results", "cal", "--explain")
+    assert "beta" in ran.out
+    document = cli.ok("results", "cal", "--explain", "--json").json
+    assert (document["scalar"], document["end"]) == ("loss", "lowest")
+    assert document["separates"][0]["condition"].startswith("beta")
+
+
+@pytest.mark.parametrize("flags", [("--best", "--table", "x.csv"), ("--explain", "--quantile", "0.1"), ("--best", "x")])
+def test_what_has_no_effect_is_refused(cli: Cli, remote: Remote, flags: tuple[str, ...]) -> None:
+    """So is a job that is not a calibration."""
+    put_calibration(remote.jobs, "cal", 1)
+    add(remote.jobs, "plain", "succeeded")
+    cli.ok("sync")
+    assert cli("results", "cal", *flags).code == 2
+    assert "Job plain is not a calibration: name a RESULT." in cli("results", "plain", "--best").err
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        [],
+        "x",
+        {"rounds": 1},
+        {"rounds": -1, "at_most": 1, "inherited": 0, "sets": 1, "failed": 0},
+        {"rounds": True},
+    ],
+)
+def test_a_record_of_another_program_is_no_calibration(cli: Cli, remote: Remote, value: object) -> None:
+    """Whatever it has under the name."""
+    remote.put(key("odd"), foreign("odd", metadata={CALIBRATION: value}))
+    cli.ok("sync")
+    assert cli.ok("status", "odd", "--json").json["calibration"] is None
+    assert "Rounds" not in cli.ok("status", "odd").out
+
+
+def test_a_best_set_of_another_program_is_shown_safely(cli: Cli, remote: Remote) -> None:
+    """Its numbers may be texts, and its names anything."""
+    best = {"value": 1.5, "half_width": "x", "round": "y", "params": {"\x1b[31m": "<b>"}}
+    counts = {"rounds": 1, "at_most": 2, "inherited": 0, "sets": 3, "failed": 0, "best": best}
+    remote.put(key("odd"), foreign("odd", metadata={CALIBRATION: counts}))
+    cli.ok("sync")
+    ran = cli.ok("status", "odd")
+    assert "1 of 2 rounds, 3 sets; best 1.5" in ran.out
+    assert "\x1b" not in ran.out
+
+
+def test_a_journal_is_kept_as_it_is() -> None:
+    """Each field comes back, told and asked rounds alike."""
+    journal = journal_of("cal", 3, asked=True)
+    assert decode_journal(encode_journal(journal)) == journal
+    assert json.loads(encode_journal(journal))["rounds"][3][4] is None

@@ -1,0 +1,81 @@
+"""The page of a calibration: its rounds and best set, the best value over time, and each parameter against it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.store import open_store
+from mopsjobs.utils.times import utc_now
+from support.browser import read_axe, shoot
+from support.calibrated import grow_calibration, journal_of, put_calibration
+from support.cli import Cli, Clock, Remote
+from support.web import Server, Web, flat, serving
+
+
+def test_a_page_draws_what_it_has_read(cli: Cli, remote: Remote, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first load asks for the journal. A round more is asked for again; offline, a command is named."""
+    journal = put_calibration(remote.jobs, "cal", 5)
+    cli.ok("sync")
+    web = Web(cli, capsys, reads=True)
+    first = web.ok("/jobs/cal")
+    assert "Its rounds: Being read from the registry." in flat(first)
+    page = web.complete("/jobs/cal")
+    assert "5 of 20 rounds, 40 sets, 3 failed; best" in flat(page)
+    assert journal.best is not None
+    assert f"beta={journal.best.params['beta']:.4g}" in page
+    assert re.findall(r"<h3[^>]*>([^<]*)</h3>", page) == [
+        "Best loss over rounds", "loss by beta", "loss by gamma", "loss by mode",
+    ]  # fmt: skip
+    assert re.search(r"[1-9] of \d+ sets? failed", page)
+    assert "days" not in page.partition('id="calibration"')[2].partition("</section>")[0]
+    cli.clock.advance(minutes=1)
+    grow_calibration(remote.jobs, journal_of("cal", 6))
+    cli.ok("sync")
+    assert "Being read" in flat(web.ok("/jobs/cal"))
+    assert "6 of 20 rounds" in flat(web.complete("/jobs/cal"))
+    remote.store.down = True
+    alone = Web(cli, capsys)
+    assert "Best loss over rounds" in alone.ok("/jobs/cal")
+
+
+def test_a_server_without_network_names_the_command(
+    cli: Cli, remote: Remote, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is drawn that was not read."""
+    put_calibration(remote.jobs, "cal", 2)
+    cli.ok("sync")
+    page = Web(cli, capsys).ok("/jobs/cal")
+    assert "Not on this machine yet. Run: mops-jobs results cal --best" in flat(page)
+    assert "Best loss over rounds" not in page
+
+
+@pytest.fixture
+def server(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """Yield a server over an embedded registry with a calibration."""
+    monkeypatch.setattr(Clock, "now", lambda _clock: utc_now())
+    put_calibration(JobRegistry(open_store(cli.env["MOPS_JOBS_REGISTRY"], {})), "cal", 5, labels={"sweep": "fit"})
+    with serving(cli, "--sync-every", "1s") as server:
+        yield server.filled()
+
+
+def test_a_browser_follows_a_calibration(page: Page, cli: Cli, server: Server) -> None:
+    """Drawings appear when they were read, and a further round shows without a reload. Nothing is wrong for axe."""
+    page.goto(f"{server.url}/jobs")
+    row = page.get_by_role("row").filter(has_text="sweep=fit")
+    expect(row).to_contain_text("1 running; best 0.005")
+    row.get_by_role("link", name="sweep=fit").click()
+    page.get_by_role("link", name="cal", exact=True).click()
+    drawings = page.locator("#calibration svg:not(.ticks)")
+    expect(drawings).to_have_count(4)
+    expect(page.locator("#state")).to_contain_text("5 of 20 rounds, 40 sets")
+    boxes = [drawings.nth(place).bounding_box() for place in range(4)]
+    assert all(box is not None and box["width"] > 200 and box["height"] > 80 for box in boxes)
+    shoot(page, "calibration", full_page=True)
+    assert read_axe(page) == []
+    grow_calibration(JobRegistry(open_store(cli.env["MOPS_JOBS_REGISTRY"], {})), journal_of("cal", 6))
+    expect(page.locator("#state")).to_contain_text("6 of 20 rounds, 48 sets")
