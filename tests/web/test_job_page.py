@@ -345,6 +345,19 @@ def test_lines_are_found_by_task_and_words(logged: Web) -> None:
     assert "Traceback\n  model.py\nValueError: no</span>" in page
 
 
+def test_a_line_of_a_log_has_an_address(logged: Web) -> None:
+    """Its link leads to a page that has the line, also from a page further down, and with the search."""
+    for path in ("/jobs/grid/logs", "/jobs/grid/logs?before=200", "/jobs/grid/logs?q=step+44"):
+        anchors = re.findall(r'<li id="(e\d+)"', logged.ok(path))
+        links = [html.unescape(link) for link in re.findall(r'class="line" href="([^"]+)"', logged.ok(path))]
+        assert len(anchors) == len(links) > 0
+        query, _, anchor = links[-1].partition("#")
+        assert anchor == anchors[-1]
+        page = logged.ok(f"/jobs/grid/logs{query}")
+        assert f'<li id="{anchor}"' in page
+        assert ("q=step+44" in query) == ("q=" in path)
+
+
 def test_the_log_is_a_file_too(logged: Web) -> None:
     """All the lines that match, with their tasks, under the name of the job."""
     answer = logged.get("/jobs/grid/logs.txt?task=7")
