@@ -123,7 +123,7 @@ class Storm:
         return True
 
     def kill_runner(self) -> None:
-        """Kill the runner; the next coordinator starts it again."""
+        """Kill the runner. A coordinator starts it again, at its own start or when no task ends."""
         pid = runner_pid(STORM, self.env)
         if pid is not None:
             kill(pid)
@@ -164,9 +164,14 @@ class Storm:
             process.kill()
             process.communicate()
             self.kills["coordinators"] += 1
-            if self.kills["runners"] * wanted["coordinators"] < self.kills["coordinators"] * wanted["runners"]:
+            is_due = self.kills["runners"] * wanted["coordinators"] < self.kills["coordinators"] * wanted["runners"]
+            is_watched = self._chance.random() < 0.5
+            if is_due and not is_watched:
                 self.kill_runner()
             process = self.start(STORM)
+            if is_due and is_watched:
+                time.sleep(3.0)  # until the new coordinator waits for tasks
+                self.kill_runner()
         while self.kills["workers"] < wanted["workers"] and process.poll() is None:
             self.kill_worker()
             time.sleep(0.1)

@@ -41,7 +41,13 @@ from mopsjobs.submission.submit import SubmitRequest, prepare, submit_prepared
 IDLE_SECONDS = 3600.0
 """How long the job of a calibration waits for its client."""
 
+LOOK_SECONDS = 10.0
+"""How often a coordinator without news looks whether the runner has ended on this machine."""
+
 OnRound = Callable[[Journal], object]
+
+Revive = Callable[[str], object]
+"""Starts the runner of a job again if it has ended on this machine."""
 
 
 class Sampler(Protocol):
@@ -84,6 +90,7 @@ class Coordinator:
         sampler: the sampler, which was not asked yet.
         warn: called with a warning.
         replays: for each inherited round, whether the sampler of its job asks as this one does.
+        revive: called while no task ends.
         note: called with the counts of the journal as soon as it has grown, for the record.
     """
 
@@ -94,12 +101,14 @@ class Coordinator:
         sampler: Sampler,
         warn: Callable[[str], object] = lambda _text: None,
         replays: Sequence[bool] = (),
+        *,
+        revive: Revive = lambda _job_id: None,
         note: Callable[[dict[str, Any]], object] = lambda _counts: None,
     ) -> None:
         self.journal = journal
         self._note = note
         self._job, self._sampler, self._warn = job, sampler, warn
-        self._replays = replays
+        self._replays, self._revive = replays, revive
         self._has_finished = self._is_other = False
 
     @property
@@ -212,9 +221,12 @@ class Coordinator:
         wanted = range(first, first + len(one.sets) * count)
         ends: dict[int, EndedTask] = {}
         while len(ends) < len(wanted):
-            for task in self._job.ended(None):
+            known = len(ends)
+            for task in self._job.ended(LOOK_SECONDS):
                 if task.number in wanted:
                     ends[task.number] = task
+            if len(ends) == known:
+                self._revive(self._job.job_id)
         replicates = [Replicate(*ends[number][:5]) for number in wanted]
         return [
             self._judge_set(params, replicates[place * count : (place + 1) * count])
@@ -267,7 +279,12 @@ class Begun(NamedTuple):
 
 @contextlib.contextmanager
 def begin_calibration(
-    calibration: Calibration, request: SubmitRequest, session: Session, *, extends: str | None = None
+    calibration: Calibration,
+    request: SubmitRequest,
+    session: Session,
+    *,
+    extends: str | None = None,
+    revive: Revive = lambda _job_id: None,
 ) -> Iterator[Begun]:
     """Submit the job of a calibration, and start its sampler for the time of the block. The sampler is loaded first.
 
@@ -276,6 +293,7 @@ def begin_calibration(
         request: how its sets are run; it has the study of the calibration.
         session: the registry and the environment.
         extends: an earlier calibration, whose journal is told first.
+        revive: see `Coordinator`.
 
     Raises:
         UsageError: if the request is not valid, or if sampler or objective cannot be loaded.
@@ -295,11 +313,11 @@ def begin_calibration(
             raise UsageError(error.message, hint=error.hint) from None
         with sampler:
             submitted = submit_prepared(prepared, session)
-            yield _open(submitted.job_id, sampler, session, submitted.warnings)
+            yield _open(submitted.job_id, sampler, session, revive, submitted.warnings)
 
 
 @contextlib.contextmanager
-def continue_calibration(job_id: str, session: Session) -> Iterator[Begun]:
+def continue_calibration(job_id: str, session: Session, revive: Revive = lambda _job_id: None) -> Iterator[Begun]:
     """Start the sampler of a calibration that goes on, for the time of the block.
 
     Raises:
@@ -311,10 +329,10 @@ def continue_calibration(job_id: str, session: Session) -> Iterator[Begun]:
     archive = load_bundle(session.store, manifest.bundle)
     python = python_of_launch(job_id, session.env)
     with SamplerProcess(python, archive, sampler_setup(journal.calibration), session.env) as sampler:
-        yield _open(job_id, sampler, session)
+        yield _open(job_id, sampler, session, revive)
 
 
-def _open(job_id: str, sampler: Sampler, session: Session, warnings: tuple[str, ...] = ()) -> Begun:
+def _open(job_id: str, sampler: Sampler, session: Session, revive: Revive, warnings: tuple[str, ...] = ()) -> Begun:
     journal = journal_of(job_id, session)
     inherited = [one.job_id for one in journal.rounds[: journal.inherited]]
     same = {one: journal_of(one, session).calibration.searches_as(journal.calibration) for one in set(inherited)}
@@ -325,7 +343,7 @@ def _open(job_id: str, sampler: Sampler, session: Session, warnings: tuple[str, 
         with contextlib.suppress(MopsJobsError):  # the journal has it; the next round is noted too
             session.registry.update_fields(job_id, metadata={CALIBRATION: counts})
 
-    return Begun(job_id, Coordinator(job, journal, sampler, session.warn, replays, note), warnings)
+    return Begun(job_id, Coordinator(job, journal, sampler, session.warn, replays, revive=revive, note=note), warnings)
 
 
 def journal_of(job_id: str, session: Session) -> Journal:

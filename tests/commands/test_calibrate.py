@@ -69,6 +69,9 @@ def test_a_calibration_goes_on_after_its_end(desk: Desk, spec: Path) -> None:
     assert record(desk.jobs, "more").tasks_total == 8
     sweeps = [record(desk.jobs, job).labels.get("sweep") for job in ("short", "more", "whole")]
     assert sweeps == ["short", "short", None]
+    spec.write_text(json.dumps({**json.loads(spec.read_text()), "sampler": "optuna"}))
+    fork = _run(desk, str(spec), "--extend", "short", "--rounds", "4", "--job-id", "fork", "--workers", "2")
+    assert (fork["evaluations"], record(desk.jobs, "fork").tasks_total) == (16, 4)
     ran = desk("calibrate", str(spec), "--extend", "short")
     assert (ran.code, ran.err.splitlines()[0]) == (
         2,

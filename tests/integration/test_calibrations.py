@@ -12,13 +12,15 @@ from typing import Any
 import pytest
 
 import mopsjobs as mj
+from mopsjobs.engines.local import runner_pid
 from mopsjobs.errors import JobBusyError
 from mopsjobs.studies.journal import encode_told, told_key
 from mopsjobs.studies.packed_store import PackedStore
 from mopsjobs.studies.study import param_id
+from mopsjobs.submission import calibrating
 from mopsjobs.submission.calibrating import continue_calibration
 from support.docs import ROOT, files_shown
-from support.runs import tree
+from support.runs import kill, tree
 
 pytestmark = pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
 
@@ -116,6 +118,22 @@ def test_a_calibration_spec_runs_with_its_target(tmp_path: Path, env: dict[str, 
 
 
 MODEL = "def simulate(params, seed):\n    return {'loss': params['x'] ** 2}\n"
+
+
+def test_a_lost_runner_is_started_again(tmp_path: Path, env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The coordinator sees that it has ended, and the calibration goes on in the same job."""
+    monkeypatch.setattr(calibrating, "LOOK_SECONDS", 0.2)
+    spec = {"model": "model:simulate", "parameters": {"x": {"uniform": [-1, 1]}}, "objective": "loss", "rounds": 3}
+
+    def strike(fit: mj.Calibration[mj.Job]) -> None:
+        pid = runner_pid(fit.job.id, env)
+        if fit.rounds == 1 and pid is not None:
+            kill(pid)
+
+    directory = tree(tmp_path / "code", {"model.py": MODEL})
+    with mj.connect(env=env) as reg:
+        done = reg.calibrate(spec, code=directory, workers=1, job_id="fit", on_round=strike, python=sys.executable)
+        assert (done.rounds, done.job.status()["status"], len(reg.jobs())) == (3, "succeeded", 1)
 
 
 def test_two_clients_of_a_calibration_cannot_tell_different_things(tmp_path: Path, env: dict[str, str]) -> None:

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 from mopsjobs.app.following.follow import follow_record
 from mopsjobs.app.run.app import App
+from mopsjobs.engines.job_dir import JobDir
+from mopsjobs.engines.local import runner_end
 from mopsjobs.engines.trust import Trust
 from mopsjobs.errors import JobBusyError, UsageError
 from mopsjobs.registry.status import SWEEP
@@ -82,6 +84,13 @@ def calibrate(
 
 def _open(request: CalibrateRequest, app: App, trust: Trust) -> AbstractContextManager[Begun]:
     session, calibration, extends = app.session(), request.calibration, request.extends
+
+    def revive(job_id: str) -> None:
+        if runner_end(JobDir.for_job(job_id, app.env)) is not None:
+            with contextlib.suppress(JobBusyError):
+                resume(ResumeRequest(job_id=job_id), session, trust)
+                app.out.warn(f"The runner of {job_id} had ended, and was started again.")
+
     if request.job_id is not None:
         journal = journal_of(request.job_id, session)
         state = app.registry.require_job(request.job_id)
@@ -90,7 +99,7 @@ def _open(request: CalibrateRequest, app: App, trust: Trust) -> AbstractContextM
                 raise UsageError(f"Job {request.job_id} goes on: its rounds can be changed when it has ended.")
             with contextlib.suppress(JobBusyError):  # the usual case: its runner is at work
                 resume(ResumeRequest(job_id=request.job_id), session, trust)
-            return continue_calibration(request.job_id, session)
+            return continue_calibration(request.job_id, session, revive)
         calibration, extends = journal.calibration, request.job_id
     assert calibration is not None  # noqa: S101 - one of the two is given
     if request.rounds is not None:
@@ -102,7 +111,7 @@ def _open(request: CalibrateRequest, app: App, trust: Trust) -> AbstractContextM
         if submitted.code is None and submitted.bundle is None:
             submitted = dataclasses.replace(submitted, bundle=load_manifest(session.store, extends).bundle)
     submitted = dataclasses.replace(submitted, labels=labels)
-    return begin_calibration(calibration, submitted, session, extends=extends)
+    return begin_calibration(calibration, submitted, session, extends=extends, revive=revive)
 
 
 def submit_best(
