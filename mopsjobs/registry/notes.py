@@ -36,6 +36,9 @@ TASK_HANGS = "task_hangs"
 WAITS_FOR = "waits_for"
 """The member of metadata that says what the tasks of an active job wait for; null if they do not."""
 
+CLIENT_TEXT = "its client"
+"""What a growing job waits for when all its tasks have ended. Its runners say so, and give signs of life."""
+
 OWN_WRITE = "own_write"
 """The member of metadata that names a file which the model wrote into its own directory."""
 

@@ -20,7 +20,7 @@ from mopsjobs.errors import JobNotFoundError, MopsJobsError, TerminalStateError
 from mopsjobs.registry.announcements import corrected
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
-from mopsjobs.registry.notes import STOP_BY, WAITS_FOR
+from mopsjobs.registry.notes import CLIENT_TEXT, STOP_BY, WAITS_FOR
 from mopsjobs.registry.transitions import Growth, ShardPrecision, ShardReport
 from mopsjobs.registry.usage import NO_SHARD_USAGE, ShardForecast, ShardUsage, add_usage, shard_usage, total_usage
 from mopsjobs.runner.shard import Shard
@@ -37,9 +37,6 @@ MAX_PAUSE = 30.0
 
 
 CORES_TEXT = "a core: other jobs use all that jobs may use on this machine"
-
-CLIENT_TEXT = "its client"
-"""What a growing job waits for when all its tasks have ended."""
 
 
 class Counts:

@@ -36,7 +36,7 @@ from mopsjobs.registry import transitions
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.keys import OUTPUT, belongs_to
-from mopsjobs.registry.notes import MAX_NOTE, OWN_WRITE, own_write_text
+from mopsjobs.registry.notes import CLIENT_TEXT, MAX_NOTE, OWN_WRITE, own_write_text
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.registry.usage import time_limit_text
 from mopsjobs.runner.adaptive import AdaptiveFeed
@@ -46,7 +46,7 @@ from mopsjobs.runner.growing import GrowingFeed
 from mopsjobs.runner.pools.base import Feed, NextTasks, Pool, TaskResult
 from mopsjobs.runner.pools.open_pool import open_pool
 from mopsjobs.runner.reducer import ReduceEnd, Reducer
-from mopsjobs.runner.reporter import CLIENT_TEXT, CORES_TEXT, Counts, Reporter
+from mopsjobs.runner.reporter import CORES_TEXT, Counts, Reporter
 from mopsjobs.runner.results import OutputSender, ResultHandler, StoreWithOutbox, error_fields
 from mopsjobs.runner.retry import TRANSIENT_ERRORS, OutageRetry, stop_on_signals, wait_for_manifest
 from mopsjobs.runner.shard import Shard, ShardResult, TaskProgress

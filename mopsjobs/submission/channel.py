@@ -32,8 +32,6 @@ from mopsjobs.studies.packs import PACK_BYTES
 from mopsjobs.utils.files import make_directory, replace_file
 from mopsjobs.utils.json_strict import read_json
 
-FAMILY = "AF_UNIX"
-
 MAX_PATH = 100
 """Bytes of the path of a socket. In a longer one there is no channel."""
 
@@ -86,7 +84,7 @@ class Channel:
         self._kept: deque[bytes] = deque()
         self._kept_bytes = 0
         self._is_closing = False
-        self._listener = Listener(address, FAMILY, authkey=key)
+        self._listener = Listener(address, authkey=key)
         replace_file(str(path), json.dumps({"key": key.hex()}).encode())
         self._thread = threading.Thread(target=self._accept, name="channel", daemon=True)
         self._thread.start()
@@ -217,7 +215,7 @@ class ChannelClient:
                 self._tried = identity
                 document: Any = read_json(self._path.read_bytes())
                 address = str(self._path.with_suffix(".socket"))
-                self.connection = Client(address, FAMILY, authkey=bytes.fromhex(document["key"]))
+                self.connection = Client(address, authkey=bytes.fromhex(document["key"]))
                 return True
         return False
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import mopsjobs as mj
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.slurm.commands import Commands
 from mopsjobs.engines.slurm.state import SlurmShards, parse_scontrol
@@ -145,6 +146,30 @@ def test_the_same_study_gives_the_same_bytes_on_slurm_and_here(
     assert [task["outcome"] for task in tasks] == ["succeeded"] * 20
     assert all(task["max_rss_bytes"] > 0 and task["host"] for task in tasks)
     lab.await_states("there", "COMPLETED")
+
+
+def test_a_session_has_workers_on_several_nodes(lab: Lab) -> None:
+    """Shards read what is asked for from the registry. While they wait for the client, Slurm's word changes nothing."""
+    with (
+        mj.connect(env=lab.cli.env) as reg,
+        reg.session(
+            "model:simulate", lab.calls.parent, engine="slurm", shards=2, time="10", workers=1, job_id="job"
+        ) as session,
+    ):
+        assert [one["x"] for one in session.map([{"x": number} for number in range(4)])] == [0, 1, 2, 3]
+
+        def waits() -> bool:
+            job = lab.reconcile("job")
+            return job["metadata"].get("waits_for") == "its client" and job["tasks_completed"] == 4
+
+        until(waits, "it to wait for its client")
+        job = lab.reconcile("job")
+        assert (job["status"], job["suspect"], job["metadata"]["waits_for"]) == ("running", None, "its client")
+        assert session.submit({"x": 4}).result()["x"] == 4
+    assert lab.run("wait", "job")[0] == 0
+    tasks = lab.cli.ok("tasks", "job", "--jsonl").objects
+    assert {task["shard"] for task in tasks} == {0, 1}
+    lab.await_states("job", "COMPLETED")
 
 
 def test_the_text_of_a_job_array_has_the_states_of_its_shards(slurm_cluster: Slurm) -> None:

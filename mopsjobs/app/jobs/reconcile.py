@@ -38,7 +38,7 @@ from mopsjobs.errors import (
 )
 from mopsjobs.registry.job_columns import state_from_row
 from mopsjobs.registry.job_state import FIELDS, JobState
-from mopsjobs.registry.notes import SUSPECT, WAITS_FOR
+from mopsjobs.registry.notes import CLIENT_TEXT, SUSPECT, WAITS_FOR
 from mopsjobs.registry.status import INFERRED_CODES, LAUNCH_FAILED, RUNNER_LOST, TRANSITIONS, JobStatus
 from mopsjobs.studies.manifest import manifest_key
 from mopsjobs.studies.validation import EARLY_CODES, INCOMPLETE, REDUCE
@@ -151,7 +151,8 @@ def _decide_mark(state: JobState, engine: EngineState, now: datetime) -> Action:
     if engine.phase in ("pending", "running"):
         if was_replaced or (marked is not None and reason is None):
             return Action("clear", engine.reason, engine.detail)
-        if _wait_text(engine) != state.metadata.get(WAITS_FOR):
+        # That a job waits for its client is the word of its runners, not of its engine.
+        if _wait_text(engine) != state.metadata.get(WAITS_FOR) != CLIENT_TEXT:
             return Action("explain", engine.reason, engine.detail)
     return Action("nothing", reason)
 
