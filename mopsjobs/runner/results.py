@@ -121,6 +121,8 @@ class OutputSender:
         """`on_stored` of the tasks whose small outputs are in the outbox."""
         self._unpacked_bytes, self._first_at, self._soon_at = 0, 0.0, math.inf
         self._packer: BackgroundWriter[list[Callable[[], None]]] | None = None
+        self.has_kept = False
+        """Whether outputs went into the outbox since the store was away."""
         if self._pack is not None:
             self._packer = BackgroundWriter(
                 "packs", self._take_unpacked, self._write_packs, KEPT_HERE, first_pause=FIRST_PAUSE, clock=self.clock
@@ -222,6 +224,7 @@ class OutputSender:
 
     def _keep(self, requests: Sequence[_Request]) -> None:
         """Write outputs to the outbox."""
+        self.has_kept = True
         try:
             self._send(self._outbox, requests)
         except Exception as error:  # noqa: BLE001 - as in `_write`: a full disk, for example

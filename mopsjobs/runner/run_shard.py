@@ -65,6 +65,9 @@ from mopsjobs.utils.files import private_opener
 from mopsjobs.utils.text import cut_to_length, pluralize, strip_control_characters
 from mopsjobs.utils.times import human_duration, utc_now
 
+DELIVERY_SECONDS = 2.0
+"""How long after a delivery of what an outage has left the next one begins, at least."""
+
 SOON_SECONDS = 1.0
 """How long an attempt at a task of a growing job waits for others in its chunk: its client may wait for it."""
 
@@ -155,6 +158,7 @@ class _Run:
         """Those of a growing job."""
         self._channel: Channel | None = None
         """Tells its clients on this machine which tasks have ended."""
+        self._deliver_at = 0.0
         self._events = EventLog(store, shard.job_id, source=f"runner-{shard.number}", flush_seconds=pause)
         if shard.drop is None:  # each write to the record leaves an event
             self._registry = self._registry.with_on_write(
@@ -378,6 +382,7 @@ class _Run:
             self._ledger.most_seconds = math.inf if self._growing.is_poked else SOON_SECONDS
             if self._growing.idle_seconds >= SOON_SECONDS:
                 self._ledger.send_soon()
+            self._deliver_kept()
         if self._feed is not None:
             self._total, self._todo = self._feed.needed, self._feed.needed - done_before
             most = self._early.affordable(self._feed.at_most - done_before)
@@ -580,6 +585,17 @@ class _Run:
 
         options = options or {"is_over": lambda: self._retry.is_over, "may_stay": True}
         return deliver(self._outbox, self._store, self._shard.job_id, on_refused, log=self._log, **options)
+
+    def _deliver_kept(self) -> None:
+        """Deliver what an outage has left in the outbox: the clients of a growing job wait for it."""
+        if self._sender.has_kept and time.monotonic() >= self._deliver_at:
+            self._sender.has_kept = False
+            try:
+                below = results_prefix(self._shard.job_id)
+                self._sender.has_kept = not self._deliver_outbox(below=below, is_over=lambda: self._retry.is_stopping)
+            except TRANSIENT_ERRORS:
+                self._sender.has_kept = True
+            self._deliver_at = time.monotonic() + DELIVERY_SECONDS
 
     def _reduce_as_last(self) -> ReduceEnd | None:
         """Run the reduce function if this shard is the last one. None: it is not, so another one does it."""

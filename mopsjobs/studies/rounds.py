@@ -165,7 +165,7 @@ def as_sets(sets: Sequence[Mapping[str, object]]) -> tuple[ParameterSet, ...]:
     Raises:
         StudyError: if one is invalid.
     """
-    return parse_sets([*map(dict, sets)])
+    return parse_sets(list(sets))
 
 
 class GrowingTasks:

@@ -178,11 +178,12 @@ class _Peer:
                     self._connection.send_bytes(b"[" + b",".join(told) + b"]")
                     self._sent += sum(map(len, told))
         self._is_gone = True
-        self._connection.close()
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self._connection.fileno())) as line:
+            line.shutdown(socket.SHUT_RDWR)  # which the other thread notices
 
     def _read(self) -> None:
-        with contextlib.suppress(OSError, EOFError, TypeError):  # the last: it was closed meanwhile
-            while not self._is_gone:
+        with self._connection, contextlib.suppress(OSError, EOFError):
+            while True:
                 self._connection.recv_bytes(MESSAGE_BYTES)
                 self._on_poke()
         self._is_gone = True

@@ -155,9 +155,10 @@ def make_venv(directory: Path, **packages: str) -> Path:
     return directory / "bin" / "python"
 
 
-def study(sets: list[dict[str, Any]], **fields: Any) -> Study:
+def study(sets: list[dict[str, Any]], *, may_grow: bool = False, **fields: Any) -> Study:
     """Return a study of `MODEL` over these parameters."""
-    return parse_study({"model": "model:simulate", "parameter_sets": sets, "outputs": ["result.json"], **fields})
+    document = {"model": "model:simulate", "parameter_sets": sets, "outputs": ["result.json"], **fields}
+    return parse_study(document, may_grow=may_grow)
 
 
 def sets_of(count: int, **params: Any) -> list[dict[str, Any]]:
@@ -165,11 +166,13 @@ def sets_of(count: int, **params: Any) -> list[dict[str, Any]]:
     return [{"x": number, **params} for number in range(count)]
 
 
-def place(store: VersionedStore, job_id: str, studied: Study, directory: Path) -> Manifest:
+def place(
+    store: VersionedStore, job_id: str, studied: Study, directory: Path, *, grows: float | None = None
+) -> Manifest:
     """Put a job's bundle and manifest into the store, as a submission does."""
     with pack(directory) as packed:
         store_bundle(store, packed)
-        manifest = Manifest(job_id=job_id, study=studied, bundle=packed.digest)
+        manifest = Manifest(job_id=job_id, study=studied, bundle=packed.digest, grows=grows)
     store.create_if_absent(manifest_key(job_id), manifest.to_json())
     return manifest
 

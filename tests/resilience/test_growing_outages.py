@@ -1,0 +1,85 @@
+"""A growing job whose store is away: its client and its runner wait for it, and each task is told once."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from mopsjobs.errors import InvalidTransitionError
+from mopsjobs.ledger.retry_policy import RetryPolicy
+from mopsjobs.registry.notes import GROWS
+from mopsjobs.runner.shard import ShardResult
+from mopsjobs.studies.manifest import load_manifest
+from mopsjobs.studies.rounds import round_key
+from mopsjobs.submission.growing import EndedTask, GrowingJob
+from mopsjobs.submission.infer_end import RunnerEnd, infer_end
+from mopsjobs.submission.session import Session
+from support.runs import PATIENCE, Bench, calls, place, results, study, until
+
+pytestmark = pytest.mark.usefixtures("quick_runner")
+
+
+def client(bench: Bench, env: dict[str, str] | None = None) -> GrowingJob:
+    """Return a client of job `job` that looks often whether the store is back."""
+    session = Session(
+        registry_url="",
+        open_registry=lambda: bench.registry,
+        env=env or {"XDG_STATE_HOME": str(bench.path / "elsewhere")},
+        sleep=lambda _seconds: time.sleep(0.01),
+    )
+    return GrowingJob(session, load_manifest(bench.line, "job"), RetryPolicy())
+
+
+def given(bench: Bench, idle: float = 600.0) -> None:
+    """Submit job `job` as a growing one, without launching it."""
+    manifest = place(bench.line, "job", study([], may_grow=True), bench.model, grows=idle)
+    bench.registry.register_job("job", **manifest.record_fields())
+
+
+def test_client_and_runner_outlast_an_outage(bench: Bench, tmp_path: Path) -> None:
+    """What runs goes on. A round that is asked for meanwhile is stored when the store answers again, and runs once."""
+    given(bench)
+    noted, gate = tmp_path / "calls", tmp_path / "gate"
+    with ThreadPoolExecutor(4) as threads:
+        running = threads.submit(bench.work)
+        job = client(bench)
+        job.add([{"x": number, "calls": str(noted), "gate": str(gate)} for number in range(2)])
+        until(lambda: len(calls(noted)) == 2, "both tasks at work")
+        bench.line.down = True
+        gate.touch()
+        added = threads.submit(job.add, [{"x": 2, "calls": str(noted)}])
+        asked = bench.line.calls["create_if_absent"]
+        until(lambda: bench.line.calls["create_if_absent"] > asked + 3, "the client to try again")
+        bench.line.down = False
+        assert added.result(PATIENCE) == range(2, 3)
+        ended: list[EndedTask] = list(job.ended(PATIENCE))
+        job.end()
+        ran: ShardResult = running.result(PATIENCE)[0]
+    assert sorted(one.number for one in ended) == [0, 1, 2]
+    assert all(one.error is None for one in ended)
+    assert ran[:4] == ("succeeded", 3, 0, True)
+    assert calls(noted) == {0: 1, 1: 1, 2: 1}
+    assert len(results(bench.line)) == 3
+
+
+def test_a_lost_reply_to_a_round_stores_it_once(bench: Bench) -> None:
+    """The round that is there has the same sets, so it is the client's own."""
+    given(bench)
+    job = client(bench)
+    bench.line.lose_reply_next()
+    assert job.add([{"x": 1}]) == range(1)
+    assert job.add([{"x": 2}]) == range(1, 2)
+    assert load_manifest(bench.line, "job").rounds == 2
+
+
+def test_a_growing_job_without_a_runner_ends_only_after_its_idle_time(bench: Bench) -> None:
+    """Before, a client may go on with it. After, it gets the end mark, and the outputs decide."""
+    given(bench, idle=3600.0)
+    session = Session(registry_url="", open_registry=lambda: bench.registry, env={})
+    assert bench.record().metadata[GROWS] == 3600.0
+    with pytest.raises(InvalidTransitionError, match="its client may go on"):
+        infer_end(bench.record(), RunnerEnd(), session)
+    assert bench.line.get(round_key("job", 1)) is None

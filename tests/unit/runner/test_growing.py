@@ -1,0 +1,152 @@
+"""The tasks of a shard of a growing job: as they are asked for, in shards, repeated, and until nothing is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from mopsjobs.errors import RecordError
+from mopsjobs.ledger.attempt import Outcome
+from mopsjobs.runner.growing import GrowingFeed
+from mopsjobs.runner.pools.base import TaskResult
+from mopsjobs.runner.reporter import Counts
+from mopsjobs.store.memory import InMemoryVersionedStore
+from mopsjobs.studies.manifest import Manifest
+from mopsjobs.studies.outputs import Completeness
+from mopsjobs.studies.rounds import END, as_sets, encode_round, round_key
+from mopsjobs.studies.study import Task
+from mopsjobs.studies.study_parser import parse_study
+from support.runs import until
+
+Make = Callable[..., GrowingFeed]
+
+
+class Rounds:
+    """The store of a growing job, and feeds of its shards."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self.store = InMemoryVersionedStore()
+        self.now, self.count, self.counts = 0.0, 0, Counts()
+        self._stack = stack
+
+    def add(self, *values: int) -> None:
+        self.count += 1
+        sets = encode_round(as_sets([{"x": value} for value in values]))
+        assert self.store.create_if_absent(round_key("job", self.count), sets)
+
+    def feed(self, shard: int = 0, shards: int = 1, *, others: bool = True) -> GrowingFeed:
+        study = parse_study({"model": "m:f", "parameter_sets": []}, may_grow=True)
+        manifest = Manifest(job_id="job", study=study, bundle="", grows=60.0)
+        feed = GrowingFeed(
+            manifest, shard, shards, Completeness(0), self.counts, self.store, lambda _total: others, lambda: self.now
+        )
+        self._stack.callback(feed.rounds.close)
+        return feed
+
+
+@pytest.fixture
+def rounds() -> Iterator[Rounds]:
+    with ExitStack() as stack:
+        yield Rounds(stack)
+
+
+def taken(feed: GrowingFeed, count: int) -> list[Task]:
+    """Return the next tasks, once they were asked for."""
+    found: list[Task] = []
+
+    def take() -> bool:
+        if (following := next(feed)) is not None:
+            found.append(following[1])
+        return len(found) == count
+
+    until(take, f"{count} tasks")
+    return found
+
+
+def end(feed: GrowingFeed, task: Task, *, has_failed: bool = False) -> None:
+    result = TaskResult(task.number, task, None if has_failed else {}, None, Outcome.SUCCEEDED)
+    feed.note(result, has_failed=has_failed)
+
+
+def test_tasks_come_as_they_are_asked_for(rounds: Rounds) -> None:
+    """Without one, the shard waits. It is over with the end mark."""
+    feed = rounds.feed()
+    assert next(feed) is None
+    assert feed.is_idle
+    rounds.add(1, 2)
+    first, second = taken(feed, 2)
+    assert (first.params, second.number, feed.is_idle) == ({"x": 1}, 1, False)
+    end(feed, first)
+    end(feed, second, has_failed=True)
+    assert feed.is_idle
+    rounds.store.create_if_absent(round_key("job", 2), END)
+    with pytest.raises(StopIteration):
+        until(lambda: next(feed) is not None)
+    assert feed.growth == (2, 2, 2, 0)
+
+
+def test_a_task_that_repeats_another_ends_with_it(rounds: Rounds) -> None:
+    """While that is at work, it counts with it. After, it is counted as that has ended."""
+    feed = rounds.feed()
+    rounds.add(1, 2)
+    first, second = taken(feed, 2)
+    rounds.add(1, 3)
+    (third,) = taken(feed, 1)
+    assert (third.number, feed.count_of(0), feed.count_of(1)) == (3, 2, 1)
+    end(feed, first)
+    end(feed, second, has_failed=True)
+    end(feed, third)
+    rounds.add(2, 1, 3, 4)
+    assert [task.number for task in taken(feed, 1)] == [7]
+    assert rounds.counts.snapshot() == (2, 1)  # the handler of results counts the others
+    assert (feed.total, feed.growth.duplicates) == (8, 4)
+
+
+def test_shards_have_each_their_tasks(rounds: Rounds) -> None:
+    """By number; one that repeats another belongs to the shard of that."""
+    feeds = [rounds.feed(shard, 2) for shard in range(2)]
+    rounds.add(1, 2, 3, 1)
+    assert [[task.number for task in taken(feed, count)] for feed, count in zip(feeds, (2, 1), strict=True)] == [
+        [0, 2], [1]
+    ]  # fmt: skip
+    assert [feed.total for feed in feeds] == [3, 1]
+    assert feeds[0].count_of(0) == 2
+
+
+def test_nothing_asked_for_during_the_idle_time_ends_the_job(rounds: Rounds) -> None:
+    """No time counts as idle in which a task is at work, here or in another shard."""
+    feed = rounds.feed()
+    rounds.add(1)
+    (task,) = taken(feed, 1)
+    rounds.now = 100.0
+    feed.rounds.poke()
+    assert next(feed) is None
+    end(feed, task)
+    rounds.now = 159.0
+    feed.rounds.poke()
+    assert next(feed) is None
+    rounds.now = 160.0
+    with pytest.raises(StopIteration):
+        until(lambda: next(feed) is not None)
+    found = rounds.store.get(round_key("job", 2))
+    assert found is not None
+    assert found.value == END
+
+
+def test_the_idle_time_waits_for_other_shards(rounds: Rounds) -> None:
+    """What they have at work is of the same job."""
+    feed = rounds.feed(others=False)
+    rounds.now = 1000.0
+    rounds.add(1)
+    assert [task.number for task in taken(feed, 1)] == [0]
+    assert rounds.store.get(round_key("job", 2)) is None
+
+
+def test_an_invalid_round_is_an_error_of_the_run(rounds: Rounds) -> None:
+    """Nothing after it has known numbers."""
+    feed = rounds.feed()
+    rounds.store.create_if_absent(round_key("job", 1), b"[]")
+    with pytest.raises(RecordError, match="not a round"):
+        until(lambda: next(feed) is not None)

@@ -1,0 +1,110 @@
+"""The channel between the runner and the clients of a growing job."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from multiprocessing.connection import Client
+from pathlib import Path
+
+import pytest
+
+from mopsjobs.studies.packs import PACK_BYTES
+from mopsjobs.submission.channel import MAX_PATH, Channel, ChannelClient, ToldTask
+from support.runs import until
+
+
+@pytest.fixture
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return a path that is short enough for a socket, wherever the tests lie."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory(dir="/tmp") as short:
+        yield Path(short) / "channel.json"
+
+
+def heard(client: ChannelClient, count: int) -> list[ToldTask]:
+    """Return what the runner tells, once it is this much."""
+    told: list[ToldTask] = []
+
+    def listen() -> bool:
+        told.extend(client.read())
+        return len(told) >= count
+
+    until(listen, f"{count} tasks")
+    return told
+
+
+def open_channel(place: Path, on_poke: Callable[[], object] = lambda: None) -> closing[Channel]:
+    return closing(Channel(place, on_poke))
+
+
+def test_clients_are_told_of_tasks_also_of_earlier_ones(place: Path) -> None:
+    """Outputs come with them, unless they are large. The file of the key is private."""
+    with open_channel(place) as channel:
+        channel.tell(0, {"result.json": b"\x00\xff"}, None)
+        assert not channel.has_clients
+        client = ChannelClient(place)
+        assert client.connect()
+        assert not client.connect()
+        until(lambda: channel.has_clients)
+        channel.tell(1, None, {"type": "ValueError", "message": "as asked"})
+        channel.tell(2, {"large": bytes(PACK_BYTES + 1)}, None)
+        assert heard(client, 3) == [
+            (0, {"result.json": b"\x00\xff"}, None), (1, None, {"type": "ValueError", "message": "as asked"}),
+            (2, None, None),
+        ]  # fmt: skip
+        assert place.stat().st_mode & 0o077 == 0
+    until(lambda: client.read() == [] and client.connection is None, "the client to hang up")
+    assert not place.exists()
+    assert not client.connect()
+
+
+def test_a_client_says_that_a_round_is_there(place: Path) -> None:
+    """A client that has gone is forgotten."""
+    poked = threading.Event()
+    with open_channel(place, poked.set) as channel:
+        client = ChannelClient(place)
+        client.connect()
+        client.poke()
+        until(poked.is_set)
+        client.close()
+
+        def is_alone() -> bool:
+            channel.tell(0, {}, None)
+            return not channel.has_clients
+
+        until(is_alone, "the channel to notice")
+
+
+def test_a_client_needs_the_key(place: Path) -> None:
+    """The file that a killed runner left leads nowhere."""
+    with open_channel(place) as channel:
+        with pytest.raises((OSError, EOFError, Exception)):
+            Client(str(place.with_suffix(".socket")), authkey=b"other")
+        channel.tell(0, {}, None)
+        assert not channel.has_clients
+        client = ChannelClient(place)
+        assert client.connect()
+        client.close()
+        left = place.read_bytes()
+    place.write_bytes(left)
+    assert not ChannelClient(place).connect()
+
+
+@pytest.mark.parametrize("message", [b"x", b"[[0]]", b'[["0", null, null]]', b'[[0, {"a": "?"}, null]]', b"7"])
+def test_a_client_hangs_up_on_anything_else(place: Path, message: bytes) -> None:
+    """It then goes on by the store."""
+    with open_channel(place) as channel:
+        client = ChannelClient(place)
+        client.connect()
+        until(lambda: channel.has_clients)
+        channel._peers[0]._connection.send_bytes(message)
+        until(lambda: client.read() == [] and client.connection is None, "it to hang up")
+
+
+def test_a_path_that_is_too_long_has_no_channel(tmp_path: Path) -> None:
+    """The runner goes on without."""
+    with pytest.raises(OSError, match="too long"):
+        Channel(tmp_path / ("x" * MAX_PATH) / "channel.json", lambda: None)
