@@ -14,6 +14,7 @@ import dataclasses
 import filecmp
 import logging
 import os
+import secrets
 import shutil
 import stat
 import threading
@@ -362,7 +363,8 @@ class Checkpoints:
         elif numbers:
             with contextlib.suppress(OSError, RecordError):
                 state.seconds = parse_saved((path / KEPT_HERE / _number(numbers[-1]) / HEADER).read_bytes()).seconds
-        saved = Saved(number, at, origin.bundle, origin.packages, round(state.seconds, 3), size)
+        run = secrets.token_hex(8)
+        saved = Saved(number, at, origin.bundle, origin.packages, round(state.seconds, 3), size, run)
         state.number = max(state.number, number)
         with self._lock:
             target = path / KEPT_HERE / _number(saved.number)

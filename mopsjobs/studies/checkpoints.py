@@ -12,7 +12,6 @@ import json
 import math
 import os
 import posixpath
-import secrets
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator
@@ -139,24 +138,29 @@ def _piece_key(job_id: str, param_id: str, seed: int, saved: Saved, piece: int) 
 def store_checkpoint(store: VersionedStore, job_id: str, param_id: str, seed: int, saved: Saved, content: Path) -> bool:
     """Store a checkpoint. Return False if another writer has stored one with its number.
 
+    After a failure, a call with an equal `saved` goes on behind the pieces that are there.
+
     Args:
         store: the store.
         job_id: the job.
         param_id: the parameter set of the task.
         seed: its seed.
-        saved: what the header says, without its pieces.
+        saved: what the header says, without its pieces. Its `run` is of this checkpoint alone.
         content: the file or the directory. Nothing changes it meanwhile.
 
     Raises:
         OSError: if it cannot be read.
         StoreError: if the store does not take it. Its pieces are then no checkpoint.
     """
-    saved = saved._replace(run=secrets.token_hex(8))
+    size = min(PIECE_BYTES, getattr(store, "max_value_bytes", PIECE_BYTES))
+    first = _piece_key(job_id, param_id, seed, saved, 0)
+    there = set(store.list_keys(first.removesuffix("000000"))) if saved.size >= size else ()
 
     def create(piece: int, value: bytes) -> None:
-        store.create_if_absent(_piece_key(job_id, param_id, seed, saved, piece), value)
+        if (key := _piece_key(job_id, param_id, seed, saved, piece)) not in there:
+            store.create_if_absent(key, value)
 
-    pieces: Any = _Pieces(create, min(PIECE_BYTES, getattr(store, "max_value_bytes", PIECE_BYTES)))
+    pieces: Any = _Pieces(create, size)
     with tarfile.open(
         fileobj=pieces, mode="w|", bufsize=2**16, format=tarfile.PAX_FORMAT, dereference=True, encoding="utf-8"
     ) as tar:

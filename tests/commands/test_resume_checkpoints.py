@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -92,3 +93,46 @@ def test_a_cancellation_with_a_grace_lets_tasks_save(desk: Desk, steps: Path) ->
     child = desk.ok("resume", "job").out.strip()
     assert desk.ended(child) == "succeeded"
     assert steps_of(steps) == {0: [*range(40)]}
+
+
+SUMMARISE = """
+def summarise(params, tasks):
+    return {"sum": sum(task.json()["total"] for task in tasks)}
+"""
+
+
+@pytest.mark.parametrize(
+    ("count", "fields"),
+    [
+        (1, {"n_replicates": {"min": 4, "max": 8, "until": {"total": {"confidence": 0.95, "absolute": 1e-9}}}}),
+        (2, {"n_replicates": 2, "reduce": "model:summarise"}),
+    ],
+    ids=["adaptive", "reduced"],
+)
+def test_tasks_that_died_leave_what_others_would(desk: Desk, steps: Path, count: int, fields: dict[str, Any]) -> None:
+    """With adaptive replicates or a reduction. The second job finds the marks of the first, and is undisturbed."""
+    code(desk.home, STEPS + SUMMARISE)
+    sets = sets_of(count, steps=str(steps), steps_total=40, every=10, die=[15, 25])
+    for job_id in ("job", "again"):
+        desk.submit(sets, "--retries", "2", job_id=job_id, **fields)
+        assert desk.ended(job_id) == "succeeded"
+    tasks = desk.ok("tasks", "job", "--json", "--limit", "0").json["tasks"]
+    assert sum(task["resumes"] for task in tasks) == 2 * count
+    assert len(steps_of(steps)) == count
+    assert desk.results() == desk.results("again")
+    assert not list(Path(desk.env["HOME"]).rglob("checkpoints/*"))
+
+
+def test_an_attempt_that_takes_too_long_goes_on_from_its_checkpoint(desk: Desk, steps: Path) -> None:
+    """The limit of an attempt is for each anew."""
+    gate = steps.with_name("gate")
+    desk.submit(
+        sets_of(1, steps=str(steps), steps_total=40, every=10, gates={"25": str(gate)}),
+        *("--attempt-timeout", "3s", "--retries", "9", "--retry-on", "timeout"),
+    )
+    until(lambda: steps.exists() and steps_of(steps)[0].count(25) == 2, "the second attempt")
+    gate.touch()
+    assert desk.ended() == "succeeded"
+    (task,) = desk.ok("tasks", "job", "--json").json["tasks"]
+    assert (task["outcome"], task["resumed_at"]) == ("succeeded", "20")
+    assert steps_of(steps)[0][:32] == [*range(26), *range(20, 26)]

@@ -20,6 +20,7 @@ from mopsjobs.runner.pools.base import TaskLimits
 from mopsjobs.runner.shard import TaskProgress
 from mopsjobs.store.base import Versioned, VersionToken
 from mopsjobs.studies.manifest import manifest_key
+from mopsjobs.studies.packed_store import PackedStore
 from support.checkpoints import STEPS, steps_of, undisturbed
 from support.cli import LineStore
 from support.docs import ROOT
@@ -60,6 +61,16 @@ def test_a_task_whose_worker_dies_goes_on_from_its_last_checkpoint(bench: Bench,
     assert second.resumed.seconds <= (first.seconds or 0)
     assert _keys(bench) == []
     assert not JobDir(tmp_path / "job").checkpoints.exists()
+
+
+def test_outputs_of_tasks_that_went_on_go_into_packs(bench: Bench, tmp_path: Path) -> None:
+    sets = sets_of(10, steps=str(tmp_path / "steps"), steps_total=50, die=[34])
+    bench.given(sets)
+    ran, said = bench.work(store=PackedStore(bench.line))
+    assert (ran.status, said) == ("succeeded", [])
+    assert [key for key in bench.line.list_keys("results/") if ".packs/" in key]
+    assert results(bench.line) == undisturbed(sets)
+    assert _keys(bench) == []
 
 
 def test_a_run_on_another_machine_goes_on_from_the_store(bench: Bench, tmp_path: Path) -> None:

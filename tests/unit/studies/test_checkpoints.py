@@ -29,7 +29,7 @@ TASK = ("job", PARAM, SEED)
 
 
 def _saved(number: int = 1, **fields: Any) -> Saved:
-    return Saved(number, "40", "b" * 64, "c" * 16, 12.5, 3)._replace(**fields)
+    return Saved(number, "40", "b" * 64, "c" * 16, 12.5, 3, f"{number:016x}")._replace(**fields)
 
 
 def _content(path: Path) -> Path:
@@ -46,7 +46,7 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
     assert store_checkpoint(store, *TASK, _saved(), _content(tmp_path / "content"))
     found = read_saved(store, *TASK, 1)
     assert found is not None
-    assert found._replace(run="", pieces=0, sha256="") == _saved()
+    assert found._replace(pieces=0, sha256="") == _saved()
     load_checkpoint(store, *TASK, found, tmp_path / "loaded")
     assert (tmp_path / "loaded" / "40" / "state.json").read_text() == "{}"
     assert (tmp_path / "loaded" / "40" / "sub" / "run.sh").stat().st_mode & 0o777 == 0o700
@@ -79,6 +79,34 @@ def test_a_large_one_goes_in_pieces_and_little_memory(tmp_path: Path) -> None:
     store.close()
 
 
+def test_an_upload_that_was_cut_goes_on_behind_its_pieces(tmp_path: Path) -> None:
+    """It sends none of them twice."""
+    store = FaultyStore(InMemoryVersionedStore())
+    (tmp_path / "large").write_bytes(b"".join(bytes([number]) * PIECE_BYTES for number in range(4)))
+    saved, created, enter = _saved(size=4 * PIECE_BYTES), [], store._enter
+
+    def cut(method: str) -> None:
+        enter(method)
+        created.append(method)
+        if created == ["list_keys", *["create_if_absent"] * 3]:
+            raise StoreUnavailableError("away")
+
+    store._enter = cut  # type: ignore[method-assign]
+    with pytest.raises(StoreUnavailableError):
+        store_checkpoint(store, *TASK, saved, tmp_path / "large")
+    del created[:-1]
+    assert store_checkpoint(store, *TASK, saved, tmp_path / "large")
+    assert created == [
+        "create_if_absent",
+        "list_keys",
+        *["create_if_absent"] * 3,
+    ]  # of five pieces the last two; the header
+    found = read_saved(store.inner, *TASK, 1)
+    assert found is not None
+    load_checkpoint(store.inner, *TASK, found, tmp_path / "loaded")
+    assert (tmp_path / "loaded" / "40").read_bytes() == (tmp_path / "large").read_bytes()
+
+
 def test_one_that_was_not_written_to_its_end_is_not_there(tmp_path: Path) -> None:
     """The next removal takes its pieces away."""
     store = FaultyStore(InMemoryVersionedStore())
@@ -105,7 +133,7 @@ def test_two_writers_of_one_number_do_not_mix(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).write_text(name)
     assert store_checkpoint(store, *TASK, _saved(), tmp_path / "one")
-    assert not store_checkpoint(store, *TASK, _saved(), tmp_path / "two")
+    assert not store_checkpoint(store, *TASK, _saved(run="f" * 16), tmp_path / "two")
     found = read_saved(store, *TASK, 1)
     assert found is not None
     load_checkpoint(store, *TASK, found, tmp_path / "loaded")
