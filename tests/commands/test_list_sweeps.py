@@ -7,7 +7,8 @@ import json
 import pytest
 
 from mopsjobs.registry.job_registry import JobRegistry
-from support.cli import Cli, Remote, add, foreign, key
+from support.cli import Cli, Remote, add, command, environment, foreign, key
+from support.terminal import terminal
 
 NIGHT = {"sweep": "night"}
 
@@ -125,8 +126,13 @@ def test_a_foreign_status_and_an_odd_name_are_shown_safely(cli: Cli, remote: Rem
     assert "none" in ran.out
 
 
-def test_watch_shows_the_same_rows(cli: Cli, night: None) -> None:
-    """In a pipe, watch has each job that changes, as before."""
+def test_watch_shows_the_same_rows(cli: Cli, jobs: JobRegistry, night: None) -> None:
+    """On a terminal, and as the sweep changes. In a pipe, it has each job that changes, as before."""
+    with terminal(command("watch", "--interval", "0.1s"), environment(cli, TERM="xterm"), columns=160) as screen:
+        screen.until("sweep=night")
+        screen.until("1 failed, 1 running, 1 pending, 1 succeeded")
+        jobs.update_status("n-3", "succeeded")
+        screen.until("1 failed, 1 pending, 2 succeeded")
+        assert "n-1" not in screen.told
     cli.clock.on_sleep = lambda _count: (_ for _ in ()).throw(KeyboardInterrupt)
-    ran = cli("watch", "--json")
-    assert {json.loads(line)["job_id"] for line in ran.lines} == {"n-3", "n-4"}
+    assert {json.loads(line)["job_id"] for line in cli("watch", "--json").lines} == {"n-4"}

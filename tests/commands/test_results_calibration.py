@@ -123,3 +123,22 @@ def test_a_journal_is_kept_as_it_is() -> None:
     journal = journal_of("cal", 3, asked=True)
     assert decode_journal(encode_journal(journal)) == journal
     assert json.loads(encode_journal(journal))["rounds"][3][4] is None
+
+
+def test_the_other_rounds_are_estimated_at_the_pace_so_far(cli: Cli, remote: Remote) -> None:
+    """From two rounds of its own on, and while it runs. Then it names the command that goes on or extends it."""
+    put_calibration(remote.jobs, "cal", 1)
+    cli.clock.advance(minutes=5)
+    cli.ok("sync")
+    assert "Done" not in cli.ok("status", "cal").out
+    grow_calibration(remote.jobs, journal_of("cal", 5))
+    cli.ok("sync")
+    said = cli.ok("status", "cal").out
+    assert "Done       in about 15m, if 15 rounds more take as long as before" in said
+    remote.jobs.update_fields("cal", metadata={"waits_for": "its client"})
+    cli.ok("sync")
+    assert "Done" not in cli.ok("status", "cal").out
+    remote.jobs.update_status("cal", "succeeded")
+    cli.ok("sync")
+    assert "Done" not in cli.ok("status", "cal").out
+    assert "Next: mops-jobs results cal --best" in cli.ok("status", "cal").err

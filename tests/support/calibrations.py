@@ -102,12 +102,12 @@ def run_in_memory(
         calibration: the calibration.
         files: the model's code, as the sampler's process has it.
         journal: what was asked and told before; the job has run it.
-        more: fields of `JobInMemory`, and `replays` of the coordinator.
+        more: fields of `JobInMemory`, and `replays` and `note` of the coordinator.
     """
-    replays = more.pop("replays", ())
+    options = {name: more.pop(name) for name in ("replays", "note") if name in more}
     job, warnings = JobInMemory(replicates=calibration.study.max_replicates, **more), list[str]()
     journal = journal or Journal(calibration, ())
     for one in journal.rounds[journal.inherited :]:
         job.add([{"params": params} for params in one.sets])
     with SamplerProcess(sys.executable, archive(files or {}), sampler_setup(calibration), {}) as sampler:
-        return Coordinator(job, journal, sampler, warnings.append, replays).run(), job, warnings
+        return Coordinator(job, journal, sampler, warnings.append, **options).run(), job, warnings

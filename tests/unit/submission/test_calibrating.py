@@ -13,6 +13,7 @@ import pytest
 from mopsjobs.engines.model_errors import ModelError
 from mopsjobs.errors import JobBusyError
 from mopsjobs.studies.journal import Journal, Told
+from mopsjobs.studies.journal_document import counts_of
 from mopsjobs.submission.calibrating import Coordinator
 from support.calibrations import JobInMemory, run_in_memory, simulate, spec
 from support.docs import ROOT
@@ -210,3 +211,14 @@ def test_the_processs_files_are_gone_after_it(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(ModelError):
         run_in_memory(spec(sampler="own:Missing"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_counts_are_noted_before_the_first_round_and_after_each() -> None:
+    """So the record has them while a round runs, and a client that goes on notes what a killed one has not."""
+    noted: list[dict[str, Any]] = []
+    whole, _, _ = run_in_memory(spec(rounds=3), note=noted.append)
+    assert [one["rounds"] for one in noted] == [0, 1, 2, 3]
+    assert noted[-1] == counts_of(whole)
+    again: list[dict[str, Any]] = []
+    run_in_memory(spec(rounds=3), None, whole, note=again.append)
+    assert again == [counts_of(whole)]
