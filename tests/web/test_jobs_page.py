@@ -306,3 +306,17 @@ def test_pages_count_rows_of_sweeps(swept: Web, cli: Cli, remote: Remote) -> Non
     everything = [*sweeps_of(swept, ""), *sweeps_of(swept, "?page=2")]
     assert sorted(row[1] for row in everything) == sorted({row[1] for row in everything})
     assert len(everything) == 42
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "open=true", "stuck=true", "hours=1", "until=1h", "days=7", "q=night", "error=OOM", "status=failed,running",
+        "q=n-&sort=-updated", "ended_since=2026-02-01T00:00:00Z", "study=seir.model:run/baseline", "param=beta",
+    ],
+)  # fmt: skip
+def test_each_filter_holds_for_sweeps(swept: Web, query: str) -> None:
+    """A row leads to as many jobs as it counts, by any filter."""
+    for _, _, counts, to in sweeps_of(swept, f"?{query}"):
+        jobs = sum(int(count) for count in re.findall(r"(\d+) (?!jobs)[a-z]+", counts.partition(" of ")[0]))
+        assert len(shown(swept, to)) == min(jobs, 25 if "sort" in query else 27), (counts, to)  # of the first page

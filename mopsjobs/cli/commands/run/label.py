@@ -71,6 +71,7 @@ def _change_matching(args: argparse.Namespace, app: App, labels: dict[str, str],
     for (job_id,) in job_ids:
         try:
             changed.append(app.registry.change_labels(job_id, labels, remove=removed))
+            app.out.note(f"{job_id}: {_labels_text(changed[-1])}")  # at once: many jobs take a while
         except StoreError as error:
             if not changed:
                 raise
@@ -82,7 +83,7 @@ def _change_matching(args: argparse.Namespace, app: App, labels: dict[str, str],
     summed = f"{pluralize(len(changed), 'job')} changed." if job_ids else "No job matches; no label was changed."
     return Result(
         JsonLines([job_json_from_state(state, now=now) for state in changed]) if args.json else None,
-        notes=[*(f"{state.job_id}: {_labels_text(state)}" for state in changed), summed],
+        notes=[summed],
         warnings=problems,
         exit_code=EXIT_PARTLY_DONE if problems else 0,
     )
