@@ -83,12 +83,10 @@ def test_bad_usage_is_one_sentence(cli: Cli, line: str) -> None:
 
     No secret is repeated.
     """
-    ran = cli(*line.split(" "))
-    assert (ran.code, ran.out) == (2, "")
-    assert len(sentences(ran.err)) == 1, ran.err
-    assert sentences(ran.err)[0].startswith("error: ")
-    assert BAD_USAGE[line] in ran.err
-    assert "SECRET" not in ran.err
+    said = cli.fails(2, *line.split(" "))
+    assert sentences(said)[0].startswith("error: ")
+    assert BAD_USAGE[line] in said
+    assert "SECRET" not in said
 
 
 def test_a_secret_in_the_url_of_a_registry_gets_a_hint(cli: Cli) -> None:
@@ -125,9 +123,8 @@ def test_wrong_credentials_name_their_source(cli: Cli, azurite: Azurite, argv: t
 @pytest.mark.parametrize("argv", [("sync",), ("list",), ("status", "a"), ("cancel", "a"), ("progress", "a", "1")])
 def test_no_network_exits_5(cli: Cli, argv: tuple[str, ...]) -> None:
     """A registry that cannot be reached: exit code 5, and one sentence that says where it should have been."""
-    ran = cli(*argv, MOPS_JOBS_REGISTRY="http://127.0.0.1:1/devstoreaccount1/jobs")
-    assert (ran.code, ran.out, len(sentences(ran.err))) == (5, "", 1)
-    assert "127.0.0.1:1/devstoreaccount1/jobs" in ran.err
+    said = cli.fails(5, *argv, MOPS_JOBS_REGISTRY="http://127.0.0.1:1/devstoreaccount1/jobs")
+    assert "127.0.0.1:1/devstoreaccount1/jobs" in said
 
 
 def test_the_help_names_every_command_and_exit_code(cli: Cli) -> None:
@@ -289,9 +286,7 @@ def test_the_unexpected_is_one_sentence_and_a_traceback_only_when_asked(
 
     add(jobs, "a")
     monkeypatch.setattr("mopsjobs.cache.queries.jobs.list_jobs", broken)
-    ran = cli("list")
-    assert (ran.code, ran.out) == (1, "")
-    assert ran.err == "error: Unexpected error: ZeroDivisionError: by zero\nhint: Add -v to see where.\n"
+    assert cli.fails(1, "list") == "error: Unexpected error: ZeroDivisionError: by zero\nhint: Add -v to see where.\n"
     with pytest.raises(ZeroDivisionError):
         cli("list", "-v")
 
@@ -402,9 +397,7 @@ def test_no_escape_sequence_of_a_record_reaches_the_terminal(cli: Cli, color: st
 @pytest.mark.parametrize("argv", [("status",), ("cancel",)])
 def test_an_impossible_job_id_is_named_harmlessly(cli: Cli, argv: tuple[str, ...], word: str) -> None:
     """An id with an empty part or a control character is wrong usage, and shown so that it cannot move a cursor."""
-    ran = cli(*argv, word)
-    assert (ran.code, ran.out, len(sentences(ran.err))) == (2, "", 1), ran.err
-    assert not set(ran.err) & set("\x1b\u202e")
+    assert not set(cli.fails(2, *argv, word)) & set("\x1b\u202e")
 
 
 # --- colour ----------------------------------------------------------------------------------------------------------
@@ -540,9 +533,7 @@ def test_what_means_the_same_is_taken(cli: Cli, line: str, same: str) -> None:
 )
 def test_what_means_something_else_names_what_to_use(cli: Cli, line: str, answer: str) -> None:
     """In one sentence, where argparse knows only that the word is unknown."""
-    ran = cli(*line.split())
-    assert (ran.code, ran.out, len(sentences(ran.err))) == (2, "", 1)
-    assert sentences(ran.err)[0].startswith(f"error: {answer}")
+    assert sentences(cli.fails(2, *line.split()))[0].startswith(f"error: {answer}")
 
 
 def test_a_flag_that_only_mops_jobs_lacks_is_still_unknown(cli: Cli) -> None:

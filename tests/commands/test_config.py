@@ -78,9 +78,7 @@ def test_each_command_names_the_project_file_that_it_ignores(cli: Cli) -> None:
 )
 def test_a_table_of_prices_that_means_nothing_is_refused(cli: Cli, text: str, message: str) -> None:
     (cli.cache.parent / ".mops-jobs.toml").write_text(text)
-    ran = cli("config", "show")
-    assert ran.code == 2
-    assert message in ran.err
+    assert message in cli.fails(2, "config", "show")
 
 
 def test_prices_are_settings_of_the_nearest_file(cli: Cli) -> None:

@@ -239,9 +239,7 @@ def test_an_error_of_several_jobs_is_one_group(cli: Cli, remote: Remote) -> None
 def test_a_study_that_cannot_be_designed_is_refused(cli: Cli, remote: Remote, flags: list[str], message: str) -> None:
     """In one sentence, and nothing is printed."""
     run_job(remote, "job", draw_sets(5), lambda *_: None)
-    ran = cli("failures", *flags)
-    assert (ran.code, ran.out) == (EXIT_USAGE, "")
-    assert message in ran.err
+    assert message in cli.fails(EXIT_USAGE, "failures", *flags)
 
 
 def test_a_design_with_more_replicates_follows_from_the_spread_so_far(cli: Cli, remote: Remote) -> None:
@@ -268,10 +266,9 @@ def test_a_list_of_seeds_needs_one_for_each_further_replicate(cli: Cli, remote: 
         Ledger(remote.store.inner, job_id)(*map(attempt, range(4)))
         leave_scalars(remote.jobs, job_id, {task: {"r": task} for task in range(4)})
         remote.jobs.update_status(job_id, "succeeded")
-    ran = cli("failures", "few", "--design", "--within", "r=1")
-    assert (ran.code, ran.out) == (EXIT_USAGE, "")
-    assert "No design: up to 130 replicates need a seed each, and the study lists 4." in ran.err
-    assert "Add seeds at the end of its list: tasks with the first ones can be reused." in ran.err
+    said = cli.fails(EXIT_USAGE, "failures", "few", "--design", "--within", "r=1")
+    assert "No design: up to 130 replicates need a seed each, and the study lists 4." in said
+    assert "Add seeds at the end of its list: tasks with the first ones can be reused." in said
     assert parse_study(cli.ok("failures", "many", "--design", "--within", "r=1").json).max_replicates == 130
 
 

@@ -81,9 +81,7 @@ def test_help_has_one_form(cli: Cli, name: str) -> None:
     assert not re.search(r"\(?default (?!:)\w", ran.out), ran.out
     assert "examples:\n" in ran.out
     assert cli.ok(name, "-h") == cli.ok("help", name) == cli.ok("-v", "help", name) == cli.ok(name, "--help")
-    ran = cli(name, "--no-such-flag")
-    assert (ran.code, ran.out) == (2, "")
-    assert ran.err.splitlines()[-1] == f"hint: See: mops-jobs {name} --help"
+    assert cli.fails(2, name, "--no-such-flag").splitlines()[-1] == f"hint: See: mops-jobs {name} --help"
 
 
 @pytest.mark.parametrize(

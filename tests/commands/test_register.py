@@ -47,9 +47,8 @@ def test_every_field_can_be_reported(cli: Cli) -> None:
 def test_a_job_is_registered_once(cli: Cli, jobs: JobRegistry) -> None:
     """A second registration is refused with exit code 6 and changes nothing."""
     cli.ok("register", "a", "--owner", "first")
-    ran = cli("register", "a", "--owner", "second")
-    assert (ran.code, ran.out) == (6, "")
-    assert ran.err.splitlines() == [
+    said = cli.fails(6, "register", "a", "--owner", "second")
+    assert said.splitlines() == [
         "error: Job a is already registered.",
         "hint: Choose another id. To see that job, run: mops-jobs status a",
     ]
@@ -61,8 +60,7 @@ def test_a_job_is_registered_once(cli: Cli, jobs: JobRegistry) -> None:
 )
 def test_what_cannot_be_registered_is_refused(cli: Cli, jobs: JobRegistry, flags: str) -> None:
     """An invalid value: exit code 2, one sentence, and the job is not registered."""
-    ran = cli("register", "job", *flags.split())
-    assert (ran.code, ran.out, len(sentences(ran.err))) == (2, "", 1)
+    cli.fails(2, "register", "job", *flags.split())
     assert jobs.get_job("job") is None
 
 
@@ -98,9 +96,8 @@ def test_an_ended_job_is_refused(cli: Cli, jobs: JobRegistry, line: str) -> None
 def test_an_impossible_transition_names_the_possible_ones(cli: Cli, jobs: JobRegistry) -> None:
     """A step back is refused with exit code 6, and the hint says where the job can go."""
     add(jobs, "job", "running")
-    ran = cli("update", "job", "scheduled")
-    assert ran.code == 6
-    assert ran.err.splitlines() == [
+    said = cli.fails(6, "update", "job", "scheduled")
+    assert said.splitlines() == [
         "error: Job job is running; it cannot become scheduled.",
         "hint: Use a status that may follow running: validating, succeeded, partial, failed, cancelled.",
     ]
@@ -161,8 +158,7 @@ def test_impossible_progress_is_refused(cli: Cli, jobs: JobRegistry, done: str) 
     """More done than there are, or no numbers at all: exit code 2, one sentence, nothing written."""
     add(jobs, "job")
     before = jobs.get_record("job")
-    ran = cli("progress", "job", done)
-    assert (ran.code, ran.out, len(sentences(ran.err))) == (2, "", 1)
+    cli.fails(2, "progress", "job", done)
     assert jobs.get_record("job") == before
 
 

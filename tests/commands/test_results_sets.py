@@ -349,9 +349,8 @@ def test_a_result_has_a_short_name_if_no_other_has_it(cli: Cli, jobs: JobRegistr
         ("text", "its values are not numbers. The numbers are: data.peak, fit.error, fit.peak, result.loss."),
         ("fit.peek", "no result has it. The numbers are: data.peak, fit.error, fit.peak, result.loss. Did you mean"),
     ):
-        ran = cli("results", "job", "--best", name)
-        assert (ran.code, ran.out) == (2, "")
-        assert f"invalid scalar '{name}': {sentence}" in " ".join(ran.err.split())
+        said = cli.fails(2, "results", "job", "--best", name)
+        assert f"invalid scalar '{name}': {sentence}" in " ".join(said.split())
 
 
 def test_a_job_without_numbers_says_so(cli: Cli, jobs: JobRegistry) -> None:

@@ -131,9 +131,8 @@ def test_several_jobs_are_one_table_in_sql(cli: Cli, jobs: JobRegistry) -> None:
 def test_sql_reads_the_table_alone(cli: Cli, jobs: JobRegistry, sql: str) -> None:
     """Neither files nor other statements. The error lists the columns."""
     three_tasks(jobs)
-    ran = cli("results", "job", "--sql", sql)
-    assert ran.code == 2
-    assert "The columns of results are job_id, task, param_id, r0, mode, seed," in " ".join(ran.err.split())
+    said = cli.fails(2, "results", "job", "--sql", sql)
+    assert "The columns of results are job_id, task, param_id, r0, mode, seed," in " ".join(said.split())
 
 
 def test_sql_suggests_the_nearest_column(cli: Cli, jobs: JobRegistry, engine: str) -> None:

@@ -392,9 +392,7 @@ def test_a_task_that_repeats_another_one_has_a_row_and_counts_once(cli: Cli, job
 )
 def test_what_makes_no_table_is_refused(cli: Cli, jobs: JobRegistry, argv: list[str], sentence: str) -> None:
     add_job(jobs, "job", [{"x": 1}])
-    ran = cli("results", *argv)
-    assert (ran.code, ran.out) == (2, "")
-    assert sentence in " ".join(ran.err.split())
+    assert sentence in " ".join(cli.fails(2, "results", *argv).split())
 
 
 VALUES = {
@@ -416,9 +414,8 @@ def test_flags_that_contradict_each_other_are_both_named(cli: Cli, pair: tuple[s
     """Before anything is read, and whatever the order in which they were typed."""
     flags = [f"--{name}{'' if name[:3] == 'by ' else VALUES.get(name, ' y')}" for name in pair]
     argv = f"{flags[1]} {flags[0]}".split()
-    ran = cli("results", "job", *argv)
-    assert (ran.code, ran.out) == (2, "")
-    assert ran.err == f"error: --{pair[0]} contradicts --{pair[1]}: leave out one of them.\n"
+    said = cli.fails(2, "results", "job", *argv)
+    assert said == f"error: --{pair[0]} contradicts --{pair[1]}: leave out one of them.\n"
 
 
 def test_parquet_is_written_by_the_python_of_the_model(
@@ -453,9 +450,8 @@ def test_parquet_without_pyarrow_says_where_to_install_it(
     python.write_text("#!/bin/sh\nexit 1\n")
     python.chmod(0o700)
     remember_launch(JobDir.for_job("job", cli.env), "local", {"python": str(python)})
-    ran = cli("results", "job", "--table", str(tmp_path / "out.parquet"))
-    assert (ran.code, ran.out) == (2, "")
-    assert " ".join(ran.err.split()) == (
+    said = cli.fails(2, "results", "job", "--table", str(tmp_path / "out.parquet"))
+    assert " ".join(said.split()) == (
         f"error: A table in Parquet needs the package pyarrow, which is not in {sys.executable}, which runs mops-jobs,"
         f" nor in {python}, which runs the model. hint: Install it in one of them, or write .csv or .jsonl."
     )
@@ -511,9 +507,8 @@ def test_results_that_were_never_read_are_no_table(cli: Cli, remote: Remote) -> 
     """A table without its values would look like one of a job that left none."""
     _ended_with_chunk(cli, remote, {0: {"peak": 0}})
     cli.ok("tasks", "job")
-    ran = cli("results", "job", "--table", "-", "--offline")
-    assert (ran.code, ran.out) == (5, "")
-    assert "The results of job have never been read to this machine." in " ".join(ran.err.split())
+    said = cli.fails(5, "results", "job", "--table", "-", "--offline")
+    assert "The results of job have never been read to this machine." in " ".join(said.split())
 
 
 def test_results_of_outputs_are_not_kept(cli: Cli, remote: Remote) -> None:
@@ -534,9 +529,8 @@ def test_a_pruned_parent_leaves_no_table_with_holes(cli: Cli, remote: Remote) ->
     cli.ok("prune", "--older-than", "1m", "--yes")
     child = add_job(remote.jobs, "job.2", [{"x": one} for one in range(3)], only=(1, 2))
     cli.ok("status", "job.2")
-    ran = cli("results", "job.2", "--table", "-", "--offline")
-    assert (ran.code, ran.out) == (5, "")
-    assert "have never been synced to this machine." in " ".join(ran.err.split())
+    said = cli.fails(5, "results", "job.2", "--table", "-", "--offline")
+    assert "have never been synced to this machine." in " ".join(said.split())
     assert [row["job_id"] for row in results_table(cli, child.job_id)] == ["job"] * 3
     assert [row["tasks"] for row in results_table(cli, child.job_id, "--by", "set")] == ["1"] * 3
 
@@ -546,9 +540,8 @@ def test_a_lost_record_of_a_parent_is_told(cli: Cli, remote: Remote) -> None:
     _ended_with_chunk(cli, remote, {0: {"peak": 0}})
     add_job(remote.jobs, "job.2", [{"x": one} for one in range(3)], only=(1, 2))
     remote.store.delete(key("job"))
-    ran = cli("results", "job.2", "--table", "-")
-    assert (ran.code, ran.out) == (3, "")
-    assert ran.err.startswith("error: Job job not found.\nhint: List the outputs of it and of job.2, which")
+    said = cli.fails(3, "results", "job.2", "--table", "-")
+    assert said.startswith("error: Job job not found.\nhint: List the outputs of it and of job.2, which")
 
 
 def test_a_lost_embedded_registry_leaves_the_table(cli: Cli, jobs: JobRegistry) -> None:

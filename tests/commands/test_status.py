@@ -10,7 +10,7 @@ from mopsjobs.api.live_view import html_of
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.transitions import ShardReport
 from mopsjobs.registry.usage import ShardForecast, ShardUsage, Stragglers
-from support.cli import Cli, Remote, add, foreign, key, sentences
+from support.cli import Cli, Remote, add, foreign, key
 from support.ledgers import Ledger, add_job, attempt
 from support.runs import sets_of
 from support.web import Web
@@ -126,9 +126,8 @@ def test_an_ambiguous_prefix_is_refused_with_its_candidates(cli: Cli, jobs: JobR
     """Several jobs that begin so: exit code 3, and at most five of them are named."""
     for number in range(7):
         add(jobs, f"alpha-{number}")
-    ran = cli("status", "alpha")
-    assert (ran.code, ran.out) == (3, "")
-    assert ran.err == (
+    said = cli.fails(3, "status", "alpha")
+    assert said == (
         "error: Several jobs begin with alpha.\n"
         "hint: Use a longer prefix, or one of: alpha-0, alpha-1, alpha-2, alpha-3, alpha-4, …\n"
     )
@@ -186,10 +185,9 @@ def test_a_job_that_only_exists_as_an_unreadable_record_is_not_missing(cli: Cli,
     remote.put(key("bad"), "{")
     assert cli("sync", "-q").code == 7
     for flags in ((), ("--offline",), ("--json",), ("--refresh",)):
-        ran = cli("status", "bad", *flags)
-        assert (ran.code, ran.out, len(sentences(ran.err))) == (6, "", 1)
-        assert ran.err.startswith(f"error: {key('bad')}: not JSON")
-        assert ran.err.splitlines()[-1] == "hint: See: mops-jobs doctor"
+        said = cli.fails(6, "status", "bad", *flags)
+        assert said.startswith(f"error: {key('bad')}: not JSON")
+        assert said.splitlines()[-1] == "hint: See: mops-jobs doctor"
     assert cli("wait", "bad", "-q").code == 6
 
 
@@ -220,9 +218,7 @@ def test_an_unreadable_record_of_another_job_is_not_blamed_on_this_one(cli: Cli,
 def test_a_refresh_during_an_outage_asks_once(cli: Cli, remote: Remote) -> None:
     """After the one request has failed, nothing else is sent: not for a job in the cache, nor for another, nor ever."""
     remote.store.down = True
-    ran = cli("status", "a", "--refresh")
-    assert (ran.code, ran.out, len(sentences(ran.err))) == (5, "", 1)
-    assert ran.err.startswith("error: Cannot reach the registry")
+    assert cli.fails(5, "status", "a", "--refresh").startswith("error: Cannot reach the registry")
     assert remote.store.calls == {"get": 1}
     remote.store.down = False
     remote.put(key("a"), foreign("a"))

@@ -13,7 +13,7 @@ from mopsjobs.errors import EngineAccessError, EngineUnavailableError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.transitions import ShardReport
 from mopsjobs.submission.shard_drop import ShardDrop
-from support.cli import Cli, Remote, add, sentences
+from support.cli import Cli, Remote, add
 from support.engines import FAILED, GONE, NO_IMAGE, RUNNING, SUSPENDED, Cluster, add_kubernetes_job, answer_for_all
 from support.kubernetes import Api, kubeconfig
 from support.ledgers import add_job
@@ -187,7 +187,6 @@ def test_scripts_get_the_job_with_what_is_known(cli: Cli, far_cluster: Api) -> N
 
 def test_an_unknown_job_leaves_the_outage(cli: Cli, far_cluster: Api) -> None:
     """Exit code 5: the record may well be there."""
-    ran = cli("status", "seir-1")
-    assert (ran.code, ran.out, len(sentences(ran.err))) == (5, "", 1)
+    said = cli.fails(5, "status", "seir-1")
     gone = "hint: In the cluster, Job seir-1 was not found in namespace from-kubeconfig."
-    assert f"{gone} If ModelOps submitted it: kubectl -n modelops-dask-dev get job seir-1\n" in ran.err
+    assert f"{gone} If ModelOps submitted it: kubectl -n modelops-dask-dev get job seir-1\n" in said

@@ -189,9 +189,7 @@ def test_a_second_look_needs_no_network(cli: Cli, remote: Remote) -> None:
     add_job(remote.jobs, "job", sets_of(2))
     Ledger(remote.store.inner)(attempt(0))
     cli.ok("sync")
-    ran = cli("tasks", "job", "--offline")
-    assert (ran.code, ran.out) == (5, "")
-    assert "never been synced to this machine" in ran.err
+    assert "never been synced to this machine" in cli.fails(5, "tasks", "job", "--offline")
     cli.ok("tasks", "job")
     cli.clock.advance(hours=1)
     remote.store.down = True
@@ -210,10 +208,9 @@ def test_an_outage_is_all_that_is_said_of_a_job_that_only_an_engine_knows(
     launched.mkdir(parents=True)
     (launched / "runner.json").write_text("{}")
     remote.store.down = True
-    ran = cli(command, "mine")
-    assert (ran.code, ran.out) == (5, "")
-    assert sentences(ran.err) == ["error: Cannot reach the registry: connection refused."]
-    assert "hint: Try again when the registry answers.\n" in ran.err
+    said = cli.fails(5, command, "mine")
+    assert sentences(said) == ["error: Cannot reach the registry: connection refused."]
+    assert "hint: Try again when the registry answers.\n" in said
 
 
 def test_tasks_of_an_ended_job_are_not_stale_for_an_old_mirror(cli: Cli, remote: Remote) -> None:
@@ -304,6 +301,4 @@ def test_wrong_requests_are_refused_with_the_form(
 ) -> None:
     """Each is an error of usage, with what was expected."""
     add_job(remote.jobs, "job", GRID)
-    ran = cli("tasks", "job", *argv)
-    assert (ran.code, ran.out) == (2, "")
-    assert message in ran.err
+    assert message in cli.fails(2, "tasks", "job", *argv)

@@ -115,10 +115,9 @@ def test_without_credentials_one_sentence_says_how_to_get_them(
     service: Service, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
-    ran = cli("sync", MOPS_JOBS_REGISTRY=f"{service.name}://jobs")
-    assert ran.code == 4
-    assert f"There are no usable AWS credentials for {service.name}://jobs" in ran.err
-    assert "aws sso login" in ran.err
+    said = cli.fails(4, "sync", MOPS_JOBS_REGISTRY=f"{service.name}://jobs")
+    assert f"There are no usable AWS credentials for {service.name}://jobs" in said
+    assert "aws sso login" in said
 
 
 @pytest.fixture
@@ -151,11 +150,10 @@ def test_an_expired_sign_in_is_reported_with_the_command_that_renews_it(
 ) -> None:
     _sign_in_by_sso(lab_profile, monkeypatch, "2020-01-01T00:00:00Z")
     for argv in (("sync",), ("register", "a")):
-        ran = cli(*argv, MOPS_JOBS_REGISTRY=f"{service.name}://jobs")
-        assert ran.code == 4
-        assert f"There are no usable AWS credentials for {service.name}://jobs at " in ran.err
-        assert "aws sso login" in ran.err
-        assert SECRET not in ran.err
+        said = cli.fails(4, *argv, MOPS_JOBS_REGISTRY=f"{service.name}://jobs")
+        assert f"There are no usable AWS credentials for {service.name}://jobs at " in said
+        assert "aws sso login" in said
+        assert SECRET not in said
 
 
 @pytest.mark.parametrize(

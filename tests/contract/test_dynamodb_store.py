@@ -233,10 +233,9 @@ def test_a_table_that_does_not_become_ready_is_not_waited_for_for_ever(
 @pytest.mark.usefixtures("aws")
 def test_without_a_region_one_sentence_says_so(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_DEFAULT_REGION")
-    ran = cli("sync", MOPS_JOBS_REGISTRY="dynamodb://jobs")
-    assert ran.code == 4
-    assert "No setting names the AWS region of dynamodb://jobs" in ran.err
-    assert SECRET not in ran.err
+    said = cli.fails(4, "sync", MOPS_JOBS_REGISTRY="dynamodb://jobs")
+    assert "No setting names the AWS region of dynamodb://jobs" in said
+    assert SECRET not in said
 
 
 def test_the_cache_tells_tables_apart_by_what_names_them() -> None:
@@ -274,7 +273,5 @@ def test_a_job_that_does_not_fit_is_not_launched(
     study = tmp_path / "study.json"
     study.write_text(json.dumps({"model": "model:simulate", "parameter_sets": sets, "outputs": ["result.json"]}))
     monkeypatch.chdir(home)
-    ran = cli("submit", str(study), "--auto", "--job-id", "job")
-    assert ran.code == 6
-    assert "expected at most" in ran.err
+    assert "expected at most" in cli.fails(6, "submit", str(study), "--auto", "--job-id", "job")
     assert JobRegistry(place.open()).get_job("job") is None

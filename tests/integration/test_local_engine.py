@@ -181,10 +181,9 @@ def test_a_directory_that_cannot_be_written_is_named(
 ) -> None:
     _leave(jobs.store, submitted)
     (tmp_path / "file").touch()
-    ran = cli("results", "job", "--download", str(tmp_path / "file"))
-    assert ran.code == 1
-    assert ran.err.startswith("error: Cannot write ")
-    assert "Unexpected" not in ran.err
+    said = cli.fails(1, "results", "job", "--download", str(tmp_path / "file"))
+    assert said.startswith("error: Cannot write ")
+    assert "Unexpected" not in said
 
 
 def test_results_need_no_record(cli: Cli, tmp_path: Path) -> None:

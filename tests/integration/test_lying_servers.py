@@ -40,9 +40,7 @@ def test_a_real_liar_is_refused_by_name_and_keeps_nothing(cli: Cli, liar: Liar) 
     code(Path())
     Path("study.json").write_text(json.dumps({"model": "model:simulate", "parameter_sets": sets_of(1)}))
     for words in (("register", "a"), ("submit", "study.json", "--auto", "--job-id", "a")):
-        ran = cli(*words)
-        assert (ran.code, ran.out) == (2, "")
-        assert told in ran.err
+        assert told in cli.fails(2, *words)
     assert cli.ok("list", "--refresh", "--json").json["total"] == 0
     assert liar.files() == []
     assert not list(Path(cli.env["HOME"]).rglob("runner.json"))
@@ -59,6 +57,4 @@ def test_a_proxy_that_drops_conditions_of_records_is_refused(
     with dropping_conditions(port, kept_below) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{proxy}")
         assert cli("doctor").code == (2 if kept_below == "/conditions/" else 0)
-        ran = cli("register", "a")
-        assert (ran.code, ran.out) == (2, "")
-        assert SECOND_CREATION in ran.err
+        assert SECOND_CREATION in cli.fails(2, "register", "a")

@@ -421,8 +421,7 @@ def test_nothing_goes_unless_it_is_meant(cli: Cli, aged: Remote) -> None:
     """Off a terminal, without `--yes`, and for an age below an hour, the command refuses in one sentence."""
     before = _keys(aged.store.inner, "")
     for words in (("--older-than", "30d"), ("--older-than", "59m", "--yes"), ("--older-than", "soon"), ()):
-        ran = cli("prune", "--store", *words)
-        assert (ran.code, ran.out) == (2, "")
+        cli.fails(2, "prune", "--store", *words)
     assert _keys(aged.store.inner, "") == before
 
 

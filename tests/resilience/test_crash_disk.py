@@ -75,9 +75,7 @@ def test_a_cache_on_a_full_disk_shows_what_it_has(cli: Cli, remote: Remote, disk
     disk.fill()
     for number in range(60):
         add(remote.jobs, f"new-{number}", "running", metadata={"note": "x" * 3000})
-    ran = cli("sync")
-    assert ran.code == 1
-    one_sentence(ran.err, "full")
+    one_sentence(cli.fails(1, "sync"), "full")
     assert cli.ids() == ["old"]
     ran = cli("list", "--refresh")
     assert (ran.code, "full" in ran.err) == (5, True)
@@ -92,9 +90,7 @@ def test_a_registry_on_a_full_disk_refuses_and_loses_nothing(cli: Cli, disk: Dis
     cli.ok("register", "job")
     disk.fill()
     for argv in (["register", "other"], ["progress", "job", "1/2"]):
-        ran = cli(*argv)
-        assert ran.code == 5
-        one_sentence(ran.err, "disk")
+        one_sentence(cli.fails(5, *argv), "disk")
     disk.empty()
     cli.ok("progress", "job", "1/2")
     assert cli.ids() == ["job"]
@@ -123,9 +119,7 @@ def test_what_is_written_as_a_whole_stays_whole(cli: Cli, disk: Disk) -> None:
     cli.ok("metrics", "--textfile", str(path))
     before = path.read_bytes()
     disk.fill()
-    ran = cli("metrics", "--textfile", str(path))
-    assert ran.code == 1
-    one_sentence(ran.err, "No space left")
+    one_sentence(cli.fails(1, "metrics", "--textfile", str(path)), "No space left")
     assert path.read_bytes() == before
     assert sorted(os.listdir(disk.path)) == ["filler", "m.prom"]
 
@@ -174,9 +168,7 @@ def views_answer(cli: Cli) -> None:
         assert "job" in ran.out, argv
         assert "error" not in ran.err, argv
     for argv, code in WRITES:
-        ran = cli(*argv)
-        assert ran.code == code, (argv, ran)
-        one_sentence(ran.err)
+        one_sentence(cli.fails(code, *argv))
 
 
 def test_a_read_only_disk_can_be_looked_at(cli: Cli, disk: Disk) -> None:

@@ -77,9 +77,7 @@ def test_a_registry_whose_disk_is_not_mounted_is_not_made_anew(cli: Cli, tmp_pat
     disk.rename(tmp_path / "away")
     disk.mkdir()
     for words in (["register", "b"], ["progress", "b", "1/2"], ["update", "b", "failed"]):
-        ran = cli(*words)
-        assert (ran.code, ran.out) == (5, "")
-        assert "is gone: it had 1 job" in ran.err
+        assert "is gone: it had 1 job" in cli.fails(5, *words)
     assert list(disk.iterdir()) == []
     ran = cli.ok("list", "--json")
     assert (ran.json["total"], ran.json["stale"]) == (1, True)
@@ -92,9 +90,7 @@ def test_a_registry_whose_disk_is_not_mounted_is_not_made_anew(cli: Cli, tmp_pat
 def refused(cli: Cli, kept: set[str]) -> None:
     """Sync fail, again and again, and the cache keeps these jobs."""
     for _ in range(3):
-        ran = cli("sync")
-        assert (ran.code, ran.out) == (5, ""), ran
-        assert "no record of the last sync exists" in ran.err
+        assert "no record of the last sync exists" in cli.fails(5, "sync")
     assert kept <= set(cli.ids())
     assert cli("doctor").code == 5
 
@@ -280,9 +276,7 @@ def test_a_damaged_cache_does_not_make_a_lost_registry_new(cli: Cli, tmp_path: P
             connection.execute("DROP TABLE job")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     for words in (["list"], ["list", "--offline"], ["sync"], ["status", "a"], ["register", "b"]):
-        ran = cli(*words)
-        assert (ran.code, ran.out, len(sentences(ran.err))) == (5, "", 1), words
-        assert "is gone: whether it had jobs is unknown" in ran.err
+        assert "is gone: whether it had jobs is unknown" in cli.fails(5, *words)
     assert not list(cache.parent.glob("*.damaged-*"))
     assert not path.exists()
     away.rename(path)
@@ -306,10 +300,9 @@ def test_a_cache_that_cannot_be_used_does_not_make_a_lost_registry_new(
     lose_after_a_listing(cli, path)
     whole = cache.read_bytes()
     cache.write_bytes(whole[:at] + value + whole[at + 4 :])
-    ran = cli("register", "b")
-    assert (ran.code, ran.out, len(sentences(ran.err))) == (5, "", 1)
-    assert "whether it had jobs is unknown" in ran.err
-    assert problem in ran.err
+    said = cli.fails(5, "register", "b")
+    assert "whether it had jobs is unknown" in said
+    assert problem in said
     assert not path.exists()
 
 
@@ -356,10 +349,9 @@ def test_a_job_that_the_registry_has_not_got_yet_is_told_as_such(cli: Cli, remot
     directory = JobDir.for_job("a", cli.env).path
     directory.mkdir(parents=True)
     (directory / "launched.json").write_text("{}")
-    ran = cli("status", "a")
-    assert ran.code == 3
-    assert "Job a not found" in ran.err
-    assert "hint: It was submitted here while the registry did not answer. Deliver it: mops-jobs resume a" in ran.err
+    said = cli.fails(3, "status", "a")
+    assert "Job a not found" in said
+    assert "hint: It was submitted here while the registry did not answer. Deliver it: mops-jobs resume a" in said
 
 
 def test_a_registry_that_nobody_has_looked_at_is_missed_all_the_same(cli: Cli, tmp_path: Path) -> None:
@@ -415,8 +407,7 @@ def test_a_listing_does_not_go_on_in_another_file(tmp_path: Path) -> None:
 def test_credentials_that_stop_working_take_nothing_away(cli: Cli, mirrored: JobRegistry) -> None:
     """The sync ends with 4; listings show what was there, as stale."""
     cli.env["AZURE_STORAGE_CONNECTION_STRING"] = cli.env["AZURE_STORAGE_CONNECTION_STRING"].replace("Eby8", "AAAA")
-    ran = cli("sync")
-    assert ran.code == 4, ran
+    cli.fails(4, "sync")
     listed = cli.ok("list", "--json").json
     assert (listed["total"], listed["stale"]) == (3, True)
 
@@ -431,9 +422,7 @@ def test_a_delta_sync_notices_that_the_registry_is_gone(cli: Cli, remote: Remote
     for one in list(remote.store.inner.list_keys()):
         remote.store.inner.delete(one)
     cli.clock.advance(minutes=1)
-    ran = cli("sync")
-    assert (ran.code, ran.out) == (5, "")
-    assert "1,100 jobs" in ran.err
+    assert "1,100 jobs" in cli.fails(5, "sync")
     assert cli.ok("list", "--json").json["total"] == MANY
 
 

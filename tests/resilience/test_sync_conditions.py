@@ -79,9 +79,8 @@ def test_credentials_that_only_list_end_the_sync_with_one_sentence(place: Place,
             client.upload_blob(key(f"job-{number:03}"), foreign(f"job-{number:03}"))
     cli.env["AZURE_STORAGE_ACCOUNT"] = azurite.account
     cli.env["AZURE_STORAGE_SAS_TOKEN"] = azurite.sas_url(place.container, "l").partition("?")[2]
-    ran = cli("sync")
-    assert (ran.code, ran.out) == (4, "")
-    assert [line.endswith(": 403 AuthorizationPermissionMismatch.") for line in sentences(ran.err)] == [True]
+    said = cli.fails(4, "sync")
+    assert [line.endswith(": 403 AuthorizationPermissionMismatch.") for line in sentences(said)] == [True]
     assert _rows(cli) == 1
     cli.env["AZURE_STORAGE_SAS_TOKEN"] = azurite.sas_url(place.container).partition("?")[2]
     assert cli.ok("sync").err == ""

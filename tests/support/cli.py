@@ -138,6 +138,12 @@ class Cli:
         assert ran.code == 0, ran
         return ran
 
+    def fails(self, code: int, *argv: str, **env: str) -> str:
+        """Run something that has to end with this code and one sentence on stderr; return what was said there."""
+        ran = self(*argv, **env)
+        assert (ran.code, ran.out, len(sentences(ran.err))) == (code, "", 1), ran
+        return ran.err
+
     def ids(self, *argv: str) -> list[str]:
         """Return the ids that `list` gives for these flags."""
         return self.ok("list", "-q", *argv).lines

@@ -646,17 +646,15 @@ def test_a_raw_request_under_a_foreign_name_is_refused(shared_server: Server) ->
 
 def test_a_port_that_is_taken_is_told(shared_server: Server, cli: Cli) -> None:
     """One sentence and exit code 2."""
-    ran = cli("serve", "--port", str(shared_server.port))
-    assert ran.code == 2
-    assert "Cannot listen on 127.0.0.1" in ran.err
-    assert "hint: Use --port 0 for any free port." in ran.err
+    said = cli.fails(2, "serve", "--port", str(shared_server.port))
+    assert "Cannot listen on 127.0.0.1" in said
+    assert "hint: Use --port 0 for any free port." in said
 
 
 def test_a_host_of_no_machine_gets_a_hint_about_the_host(cli: Cli) -> None:
     """Another port would not help: 192.0.2.1 is kept for documents (RFC 5737)."""
-    ran = cli("serve", "--host", "192.0.2.1", "--port", "0", "--allow-host", "jobs.example.org")
-    assert ran.code == 2
-    assert "hint: Name an address of this machine: --host 127.0.0.1." in ran.err
+    said = cli.fails(2, "serve", "--host", "192.0.2.1", "--port", "0", "--allow-host", "jobs.example.org")
+    assert "hint: Name an address of this machine: --host 127.0.0.1." in said
 
 
 @pytest.mark.parametrize(
@@ -664,9 +662,7 @@ def test_a_host_of_no_machine_gets_a_hint_about_the_host(cli: Cli) -> None:
 )
 def test_bad_flags_are_told(cli: Cli, argv: tuple[str, ...]) -> None:
     """One sentence and exit code 2."""
-    ran = cli("serve", *argv)
-    assert ran.code == 2
-    assert ran.err.startswith("error: ")
+    assert cli.fails(2, "serve", *argv).startswith("error: ")
 
 
 @pytest.mark.claim("The page listens on the loopback address")

@@ -182,11 +182,10 @@ def test_resume_launches_nothing_that_only_the_record_chooses(
     cli: Cli, remote: Remote, cluster: Api, ran_plugin: Path
 ) -> None:
     """Each value is named, with the flags that are to be typed; with them, it is launched."""
-    ran = cli("resume", "job")
-    assert ran.code == 6
-    (error,) = sentences(ran.err)
+    said = cli.fails(6, "resume", "job")
+    (error,) = sentences(said)
     assert "nothing was launched" in error
-    flags = ran.err.partition("add: ")[2].split()
+    flags = said.partition("add: ")[2].split()
     assert sorted(flags[1::2]) == sorted(CHOICES)
     assert not ran_plugin.exists()
     assert not list(cluster.mock)
@@ -209,9 +208,8 @@ def test_an_engine_that_does_not_exist_is_refused_by_name(cli: Cli, remote: Remo
 @pytest.mark.usefixtures("planted")
 def test_flags_go_before_the_record_and_are_no_question(cli: Cli, cluster: Api) -> None:
     flags = ("--image", "mine:1", "--secret", "mine", "--service-account", "mine", "--context", "here")
-    ran = cli("resume", "job", *flags)
-    assert ran.code == 6
-    assert ran.err.partition("names ")[2].partition(";")[0] == "engine:kubernetes, namespace:models"
+    said = cli.fails(6, "resume", "job", *flags)
+    assert said.partition("names ")[2].partition(";")[0] == "engine:kubernetes, namespace:models"
     assert cli.ok("resume", "job", *flags, "--namespace", "models", "--trust", "engine:kubernetes").out == "job.2\n"
 
 
@@ -281,9 +279,7 @@ def test_a_scheduler_that_only_the_record_names_is_not_talked_to(
     monkeypatch.setattr("mopsjobs.engines.dask.check_scheduler", check_scheduler)
     add(jobs, "job", "failed", engine="dask", metadata={"dask_scheduler": "tcp://127.0.0.1:1"})
     place(jobs.store, "job", study(sets_of(2)), code(Path("code")))
-    ran = cli("resume", "job")
-    assert ran.code == 6
-    assert "add: --trust engine:dask --trust dask:tcp://127.0.0.1:1" in ran.err
+    assert "add: --trust engine:dask --trust dask:tcp://127.0.0.1:1" in cli.fails(6, "resume", "job")
     assert asked == []
     ran = cli("resume", "job", "--trust", "engine:dask", DASK_SCHEDULER_ADDRESS="tcp://127.0.0.1:1")
     assert (ran.code, asked) == (5, ["tcp://127.0.0.1:1"])
