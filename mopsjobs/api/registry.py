@@ -588,10 +588,10 @@ class Registry:
         )
 
         def tell(told: str, journal: Journal) -> None:
-            if on_round is not None and journal.rounds_done:
+            if on_round is not None:
                 on_round(Calibration(Job(self, told), Calibrated(told, journal, "running")))
 
-        done = run(request, app, user_trust(trust, app), tell)
+        done = run(request, app, user_trust(trust, app), lambda _job_id: None, tell)
         return Calibration(Job(self, done.job_id), done)
 
     def _request(  # noqa: PLR0917 - the arguments of two methods

@@ -55,7 +55,11 @@ class CalibrateRequest:
 
 
 def calibrate(
-    request: CalibrateRequest, app: App, trust: Trust, on_round: Callable[[str, Journal], object]
+    request: CalibrateRequest,
+    app: App,
+    trust: Trust,
+    on_begin: Callable[[str], object],
+    on_round: Callable[[str, Journal], object],
 ) -> Calibrated:
     """Run a calibration, or go on with one, until its job has ended. One that has ended is only read.
 
@@ -63,7 +67,8 @@ def calibrate(
         request: the calibration.
         app: the run.
         trust: the choices of a record that are accepted, if a lost runner is started again.
-        on_round: called with the job and its journal, before the first round and after each.
+        on_begin: called with the job as soon as it was launched.
+        on_round: called with the job and its journal after each round.
 
     Raises:
         UsageError: if the request is invalid, or if the job is not a calibration.
@@ -76,7 +81,7 @@ def calibrate(
     with _open(request, app, trust) as begun:
         for warning in begun.warnings:
             app.out.warn(warning)
-        on_round(begun.job_id, begun.coordinator.journal)
+        on_begin(begun.job_id)
         journal = begun.coordinator.run(lambda journal: on_round(begun.job_id, journal))
     ending = follow_record(begun.job_id, app)
     return Calibrated(begun.job_id, journal, str(ending.status))

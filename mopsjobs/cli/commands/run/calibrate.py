@@ -93,16 +93,14 @@ def run(args: argparse.Namespace, app: App) -> Result:
         extends=args.extend,
         rounds=args.rounds,
     )
-    begun: list[str] = []
 
-    def on_round(job_id: str, journal: Journal) -> None:
-        if not begun:
-            begun.append(job_id)
-            app.out.note(f"Calibrating as {job_id}. After an interrupt: {command_line('calibrate', job_id)}")
-        if journal.rounds_done:
-            app.out.note(describe_round(journal))
+    def on_begin(job_id: str) -> None:
+        app.out.note(f"Calibrating as {job_id}. After an interrupt: {command_line('calibrate', job_id)}")
 
-    done = calibrate(request, app, user_trust(args.trust, app), on_round)
+    def on_round(_job_id: str, journal: Journal) -> None:
+        app.out.note(describe_round(journal))
+
+    done = calibrate(request, app, user_trust(args.trust, app), on_begin, on_round)
     document, notes = document_of(done), [f"{done.job_id}: {done.status}"]
     if then is not None:
         submitted = submit_best(done, *then, request, app)
