@@ -15,7 +15,7 @@ from mopsjobs.bundles.bundle import load_bundle
 from mopsjobs.engines.model_env import python_here
 from mopsjobs.engines.model_errors import ModelError
 from mopsjobs.engines.trust import python_of_launch
-from mopsjobs.errors import JobBusyError, MopsJobsError, UsageError, command_line
+from mopsjobs.errors import JobBusyError, MopsJobsError, NoManifestError, UsageError, command_line
 from mopsjobs.registry.notes import CALIBRATION
 from mopsjobs.studies.calibration import Calibration
 from mopsjobs.studies.journal import (
@@ -351,9 +351,14 @@ def journal_of(job_id: str, session: Session) -> Journal:
 
     Raises:
         UsageError: if the job is not one.
+        JobNotFoundError: if the job does not exist.
         NoManifestError, RecordError, StoreError: if it cannot be read.
     """
-    manifest: Manifest = load_manifest(session.store, job_id)
+    try:
+        manifest: Manifest = load_manifest(session.store, job_id)
+    except NoManifestError:
+        session.registry.require_job(job_id)
+        raise
     journal = read_journal(session.store, manifest)
     if journal is None:
         raise UsageError(f"Job {job_id} is not a calibration.", hint=f"Its results: {command_line('results', job_id)}")

@@ -55,6 +55,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "update": ("update", "JOB", "--error", "as asked"),
     "reconcile": ("reconcile", "JOB"),
     "submit": ("submit", "study.json", "--bundle", f"sha256:{0:064}", "--extend", "JOB"),
+    "calibrate": ("calibrate", "JOB"),
     "resume": ("resume", "JOB"),
     "run": ("run", "JOB", "--workers", "1"),
     "cancel": ("cancel", "JOB"),
