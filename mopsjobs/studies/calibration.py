@@ -290,7 +290,15 @@ def parse_calibration(document: object, source: str = "") -> Calibration:
 
 # --- ModelOps' CalibrationSpec -------------------------------------------------------------------------------------
 
-_ALGORITHM_FIELDS = ("max_trials", "batch_size", "n_replicates", "parameter_specs", "sampler", "simulation_entrypoint")
+_ALGORITHM_FIELDS = (
+    "base_seed",
+    "max_trials",
+    "batch_size",
+    "n_replicates",
+    "parameter_specs",
+    "sampler",
+    "simulation_entrypoint",
+)
 
 _SAMPLERS = {"tpe": "TPESampler", "random": "RandomSampler"}
 """Samplers of Optuna, by the names that a CalibrationSpec has for them."""

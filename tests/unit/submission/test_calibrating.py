@@ -146,6 +146,47 @@ def test_a_generator_of_gest_api_is_asked_in_its_words() -> None:
     assert [one.params["a"] for one in journal.evaluations()] == pytest.approx([-5, -4, -3, -2, -1, 0])
 
 
+CONTRACTS = """
+import enum, typing
+
+class TrialStatus(str, enum.Enum):
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+class TrialResult(typing.NamedTuple):
+    param_id: str
+    loss: float
+    status: TrialStatus
+"""
+"""The public names of modelops-contracts that an algorithm is told its results by."""
+
+ALGORITHM = """
+import math, types
+from modelops_contracts import TrialResult, TrialStatus
+
+class Algorithm:
+    def __init__(self, space, seed):
+        self.space, self.told = space, {}
+    def ask(self, n):
+        sets = [self.space.at([number / 10 + 0.1] * 4) for number in range(len(self.told), len(self.told) + n)]
+        return [types.SimpleNamespace(param_id=f"id-{len(self.told) + n}", params=one) for n, one in enumerate(sets)]
+    def tell(self, results):
+        assert all(isinstance(one, TrialResult) for one in results)
+        assert all((one.status == TrialStatus.FAILED) == (one.loss == math.inf) for one in results)
+        self.told.update((one.param_id, one.loss) for one in results)
+    def finished(self):
+        return sorted(self.told) == [f"id-{number}" for number in range(8)]
+"""
+
+
+def test_an_algorithm_of_modelops_is_told_its_own_results() -> None:
+    """Those of modelops-contracts, by the ids of the parameter sets that it asked for."""
+    code = {"modelops_contracts.py": CONTRACTS, "own.py": ALGORITHM}
+    journal, job, warnings = run_in_memory(spec(sampler="own:Algorithm"), code)
+    assert (journal.rounds_done, job.is_over, warnings) == (2, True, [])
+    assert {one.told.error for one in journal.evaluations()} == {None, "ValueError"}
+
+
 def test_a_set_out_of_bounds_ends_the_calibration() -> None:
     """The error names the parameter, its value and where it is searched."""
     with pytest.raises(ModelError, match=r"asks for a = 9: expected \{'uniform': \[-5, 5\]\}"):
