@@ -10,6 +10,7 @@ from mopsjobs.registry.notes import CALIBRATION
 from mopsjobs.studies.journal_document import counts_of, decode_journal, encode_journal
 from support.calibrated import grow_calibration, journal_of, put_calibration
 from support.cli import Cli, Remote, add, foreign, key
+from support.desk import Desk
 
 
 def test_each_view_has_the_same_best_set(cli: Cli, remote: Remote) -> None:
@@ -142,3 +143,38 @@ def test_the_other_rounds_are_estimated_at_the_pace_so_far(cli: Cli, remote: Rem
     cli.ok("sync")
     assert "Done" not in cli.ok("status", "cal").out
     assert "Next: mops-jobs results cal --best" in cli.ok("status", "cal").err
+
+
+MODEL = """
+def simulate(params, seed):
+    if params["gamma"] > 0.8:
+        raise ValueError("no epidemic")
+    return {"loss": (params["beta"] - 0.3) ** 2 + seed % 5 / 1000}
+"""
+
+
+def test_a_calibration_that_ran_is_told_alike_by_every_view(desk: Desk) -> None:
+    """Its record, its journal and its ledger: the same best set, and failures by their parameter."""
+    (desk.home / "model.py").write_text(MODEL)
+    spec = desk.home.with_name("spec.json")
+    bounds = {name: {"uniform": [0, 1]} for name in ("beta", "gamma")}
+    spec.write_text(json.dumps({"model": "model:simulate", "parameters": bounds, "objective": "loss", "rounds": 6,
+                                "sets_per_round": 8, "n_replicates": 2}))  # fmt: skip
+    told = desk.ok(
+        "calibrate", str(spec), "--auto", "--job-id", "cal", "--workers", "2", "--sweep", "fit", "--json"
+    ).json
+    desk.launched.add("cal")
+    assert desk.ended("cal") == "partial"
+    counts = desk.ok("status", "cal", "--json").json["calibration"]
+    best = desk.ok("results", "cal", "--best", "--json", "--limit", "1").json
+    assert best["calibration"] == counts
+    assert (counts["rounds"], counts["sets"], counts["failed"]) == (6, 48, told["failed"])
+    assert counts["best"]["value"] == best["sets"][0]["value"] == told["best"]["values"][0]
+    assert counts["best"]["params"] == best["sets"][0]["params"] == told["best"]["params"]
+    assert f"; best {counts['best']['value']:.4g} of cal" in desk.ok("list").out
+    groups = desk.ok("failures", "cal", "--json").json["groups"]
+    assert [group["count"] for group in groups] == [2 * counts["failed"]]
+    assert groups[0]["separates"][0]["condition"].startswith("gamma > 0.")
+    explained = desk.ok("results", "cal", "--explain")
+    assert "have beta > 0." in explained.out
+    assert f"Left out: {counts['failed']} parameter sets without a value." in explained.err

@@ -91,7 +91,8 @@ class Explained(NamedTuple):
         if count := self.left_out["not_finite"]:
             parts.append(f"{pluralize(count, 'task')} without a finite {self.scalar}")
         if self.found.too_few:
-            parts.append(f"{_sets(self.found.too_few)} with fewer than {self.found.values:,} values")
+            lacks = "without a value" if self.found.values <= 1 else f"with fewer than {self.found.values:,} values"
+            parts.append(f"{_sets(self.found.too_few)} {lacks}")
         if self.found.beyond:
             parts.append(f"{pluralize(self.found.beyond, 'value')} beyond the first {self.found.values:,} of a set")
         if self.found.left_out:
