@@ -103,7 +103,7 @@ def test_the_best_sets_become_a_study(desk: Desk, spec: Path) -> None:
         (("spec.json", "--auto"), {"rounds": 0}, "error: invalid calibration spec.json: rounds: expected a whole"),
         (("spec.json", "--auto"), {"sampler": "nothing:Own"}, "error: The sampler cannot be loaded: ModuleNotFound"),
         (("spec.json", "--auto", "--then", "best", "x.json"), {}, "error: invalid --then 'best': expected top=N"),
-        (("nothing",), {}, "error: Job nothing has no manifest"),
+        (("nothing",), {}, "error: Job nothing not found"),
         (("nothing", "--auto"), {}, "error: --auto has no effect with the id of a calibration, unless --rounds"),
     ],
 )
