@@ -30,6 +30,7 @@ from mopsjobs.errors import (
     command_line,
 )
 from mopsjobs.registry.job_id import check_job_id
+from mopsjobs.registry.notes import GROWS
 from mopsjobs.registry.precision_counts import BEFORE_CANCEL
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.outputs import Sizes
@@ -318,6 +319,9 @@ def mirror_failures(job: Mapping[str, object], app: App) -> None:
 
 def absence_text(job: Mapping[str, object], ledger: Ledger) -> str | None:
     """Return what a job does not have, as a predicate: tasks, or a ledger of them; None if it has both."""
+    metadata = job["metadata"]
+    if not ledger.tasks_total and isinstance(metadata, Mapping) and metadata.get(GROWS) is not None:
+        return "has no tasks: its client has asked for none so far."
     if not ledger.tasks_total:
         return "has no tasks: it only runs the reduce function."
     if ledger.basis == BY_LEDGER:
