@@ -369,7 +369,7 @@ def test_events_tell_why_a_pod_cannot_begin(engine: KubernetesEngine, api: Api) 
     container = {"name": "runner", "image": "i", "imageID": "", "ready": False, "restartCount": 0, "state": waiting}
     tell("Job", "seir-1", "FailedCreate", "12:01:00")
     pod = api.put_pod(0, "Pending", containerStatuses=[container])
-    starts = EngineState("pending", "ContainerCreating", f"pod {pod} is being started")
+    starts = EngineState("pending", "ContainerCreating", "a pod is being started")
     assert engine.state(RECORD) == starts
     tell("Pod", pod, "FailedMount", "12:02:00")
     assert engine.state(RECORD)[:4] == ("pending", "FailedMount", "why", True)

@@ -58,7 +58,7 @@ def start_of(pods: Iterable[Object]) -> tuple[str, str] | None:
     for pod in pods:
         if field(pod, "status.phase") == "Pending":
             reasons = (field(container, "state.waiting.reason") for container, _ in _containers(pod))
-            return next(filter(None, reasons), "Pending"), f"pod {field(pod, 'metadata.name')} is being started"
+            return next(filter(None, reasons), "Pending"), "a pod is being started"  # each retry has another name
     return None
 
 
