@@ -16,6 +16,7 @@ from mopsjobs.engines.model_env import python_here
 from mopsjobs.engines.model_errors import ModelError
 from mopsjobs.engines.trust import python_of_launch
 from mopsjobs.errors import JobBusyError, MopsJobsError, NoManifestError, UsageError, command_line
+from mopsjobs.ledger.scalars import may_have_scalars
 from mopsjobs.registry.notes import CALIBRATION
 from mopsjobs.studies.calibration import Calibration
 from mopsjobs.studies.journal import (
@@ -33,7 +34,7 @@ from mopsjobs.studies.journal import (
 from mopsjobs.studies.journal_document import counts_of
 from mopsjobs.studies.manifest import Manifest, load_manifest
 from mopsjobs.studies.study import param_id
-from mopsjobs.submission.growing import EndedTask, GrowingJob, continue_growing
+from mopsjobs.submission.growing import EndedTask, continue_growing
 from mopsjobs.submission.sampler_process import SamplerProcess
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.submit import SubmitRequest, prepare, submit_prepared
@@ -64,7 +65,7 @@ class Sampler(Protocol):
 
 
 class GrowingRounds(Protocol):
-    """The part of a growing job that the coordinator uses; see `GrowingJob`."""
+    """The part of a growing job that the coordinator uses; see `submission.growing`."""
 
     job_id: str
 
@@ -337,7 +338,9 @@ def _open(job_id: str, sampler: Sampler, session: Session, revive: Revive, warni
     inherited = [one.job_id for one in journal.rounds[: journal.inherited]]
     same = {one: journal_of(one, session).calibration.searches_as(journal.calibration) for one in set(inherited)}
     replays = [same[one] for one in inherited]
-    job: GrowingJob = continue_growing(session, job_id)
+    objective = journal.calibration.objective
+    needs_all = objective.function is not None or objective.target is not None
+    job = continue_growing(session, job_id, (lambda _name: True) if needs_all else may_have_scalars)
 
     def note(counts: dict[str, Any]) -> None:
         with contextlib.suppress(MopsJobsError):  # the journal has it; the next round is noted too

@@ -88,10 +88,17 @@ class GrowingJob:
         session: the registry and the clocks.
         manifest: the manifest of the job, with all its rounds so far.
         policy: which attempts are followed by another one.
+        reads: returns whether the client wants an output of this name. Others are not read.
     """
 
-    def __init__(self, session: Session, manifest: Manifest, policy: RetryPolicy) -> None:
-        self.job_id = manifest.job_id
+    def __init__(
+        self,
+        session: Session,
+        manifest: Manifest,
+        policy: RetryPolicy,
+        reads: Callable[[str], bool] = lambda _name: True,
+    ) -> None:
+        self.job_id, self._reads = manifest.job_id, reads
         self._session, self._manifest, self._policy = session, manifest, policy
         self._storing, self._lock = threading.Lock(), threading.Lock()
         """The first is held while a round is stored, the second for what follows."""
@@ -308,7 +315,10 @@ class GrowingJob:
         return bool(told)
 
     def _kept(self, outputs: Mapping[str, bytes]) -> dict[str, bytes]:
-        return {name: value for name, value in outputs.items() if self._tasks.study.keeps_output(name)}
+        return {name: value for name, value in outputs.items() if self._wants(name)}
+
+    def _wants(self, name: str) -> bool:
+        return self._tasks.study.keeps_output(name) and self._reads(name)
 
     def _read_ledger(self) -> bool:
         """Take the tasks of the chunks of the ledger that were not read. Return whether there were any."""
@@ -366,15 +376,17 @@ class GrowingJob:
         for job_id, numbers in by_job.items():
             for number, entry, name in self._find_outputs(job_id, numbers):
                 outputs = known.setdefault(number, {})
+                if not self._wants(name):
+                    continue
                 if entry.value is None:
                     keys[entry.key] = number, name
-                elif self._tasks.study.keeps_output(name):
+                else:
                     outputs[name] = entry.value
         with ParallelFetcher.for_store(self._session.store) as fetcher:
             for (number, name), found in zip(keys.values(), fetcher.fetch([*keys]), strict=True):
                 if isinstance(found, FailedRead):
                     raise StoreError(f"An output of task {number} of {self.job_id} cannot be read: {found.reason}.")
-                if found is not None and self._tasks.study.keeps_output(name):
+                if found is not None:
                     known[number][name] = found.value
         return known
 
@@ -427,8 +439,13 @@ def begin_growing(session: Session, request: SubmitRequest) -> GrowingJob:
     return continue_growing(session, submit(request, session).job_id)
 
 
-def continue_growing(session: Session, job_id: str) -> GrowingJob:
+def continue_growing(session: Session, job_id: str, reads: Callable[[str], bool] = lambda _name: True) -> GrowingJob:
     """Return a client that goes on with a growing job, also after its end: then it only tells how its tasks ended.
+
+    Args:
+        session: the registry, the environment and the messages.
+        job_id: the job.
+        reads: returns whether the client wants an output of this name.
 
     Raises:
         NoManifestError: if mops-jobs did not submit the job.
@@ -442,7 +459,7 @@ def continue_growing(session: Session, job_id: str) -> GrowingJob:
             hint=f"Its results: {command_line('results', job_id)}",
         )
     state = session.registry.require_job(job_id)
-    return GrowingJob(session, manifest, recorded_policy(last_launch(state.to_dict())))
+    return GrowingJob(session, manifest, recorded_policy(last_launch(state.to_dict())), reads)
 
 
 def _error_of(attempt: Attempt) -> dict[str, object]:

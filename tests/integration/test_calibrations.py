@@ -14,11 +14,13 @@ import pytest
 import mopsjobs as mj
 from mopsjobs.engines.local import runner_pid
 from mopsjobs.errors import JobBusyError
+from mopsjobs.ledger.scalars import may_have_scalars
 from mopsjobs.studies.journal import encode_told, told_key
 from mopsjobs.studies.packed_store import PackedStore
 from mopsjobs.studies.study import param_id
 from mopsjobs.submission import calibrating
 from mopsjobs.submission.calibrating import continue_calibration
+from mopsjobs.submission.growing import continue_growing
 from support.docs import ROOT, files_shown
 from support.runs import kill, tree
 
@@ -134,6 +136,27 @@ def test_a_lost_runner_is_started_again(tmp_path: Path, env: dict[str, str], mon
     with mj.connect(env=env) as reg:
         done = reg.calibrate(spec, code=directory, workers=1, job_id="fit", on_round=strike, python=sys.executable)
         assert (done.rounds, done.job.status()["status"], len(reg.jobs())) == (3, "succeeded", 1)
+
+
+LARGE = """
+def simulate(params, seed):
+    return {"result.json": {"loss": params["x"] ** 2}, "large.bin": bytes(10**6), "rows.csv": "a,b\\n1,2\\n"}
+"""
+
+
+def test_a_client_reads_only_the_outputs_that_it_wants(tmp_path: Path, env: dict[str, str]) -> None:
+    """A scalar is in JSON or CSV, so the coordinator of an objective of scalars reads no other output."""
+    spec = {"model": "model:simulate", "parameters": {"x": {"uniform": [-1, 1]}}, "objective": "loss", "rounds": 1}
+    directory = tree(tmp_path / "code", {"model.py": LARGE})
+    with mj.connect(env=env) as reg:
+        done = reg.calibrate(spec, code=directory, workers=1, job_id="fit", python=sys.executable)
+        session = reg.app.session()
+        for reads, names in ((may_have_scalars, ["result.json", "rows.csv"]), (lambda _name: True, None)):
+            ends = list(continue_growing(session, "fit", reads).ended(0.0))
+            assert {tuple(sorted(one.outputs or ())) for one in ends} == {
+                tuple(names or ["large.bin", "result.json", "rows.csv"])
+            }
+    assert (done.best is not None, len(ends)) == (True, 8)
 
 
 def test_two_clients_of_a_calibration_cannot_tell_different_things(tmp_path: Path, env: dict[str, str]) -> None:

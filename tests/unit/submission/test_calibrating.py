@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import json
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from mopsjobs.engines.model_errors import ModelError
+from mopsjobs.engines.model_process import SAMPLER_SOURCE
 from mopsjobs.errors import JobBusyError
 from mopsjobs.studies.journal import Journal, Told
 from mopsjobs.studies.journal_document import counts_of
@@ -82,6 +84,11 @@ def test_several_objectives_have_a_front_and_no_half_width() -> None:
     assert all(one.told.half_width is None for one in journal.evaluations())
     pairs = [values for values in front if values is not None]
     assert not any(a[0] < b[0] and a[1] < b[1] for a in pairs for b in pairs)
+
+
+def test_the_script_runs_in_python_3_8() -> None:
+    """In its grammar; a model may have an old interpreter."""
+    assert ast.parse(SAMPLER_SOURCE, feature_version=(3, 8))
 
 
 def test_an_objective_without_a_finite_value_has_failed() -> None:
