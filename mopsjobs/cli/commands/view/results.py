@@ -7,6 +7,7 @@ import itertools
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from mopsjobs.app.jobs.find_job import find_state
 from mopsjobs.app.jobs.find_outputs import JobWithOutputs, download_outputs, find_job_with_outputs
@@ -59,6 +60,9 @@ from mopsjobs.utils.table_files import Column, Row, check_table_file, csv_pieces
 from mopsjobs.utils.text import cut_to_length, describe_duplicates, out_of, parse_whole_number, pluralize
 from mopsjobs.utils.times import parse_duration
 from mopsjobs.utils.written_tables import note_table
+
+S = TypeVar("S")
+Families = Sequence[Sequence[JobTasks]]
 
 INDENT = 2
 
@@ -229,18 +233,20 @@ def run(args: argparse.Namespace, app: App) -> Result:
     is_by_set = args.by == "set" or (args.sql is None and any(getattr(args, name) is not None for name in OF_SETS))
     if args.label:
         args.jobs = jobs_with_labels(args.label, app, FreshnessPolicy(offline=args.offline))
-    if args.sql is not None or args.explain is not None:
-        return _explain(args, app) if args.sql is None else _sql(args, app)
-    if args.table is not None or is_by_set or args.contrast is not None:
-        try:
-            if args.table is not None:
-                args.python = check_table_file(args.table, _model_pythons(args, app))
-            show = _sets if is_by_set else _table
-            return show(args, app) if args.contrast is None else _contrast(args, app)
-        except StoreUnavailableError as outage:
-            if not (args.offline or args.reduced):
-                outage.hint = outage.hint or "To write what the cache has, add --offline."
-            raise
+    if args.sql is not None:
+        return _read(args, app, read_results_table, _sql)
+    sets = _contrast if args.contrast is not None else _sets if is_by_set else None
+    try:
+        if args.table is not None:
+            args.python = check_table_file(args.table, _model_pythons(args, app))
+        if sets is not None or args.explain is not None:
+            return _read(args, app, read_result_sets, sets or _explain)
+        if args.table is not None:
+            return _reduced_table(args, app) if args.reduced else _read(args, app, read_results_table, _table)
+    except StoreUnavailableError as outage:
+        if not (args.offline or args.reduced):
+            outage.hint = outage.hint or "To write what the cache has, add --offline."
+        raise
     job = find_job_with_outputs(args.jobs[0], app)
     job_id = job.job_id
     if args.download is not None or args.duckdb is not None:
@@ -346,6 +352,8 @@ def _check(args: argparse.Namespace) -> None:
         for other in others:
             if flag in typed and other in typed:
                 raise UsageError(f"--{flag} contradicts --{other}: leave out one of them.")
+    if args.sql is not None:
+        parse_duration(args.timeout)
     if args.table is not None:
         form_of(args.table)
     for flag, needed, sentence in NEEDS:
@@ -353,101 +361,17 @@ def _check(args: argparse.Namespace) -> None:
             raise UsageError(sentence)
 
 
-def _sets(args: argparse.Namespace, app: App) -> Result:
-    """Print or write the table of parameter sets."""
+def _read(
+    args: argparse.Namespace,
+    app: App,
+    read: Callable[[Families, App, Callable[[S], Result], FreshnessPolicy, OnProgress], Result],
+    view: Callable[[S, argparse.Namespace, App, Families, OnProgress], Result],
+) -> Result:
+    """Return what a view makes of the results of the jobs, with the warnings about these in front."""
     policy = FreshnessPolicy(offline=args.offline)
     families = find_results(args.jobs, app, policy)
-    has_end = args.best is not None or args.worst is not None
-    cut = 0 if args.table is not None or args.tsv or args.csv else SHOWN
-    limit = args.limit if args.limit is not None else BEST if has_end else cut
-    choice = SetChoice(args.sort, args.best, args.worst, limit, args.quantile or ())
-
-    def view(sets: ResultSets) -> Result:
-        page = sets.page(choice)
-        notes = list(page.notes)
-        result = Result(warnings=sets.problems, exit_code=EXIT_PARTLY_DONE if sets.is_partial else EXIT_DONE)
-        if args.table is not None:
-            notes.append(_write_rows(args.table, page.columns, page.rows, app, args.python))
-        elif args.csv:
-            _write_rows("-", page.columns, page.rows, app)
-        elif args.tsv:
-            app.out.show(Result(Tsv(page.rows)))
-        elif args.json:
-            result.body = Document(sets_document(sets, page, app))
-        else:
-            rows = list(page.rows)
-            result.body = sets_table(sets, page, rows)
-            if len(sets.numbers) > SHOWN_RESULTS:
-                notes.append(
-                    f"{pluralize(len(sets.numbers) - SHOWN_RESULTS, 'more result')}: --csv and --json have all."
-                )
-            if has_end and rows and sum(map(len, families)) == 1:
-                notes.append(f"Tasks of the first: {_tasks_command(sets, rows[0])}")
-        shown = min(page.total, limit or page.total)
-        if shown < page.total:
-            notes.append(f"The first {shown:,} of {pluralize(page.total, 'parameter set')} (--limit 0 shows all).")
-        age = f"data: {sets.age}"
-        result.notes = [*notes[:-1], f"{notes[-1]}; {age}"] if args.offline and notes else notes
-        return result
-
-    return _with_warnings(families, app, lambda said: read_result_sets(families, app, view, policy, said))
-
-
-def _contrast(args: argparse.Namespace, app: App) -> Result:
-    """Print or write by how much results differ."""
-    policy = FreshnessPolicy(offline=args.offline)
-    families = find_results(args.jobs, app, policy)
-    is_whole = args.table is not None or args.tsv or args.csv
-    limit = args.limit if args.limit is not None else 0 if is_whole else SHOWN
-
-    def view(sets: ResultSets) -> Result:
-        contrast = find_contrast(sets, families, args.contrast)
-        notes, total = contrast.notes(), len(contrast.compared.pairs)
-        rows = itertools.islice(contrast.rows(), limit or None)
-        result = Result(warnings=sets.problems, exit_code=EXIT_PARTLY_DONE if sets.is_partial else EXIT_DONE)
-        if args.table is not None:
-            notes.append(_write_rows(args.table, contrast.columns, rows, app, args.python))
-        elif args.csv:
-            _write_rows("-", contrast.columns, rows, app)
-        elif args.tsv:
-            app.out.show(Result(Tsv(rows)))
-        elif args.json:
-            result.body = Document(contrast.to_json(app, limit))
-        else:
-            result.body = Table(*contrast.table(contrast.scalars[:SHOWN_RESULTS], limit))
-            if len(contrast.scalars) > SHOWN_RESULTS:
-                more = pluralize(len(contrast.scalars) - SHOWN_RESULTS, "more result")
-                notes.append(f"{more}: --csv and --json have all.")
-        if 0 < limit < total:
-            notes.append(f"The first {limit:,} of {pluralize(total, 'pair')} of sets (--limit 0 shows all).")
-        result.notes = [*notes, f"Data: {sets.age}"] if args.offline else notes
-        return result
-
-    return _with_warnings(families, app, lambda said: read_result_sets(families, app, view, policy, said))
-
-
-def _explain(args: argparse.Namespace, app: App) -> Result:
-    """Say which parameters go with the lowest or highest values of a scalar."""
-    policy = FreshnessPolicy(offline=args.offline)
-    families = find_results(args.jobs, app, policy)
-
-    def view(sets: ResultSets) -> Result:
-        explained = explain_scalar(sets, args.explain)
-        result = Result(warnings=sets.problems, exit_code=EXIT_PARTLY_DONE if sets.is_partial else EXIT_DONE)
-        if args.json:
-            result.body = Document(explained.to_json(app))
-        else:
-            result.body = Text(explained.lines(), indent=INDENT)
-            result.notes = [*explained.notes(), f"Data: {sets.age}"]
-        return result
-
-    return _with_warnings(families, app, lambda said: read_result_sets(families, app, view, policy, said))
-
-
-def _with_warnings(families: Sequence[Sequence[JobTasks]], app: App, read: Callable[[OnProgress], Result]) -> Result:
-    """Return the result of a function that reads tasks, with the warnings about their jobs in front."""
     with app.out.progress("tasks") as on_progress:
-        result = read(on_progress)
+        result = read(families, app, lambda found: view(found, args, app, families, on_progress), policy, on_progress)
     result.warnings = [
         *(warning for family in families for job in family for warning in job.warnings),
         *result.warnings,
@@ -455,54 +379,103 @@ def _with_warnings(families: Sequence[Sequence[JobTasks]], app: App, read: Calla
     return result
 
 
+def _sets(sets: ResultSets, args: argparse.Namespace, app: App, families: Families, _: OnProgress) -> Result:
+    """Print or write the table of parameter sets."""
+    has_end = args.best is not None or args.worst is not None
+    cut = 0 if args.table is not None or args.tsv or args.csv else SHOWN
+    limit = args.limit if args.limit is not None else BEST if has_end else cut
+    page = sets.page(SetChoice(args.sort, args.best, args.worst, limit, args.quantile or ()))
+    notes = list(page.notes)
+    result = _result_of_sets(sets)
+    if not _write_flat(page.columns, page.rows, notes, args, app):
+        if args.json:
+            result.body = Document(sets_document(sets, page, app))
+        else:
+            rows = list(page.rows)
+            result.body = sets_table(sets, page, rows)
+            notes += _hidden_note(sets.numbers)
+            if has_end and rows and sum(map(len, families)) == 1:
+                notes.append(f"Tasks of the first: {_tasks_command(sets, rows[0])}")
+    shown = min(page.total, limit or page.total)
+    if shown < page.total:
+        notes.append(f"The first {shown:,} of {pluralize(page.total, 'parameter set')} (--limit 0 shows all).")
+    age = f"data: {sets.age}"
+    result.notes = [*notes[:-1], f"{notes[-1]}; {age}"] if args.offline and notes else notes
+    return result
+
+
+def _contrast(sets: ResultSets, args: argparse.Namespace, app: App, families: Families, _: OnProgress) -> Result:
+    """Print or write by how much results differ."""
+    is_whole = args.table is not None or args.tsv or args.csv
+    limit = args.limit if args.limit is not None else 0 if is_whole else SHOWN
+    contrast = find_contrast(sets, families, args.contrast)
+    notes, total = contrast.notes(), len(contrast.compared.pairs)
+    result = _result_of_sets(sets)
+    if not _write_flat(contrast.columns, itertools.islice(contrast.rows(), limit or None), notes, args, app):
+        if args.json:
+            result.body = Document(contrast.to_json(app, limit))
+        else:
+            result.body = Table(*contrast.table(contrast.scalars[:SHOWN_RESULTS], limit))
+            notes += _hidden_note(contrast.scalars)
+    if 0 < limit < total:
+        notes.append(f"The first {limit:,} of {pluralize(total, 'pair')} of sets (--limit 0 shows all).")
+    result.notes = [*notes, f"Data: {sets.age}"] if args.offline else notes
+    return result
+
+
+def _explain(sets: ResultSets, args: argparse.Namespace, app: App, *_: object) -> Result:
+    """Say which parameters go with the lowest or highest values of a scalar."""
+    explained = explain_scalar(sets, args.explain)
+    result = _result_of_sets(sets)
+    if args.json:
+        result.body = Document(explained.to_json(app))
+    else:
+        result.body = Text(explained.lines(), indent=INDENT)
+        result.notes = [*explained.notes(), f"Data: {sets.age}"]
+    return result
+
+
+def _result_of_sets(sets: ResultSets) -> Result:
+    return Result(warnings=sets.problems, exit_code=EXIT_PARTLY_DONE if sets.is_partial else EXIT_DONE)
+
+
+def _hidden_note(results: Sequence[object]) -> list[str]:
+    """Return the note about results that the table for people leaves out."""
+    hidden = len(results) - SHOWN_RESULTS
+    return [f"{pluralize(hidden, 'more result')}: --csv and --json have all."] if hidden > 0 else []
+
+
 def _duplicates_note(tasks: int, duplicates: int) -> list[str]:
     """Return the line that says why there are fewer outputs than tasks; none if no tasks share their outputs."""
     return [pluralize(tasks, "task") + describe_duplicates(duplicates)] if duplicates else []
 
 
-def _table(args: argparse.Namespace, app: App) -> Result:
+def _table(table: ResultsTable, args: argparse.Namespace, app: App, *_: object) -> Result:
     """Write the table of results."""
-    if args.reduced:
-        return _reduced_table(args, app)
-    policy = FreshnessPolicy(offline=args.offline)
-    families = find_results(args.jobs, app, policy)
-
-    def view(table: ResultsTable) -> Result:
-        note = _write_rows(args.table, table.columns, table.rows(), app, args.python)
-        notes = [f"{note}; data: {table.describe_age()}" if args.offline else note]
-        notes = table.notes() + notes
-        exit_code = EXIT_PARTLY_DONE if table.is_partial else EXIT_DONE
-        return Result(notes=notes, warnings=table.problems(), exit_code=exit_code)
-
-    return _with_warnings(families, app, lambda said: read_results_table(families, app, view, policy, said))
+    note = _write_rows(args.table, table.columns, table.rows(), app, args.python)
+    notes = [*table.notes(), f"{note}; data: {table.describe_age()}" if args.offline else note]
+    exit_code = EXIT_PARTLY_DONE if table.is_partial else EXIT_DONE
+    return Result(notes=notes, warnings=table.problems(), exit_code=exit_code)
 
 
-def _sql(args: argparse.Namespace, app: App) -> Result:
+def _sql(results: ResultsTable, args: argparse.Namespace, app: App, _: Families, on_progress: OnProgress) -> Result:
     """Run SQL over the tasks."""
     args.form = next((form for form in ("json", "tsv", "csv") if getattr(args, form)), None)
-    seconds, policy = parse_duration(args.timeout), FreshnessPolicy(offline=args.offline)
-    families = find_results(args.jobs, app, policy)
-
-    def view(results: ResultsTable, on_progress: Callable[[int], None] | None) -> Result:
-        series = Series(list(results.members), results.open_store, f"{app.cache.path}-series", on_progress)
-        with run_results_sql(results, args.sql, seconds=seconds, series=series, monotonic=app.monotonic) as answer:
-            head, columns = {"schema_version": 1, **answer.counts}, answer.result.columns
-            result = show_rows(
-                args,
-                app,
-                answer.result,
-                lambda rows, is_cut: head | rows_document(columns, rows, is_cut=is_cut),
-                f"data: {results.describe_age()}",
-            )
-        result.notes = [*result.notes, *results.notes(), *answer.notes]
-        result.warnings = [*results.problems(), *series.problems]
-        result.exit_code = EXIT_PARTLY_DONE if results.is_partial or series.problems else EXIT_DONE
-        return result
-
-    def read(on_progress: OnProgress) -> Result:
-        return read_results_table(families, app, lambda table: view(table, on_progress), policy, on_progress)
-
-    return _with_warnings(families, app, read)
+    seconds = parse_duration(args.timeout)
+    series = Series(list(results.members), results.open_store, f"{app.cache.path}-series", on_progress)
+    with run_results_sql(results, args.sql, seconds=seconds, series=series, monotonic=app.monotonic) as answer:
+        head, columns = {"schema_version": 1, **answer.counts}, answer.result.columns
+        result = show_rows(
+            args,
+            app,
+            answer.result,
+            lambda rows, is_cut: head | rows_document(columns, rows, is_cut=is_cut),
+            f"data: {results.describe_age()}",
+        )
+    result.notes = [*result.notes, *results.notes(), *answer.notes]
+    result.warnings = [*results.problems(), *series.problems]
+    result.exit_code = EXIT_PARTLY_DONE if results.is_partial or series.problems else EXIT_DONE
+    return result
 
 
 def _model_pythons(args: argparse.Namespace, app: App) -> Iterator[Interpreter]:
@@ -523,6 +496,19 @@ def _reduced_table(args: argparse.Namespace, app: App) -> Result:
 
     with app.out.progress("reductions") as on_progress:
         return read_reduced_table(args.jobs, app, view, on_progress)
+
+
+def _write_flat(
+    columns: Sequence[Column], rows: Iterable[Row], notes: list[str], args: argparse.Namespace, app: App
+) -> bool:
+    """Write a table as --table, --csv or --tsv ask, and add the note about it; return False if none of them does."""
+    if args.table is not None:
+        notes.append(_write_rows(args.table, columns, rows, app, args.python))
+    elif args.csv:
+        _write_rows("-", columns, rows, app)
+    elif args.tsv:
+        app.out.show(Result(Tsv(rows)))
+    return args.table is not None or args.csv or args.tsv
 
 
 def _write_rows(
