@@ -314,6 +314,10 @@ def test_an_outage_leaves_the_cache(cli: Cli, remote: Remote, three_jobs: None) 
         (("old", "night-1", "-f"), "--follow needs one JOB."),
         (("old", "-f", "--offline"), "--follow and --offline contradict each other."),
         (("--grep", "("), "invalid regular expression '('"),
+        (("old", "--task", "x"), "invalid task 'x': expected the number of a task"),
+        (("old", "--task=-1"), "invalid task '-1'"),
+        (("old", "--task", "1,"), "invalid task '1,'"),
+        (("old", "--failed", "-f"), "--failed and --follow contradict each other"),
     ],
 )
 def test_requests_that_contradict_are_refused(cli: Cli, three_jobs: None, argv: tuple[str, ...], words: str) -> None:
@@ -414,20 +418,6 @@ def test_a_cluster_is_not_asked_for_a_task(
     assert ran.lines == ["[1] of the event", "[1] E: m"]
     assert ran.err.strip() == "The cluster cannot select lines by task. Showing the events instead."
     assert api.requests("get", log_path("seir-1-0-0")) == []
-
-
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (("--task", "x"), "invalid task 'x': expected the number of a task"),
-        (("--task=-1",), "invalid task '-1'"),
-        (("--task", "1,"), "invalid task '1,'"),
-        (("--failed", "-f"), "--failed and --follow contradict each other"),
-    ],
-)
-def test_wrong_tasks_are_refused(cli: Cli, job: None, flags: tuple[str, ...], words: str) -> None:
-    """Exit code 2, one sentence."""
-    assert words in cli.fails(2, "logs", "job", *flags)
 
 
 def test_odd_tasks_of_an_event_are_no_numbers(cli: Cli, remote: Remote, write: Writer) -> None:

@@ -263,28 +263,27 @@ def test_on_a_full_disk_outputs_go_to_the_store_alone() -> None:
     assert len(list(store.list_keys("results/"))) == 2
 
 
-def test_a_pack_is_written_when_some_seconds_have_passed() -> None:
-    """Also while tasks go on: results of a running job are seconds behind."""
+@pytest.mark.parametrize(
+    ("start", "seconds", "is_asked"),
+    [(0.0, 5.0, False), (86_400.0, MAX_PACK_SECONDS, False), (0.0, SOON_SECONDS, True)],
+)
+def test_a_pack_is_written_when_some_seconds_have_passed(start: float, seconds: float, *, is_asked: bool) -> None:
+    """Also while tasks go on: results of a running job are seconds behind.
+
+    However long the run is, here for a day, it waits for a minute at most. When a chunk of the ledger is cut, it
+    follows soon: so the chunk does not wait for the next one.
+    """
     now, packed = [0.0], threading.Event()
     sender = OutputSender(InMemoryVersionedStore(), InMemoryVersionedStore(), packed.set, clock=lambda: now[0])
+    now[0] = start
     send(sender, "a")
+    if is_asked:
+        sender.pack_soon()
+    if start:
+        now[0] += seconds - 1
+        send(sender, "b")
     assert not packed.is_set()
-    now[0] = 5.0
-    send(sender, "b")
-    assert packed.wait(300)
-    sender.finish()
-
-
-def test_a_pack_waits_for_a_minute_at_most() -> None:
-    """However long the run is: here for a day."""
-    now, packed = [0.0], threading.Event()
-    sender = OutputSender(InMemoryVersionedStore(), InMemoryVersionedStore(), packed.set, clock=lambda: now[0])
-    now[0] = 86_400.0
-    send(sender, "a")
-    now[0] += MAX_PACK_SECONDS - 1
-    send(sender, "b")
-    assert not packed.is_set()
-    now[0] += 1
+    now[0] = start + seconds
     send(sender, "c")
     assert packed.wait(300)
     sender.finish()
@@ -300,19 +299,6 @@ def test_slow_tasks_leave_objects_and_no_packs(bench: Bench) -> None:
     assert outbox_of(bench) == []
     bench.work("other", store=PackedStore(bench.line))
     assert sum(calls(noted).values()) == len(sets)
-
-
-def test_a_pack_follows_when_a_chunk_of_the_ledger_is_cut() -> None:
-    """So the chunk does not wait for the next one."""
-    now, packed = [0.0], threading.Event()
-    sender = OutputSender(InMemoryVersionedStore(), InMemoryVersionedStore(), packed.set, clock=lambda: now[0])
-    send(sender, "a")
-    sender.pack_soon()
-    assert not packed.is_set()
-    now[0] = SOON_SECONDS
-    send(sender, "b")
-    assert packed.wait(300)
-    sender.finish()
 
 
 def test_in_an_outage_tasks_are_settled_though_they_are_not_packed() -> None:
