@@ -129,6 +129,7 @@ BANNED = {
     "passed unseen": r"\bpassed unseen\b",
     "none has ended": r"\bnone has ended\b",
     "the whole id": r"\bit takes the whole id\b",
+    "statement of its own": r"\bwithout a statement of its own\b",
     "behind the back": r"\bbehind (our|everybody's|its) back\b",
 }
 """Phrases that a reader has to decode, by name. The named thing stands in their place."""
