@@ -29,6 +29,7 @@ import math
 import os
 import random
 import sys
+import threading
 import warnings
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -282,6 +283,9 @@ def main() -> int:
     worker: Any
     worker, _ = map(_import_part, PARTS)
     lines, answers = worker._take_over_streams()  # noqa: SLF001 - its other half
+    own = os.path.dirname(os.path.abspath(__file__))
+    reader = threading.Thread(target=worker._end_with_reader, args=(answers, own), daemon=True)  # noqa: SLF001
+    reader.start()  # a sampler may think for hours, and have threads of its own
     setup = json.loads(lines.readline())
     try:
         calibrator = Calibrator(setup, worker)

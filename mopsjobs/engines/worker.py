@@ -229,11 +229,18 @@ class _Meter:
         return peak or None
 
 
-def _end_with_reader(answers: BinaryIO) -> None:
-    """End this process, and those that the model has started, as soon as the reader of the answers is dead."""
+def _end_with_reader(answers: BinaryIO, directory: str | None = None) -> None:
+    """End this process, and those that the model has started, as soon as the reader of the answers is dead.
+
+    A directory that the reader would have removed is removed here.
+    """
     reader = select.poll()
     reader.register(answers, select.POLLHUP)  # which Linux reports as POLLERR
     reader.poll()
+    if directory is not None:
+        import shutil  # here: it takes milliseconds
+
+        shutil.rmtree(directory, ignore_errors=True)
     os.kill(0 if os.getpgrp() == os.getpid() else os.getpid(), signal.SIGKILL)  # 0: the group that it leads
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import dataclasses
 import json
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,10 @@ from mopsjobs.engines.model_process import SAMPLER_SOURCE
 from mopsjobs.errors import JobBusyError
 from mopsjobs.studies.journal import Journal, Told
 from mopsjobs.studies.journal_document import counts_of
-from mopsjobs.submission.calibrating import Coordinator
-from support.calibrations import JobInMemory, run_in_memory, simulate, spec
+from mopsjobs.submission.calibrating import Coordinator, sampler_setup
+from support.calibrations import JobInMemory, archive, run_in_memory, simulate, spec
 from support.docs import ROOT
+from support.runs import is_alive, until
 
 RECIPES = (ROOT / "examples" / "calibration" / "samplers.py").read_text(encoding="utf-8")
 
@@ -270,3 +273,29 @@ def test_counts_are_noted_before_the_first_round_and_after_each() -> None:
     again: list[dict[str, Any]] = []
     run_in_memory(spec(rounds=3), None, whole, note=again.append)
     assert again == [counts_of(whole)]
+
+
+HELD = """
+import os, threading, time
+
+class Own:
+    def __init__(self, space, seed, note):
+        threading.Thread(target=time.sleep, args=(600,)).start()
+        with open(note, "w") as file:
+            file.write(str(os.getpid()))
+"""
+
+
+def test_a_sampler_ends_with_a_coordinator_that_was_killed(tmp_path: Path) -> None:
+    """Also one that thinks, or has a thread of its own. It removes the files that the coordinator has left."""
+    note, code = tmp_path / "pid", tmp_path / "code.tgz"
+    code.write_bytes(archive({"own.py": HELD}))
+    setup = sampler_setup(spec(sampler="own:Own", options={"note": str(note)}))
+    program = (
+        "import os, pathlib, sys; from mopsjobs.submission.sampler_process import SamplerProcess\n"
+        f"SamplerProcess(sys.executable, pathlib.Path({str(code)!r}).read_bytes(), {setup!r}, {{}})\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, env={"TMPDIR": str(tmp_path)}, check=False)
+    until(lambda: not is_alive(int(note.read_text())), "the sampler to end")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["code.tgz", "pid"]

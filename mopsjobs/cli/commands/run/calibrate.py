@@ -31,6 +31,7 @@ from mopsjobs.studies.journal import Journal
 from mopsjobs.studies.study import Study
 from mopsjobs.studies.study_parser import StudyError, read_document
 from mopsjobs.submission.submit import SubmitRequest
+from mopsjobs.utils.text import pluralize
 
 HELP = "search parameters round by round, in one job"
 
@@ -152,8 +153,8 @@ def _read_then(top: str, path: str) -> tuple[int, dict[str, Any], str]:
 
 def _lines(done: Calibrated) -> list[str]:
     best, counts = done.journal.best, count_evaluations(done.journal)
-    sets = f"{counts['evaluations']} sets in {done.journal.rounds_done} rounds, {counts['failed']} failed"
-    lines = [f"Job      {done.job_id}", f"Sets     {sets}"]
+    sets, rounds = pluralize(counts["evaluations"], "set"), pluralize(done.journal.rounds_done, "round")
+    lines = [f"Job      {done.job_id}", f"Sets     {sets} in {rounds}, {counts['failed']} failed"]
     if best is not None:
         names = done.journal.calibration.asked_of(best.params)
         params = params_text(names)
