@@ -92,11 +92,12 @@ def job_row(job: dict[str, object], app: App, unknown_since: str | None = None) 
         whole_seconds(str(job[name])) if now is None else human_age((now - parse_time(str(job[name]))).total_seconds())
         for name in ("created_at", "updated_at")
     )
-    total, done = job["tasks_total"], job["tasks_completed"]
+    total, done, rounds = job["tasks_total"], job["tasks_completed"], job["calibration"]
+    progress = out_of(done, total) if total else (done or None)  # type: ignore[arg-type]
     return [
         job["job_id"],
         status_style(job["status"], job["suspect"], unknown_since if job["is_active"] else None),
-        out_of(done, total) if total else (done or None),  # type: ignore[arg-type]
+        progress if rounds is None else f"{out_of(rounds['rounds'], rounds['at_most'])} rounds",  # type: ignore[index]
         job["owner"],
         created,
         updated,

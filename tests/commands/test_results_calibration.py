@@ -35,6 +35,7 @@ def test_each_view_has_the_same_best_set(cli: Cli, remote: Remote) -> None:
     assert document["sets"][0]["params"] == best.params
     assert [one["value"] for one in document["sets"]] == [one.told.value for one in journal.top(3)]
     assert f"; best {best.told.value:.4g} of cal" in cli.ok("list").out
+    assert "5/20 rounds" in cli.ok("list", "--label", "sweep=fit").out
     remote.store.down = True
     assert cli.ok("results", "cal", "--best", "--offline", "--json", "--limit", "3").json["sets"] == document["sets"]
     assert text in cli.ok("status", "cal", "--offline").out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from mopsjobs.registry.job_registry import JobRegistry
@@ -32,12 +33,24 @@ def evaluate(number: int) -> tuple[dict[str, Any], Told]:
     return params, Told((round((beta - 0.3) ** 2 + 0.001 * number % 0.01, 6),), 2, 0.002)
 
 
-def journal_of(job_id: str, rounds: int, *, asked: bool = False, **changes: Any) -> Journal:
-    """Return a journal with this many told rounds, and with one more that was only asked."""
+def journal_of(
+    job_id: str, rounds: int, *, asked: bool = False, renames: Mapping[str, str] | None = None, **changes: Any
+) -> Journal:
+    """Return a journal with this many told rounds, and with one more that was only asked.
+
+    Args:
+        job_id: the job.
+        rounds: how many.
+        asked: whether there is one more.
+        renames: other names of parameters. Then sets have no others.
+        changes: fields of `SPEC` that differ.
+    """
     calibration: Calibration = parse_calibration({**SPEC, **changes})
     size, found = calibration.sets_per_round, []
     for number in range(rounds + asked):
         rows = [evaluate(number * size + place) for place in range(size)]
+        if renames is not None:
+            rows = [({renames[name]: params[name] for name in renames}, one) for params, one in rows]
         told = tuple(one for _, one in rows) if number < rounds else None
         found.append(Round(job_id, number + 1, number * size, tuple(params for params, _ in rows), told))
     return Journal(calibration, tuple(found))

@@ -11,10 +11,10 @@ from playwright.sync_api import Page, expect
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.utils.times import utc_now
-from support.browser import read_axe, shoot
+from support.browser import check_looks, read_axe, shoot
 from support.calibrated import grow_calibration, journal_of, put_calibration
 from support.cli import Cli, Clock, Remote
-from support.web import Server, Web, flat, serving
+from support.web import HOSTILE, Server, Web, flat, serving
 
 
 def test_a_page_draws_what_it_has_read(cli: Cli, remote: Remote, capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,6 +69,9 @@ def test_a_browser_follows_a_calibration(page: Page, cli: Cli, server: Server) -
     row = page.get_by_role("row").filter(has_text="sweep=fit")
     expect(row).to_contain_text("1 running; best 0.005")
     row.get_by_role("link", name="sweep=fit").click()
+    job = page.get_by_role("row").filter(has_text="cal")
+    expect(job).to_contain_text("5/20 rounds")
+    expect(job).to_contain_text("best 0.0059 ± 0.0020 in round 1")
     page.get_by_role("link", name="cal", exact=True).click()
     drawings = page.locator("#calibration svg:not(.ticks)")
     expect(drawings).to_have_count(4)
@@ -79,3 +82,20 @@ def test_a_browser_follows_a_calibration(page: Page, cli: Cli, server: Server) -
     assert read_axe(page) == []
     grow_calibration(JobRegistry(open_store(cli.env["MOPS_JOBS_REGISTRY"], {})), journal_of("cal", 6))
     expect(page.locator("#state")).to_contain_text("6 of 20 rounds, 48 sets")
+
+
+def test_hostile_names_do_no_harm_in_any_window(window: Page, cli: Cli, server: Server) -> None:
+    """Of a sweep, of parameters and of an objective; the drawings and the row keep within a narrow window."""
+    jobs = JobRegistry(open_store(cli.env["MOPS_JOBS_REGISTRY"], {}))
+    names = {HOSTILE: {"uniform": [0, 1]}, "x" * 200: {"choice": [HOSTILE, "b"]}}
+    put_calibration(
+        jobs, "odd", 2, labels={"sweep": HOSTILE + "y" * 200}, parameters=names, objective="z" * 150,
+        renames={"beta": HOSTILE, "mode": "x" * 200},
+    )  # fmt: skip
+    cli.ok("sync")
+    window.goto(f"{server.url}/jobs")
+    expect(window.locator("[data-key^='/sweep/']")).to_have_count(2)
+    check_looks(window, "sweeps")
+    window.goto(f"{server.url}/jobs/odd")
+    expect(window.locator("#calibration svg:not(.ticks)")).to_have_count(3)
+    check_looks(window, "calibration")

@@ -11,13 +11,15 @@ import itertools
 import json
 import sqlite3
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mopsjobs.cache.job_json import why_suspect
 from mopsjobs.cache.queries.filters import IS_WAITING, PHASES, Filter, is_suspect, where_clauses
 from mopsjobs.cache.queries.jobs import page_rows
 from mopsjobs.cache.queries.sweeps import Sweep, page_of_rows, read_sweeps
 from mopsjobs.cache.sync_state import known_to
+from mopsjobs.registry.calibration_counts import calibration_counts
+from mopsjobs.registry.notes import CALIBRATION
 
 SHOWN_ERRORS = 4
 
@@ -27,7 +29,8 @@ LABEL_GROUP = "label:"
 
 _COLUMNS = (
     "job_id, status, is_active, created_ts, changed_ts, ended_ts, heartbeat_ts, suspect, owner, study, error,"
-    " tasks_total, tasks_completed, usage, forecast, json_extract(record, '$.tasks_failed', '$.engine', '$.labels')"
+    " tasks_total, tasks_completed, usage, forecast, json_extract(record, '$.tasks_failed', '$.engine', '$.labels',"
+    " '$.metadata.calibration')"
 )
 
 
@@ -53,6 +56,8 @@ class ListedJob(NamedTuple):
     tasks_failed: int
     engine: str | None
     labels: Mapping[str, str]
+    calibration: Mapping[str, Any] | None
+    """How far a calibration is; see `registry.calibration_counts`."""
     known_to: float
     """Up to when the registry was read."""
 
@@ -290,7 +295,8 @@ def listed_job(connection: sqlite3.Connection, job_id: str, *, now: float) -> Li
 
 def _listed(row: tuple[object, ...], known: float) -> ListedJob:
     *columns, others = row
-    failed, engine, labels = json.loads(str(others))
-    job = ListedJob._make((*columns, failed or 0, engine, labels, known))
+    failed, engine, labels, rounds = json.loads(str(others))
+    counts = None if rounds is None else calibration_counts({CALIBRATION: rounds})
+    job = ListedJob._make((*columns, failed or 0, engine, labels, counts, known))
     suspect = why_suspect(job.suspect, job.heartbeat, known) if job.is_active else None
     return job._replace(suspect=suspect)

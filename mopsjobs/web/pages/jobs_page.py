@@ -310,7 +310,8 @@ def _sections(
 
 def _row(found: overview.ListedJob | Sweep, now: float, columns: Sequence[str], params: Params) -> dict[str, Any]:
     if not isinstance(found, Sweep):
-        return view_models.row(found, now, columns)
+        shown = view_models.row(found, now, columns)
+        return shown if found.calibration is None else view_models.calibration_row(shown, found.calibration)
     return {**view_models.sweep_row(found, now, columns), "to": link([*params, ("label", f"{SWEEP}={found.name}")], {})}
 
 

@@ -17,6 +17,7 @@ from mopsjobs.cache.queries.events import StoredEvent
 from mopsjobs.cache.queries.overview import ListedJob
 from mopsjobs.cache.queries.sweeps import Sweep
 from mopsjobs.ledger.attempt import FAILED_OUTCOMES
+from mopsjobs.registry.calibration_counts import best_text
 from mopsjobs.registry.notes import TASK_HANGS
 from mopsjobs.registry.status import BEFORE_RUNNING, STATUSES
 from mopsjobs.utils.text import cut_to_length, out_of, strip_control_characters
@@ -169,6 +170,13 @@ def row(job: ListedJob, now: float, columns: Container[str]) -> dict[str, Any]:
         "duration": _duration(job, now) if "duration" in columns else None,
         "cells": [(name, column.text(job)) for name, column in PLAIN_COLUMNS.items() if name in columns],
     }
+
+
+def calibration_row(found: dict[str, Any], counts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the row of a calibration: with its rounds in place of its tasks, and its best set."""
+    text = f"{out_of(counts['rounds'], counts['at_most'])} rounds"
+    share = min(100.0, round(100 * counts["rounds"] / max(1, counts["at_most"]), 1))
+    return found | {"tasks": text, "bar": Bar(share, 0, text), "late": found["late"] or best_text(counts)}
 
 
 def sweep_row(sweep: Sweep, now: float, columns: Container[str]) -> dict[str, Any]:
