@@ -27,6 +27,7 @@ from bench import (
     result_tables,
     series,
     serving,
+    sessions,
     syncing,
     tasks,
     tools,
@@ -44,6 +45,7 @@ BENCHMARKS = {
     "race": racing.run,
     "tasks": tasks.run,
     "checkpoints": checkpoints.run,
+    "session": sessions.run,
     "calibrate": calibrating.run,
     "results": result_tables.run,
     "series": series.run,
@@ -56,7 +58,7 @@ BENCHMARKS = {
 }
 SECTIONS = {
     "Listings": ("list", "imports", "metrics"),
-    "Inside a job": ("ledgers", "record", "tasks", "checkpoints", "calibrate", "results", "series"),
+    "Inside a job": ("ledgers", "record", "tasks", "checkpoints", "session", "calibrate", "results", "series"),
     "Syncs": ("sync", "grow", "network"),
     "Writes": ("update", "race", "requests"),
     "The page": ("serve", "abuse"),

@@ -21,7 +21,7 @@ import secrets
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
@@ -33,7 +33,9 @@ from mopsjobs.utils.files import make_directory, replace_file
 from mopsjobs.utils.json_strict import read_json
 
 MAX_PATH = 100
-"""Bytes of the path of a socket. In a longer one there is no channel."""
+"""Bytes of the path of a socket. A longer one is named by its open directory, where the system can do that."""
+
+OPEN_FILES = "/proc/self/fd"
 
 MAX_MESSAGE = 64 * 2**20
 """Bytes of a message."""
@@ -72,11 +74,11 @@ class Channel:
         Raises:
             OSError: if this machine has no such sockets, or the path is too long.
         """
-        address, key = str(path.with_suffix(".socket")), secrets.token_bytes(32)
-        if len(os.fsencode(address)) > MAX_PATH:
-            raise OSError(f"{address} is too long for a socket")
+        key = secrets.token_bytes(32)
         make_directory(path.parent)
-        Path(address).unlink(missing_ok=True)  # of a killed runner
+        path.with_suffix(".socket").unlink(missing_ok=True)  # of a killed runner
+        self._opened = contextlib.ExitStack()
+        address = self._opened.enter_context(_address(path))
         self._on_poke, self._address, self._file = on_poke, address, path
         self._lock = threading.Lock()
         """Guards what follows."""
@@ -117,7 +119,6 @@ class Channel:
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as waker:
             waker.connect(self._address)  # a thread that waits for clients would not notice
         self._thread.join()
-        self._listener.close()
         self._file.unlink(missing_ok=True)
         for peer in self._peers:
             peer.close()
@@ -133,8 +134,28 @@ class Channel:
                 self._peers = [*self._peers, peer]
                 for message in self._kept:
                     peer.put(message)
-        with contextlib.suppress(OSError):
+        with self._opened, contextlib.suppress(OSError):
             self._listener.close()
+
+
+@contextlib.contextmanager
+def _address(path: Path) -> Iterator[str]:
+    """Return the address of the socket beside a file, for the time of the block.
+
+    Raises:
+        OSError: if it is too long.
+    """
+    socket_path = path.with_suffix(".socket")
+    if len(os.fsencode(socket_path)) <= MAX_PATH:
+        yield str(socket_path)
+        return
+    if not os.path.isdir(OPEN_FILES):
+        raise OSError(f"{socket_path} is too long for a socket")
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        yield f"{OPEN_FILES}/{directory}/{socket_path.name}"
+    finally:
+        os.close(directory)
 
 
 class _Peer:
@@ -215,8 +236,8 @@ class ChannelClient:
             if identity != self._tried:
                 self._tried = identity
                 document: Any = read_json(self._path.read_bytes())
-                address = str(self._path.with_suffix(".socket"))
-                self.connection = Client(address, authkey=bytes.fromhex(document["key"]))
+                with _address(self._path) as address:
+                    self.connection = Client(address, authkey=bytes.fromhex(document["key"]))
                 return True
         return False
 

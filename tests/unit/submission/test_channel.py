@@ -104,7 +104,20 @@ def test_a_client_hangs_up_on_anything_else(place: Path, message: bytes) -> None
         until(lambda: client.read() == [] and client.connection is None, "it to hang up")
 
 
-def test_a_path_that_is_too_long_has_no_channel(tmp_path: Path) -> None:
-    """The runner goes on without."""
+def test_a_path_that_is_too_long_is_named_by_its_directory(tmp_path: Path) -> None:
+    """The path of a socket has some 100 bytes, and that of a job may be longer."""
+    path = tmp_path / ("x" * MAX_PATH) / "channel.json"
+    with open_channel(path) as channel:
+        client = ChannelClient(path)
+        assert client.connect()
+        channel.tell(7, {}, None)
+        assert heard(client, 1) == [(7, {}, None)]
+        client.close()
+    assert [*path.parent.iterdir()] == []
+
+
+def test_without_a_way_to_shorten_it_there_is_no_channel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runner goes on without one, and clients poll the store."""
+    monkeypatch.setattr("mopsjobs.submission.channel.OPEN_FILES", str(tmp_path / "nothing"))
     with pytest.raises(OSError, match="too long"):
         Channel(tmp_path / ("x" * MAX_PATH) / "channel.json", lambda: None)
