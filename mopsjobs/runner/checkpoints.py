@@ -436,12 +436,17 @@ class Checkpoints:
         return parse_saved((path / KEPT_HERE / _number(numbers[-1]) / HEADER).read_bytes()) if numbers else None
 
     def remove(self, task: Task) -> None:
-        """Remove all checkpoints of a task, whose outputs are stored, at the next look."""
+        """Remove all checkpoints of a task, whose outputs are stored. If no task has any so far, the next look does."""
         self._ended.append((task.param_id, task.seed))
+        if self._states:
+            self._remove_ended()
 
     def _remove_ended(self) -> None:
         """Remove the checkpoints of tasks that have ended. Most models make no directory, and cost one look here."""
-        ended = [self._ended.popleft() for _ in range(len(self._ended))]
+        ended: list[TaskKey] = []
+        with contextlib.suppress(IndexError):  # there is no more
+            while True:
+                ended.append(self._ended.popleft())
         if not ended or not os.path.isdir(self._root):
             return
         for key in ended:

@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import queue
 import secrets
+import shutil
 import tarfile
 import threading
 import time
@@ -211,7 +212,7 @@ class DaskCheckpoints:
     def _begin_fetch(self, client: Client, key: str, attempt: _Attempt) -> None:
         saved = attempt.saved
         assert saved is not None  # noqa: S101 - it is new
-        target = attempt.directory / f"fetched-{saved['number']}"
+        target = attempt.directory / f"fetched-{secrets.token_hex(4)}"
         attempt.fetching = saved, target, call_in_thread(self._fetch, client, key, saved, target)
 
     def _end_fetch(self, attempt: _Attempt) -> None:
@@ -243,6 +244,10 @@ class DaskCheckpoints:
             return False
         finally:
             path.unlink(missing_ok=True)
+            if key not in self._attempts:  # it has ended meanwhile, and its directory may have been removed
+                shutil.rmtree(target, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    target.parent.rmdir()
         return True
 
     def _push(self, client: Client, key: str, worker: str, last: Path) -> None:
