@@ -41,7 +41,7 @@ def open_channel(place: Path, on_poke: Callable[[], object] = lambda: None) -> c
 
 
 def test_clients_are_told_of_tasks_also_of_earlier_ones(place: Path) -> None:
-    """Outputs come with them, unless they are large. The file of the key is private."""
+    """Outputs come with them, unless they are large."""
     with open_channel(place) as channel:
         channel.tell(0, {"result.json": b"\x00\xff"}, None)
         assert not channel.has_clients
@@ -55,7 +55,6 @@ def test_clients_are_told_of_tasks_also_of_earlier_ones(place: Path) -> None:
             (0, {"result.json": b"\x00\xff"}, None), (1, None, {"type": "ValueError", "message": "as asked"}),
             (2, None, None),
         ]  # fmt: skip
-        assert place.stat().st_mode & 0o077 == 0
     until(lambda: client.read() == [] and client.connection is None, "the client to hang up")
     assert not place.exists()
     assert not client.connect()
@@ -78,9 +77,11 @@ def test_a_client_says_that_a_round_is_there(place: Path) -> None:
         until(is_alone, "the channel to notice")
 
 
+@pytest.mark.claim("The socket of a growing job needs a key in the private directory of the job")
 def test_a_client_needs_the_key(place: Path) -> None:
-    """The file that a killed runner left leads nowhere."""
+    """Only its user can read it. The file that a killed runner left leads nowhere."""
     with open_channel(place) as channel:
+        assert place.stat().st_mode & 0o077 == 0
         with pytest.raises((OSError, EOFError, Exception)):
             Client(str(place.with_suffix(".socket")), authkey=b"other")
         channel.tell(0, {}, None)
