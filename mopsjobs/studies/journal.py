@@ -213,7 +213,9 @@ class Journal:
 
         With several objectives, it is that of the first one; see `front`.
         """
-        return next(iter(self.top(1)), None)
+        known = [(one.told.value, place, one) for place, one in enumerate(self.evaluations())]
+        ranked = [(value, place, one) for value, place, one in known if value is not None]
+        return min(ranked)[2] if ranked else None
 
     def top(self, count: int) -> list[Evaluation]:
         """Return the evaluations with the smallest values, each parameter set once."""

@@ -138,16 +138,21 @@ class Coordinator:
                     self._check(params)
                 sets = tuple(map(self._calibration.params_of, asked))
                 self._job.add([{"params": one} for one in sets])
-                self._finish(self._next_round(sets), on_round)
+                following = self._next_round(sets)
+                self._note(counts_of(self.journal))  # here: its tasks are at work meanwhile
+                self._finish(following, on_round)
         except ModelError:
-            self._job.end()  # its code stays as it is packed: only another job can go on
+            self._end()  # its code stays as it is packed: only another job can go on
             raise
-        self._job.end()
+        self._end()
         return self.journal
+
+    def _end(self) -> None:
+        self._note(counts_of(self.journal))
+        self._job.end()
 
     def _replay(self, on_round: OnRound) -> None:
         """Ask and tell the sampler what the journal has, and wait for a round that was not told."""
-        self._note(counts_of(self.journal))  # a client that was killed may not have noted the last round
         for number, one in enumerate(self.journal.rounds):
             asks = self._replays[number] if number < len(self._replays) else True
             if asks:
@@ -212,7 +217,6 @@ class Coordinator:
         told = one._replace(told=tuple(results))
         rounds = [told if other is one else other for other in self.journal.rounds]
         self.journal = dataclasses.replace(self.journal, rounds=tuple(rounds))
-        self._note(counts_of(self.journal))
         self._tell(told)
         on_round(self.journal)
 
