@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from mopsjobs.studies.rounds import round_key
 from mopsjobs.submission.growing import EndedTask, GrowingJob
 from mopsjobs.submission.infer_end import RunnerEnd, infer_end
 from mopsjobs.submission.session import Session
+from mopsjobs.utils.times import utc_now
 from support.runs import PATIENCE, Bench, calls, place, results, study, until
 
 pytestmark = pytest.mark.usefixtures("quick_runner")
@@ -83,3 +86,6 @@ def test_a_growing_job_without_a_runner_ends_only_after_its_idle_time(bench: Ben
     with pytest.raises(InvalidTransitionError, match="its client may go on"):
         infer_end(bench.record(), RunnerEnd(), session)
     assert bench.line.get(round_key("job", 1)) is None
+    later = dataclasses.replace(session, now=lambda: utc_now() + timedelta(hours=2))
+    assert infer_end(bench.record(), RunnerEnd(), later).state.status == "succeeded"
+    assert not load_manifest(bench.line, "job").may_grow

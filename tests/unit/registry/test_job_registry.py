@@ -21,7 +21,7 @@ from mopsjobs.errors import (
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import ACTIVE, TERMINAL, JobStatus
-from mopsjobs.registry.transitions import ShardReport
+from mopsjobs.registry.transitions import Growth, ShardReport
 from mopsjobs.store import cas
 from mopsjobs.utils.backoff import Backoff
 from support.bench import NOW, Bench
@@ -235,6 +235,20 @@ def test_a_clock_that_is_behind_is_corrected_by_replies_of_the_store(
     monkeypatch.setattr(bench.registry.store, "server_time", NOW + timedelta(seconds=behind), raising=False)
     job = bench.registry.report_shard("a", 0, 1, ShardReport(0, 0))
     assert job.heartbeat_at == job.updated_at == (NOW + timedelta(seconds=corrected)).isoformat()
+
+
+def test_the_counts_of_a_growing_job_never_become_less(bench: Bench) -> None:
+    """A shard may report before it has read a round that another one has. It waits once the tasks of all have ended."""
+    bench.registry.register_job("a", tasks_total=0, metadata={"n_parameter_sets": 0})
+    first = ShardReport(2, 0, growth=Growth(4, 4, 3, 1), waits_for="its client")
+    job = bench.registry.report_shard("a", 0, 2, first)
+    assert (job.tasks_total, job.metadata.get("waits_for")) == (4, None)
+    job = bench.registry.report_shard("a", 1, 2, ShardReport(1, 1, growth=Growth(3, 3, 3, 0), waits_for="its client"))
+    assert (job.tasks_total, job.metadata["waits_for"]) == (4, "its client")
+    assert {name: job.metadata[name] for name in job.metadata if name.startswith("n_")} == {
+        "n_parameter_sets": 4, "n_different_parameter_sets": 3, "n_duplicate_tasks": 1
+    }  # fmt: skip
+    assert bench.registry.report_shard("a", 0, 2, ShardReport(2, 0)).metadata["waits_for"] is None
 
 
 @pytest.mark.parametrize("method", UPDATES)

@@ -147,6 +147,7 @@ DECISIONS: list[tuple[JobState, EngineState, str, str | None]] = [
     (_record("running", heartbeat=90), QUEUED, "explain", "Priority"),
     (_record("scheduled", suspect="ImagePullBackOff"), QUEUED, "clear", "Priority"),
     (_record("running", waits_for="Priority"), RUNNING, "explain", None),
+    (_record("running", waits_for="its client"), RUNNING, "nothing", None),  # the word of its runners
     (_record("scheduled"), RUNNING, "start", None),
     (_record("submitting"), RUNNING, "start", None),
     (_record("scheduled", suspect=MISSING), RUNNING, "start", None),
