@@ -7,6 +7,7 @@ keeps the results of tasks waiting. When a round has come, it wakes the pool.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
 import time
@@ -40,6 +41,7 @@ class RoundReader:
         manifest: the manifest, with the rounds that are known.
         idle_since: returns since when there has been nothing to do, by the clock; None while there is.
         clock: a monotonic clock in seconds.
+        patience: how long the store may be away, in seconds.
     """
 
     def __init__(
@@ -47,13 +49,15 @@ class RoundReader:
         store: VersionedStore,
         manifest: Manifest,
         idle_since: Callable[[], float | None],
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float],
+        patience: float,
     ) -> None:
+        self._patience, self._away_since = patience, math.inf
         self._store, self._job_id, self._idle_since, self._clock = store, manifest.job_id, idle_since, clock
         self._idle, self._number = manifest.grows or 0.0, manifest.rounds
         self._found: deque[Rounds] = deque()
         self._poked, self._is_closing = threading.Event(), False
-        self.failure: RecordError | None = None
+        self.failure: MopsJobsError | None = None
         """Why no further round can be read."""
         self.waker, self._wakes = os.pipe()
         """A file that can be read when there are rounds to take."""
@@ -69,6 +73,7 @@ class RoundReader:
 
         Raises:
             RecordError: if it is invalid.
+            StoreUnavailableError: if the store was away for too long.
         """
         if self._found:
             return self._found.popleft()
@@ -96,13 +101,16 @@ class RoundReader:
             found = None
             try:
                 found = read_round(self._store, self._job_id, self._number + 1)
+                self._away_since = math.inf
                 if found is None and self._is_idle():
                     self._store.create_if_absent(round_key(self._job_id, self._number + 1), END)
                     continue  # read what is there: it may be a round
             except RecordError as error:
                 self.failure = error
-            except MopsJobsError:
-                pass  # an outage: the reporter tells of it
+            except MopsJobsError as error:  # the reporter tells of it
+                self._away_since = min(self._away_since, self._clock())
+                if self._clock() - self._away_since >= self._patience:
+                    self.failure = error
             if found is not None:
                 self._number += 1
                 self._found.append(found)
@@ -135,9 +143,10 @@ class GrowingFeed:
         store: where the rounds are.
         have_others_ended: returns whether all of this many tasks of the job have ended, also those of other shards.
         clock: a monotonic clock in seconds.
+        patience: how long the store may be away, in seconds. The run then ends, and a restart goes on.
     """
 
-    def __init__(  # noqa: PLR0917 - what a shard has
+    def __init__(  # noqa: PLR0913, PLR0917 - what a shard has
         self,
         manifest: Manifest,
         shard: int,
@@ -147,6 +156,7 @@ class GrowingFeed:
         store: VersionedStore,
         have_others_ended: Callable[[int], bool],
         clock: Callable[[], float] = time.monotonic,
+        patience: float = math.inf,
     ) -> None:
         self._shard, self._shards, self._counts, self._clock = shard, shards, counts, clock
         self._have_others_ended = have_others_ended
@@ -165,7 +175,7 @@ class GrowingFeed:
             if is_complete and self.tasks.first_of[number] == number:
                 self._has_failed[number] = False
         self._take(range(len(self.tasks.tasks)))
-        self.rounds = RoundReader(store, manifest, self._idle_since, clock)
+        self.rounds = RoundReader(store, manifest, self._idle_since, clock, patience)
         self.is_poked = False
         """Whether a client tells when it has stored a round."""
 

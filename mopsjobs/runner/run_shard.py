@@ -274,7 +274,14 @@ class _Run:
             return shards == 1 or (state is not None and state.tasks_completed + state.tasks_failed >= total)
 
         self._growing = feed = GrowingFeed(
-            self._manifest, self._shard.number, shards, found, self._counts, self._store, have_others_ended
+            self._manifest,
+            self._shard.number,
+            shards,
+            found,
+            self._counts,
+            self._store,
+            have_others_ended,
+            patience=self._shard.outage_seconds,
         )
         self._handler.count_of, self._handler.varying = feed.count_of, feed.varying
         reporter.growth = lambda: feed.growth

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mopsjobs.errors import InvalidTransitionError
+from mopsjobs.errors import InvalidTransitionError, StoreUnavailableError
 from mopsjobs.ledger.retry_policy import RetryPolicy
 from mopsjobs.registry.notes import GROWS
 from mopsjobs.runner.shard import ShardResult
@@ -66,6 +66,23 @@ def test_client_and_runner_outlast_an_outage(bench: Bench, tmp_path: Path) -> No
     assert ran[:4] == ("succeeded", 3, 0, True)
     assert calls(noted) == {0: 1, 1: 1, 2: 1}
     assert len(results(bench.line)) == 3
+
+
+@pytest.mark.usefixtures("quick_end")
+def test_a_registry_that_stays_away_ends_the_run(bench: Bench) -> None:
+    """A runner would else wait for ever for a client that it cannot hear. A restart goes on."""
+    given(bench)
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(bench.work, outage_seconds=0.0)
+        job = client(bench)
+        job.add([{"x": 1}])
+        assert [one.number for one in job.ended(PATIENCE)] == [0]
+        bench.line.down = True
+        with pytest.raises(StoreUnavailableError):
+            running.result(PATIENCE)
+    bench.line.down = False
+    job.end()
+    assert bench.work()[0][:4] == ("succeeded", 1, 0, True)
 
 
 def test_a_lost_reply_to_a_round_stores_it_once(bench: Bench) -> None:
