@@ -56,6 +56,8 @@ class RoundReader:
         self._store, self._job_id, self._idle_since, self._clock = store, manifest.job_id, idle_since, clock
         self._idle, self._number = manifest.grows or 0.0, manifest.rounds
         self._found: deque[Rounds] = deque()
+        self._active_at = clock()
+        """When a round was found, or the store did not answer: its client may wait with a further one."""
         self._poked, self._is_closing = threading.Event(), False
         self.failure: MopsJobsError | None = None
         """Why no further round can be read."""
@@ -108,11 +110,13 @@ class RoundReader:
             except RecordError as error:
                 self.failure = error
             except MopsJobsError as error:  # the reporter tells of it
-                self._away_since = min(self._away_since, self._clock())
-                if self._clock() - self._away_since >= self._patience:
+                self._active_at = self._clock()
+                self._away_since = min(self._away_since, self._active_at)
+                if self._active_at - self._away_since >= self._patience:
                     self.failure = error
             if found is not None:
                 self._number += 1
+                self._active_at = self._clock()
                 self._found.append(found)
                 self._pauses.reset()
             if found is not None or self.failure is not None:
@@ -126,7 +130,7 @@ class RoundReader:
 
     def _is_idle(self) -> bool:
         since = self._idle_since()
-        return since is not None and self._clock() - since >= self._idle
+        return since is not None and self._clock() - max(since, self._active_at) >= self._idle
 
 
 class GrowingFeed:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from threading import Event, current_thread
 
 import pytest
 
-from mopsjobs.errors import RecordError
+from mopsjobs.errors import RecordError, StoreUnavailableError
 from mopsjobs.ledger.attempt import Outcome
 from mopsjobs.runner.growing import GrowingFeed
 from mopsjobs.runner.pools.base import TaskResult
 from mopsjobs.runner.reporter import Counts
+from mopsjobs.store.base import Versioned
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.outputs import Completeness
@@ -23,18 +25,37 @@ from support.runs import until
 Make = Callable[..., GrowingFeed]
 
 
-class Rounds:
-    """The store of a growing job, and feeds of its shards."""
+class Rounds(InMemoryVersionedStore):
+    """The store of a growing job, which may be away, and feeds of its shards."""
 
     def __init__(self, stack: ExitStack) -> None:
-        self.store = InMemoryVersionedStore()
+        super().__init__()
+        self.store = self
+        self.is_away = False
+        self.looks, self.failed = Event(), Event()
         self.now, self.count, self.counts = 0.0, 0, Counts()
         self._stack = stack
+
+    def get(self, key: str) -> Versioned | None:
+        if self.is_away:
+            self.failed.set()
+            raise StoreUnavailableError("no answer")
+        found = super().get(key)
+        if current_thread().name == "rounds" and found is None:
+            self.looks.set()
+        return found
 
     def add(self, *values: int) -> None:
         self.count += 1
         sets = encode_round(as_sets([{"x": value} for value in values]))
         assert self.store.create_if_absent(round_key("job", self.count), sets)
+
+    def look_twice(self, feed: GrowingFeed) -> None:
+        """Return when the feed has looked for a round, and has decided what follows that there is none."""
+        for _ in range(2):
+            self.looks.clear()
+            feed.rounds.poke()
+            until(self.looks.is_set, "a look for a round")
 
     def feed(self, shard: int = 0, shards: int = 1, *, others: bool = True) -> GrowingFeed:
         study = parse_study({"model": "m:f", "parameter_sets": []}, may_grow=True)
@@ -133,6 +154,30 @@ def test_nothing_asked_for_during_the_idle_time_ends_the_job(rounds: Rounds) -> 
     found = rounds.store.get(round_key("job", 2))
     assert found is not None
     assert found.value == END
+
+
+def test_a_round_that_comes_at_the_end_of_the_idle_time_begins_it_anew(rounds: Rounds) -> None:
+    """Also while the pool has not taken it yet: its client has just asked."""
+    feed = rounds.feed()
+    rounds.add(1)
+    rounds.now = 60.0
+    feed.rounds.poke()
+    until(lambda: feed.rounds._number == 1, "the round to be read")
+    rounds.look_twice(feed)
+    assert rounds.get(round_key("job", 2)) is None
+    assert [task.number for task in taken(feed, 1)] == [0]
+
+
+def test_an_outage_is_no_idle_time(rounds: Rounds) -> None:
+    """A client waits for the registry meanwhile, and may have sets to ask for."""
+    feed = rounds.feed()
+    rounds.is_away = True
+    rounds.now = 100.0
+    feed.rounds.poke()
+    until(rounds.failed.is_set, "a look that fails")
+    rounds.is_away = False
+    rounds.look_twice(feed)
+    assert rounds.get(round_key("job", 1)) is None
 
 
 def test_the_idle_time_waits_for_other_shards(rounds: Rounds) -> None:
