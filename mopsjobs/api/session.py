@@ -14,7 +14,6 @@ from mopsjobs.engines.local import runner_end
 from mopsjobs.engines.worker import real_numbers
 from mopsjobs.errors import TaskFailedError, UsageError, command_line
 from mopsjobs.registry.keys import LOGGED_NAME, NAMES_NAME
-from mopsjobs.studies.rounds import as_sets
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -37,9 +36,10 @@ class Evaluation(Future[Any]):
     asyncio awaits it by `asyncio.wrap_future`.
     """
 
-    def __init__(self, params: Mapping[str, Any]) -> None:
-        """Wait for its tasks. It cannot be cancelled."""
+    def __init__(self, params: Mapping[str, Any], count: int) -> None:
+        """Wait for this many tasks. It cannot be cancelled."""
         super().__init__()
+        self._count = count
         self.params = params
         """The parameters."""
         self.tasks: range = range(0)
@@ -153,8 +153,8 @@ class Session(Generic[J]):
         if replicates is not None and (type(replicates) is not int or replicates < 1):
             raise UsageError(f"invalid replicates {replicates!r}: expected a number from 1.")
         plain = [as_plain(params) for params in sets]
-        as_sets(plain)
-        evaluations = [Evaluation(params) for params in plain]
+        counts = self._growing.count_tasks(plain, replicates)
+        evaluations = [Evaluation(params, count) for params, count in zip(plain, counts, strict=True)]
         with self._changed:
             if self._failure is not None:
                 raise self._failure
@@ -201,10 +201,10 @@ class Session(Generic[J]):
         if self._failure is not None:
             return
         numbers = self._growing.add([one.params for one in evaluations], replicates)
-        size = len(numbers) // len(evaluations)
         with self._changed:
-            for place, evaluation in enumerate(evaluations):
-                evaluation.tasks = numbers[place * size : (place + 1) * size]
+            for evaluation in evaluations:
+                count = evaluation._count  # noqa: SLF001 - of the same module
+                evaluation.tasks, numbers = numbers[:count], numbers[count:]
                 self._evaluations.update(dict.fromkeys(evaluation.tasks, evaluation))
             self._changed.notify_all()
         for evaluation in evaluations:  # their tasks may have ended meanwhile

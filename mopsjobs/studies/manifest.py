@@ -29,7 +29,7 @@ from mopsjobs.registry.notes import (
 )
 from mopsjobs.store.base import ReadableStore
 from mopsjobs.studies.adaptive import count_sets, judge_sets
-from mopsjobs.studies.rounds import grown, read_rounds
+from mopsjobs.studies.rounds import check_total, grown, read_rounds
 from mopsjobs.studies.seeds import MOPS_JOBS, describe_seeds
 from mopsjobs.studies.study import ParameterSet, Study, Task
 from mopsjobs.studies.study_parser import parse_study
@@ -448,5 +448,7 @@ def with_rounds(store: ReadableStore, manifest: Manifest) -> Manifest:
     if manifest.grows is None:
         return manifest
     rounds = read_rounds(store, manifest.job_id)
-    study = grown(manifest.study, [one for sets in rounds.sets for one in sets])
+    added = [one for sets in rounds.sets for one in sets]
+    check_total(manifest.study, manifest.study.tasks_total, added)
+    study = grown(manifest.study, added)
     return dataclasses.replace(manifest, study=study, rounds=len(rounds.sets), has_ended=rounds.has_ended)

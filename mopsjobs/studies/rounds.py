@@ -16,6 +16,7 @@ from mopsjobs.errors import RecordError, UsageError
 from mopsjobs.registry.keys import ROUND
 from mopsjobs.store.base import ReadableStore, VersionedStore
 from mopsjobs.store.fetcher import FailedRead, ParallelFetcher
+from mopsjobs.studies.field_values import MAX_TASKS
 from mopsjobs.studies.seeds import MODELOPS, drawn_seed
 from mopsjobs.studies.study import ParameterSet, Study, Task
 from mopsjobs.studies.study_parser import parse_sets
@@ -159,6 +160,17 @@ def grown(study: Study, sets: Sequence[ParameterSet]) -> Study:
     return dataclasses.replace(study, parameter_sets=(*study.parameter_sets, *sets)) if sets else study
 
 
+def check_total(study: Study, known: int, sets: Sequence[ParameterSet]) -> None:
+    """Refuse sets with which a job has more tasks than any may have.
+
+    Raises:
+        RecordError: if it would have.
+    """
+    total = known + sum(map(study.replicates, sets))
+    if total > MAX_TASKS:
+        raise RecordError(f"{total:,} tasks: expected at most {MAX_TASKS:,} in one job")
+
+
 def as_sets(sets: Sequence[Mapping[str, object]]) -> tuple[ParameterSet, ...]:
     """Check parameter sets, and return them as a study has them.
 
@@ -186,7 +198,12 @@ class GrowingTasks:
         self._add(study.parameter_sets)
 
     def grow(self, sets: Sequence[ParameterSet]) -> range:
-        """Add the sets of a round, and return the numbers of their tasks."""
+        """Add the sets of a round, and return the numbers of their tasks.
+
+        Raises:
+            RecordError: if they are too many.
+        """
+        check_total(self.study, len(self.tasks), sets)
         first, known = len(self.tasks), len(self.study.parameter_sets)
         self.study = grown(self.study, sets)
         self._add(self.study.parameter_sets[known:])

@@ -38,7 +38,16 @@ from mopsjobs.store.base import Entry
 from mopsjobs.store.fetcher import FailedRead, ParallelFetcher
 from mopsjobs.studies.manifest import Manifest, load_manifest
 from mopsjobs.studies.outputs import find_complete_tasks, output_key, results_prefix
-from mopsjobs.studies.rounds import END, GrowingTasks, as_sets, encode_round, parse_round, round_key, with_replicates
+from mopsjobs.studies.rounds import (
+    END,
+    GrowingTasks,
+    as_sets,
+    check_total,
+    encode_round,
+    parse_round,
+    round_key,
+    with_replicates,
+)
 from mopsjobs.submission.channel import ChannelClient
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.submit import SubmitRequest, submit
@@ -123,6 +132,15 @@ class GrowingJob:
         """Return how many tasks were asked for so far."""
         return len(self._tasks.tasks)
 
+    def count_tasks(self, sets: Sequence[Mapping[str, object]], replicates: int | None = None) -> list[int]:
+        """Return how many tasks each of these sets has, if `add` gets them.
+
+        Raises:
+            UsageError: if `add` would refuse them.
+        """
+        study = self._tasks.study
+        return [sum(map(study.replicates, with_replicates(study, [one], replicates))) for one in as_sets(sets)]
+
     def add(self, sets: Sequence[Mapping[str, object]], replicates: int | None = None) -> range:
         """Ask for further parameter sets: they are stored as one round.
 
@@ -136,7 +154,7 @@ class GrowingJob:
             The numbers of their tasks, in the order of the sets.
 
         Raises:
-            StudyError: if a set is invalid.
+            UsageError: if a set is invalid, or if the job would have too many tasks.
             TerminalStateError: if the job takes no further sets.
             JobBusyError: if another client has asked for other sets meanwhile.
             StoreError: if the round cannot be stored.
@@ -145,6 +163,10 @@ class GrowingJob:
             parsed = with_replicates(self._tasks.study, as_sets(sets), replicates)
             if not parsed:
                 return range(self.tasks_total, self.tasks_total)
+            try:
+                check_total(self._tasks.study, self.tasks_total, parsed)
+            except RecordError as error:
+                raise UsageError(f"invalid parameter sets: {error.reason}.") from None
             self._store_round(encode_round(parsed))
             with self._lock:
                 self._rounds += 1

@@ -137,6 +137,18 @@ def test_a_session_has_futures(reg: mj.Registry, tmp_path: Path) -> None:
     assert [row["x"] for row in session.job.results()] == [3, 1, 2, 4, 4, 4, 5, 6]
 
 
+def test_sets_of_a_session_with_seeds_have_one_task_each(reg: mj.Registry, tmp_path: Path) -> None:
+    """Others that share their round have several. What cannot be asked for is refused at once, and harms no other."""
+    study = mj.Study("model:simulate", [{"x": 0}], replicates=2, seeds=[7, 8])
+    home = code(tmp_path / "code")
+    with reg.session(study, home, workers=2, python=sys.executable, job_id="grows") as session:
+        with pytest.raises(mj.UsageError, match="expected at most 2, as the seeds listed"):
+            session.submit({"x": 1}, replicates=3)
+        sets = [{"params": {"x": 1}, "seed": 5}, {"x": 2}, {"params": {"x": 3}, "seed": 6}]
+        one, two, three = session.map(sets)
+        assert (one["x"], [each["seed"] for each in two], three["x"]) == (1, [7, 8], 3)
+
+
 def test_a_session_goes_on_with_a_job(reg: mj.Registry, tmp_path: Path) -> None:
     """A second program asks for more, and is not told what the first one asked for. A usual job is refused."""
     begin(reg, tmp_path / "code").add([{"x": 1}])

@@ -104,3 +104,12 @@ def test_numbers_of_tasks_only_grow() -> None:
     assert tasks.first_of == [0, 1, 2, 3, 0, 1]
     assert tasks.duplicates == 2
     assert tasks.tasks == [*tasks.study.tasks()]
+
+
+def test_rounds_have_no_more_tasks_than_a_job_may_have() -> None:
+    """Neither readers nor the runner begin to count them one by one."""
+    many, several = encode_round(as_sets([{"x": x} for x in range(20)])), 10**6
+    with pytest.raises(RecordError, match="20,000,000 tasks: expected at most 10,000,000 in one job"):
+        load_manifest(stored(many, n_replicates=several), "job")
+    with pytest.raises(RecordError, match="expected at most 10,000,000"):
+        GrowingTasks(study(n_replicates=several)).grow(as_sets([{"x": x} for x in range(20)]))
