@@ -19,11 +19,12 @@ import os
 import queue
 import secrets
 import socket
+import struct
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from multiprocessing import AuthenticationError
-from multiprocessing.connection import Client, Connection, Listener
+from multiprocessing.connection import Client, Connection, Listener, answer_challenge, deliver_challenge
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,6 +48,12 @@ KEPT_TASKS = 1000
 """Ends that a new client is told, at most: they may not be in the store yet."""
 
 KEPT_BYTES = 2**20
+
+GREETING_SECONDS = 5
+"""How long one side waits for each word by which the other one proves that it knows the key."""
+
+WAITING_CLIENTS = 16
+"""Clients that may connect while a runner has no time."""
 
 MAX_WAITING = 64 * 2**20
 """Bytes that wait for a client. One that takes none of them is left to the store."""
@@ -86,7 +93,8 @@ class Channel:
         self._kept: deque[bytes] = deque()
         self._kept_bytes = 0
         self._is_closing = False
-        self._listener = Listener(address, authkey=key)
+        self._key = key
+        self._listener = Listener(address, backlog=WAITING_CLIENTS)
         replace_file(str(path), json.dumps({"key": key.hex()}).encode())
         self._thread = threading.Thread(target=self._accept, name="channel", daemon=True)
         self._thread.start()
@@ -118,24 +126,47 @@ class Channel:
         self._is_closing = True
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as waker:
             waker.connect(self._address)  # a thread that waits for clients would not notice
-        self._thread.join()
+        self._thread.join(1.0)  # a second runner may have taken over the name of the socket
         self._file.unlink(missing_ok=True)
         for peer in self._peers:
             peer.close()
 
     def _accept(self) -> None:
         while not self._is_closing:
-            try:
+            with contextlib.suppress(OSError):
                 connection = self._listener.accept()
-            except (OSError, EOFError, AuthenticationError):
-                continue
-            with self._lock:
-                peer = _Peer(connection, self._on_poke)
-                self._peers = [*self._peers, peer]
-                for message in self._kept:
-                    peer.put(message)
+                threading.Thread(target=self._greet, args=(connection,), name="channel greeter", daemon=True).start()
         with self._opened, contextlib.suppress(OSError):
             self._listener.close()
+
+    def _greet(self, connection: Connection) -> None:
+        """Take a client that knows the key. One that says nothing keeps no other one waiting."""
+        try:
+            _prove(connection, self._key, deliver_challenge, answer_challenge)
+        except (OSError, EOFError, AuthenticationError):
+            return
+        with self._lock:
+            peer = _Peer(connection, self._on_poke)
+            self._peers = [*self._peers, peer]
+            for message in self._kept:
+                peer.put(message)
+
+
+def _prove(connection: Connection, key: bytes, *steps: Callable[[Connection, bytes], object]) -> None:
+    """Let both sides of a connection prove that they know a key. It is closed if one does not.
+
+    Raises:
+        OSError, EOFError, AuthenticationError: if the other side does not, or says nothing.
+    """
+    try:
+        with socket.socket(fileno=os.dup(connection.fileno())) as line:
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", GREETING_SECONDS, 0))
+            for step in steps:
+                step(connection, key)
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, 0))
+    except BaseException:
+        connection.close()
+        raise
 
 
 @contextlib.contextmanager
@@ -237,7 +268,9 @@ class ChannelClient:
                 self._tried = identity
                 document: Any = read_json(self._path.read_bytes())
                 with _address(self._path) as address:
-                    self.connection = Client(address, authkey=bytes.fromhex(document["key"]))
+                    connection = Client(address)
+                _prove(connection, bytes.fromhex(document["key"]), answer_challenge, deliver_challenge)
+                self.connection = connection
                 return True
         return False
 

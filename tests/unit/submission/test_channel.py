@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -92,6 +93,31 @@ def test_a_client_needs_the_key(place: Path) -> None:
         left = place.read_bytes()
     place.write_bytes(left)
     assert not ChannelClient(place).connect()
+
+
+def test_a_client_that_says_nothing_keeps_nobody_waiting(place: Path) -> None:
+    """Neither other clients nor the end of the runner; it may have been stopped."""
+    with socket.socket(socket.AF_UNIX) as silent, open_channel(place) as channel:
+        silent.connect(str(place.with_suffix(".socket")))
+        client = ChannelClient(place)
+        assert client.connect()
+        channel.tell(7, {}, None)
+        assert heard(client, 1) == [(7, {}, None)]
+        client.close()
+
+
+def test_a_runner_that_says_nothing_is_left_to_the_store(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client is not kept from reading the store, nor tries again with the same runner."""
+    monkeypatch.setattr("mopsjobs.submission.channel.GREETING_SECONDS", 1)
+    with open_channel(place):
+        key = place.read_bytes()
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(place.with_suffix(".socket")))
+        silent.listen()
+        place.write_bytes(key)
+        client = ChannelClient(place)
+        assert not client.connect()
+        assert not client.connect()
 
 
 @pytest.mark.parametrize("message", [b"x", b"[[0]]", b'[["0", null, null]]', b'[[0, {"a": "?"}, null]]', b"7"])
