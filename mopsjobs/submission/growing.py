@@ -48,7 +48,7 @@ from mopsjobs.studies.rounds import (
     round_key,
     with_replicates,
 )
-from mopsjobs.submission.channel import ChannelClient
+from mopsjobs.submission.channel import ChannelClient, ToldTask
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.submit import SubmitRequest, submit
 from mopsjobs.utils.backoff import NO_JITTER, Backoff
@@ -119,6 +119,8 @@ class GrowingJob:
         """The ends of these first ones."""
         self._news: list[int] = []
         """Those of them that `ended` has to look at."""
+        self._early: list[ToldTask] = []
+        """Tasks of a round that is just being stored, which the runner was faster to run."""
         self._chunks: set[str] = set()
         """The keys of the chunks that were read."""
         self._is_first = True
@@ -324,7 +326,10 @@ class GrowingJob:
 
     def _read_channel(self) -> bool:
         """Take the tasks that the runner has told. Return whether there were any."""
-        told = [one for one in self._channel.read() if one.number < self.tasks_total]
+        told = [*self._early, *self._channel.read()]
+        is_storing, total = self._storing.locked(), self.tasks_total
+        self._early = [one for one in told if one.number >= total] if is_storing else []
+        told = [one for one in told if one.number < total]
         large = [
             one.number for one in told if one.outputs is None and one.error is None and one.number not in self._ends
         ]

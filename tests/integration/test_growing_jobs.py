@@ -101,6 +101,26 @@ def test_another_client_goes_on(reg: mj.Registry, tmp_path: Path) -> None:
     assert sorted(told(continue_growing(reg.app.session(), "grows"))) == [0, 1, 2]
 
 
+def test_a_task_may_end_before_its_client_knows_its_number(
+    reg: mj.Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The runner may be faster than the reply of the store. What it tells then is not forgotten."""
+    job = begin(reg, tmp_path / "code")
+    job.add([{"x": 1}])
+    told(job)
+    store = job._store_round
+
+    def slowly(value: bytes) -> None:
+        store(value)
+        until(lambda: not [*job.ended(0.0)] and job._early, "the runner to tell")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(job, "_store_round", slowly)
+        job.add([{"x": 2, "fail": True}])
+    assert [one.number for one in job.ended(0.0)] == [1]
+    job.end()
+
+
 def test_it_ends_after_its_idle_time(reg: mj.Registry, tmp_path: Path) -> None:
     """Also if its client has asked for nothing."""
     job = begin(reg, tmp_path / "code", idle=1.0)
