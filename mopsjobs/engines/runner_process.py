@@ -50,12 +50,15 @@ def process_start(pid: int) -> int | None:
     """Return when a process started, in ticks since boot.
 
     Returns:
-        `ENDED` for a process that has ended, and that its parent has not awaited. None if the system does not tell.
+        `ENDED` for a process that has ended with all its threads, and that its parent has not awaited. None if the
+        system does not tell.
     """
     with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{pid}/stat", encoding="utf-8") as file:
         # The second field is a name in parentheses, which may hold anything.
         fields = file.read().rpartition(")")[2].split()
-        return ENDED if fields[0] == "Z" else int(fields[19])
+        # A killed thread that waits for a disk lives on for a moment, and with it the locks of the process.
+        has_ended = fields[0] == "Z" and len(os.listdir(f"/proc/{pid}/task")) == 1
+        return ENDED if has_ended else int(fields[19])
     return None
 
 

@@ -262,9 +262,10 @@ def results(store: VersionedStore, job_id: str = "job") -> dict[str, bytes]:
 
 
 def is_alive(pid: int) -> bool:
-    """Return True if there is such a process, other than as a zombie."""
+    """Return True if there is such a process, other than as a zombie: it ends with its last thread."""
     with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return state != "Z" or len(os.listdir(f"/proc/{pid}/task")) > 1
     return False
 
 

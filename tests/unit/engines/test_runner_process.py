@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mopsjobs.engines import runner_process
+from support.runs import is_alive, until
 
 
 @pytest.fixture
@@ -31,6 +34,24 @@ def alive() -> Iterator[dict[str, Any]]:
 
 def test_a_process_that_was_killed_has_ended(ended: dict[str, Any]) -> None:
     assert runner_process.end_of(ended) == runner_process.BY_ITSELF
+
+
+LASTING = """
+import ctypes, sys, threading
+threading.Thread(target=sys.stdin.read).start()
+ctypes.CDLL(None).pthread_exit(None)
+"""
+
+
+def test_a_process_has_ended_with_its_last_thread() -> None:
+    """Until then it has its locks. Its first thread is that of the process: it looks like one that has ended."""
+    with subprocess.Popen([sys.executable, "-c", LASTING], stdin=subprocess.PIPE) as process:
+        until(lambda: Path(f"/proc/{process.pid}/stat").read_text().rpartition(") ")[2].startswith("Z"))
+        note = runner_process.note_of(process.pid)
+        assert (runner_process.end_of(note), is_alive(process.pid)) == (None, True)
+        process.kill()
+        until(lambda: not is_alive(process.pid), "its last thread to end")
+        assert runner_process.end_of(note) == runner_process.BY_ITSELF
 
 
 def test_a_process_whose_number_another_one_has_ended(ended: dict[str, Any]) -> None:
