@@ -41,6 +41,18 @@ def fit(reg: mj.Registry) -> list[dict[str, Any]]:
     return [*found.top(5), *found.front(), *found.evaluations().rows]
 
 
+def steer(reg: mj.Registry) -> list[float]:
+    session: mj.Session[mj.Job]
+    with reg.session("model:simulate", ".", replicates=2, workers=4, sweep="fit") as session:
+        first: mj.Evaluation = session.submit({"beta": 0.1, "gamma": 0.3}, replicates=1)
+        try:
+            peaks: list[float] = [one["peak"] for one in session.map([{"beta": 0.2}, {"beta": 0.3}])]
+            return [first.result(60)["peak"], *peaks, *(len(one.params) for one in session.as_completed())]
+        except mj.TaskFailedError as error:
+            log.warning("%s of %s: %s", error.task, error.job_id, error.error["message"])
+            return []
+
+
 def submit_cell(reg: mj.Registry) -> mj.Job:
     cell: mj.Cell = mj.cell(simulate)
     log.info("%s", cell.source)
