@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +72,13 @@ def test_views_say_where_a_task_went_on(desk: Desk, steps: Path) -> None:
 def test_a_task_at_work_tells_that_it_went_on(desk: Desk, steps: Path) -> None:
     """By an event, and what that saved counts at once; `tasks` shows it when the attempt has ended."""
     gate = steps.with_name("gate")
-    desk.submit(sets_of(1, steps=str(steps), steps_total=40, every=10, die=[15], gates={"35": str(gate)}))
+    first, *others = sets_of(10, steps=str(steps), steps_total=40, every=10, pause=0.01)  # their ends bring reports
+    desk.submit([{**first, "die": [15], "gates": {"35": str(gate)}}, *others])
     until(lambda: desk.ok("status", "job", "--json").json["saved_seconds"], "the record to have it")
     until(lambda: " goes on at 10, after " in desk.ok("events", "job").out, "its event")
     gate.touch()
     assert desk.ended() == "succeeded"
-    (task,) = desk.ok("tasks", "job", "--json").json["tasks"]
+    task = desk.ok("tasks", "job", "--json").json["tasks"][0]
     assert desk.ok("status", "job", "--json").json["saved_seconds"] == pytest.approx(task["resumed_seconds"], abs=0.01)
 
 
@@ -124,15 +126,17 @@ def test_tasks_that_died_leave_what_others_would(desk: Desk, steps: Path, count:
 
 
 def test_an_attempt_that_takes_too_long_goes_on_from_its_checkpoint(desk: Desk, steps: Path) -> None:
-    """The limit of an attempt is for each anew."""
+    """The limit of an attempt is for each anew. On a busy machine, some may end before they reach the gate."""
     gate = steps.with_name("gate")
     desk.submit(
         sets_of(1, steps=str(steps), steps_total=40, every=10, gates={"25": str(gate)}),
-        *("--attempt-timeout", "3s", "--retries", "9", "--retry-on", "timeout"),
+        *("--attempt-timeout", "3s", "--retries", "99", "--retry-on", "timeout"),
     )
-    until(lambda: steps.exists() and steps_of(steps)[0].count(25) == 2, "the second attempt")
+    until(lambda: steps.exists() and steps_of(steps)[0].count(25) > 1, "the second attempt")
     gate.touch()
     assert desk.ended() == "succeeded"
     (task,) = desk.ok("tasks", "job", "--json").json["tasks"]
-    assert (task["outcome"], task["resumed_at"]) == ("succeeded", "20")
-    assert steps_of(steps)[0][:32] == [*range(26), *range(20, 26)]
+    assert (task["outcome"], task["resumed_at"] in ("20", "30")) == ("succeeded", True)
+    made = steps_of(steps)[0]
+    assert made[made.index(25) + 1] == 20
+    assert all(step in (before + 1, before // 10 * 10) for before, step in pairwise(made))

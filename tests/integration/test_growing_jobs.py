@@ -219,7 +219,7 @@ def test_a_killed_runner_is_replaced_in_the_same_job(reg: mj.Registry, env: dict
     job.add([{"x": 0, "calls": str(noted)}])
     told(job)
     job.add([{"x": number, "calls": str(noted), "gate": str(gate)} for number in range(1, 4)])
-    until(lambda: len(calls(noted)) == 3, "two tasks at work")
+    until(lambda: len(calls(noted)) > 1, "a task at work")  # as many as there are cores
     for gone in ("at work", "waiting"):
         pid = runner_pid("grows", env)
         assert pid is not None

@@ -30,7 +30,7 @@ from support.cli import Cli, Ran, command
 from support.docs import ROOT
 from support.kubernetes import kubeconfig
 from support.ledgers import attempts_in
-from support.runs import MODEL, code, sets_of, until
+from support.runs import MODEL, code, is_alive, sets_of, until
 from support.servers import Azurite
 from support.stand_in import CREATE_SECONDS, MONITOR_SECONDS, POD_GC_SECONDS, TOLERATION_SECONDS, StandIn
 from support.web import Web
@@ -385,7 +385,7 @@ def test_all_processes_of_a_container_end_with_its_first(
     cluster.programs = {"mops-jobs": ["/bin/sh", "-c", f"sleep 3600 & echo $! >{left}; exit 1"]}
     assert submit(sets_of(1)).code == 0
     assert _ended(cluster) == "FailedIndexes"
-    until(lambda: not Path(f"/proc/{left.read_text().strip()}/cmdline").is_file(), "the end of the other process")
+    until(lambda: not is_alive(int(left.read_text())), "the end of the other process")
 
 
 def test_a_lost_node_is_told_and_replaced(cli: Cli, cluster: StandIn, submit: Submit, tmp_path: Path) -> None:
