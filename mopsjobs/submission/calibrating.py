@@ -345,6 +345,8 @@ def _open(job_id: str, sampler: Sampler, session: Session, revive: Revive, warni
     objective = journal.calibration.objective
     needs_all = objective.function is not None or objective.target is not None
     job = continue_growing(session, job_id, (lambda _name: True) if needs_all else may_have_scalars)
+    if job.rounds != len(journal.rounds) - journal.inherited:  # its next round would be none of this journal
+        raise JobBusyError(f"Another client continues {job_id}.", job_id=job_id)
 
     def note(counts: dict[str, Any]) -> None:
         with contextlib.suppress(MopsJobsError):  # the journal has it; the next round is noted too

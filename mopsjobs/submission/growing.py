@@ -130,6 +130,11 @@ class GrowingJob:
         self._open_tasks(range(self.tasks_total))
 
     @property
+    def rounds(self) -> int:
+        """Return how many rounds are known."""
+        return self._rounds
+
+    @property
     def tasks_total(self) -> int:
         """Return how many tasks were asked for so far."""
         return len(self._tasks.tasks)

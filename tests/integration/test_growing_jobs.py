@@ -13,10 +13,14 @@ import pytest
 
 import mopsjobs as mj
 from mopsjobs.engines.local import runner_pid
+from mopsjobs.studies.journal import Journal
 from mopsjobs.studies.study_parser import parse_study
+from mopsjobs.submission import calibrating
 from mopsjobs.submission.growing import EndedTask, GrowingJob, begin_growing, continue_growing
 from mopsjobs.submission.launch_options import LaunchOptions
+from mopsjobs.submission.session import Session
 from mopsjobs.submission.submit import Code, SubmitRequest
+from support.calibrations import spec
 from support.docs import ROOT
 from support.runs import PATIENCE, callers, calls, code, kill, until
 
@@ -33,7 +37,9 @@ def reg(env: dict[str, str]) -> Iterator[mj.Registry]:
         yield registry
 
 
-def begin(reg: mj.Registry, home: Path, *, idle: float = 600.0, workers: int = 2, **study: Any) -> GrowingJob:
+def begin(
+    reg: mj.Registry, home: Path, *, idle: float = 600.0, workers: int = 2, calibration: Any = None, **study: Any
+) -> GrowingJob:
     """Begin a growing job without sets."""
     document = {"model": "model:simulate", "parameter_sets": [], **study}
     request = SubmitRequest(
@@ -42,6 +48,7 @@ def begin(reg: mj.Registry, home: Path, *, idle: float = 600.0, workers: int = 2
         job_id="grows",
         options=LaunchOptions(python=sys.executable, workers=workers),
         grows=idle,
+        calibration=calibration,
     )
     return begin_growing(reg.app.session(), request)
 
@@ -118,6 +125,24 @@ def test_a_task_may_end_before_its_client_knows_its_number(
         patched.setattr(job, "_store_round", slowly)
         job.add([{"x": 2, "fail": True}])
     assert [one.number for one in job.ended(0.0)] == [1]
+    job.end()
+
+
+def test_a_coordinator_whose_journal_is_older_than_its_job_gives_way(
+    reg: mj.Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one has asked for a round between: the next one would have its number in one, and not in the other."""
+    job = begin(reg, tmp_path / "code", calibration={"spec": spec().to_dict()})
+    read = calibrating.journal_of
+
+    def read_before(job_id: str, session: Session) -> Journal:
+        journal = read(job_id, session)
+        job.add([{"a": 1, "b": 1, "c": 1, "d": "good"}])
+        return journal
+
+    monkeypatch.setattr(calibrating, "journal_of", read_before)
+    with pytest.raises(mj.JobBusyError, match="Another client continues grows"):
+        calibrating._open("grows", None, reg.app.session(), lambda _job: None)  # type: ignore[arg-type] # no sampler is asked
     job.end()
 
 
