@@ -233,16 +233,18 @@ def _end_growth(judged: JobState, session: Session) -> None:
     if not manifest.may_grow:
         return
     last = max(parse_time(at) for at in (judged.heartbeat_at, judged.created_at) if at is not None)
-    if (session.now() - last).total_seconds() < (manifest.grows or 0.0):
-        raise InvalidTransitionError(
-            f"Job {judged.job_id} is a growing job, which has no runner now; its client may go on.",
-            job_id=judged.job_id,
-            from_status=str(judged.status),
-            to_status=str(JobStatus.PARTIAL),
-            hint=f"Start a runner: {command_line('resume', judged.job_id)}. Or end it:"
-            f" {command_line('cancel', judged.job_id)}",
-        )
-    session.store.create_if_absent(round_key(judged.job_id, manifest.rounds + 1), END)
+    if (session.now() - last).total_seconds() >= (manifest.grows or 0.0):
+        session.store.create_if_absent(round_key(judged.job_id, manifest.rounds + 1), END)
+        if not load_manifest(session.store, judged.job_id).may_grow:
+            return  # else its client has asked for more meanwhile
+    raise InvalidTransitionError(
+        f"Job {judged.job_id} is a growing job, which has no runner now; its client may go on.",
+        job_id=judged.job_id,
+        from_status=str(judged.status),
+        to_status=str(JobStatus.PARTIAL),
+        hint=f"Start a runner: {command_line('resume', judged.job_id)}. Or end it:"
+        f" {command_line('cancel', judged.job_id)}",
+    )
 
 
 def infer_end(judged: JobState, end: RunnerEnd, session: Session, sizes_of: SizesOf | None = None) -> Validation:

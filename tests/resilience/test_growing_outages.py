@@ -15,7 +15,7 @@ from mopsjobs.ledger.retry_policy import RetryPolicy
 from mopsjobs.registry.notes import GROWS
 from mopsjobs.runner.shard import ShardResult
 from mopsjobs.studies.manifest import load_manifest
-from mopsjobs.studies.rounds import round_key
+from mopsjobs.studies.rounds import END, round_key
 from mopsjobs.submission.growing import EndedTask, GrowingJob
 from mopsjobs.submission.infer_end import RunnerEnd, infer_end
 from mopsjobs.submission.session import Session
@@ -106,3 +106,26 @@ def test_a_growing_job_without_a_runner_ends_only_after_its_idle_time(bench: Ben
     later = dataclasses.replace(session, now=lambda: utc_now() + timedelta(hours=2))
     assert infer_end(bench.record(), RunnerEnd(), later).state.status == "succeeded"
     assert not load_manifest(bench.line, "job").may_grow
+
+
+def test_a_round_that_is_stored_just_before_the_end_mark_keeps_the_job_open(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its client goes on, and has a runner started again."""
+    given(bench, idle=60.0)
+    job, store = client(bench), bench.line.create_if_absent
+
+    def create(key: str, value: bytes) -> object:
+        if key == round_key("job", 1) and value == END:
+            job.add([{"x": 1}])
+        return store(key, value)
+
+    session = Session(
+        registry_url="", open_registry=lambda: bench.registry, env={}, now=lambda: utc_now() + timedelta(hours=2)
+    )
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.line, "create_if_absent", create)
+        with pytest.raises(InvalidTransitionError, match="its client may go on"):
+            infer_end(bench.record(), RunnerEnd(), session)
+    assert load_manifest(bench.line, "job").may_grow
+    assert not bench.record().is_terminal
