@@ -354,22 +354,25 @@ class GrowingJob:
 
     def _read_ledger(self) -> bool:
         """Take the tasks of the chunks of the ledger that were not read. Return whether there were any."""
-        store, new = self._session.store, []
+        store, new, total = self._session.store, [], self.tasks_total
         for key in store.list_keys(ledger_prefix(self.job_id)):
             chunk = parse_chunk_key(key)
             if chunk is not None and chunk.kind == "attempts" and key not in self._chunks:
                 new.append((key, chunk))
         final: dict[int, Attempt] = {}
+        ahead: set[str] = set()
         with ParallelFetcher.for_store(store) as fetcher:
-            for (_, chunk), found in zip(new, fetcher.fetch([key for key, _ in new]), strict=True):
+            for (chunk_key, chunk), found in zip(new, fetcher.fetch([key for key, _ in new]), strict=True):
                 if found is None or isinstance(found, FailedRead):
                     continue
                 try:
                     attempts = parse_attempts(found.value, chunk)
                 except RecordError:
                     continue  # views of the job name the chunk
+                if any(attempt.task >= total for attempt in attempts):
+                    ahead.add(chunk_key)  # of a round whose reply `add` waits for, or of another client
                 for attempt in attempts:
-                    if self._policy.is_final(attempt) and attempt.task not in self._ends:
+                    if attempt.task < total and self._policy.is_final(attempt) and attempt.task not in self._ends:
                         before = final.get(attempt.task)
                         if before is None or attempt.outcome is Outcome.SUCCEEDED:
                             final[attempt.task] = attempt
@@ -380,7 +383,7 @@ class GrowingJob:
                 self._note(number, outputs[number], None)
             elif attempt.outcome is not Outcome.SUCCEEDED:
                 self._note(number, None, _error_of(attempt))
-        self._chunks.update(key for key, _ in new)
+        self._chunks.update(key for key, _ in new if key not in ahead)
         return bool(final)
 
     def _list_outputs(self) -> bool:

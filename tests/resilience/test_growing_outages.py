@@ -95,6 +95,18 @@ def test_a_lost_reply_to_a_round_stores_it_once(bench: Bench) -> None:
     assert load_manifest(bench.line, "job").rounds == 2
 
 
+def test_a_client_is_told_of_tasks_that_it_knows(bench: Bench) -> None:
+    """The ledger may have others: those of a round whose reply it waits for, and those of another client."""
+    given(bench)
+    first = client(bench)
+    first.add([{"x": 1}])
+    second = client(bench)
+    second.add([{"x": 2}])
+    second.end()
+    bench.work()
+    assert [{one.number for one in job.ended(PATIENCE)} for job in (first, second)] == [{0}, {0, 1}]
+
+
 def test_a_growing_job_without_a_runner_ends_only_after_its_idle_time(bench: Bench) -> None:
     """Before, a client may go on with it. After, it gets the end mark, and the outputs decide."""
     given(bench, idle=3600.0)
