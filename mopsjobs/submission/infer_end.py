@@ -223,12 +223,16 @@ class RunnerEnd(NamedTuple):
     """Whether the engine states the end. Then it also ends a job without a manifest, of which no outputs are known."""
 
 
-def _end_growth(judged: JobState, session: Session) -> None:
+def end_growth(judged: JobState, session: Session) -> None:
     """Let a growing job without a runner get no further sets, once it had none for its idle time.
+
+    Any other job is left alone.
 
     Raises:
         InvalidTransitionError: if a client may go on with it.
     """
+    if judged.metadata.get(GROWS) is None or judged.is_terminal:
+        return
     manifest = load_manifest(session.store, judged.job_id)
     if not manifest.may_grow:
         return
@@ -264,8 +268,7 @@ def infer_end(judged: JobState, end: RunnerEnd, session: Session, sizes_of: Size
         StoreError: if the comparison failed, or the record cannot be written.
     """
     registry, store, times = session.registry, session.store, end.times
-    if judged.metadata.get(GROWS) is not None and not judged.is_terminal:
-        _end_growth(judged, session)
+    end_growth(judged, session)
     if times.started_at is not None and not judged.is_terminal and judged.status != JobStatus.VALIDATING:
         # In a write of its own, which makes the start a reported step. It changes nothing if the record has the step.
         judged = registry.backdated_to(times.started_at).update_status(judged.job_id, JobStatus.RUNNING)

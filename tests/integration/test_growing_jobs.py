@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import mopsjobs as mj
+from mopsjobs.app.jobs.reconcile import reconcile_jobs
 from mopsjobs.engines.local import runner_pid
 from mopsjobs.studies.journal import Journal
 from mopsjobs.studies.study_parser import parse_study
@@ -262,6 +263,28 @@ def test_a_killed_runner_is_replaced_in_the_same_job(reg: mj.Registry, env: dict
     assert reg.job("grows").wait(PATIENCE, interval=0.1).status == "succeeded"
     assert set(calls(noted).values()) <= {1, 2}
     assert [row["x"] for row in reg.job("grows").results()] == [0, 1, 2, 3, 4]
+
+
+def test_views_of_a_job_that_lost_its_runner_change_nothing(
+    reg: mj.Registry, env: dict[str, str], tmp_path: Path
+) -> None:
+    """Each says so, and names the way on. None writes the loss into the log, however often one looks."""
+    job = begin(reg, tmp_path / "code")
+    job.add([{"x": 1}])
+    told(job)
+    pid = runner_pid("grows", env)
+    assert pid is not None
+    kill(pid)
+    until(lambda: runner_pid("grows", env) is None, "its runner to be gone")
+    for _ in range(3):
+        assert reg.job("grows", refresh=True).status()["is_active"]
+        assert [one["suspect"] for one in reg.jobs()] == ["runner_ended"]
+        assert reconcile_jobs([], reg.app) == []
+    assert [event for event in reg.job("grows").events("runner") if event.get("error")] == []
+    resumed = reg.job("grows").resume(yes=True)
+    assert resumed is not None
+    job.end()
+    assert resumed.wait(PATIENCE, interval=0.1).status == "succeeded"
 
 
 def test_a_killed_worker_costs_its_task_an_attempt(reg: mj.Registry, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ from mopsjobs.registry.status import (
     JobStatus,
 )
 from mopsjobs.submission.cancel import records_to_stop
-from mopsjobs.submission.infer_end import RunnerEnd, infer_end
+from mopsjobs.submission.infer_end import RunnerEnd, end_growth, infer_end
 from mopsjobs.submission.offline import deliver_kept
 from mopsjobs.utils.files import directory_lock
 from mopsjobs.utils.times import parse_time
@@ -90,9 +90,13 @@ def end_lost_runner_if_possible(job: Mapping[str, object], app: App) -> JobState
         return end_lost_runner(job, app)
     except MopsJobsError as error:
         app.out.warn(f"The runner of job {job['job_id']} has ended, and its record stays: {error}")
-        with contextlib.suppress(MopsJobsError):
-            app.cache.write(lambda cache: mark_suspect(cache, str(job["job_id"]), RUNNER_ENDED))
+        _mark_in_cache(str(job["job_id"]), app)
         return None
+
+
+def _mark_in_cache(job_id: str, app: App) -> None:
+    with contextlib.suppress(MopsJobsError):
+        app.cache.write(lambda cache: mark_suspect(cache, job_id, RUNNER_ENDED))
 
 
 def end_lost_runners(job_ids: Iterable[str], app: App) -> None:
@@ -116,6 +120,11 @@ def _end(state: JobState, directory: JobDir, app: App) -> JobState | None:
     current = app.registry.get_job(job_id)
     if current is None or current.is_terminal or current.heartbeat_at != state.heartbeat_at:
         return current
+    try:
+        end_growth(current, session)
+    except InvalidTransitionError:
+        _mark_in_cache(job_id, app)
+        return None  # a client may go on with it, as soon as it has another runner
     words = last_words(directory)
     if not _has_reported(state, directory, app):
         code, message = LAUNCH_FAILED, f"The runner ended before its first report: {words or NO_WORDS}"
