@@ -225,7 +225,7 @@ class FailEarly:
         """Begin no further attempt if the budget is used. Call it at least every half second."""
         if not self._is_draining and self._is_used():
             self._is_draining = True
-            pool.keep_only({one.task.number for one in pool.at_work()})
+            pool.keep_only()
 
     def wait(self, on_log: Callable[[str], None]) -> bool:
         """Wait until the first tasks of the job have ended in other shards, up to a limit.

@@ -165,8 +165,11 @@ class Pool(Protocol):
     def at_work(self) -> Sequence[TaskAtWork]:
         """Return the attempts that run now."""
 
-    def keep_only(self, tasks: Collection[int]) -> None:
-        """End all attempts but those at these tasks, by their numbers, and begin no more. `run` ends with the last."""
+    def keep_only(self, tasks: Collection[int] | None = None) -> None:
+        """End all attempts but those at these tasks, by their numbers, and begin no more. `run` ends with the last.
+
+        Without numbers, all stay that workers have: one that is about to say that it is ready may have begun its task.
+        """
 
 
 End = tuple[Outcome, Mapping[str, str] | None]

@@ -252,9 +252,9 @@ class DaskProcess:
         sent = self._sent.items()
         return [TaskAtWork(position, task, 1, None, None, self._resumed.get(position)) for position, task in sent]
 
-    def keep_only(self, tasks: Collection[int]) -> None:
+    def keep_only(self, tasks: Collection[int] | None = None) -> None:
         """End all attempts but some, and begin no more; see `Pool.keep_only`."""
-        self._kept = set(tasks)
+        self._kept = {task.number for task in self._sent.values()} if tasks is None else set(tasks)
         if self._child is not None:
             with contextlib.suppress(EngineUnavailableError):  # `run` tells
                 self._child.send({"keep": [place for place, task in self._sent.items() if task.number in self._kept]})

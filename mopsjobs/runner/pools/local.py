@@ -229,11 +229,12 @@ class WorkerPool:
             if worker.is_ready and worker.tasks
         ]
 
-    def keep_only(self, tasks: Collection[int]) -> None:
+    def keep_only(self, tasks: Collection[int] | None = None) -> None:
         """End all attempts but some, and begin no more; see `Pool.keep_only`."""
         self._is_ending = True
         for worker in list(self._workers):
-            if not (worker.is_ready and worker.tasks and worker.tasks[0].task.number in tasks):
+            is_kept = tasks is None or (worker.is_ready and worker.tasks and worker.tasks[0].task.number in tasks)
+            if not (worker.tasks and is_kept):
                 self._drop(worker)
                 worker.terminate()
                 self._ending.append(worker)

@@ -66,6 +66,17 @@ def test_no_tasks_start_no_process(tmp_path: Path) -> None:
     assert list(pool.run(iter(()))) == []
 
 
+def test_an_end_keeps_what_workers_have_that_are_not_ready(tmp_path: Path) -> None:
+    """They may have begun it before their word is read. Each worker ends the task that it has; none begins another."""
+    pool = pool_of(code(tmp_path / "code"), 2)
+    running = pool.run(enumerate(study(sets_of(9)).tasks()), wake_seconds=0.05)
+    assert next(running) is None  # both are started, and nothing that they say was read
+    pool.keep_only()
+    finished = list(final(running))
+    assert {_x(one) for one in finished} == {0, 1}
+    assert _kinds(finished) == [None, None]
+
+
 def test_a_slow_task_does_not_keep_the_others(model: Path, tmp_path: Path) -> None:
     """All but the slow one, and the one that its worker has next, end while it still works."""
     gate = tmp_path / "gate"
