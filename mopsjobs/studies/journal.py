@@ -69,14 +69,19 @@ def parse_told(value: bytes, key: str) -> tuple[Told, ...]:
         document: Any = read_json(value)
         if document["version"] != TOLD_VERSION:
             raise RecordError(f"unknown version of a told round {document['version']!r}: expected {TOLD_VERSION}")
-        return tuple(_told_of(one) for one in document["results"])
+        return tuple(told_of(one) for one in document["results"])
     except RecordError as error:
         raise RecordError(error.reason, key=key) from None
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise RecordError(f"not a told round ({type(error).__name__}: {error})", key=key) from None
 
 
-def _told_of(row: Mapping[str, Any]) -> Told:
+def told_of(row: Mapping[str, Any]) -> Told:
+    """Return the result that `Told.to_json` has described.
+
+    Raises:
+        TypeError, KeyError: if it is none.
+    """
     values, half_width, error = row["values"], row.get("half_width"), row.get("error")
     numbers = [*(values or ()), row["n"], *([] if half_width is None else [half_width])]
     if values == [] or not all(type(one) in (int, float) for one in numbers):

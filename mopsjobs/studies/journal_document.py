@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from mopsjobs.errors import RecordError, UsageError
 from mopsjobs.studies.calibration import parse_calibration
-from mopsjobs.studies.journal import Evaluation, Journal, Round, Told
+from mopsjobs.studies.journal import Evaluation, Journal, Round, told_of
 
 MAX_PARAMS = 4000
 """Characters of the parameters of the best set in a record, as JSON. Larger ones are left out: records stay small."""
@@ -69,15 +68,10 @@ def decode_journal(text: str) -> Journal:
     try:
         document: Any = json.loads(text)
         rounds = [
-            Round(job_id, number, first, tuple(sets), None if told is None else tuple(map(_told, told)))
+            Round(job_id, number, first, tuple(sets), None if told is None else tuple(map(told_of, told)))
             for job_id, number, first, sets, told in document["rounds"]
         ]
         calibration = parse_calibration(document["spec"], "in the cache")
         return Journal(calibration, tuple(rounds), document["inherited"], document["has_ended"])
     except (ValueError, TypeError, KeyError, UsageError) as error:
         raise RecordError(f"not a journal ({type(error).__name__}: {error})") from None
-
-
-def _told(row: Mapping[str, Any]) -> Told:
-    values = row["values"]
-    return Told(None if values is None else tuple(values), row["n"], row.get("half_width"), row.get("error"))

@@ -31,7 +31,7 @@ from mopsjobs.store.base import ReadableStore
 from mopsjobs.studies.adaptive import count_sets, judge_sets
 from mopsjobs.studies.rounds import check_total, grown, read_rounds
 from mopsjobs.studies.seeds import MOPS_JOBS, describe_seeds
-from mopsjobs.studies.study import ParameterSet, Study, Task
+from mopsjobs.studies.study import Study, Task
 from mopsjobs.studies.study_parser import parse_study
 from mopsjobs.utils.json_strict import read_json
 from mopsjobs.utils.ranges import Range, is_in_ranges, number_ranges
@@ -192,10 +192,6 @@ class Manifest:
     def may_grow(self) -> bool:
         """Return whether further sets may come."""
         return self.grows is not None and not self.has_ended
-
-    def with_round(self, sets: Sequence[ParameterSet]) -> Manifest:
-        """Return the manifest of a growing job with one further round."""
-        return dataclasses.replace(self, study=grown(self.study, sets), rounds=self.rounds + 1)
 
     @property
     def tasks_total(self) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -20,6 +21,7 @@ from mopsjobs.ledger.scalars import may_have_scalars
 from mopsjobs.registry.notes import CALIBRATION
 from mopsjobs.studies.calibration import Calibration
 from mopsjobs.studies.journal import (
+    NO_VALUE,
     Journal,
     Replicate,
     Round,
@@ -250,10 +252,8 @@ class Coordinator:
             for one in replicates
         ]  # fmt: skip
         value = self._sampler.judge(params, tasks)
-        if isinstance(value, str):
-            return Told(None, len(replicates), error=value)
-        if value != value or value in (float("inf"), float("-inf")):  # noqa: PLR0124 - a NaN
-            return Told(None, len(replicates), error="NoValue")
+        if isinstance(value, str) or not math.isfinite(value):
+            return Told(None, len(replicates), error=value if isinstance(value, str) else NO_VALUE)
         return Told((value,), len(replicates))
 
 
