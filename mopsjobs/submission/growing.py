@@ -70,6 +70,9 @@ RECORD_SECONDS = 3.0
 OUTAGE_SECONDS = 3600.0
 """How long to wait for a registry that does not answer."""
 
+KEPT_BYTES = 64 * 2**20
+"""Of outputs that were yielded, how many bytes stay in memory: a set may be asked for again."""
+
 FEW_TASKS = 16
 """Tasks whose outputs are found by a listing each. For more, one listing of the whole job is faster."""
 
@@ -116,7 +119,12 @@ class GrowingJob:
         self._open: defaultdict[int, list[int]] = defaultdict(list)
         """The numbers of the tasks that were not yielded, by the first with the same parameters and seed."""
         self._ends: dict[int, EndedTask] = {}
-        """The ends of these first ones."""
+        """The ends of these first ones: of older ones without their outputs, which the store has."""
+        self._held: dict[int, int] = {}
+        """The bytes of the outputs of those that were yielded, and still have them."""
+        self._held_bytes = 0
+        self._again: list[int] = []
+        """Those without outputs that were asked for again."""
         self._news: list[int] = []
         """Those of them that `ended` has to look at."""
         self._early: list[ToldTask] = []
@@ -229,6 +237,7 @@ class GrowingJob:
             has_news = self._read_channel()
             is_due = monotonic() - looked_at >= RECORD_SECONDS
             try:
+                has_news |= self._read_again()
                 if is_new or is_due or self._channel.connection is None:
                     has_news |= self._read_ledger()
                 if is_due and not has_news and self._open:
@@ -284,7 +293,8 @@ class GrowingJob:
             first = self._tasks.first_of[number]
             self._open[first].append(number)
             if first in self._ends:
-                self._news.append(first)
+                end = self._ends[first]
+                (self._again if end.outputs is None and end.error is None else self._news).append(first)
 
     def _persist(self, action: Callable[[], T]) -> T:
         """Call an action again and again while the registry does not answer."""
@@ -312,7 +322,34 @@ class GrowingJob:
         with self._lock:
             news, self._news = self._news, []
             taken = [(self._ends[first], self._open.pop(first, [])) for first in news]
+            for first in news:
+                self._hold(first)
         yield from (end._replace(number=number) for end, numbers in taken for number in numbers)
+
+    def _hold(self, first: int) -> None:
+        """Hold outputs that are about to be yielded, and forget the oldest ones if they are too many."""
+        if first not in self._held:
+            self._held[first] = sum(map(len, (self._ends[first].outputs or {}).values()))
+            self._held_bytes += self._held[first]
+        while self._held_bytes > KEPT_BYTES:
+            oldest = next(iter(self._held))
+            self._held_bytes -= self._held.pop(oldest)
+            self._ends[oldest] = self._ends[oldest]._replace(outputs=None)
+
+    def _read_again(self) -> bool:
+        """Take the outputs of tasks that were asked for again. Return whether there were any."""
+        with self._lock:
+            again, self._again = self._again, []
+        outputs: dict[int, dict[str, bytes]] = {}
+        try:
+            outputs = self._read_outputs({self.job_id: again}) if again else outputs
+        finally:
+            with self._lock:
+                self._again += [first for first in again if first not in outputs]
+                for first, values in outputs.items():
+                    self._ends[first] = self._ends[first]._replace(outputs=values)
+                self._news += outputs
+        return bool(outputs)
 
     def _note(self, number: int, outputs: dict[str, bytes] | None, error: Mapping[str, object] | None) -> None:
         with self._lock:

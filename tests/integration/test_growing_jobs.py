@@ -129,6 +129,20 @@ def test_a_task_may_end_before_its_client_knows_its_number(
     job.end()
 
 
+def test_outputs_do_not_stay_in_memory(reg: mj.Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client may ask for millions of sets. Those of a set that is asked for again are read from the store."""
+    monkeypatch.setattr("mopsjobs.submission.growing.KEPT_BYTES", 0)
+    job = begin(reg, tmp_path / "code")
+    job.add([{"x": 1}, {"x": 2, "fail": True}])
+    first = told(job)
+    assert [end.outputs for end in job._ends.values()] == [None, None]
+    job.add([{"x": 2, "fail": True}, {"x": 1}])
+    again = told(job)
+    assert first[0].outputs is not None
+    assert (again[3].outputs, again[2].error) == (first[0].outputs, first[1].error)
+    job.end()
+
+
 def test_a_coordinator_whose_journal_is_older_than_its_job_gives_way(
     reg: mj.Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
