@@ -120,9 +120,7 @@ def test_a_growing_job_without_a_runner_ends_only_after_its_idle_time(bench: Ben
     assert not load_manifest(bench.line, "job").may_grow
 
 
-def test_a_round_that_is_stored_just_before_the_end_mark_keeps_the_job_open(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_round_just_before_the_end_mark_keeps_its_job_open(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its client goes on, and has a runner started again."""
     given(bench, idle=60.0)
     job, store = client(bench), bench.line.create_if_absent
