@@ -78,13 +78,7 @@ class Study:
             UsageError: if the model is a function.
         """
         given = {name: as_plain(_as_list(value)) for name, value in locals().items() if name in studies.FIELDS}
-        function: object = model
-        if callable(function):
-            name = getattr(function, "__name__", "f")
-            raise UsageError(
-                f"invalid model {name}: expected a text like 'module:function'.",
-                hint=f"Use cell({name}) for a function of a notebook or a script.",
-            )
+        _refuse_function(model)
         self.cell = model if isinstance(model, Cell) else None
         """The function of the notebook, whose file is packed with the code; None if the code has the model."""
         self.definition: studies.Study = study_parser.parse_study(
@@ -134,7 +128,9 @@ def growing_study(model: str | Cell, replicates: int, outputs: Sequence[str] | N
 
     Raises:
         StudyError: if a field is invalid.
+        UsageError: if the model is a function.
     """
+    _refuse_function(model)
     study = Study.__new__(Study)
     study.cell = model if isinstance(model, Cell) else None
     document = {
@@ -146,6 +142,15 @@ def growing_study(model: str | Cell, replicates: int, outputs: Sequence[str] | N
     named = {name: value for name, value in document.items() if value is not None}
     study.definition = study_parser.parse_study(named, may_grow=True)
     return study
+
+
+def _refuse_function(model: object) -> None:
+    if callable(model):
+        name = getattr(model, "__name__", "f")
+        raise UsageError(
+            f"invalid model {name}: expected a text like 'module:function'.",
+            hint=f"Use cell({name}) for a function of a notebook or a script.",
+        )
 
 
 def check_is_study(study: object) -> None:

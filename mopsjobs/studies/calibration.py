@@ -262,6 +262,9 @@ def parse_calibration(document: object, source: str = "") -> Calibration:
     if not isinstance(document, dict):
         raise SpecError(source, problems or [f"expected an object, not {describe(document)}"])
     names = (*FIELDS, *SPEC_FIELDS)
+    if "parameter_sets" in document:
+        problems.append("parameter_sets: a calibration has parameters in their place, with bounds")
+        document = {name: value for name, value in document.items() if name != "parameter_sets"}
     problems += [f"{name}: unknown field{nearest(name, names, problems)}" for name in document if name not in names]
     for name in ("reduce", "targets"):
         if document.get(name) is not None:

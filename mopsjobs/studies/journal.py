@@ -21,7 +21,7 @@ from mopsjobs.studies.manifest import Manifest, load_manifest
 from mopsjobs.studies.rounds import read_rounds
 from mopsjobs.utils.intervals import mean, student_t
 from mopsjobs.utils.json_strict import read_json
-from mopsjobs.utils.scalar_keys import scalar_called
+from mopsjobs.utils.scalar_keys import is_called, no_result_has, scalar_called, short_name
 
 TOLD_VERSION = 1
 
@@ -130,6 +130,16 @@ def judge_scalars(objective: Objective, replicates: Sequence[Replicate]) -> Told
     if not all(map(math.isfinite, values)):
         return Told(None, len(rows), error=NO_VALUE)
     return Told(values, len(rows), _half_width(objective, rows) if len(values) == 1 else None)
+
+
+def lacking_scalar(objective: Objective, replicates: Iterable[Replicate]) -> str | None:
+    """Return a sentence about a scalar of the objective that no replicate has left, though they left others."""
+    left = [extract_scalars(one.outputs or {}) for one in replicates]
+    keys = sorted({key for scalars in left for key, value in scalars.items() if isinstance(value, (int, float))})
+    for name in objective.scalars or tuple(objective.observed or ()):
+        if keys and not any(is_called(key, name) for key in keys):
+            return f"The objective names '{name}', but {no_result_has(name, [*map(short_name, keys)])}"
+    return None
 
 
 def _number(value: object) -> float:

@@ -29,7 +29,7 @@ from mopsjobs.registry.notes import (
 )
 from mopsjobs.store.base import ReadableStore
 from mopsjobs.studies.adaptive import count_sets, judge_sets
-from mopsjobs.studies.rounds import check_total, grown, read_rounds
+from mopsjobs.studies.rounds import Stopped, check_total, grown, read_rounds
 from mopsjobs.studies.seeds import MOPS_JOBS, describe_seeds
 from mopsjobs.studies.study import Study, Task
 from mopsjobs.studies.study_parser import parse_study
@@ -187,6 +187,8 @@ class Manifest:
     """How many rounds of a growing job are in the study. The stored manifest has none."""
     has_ended: bool = False
     """Whether a growing job gets no further rounds."""
+    stopped: Stopped | None = None
+    """Why its client ended it early, if it did."""
 
     @property
     def may_grow(self) -> bool:
@@ -446,5 +448,10 @@ def with_rounds(store: ReadableStore, manifest: Manifest) -> Manifest:
     rounds = read_rounds(store, manifest.job_id)
     added = [one for sets in rounds.sets for one in sets]
     check_total(manifest.study, manifest.study.tasks_total, added)
-    study = grown(manifest.study, added)
-    return dataclasses.replace(manifest, study=study, rounds=len(rounds.sets), has_ended=rounds.has_ended)
+    return dataclasses.replace(
+        manifest,
+        study=grown(manifest.study, added),
+        rounds=len(rounds.sets),
+        has_ended=rounds.has_ended,
+        stopped=rounds.stopped,
+    )

@@ -27,6 +27,19 @@ ROUND_VERSION = 1
 END = json.dumps({"end": True}, separators=(",", ":")).encode()
 """The end mark: no round follows."""
 
+
+class Stopped(NamedTuple):
+    """Why a client ended its job before all that was to be done, for the record of the job."""
+
+    code: str
+    reason: str
+    """A sentence without its full stop."""
+
+    def to_mark(self) -> bytes:
+        """Return an end mark with it."""
+        return json.dumps({"end": True, **self._asdict()}, separators=(",", ":")).encode()
+
+
 READ_TOGETHER = 64
 """Rounds that are fetched together."""
 
@@ -38,6 +51,8 @@ class Rounds(NamedTuple):
     """The sets of each."""
     has_ended: bool
     """Whether the end mark follows."""
+    stopped: Stopped | None = None
+    """The reason in the end mark, if it has one."""
 
 
 def round_key(job_id: str, number: int) -> str:
@@ -100,9 +115,14 @@ def read_rounds(store: ReadableStore, job_id: str) -> Rounds:
             raise RecordError(f"the round {len(rounds) + 1} is missing", key=key)
         sets = parse_round(value, key)
         if sets is None:
-            return Rounds(tuple(rounds), has_ended=True)
+            return Rounds(tuple(rounds), has_ended=True, stopped=_stopped(read_json(value)))
         rounds.append(sets)
     return Rounds(tuple(rounds), has_ended=False)
+
+
+def _stopped(mark: Any) -> Stopped | None:
+    fields = [mark.get(name) for name in Stopped._fields]
+    return Stopped(*fields) if all(isinstance(one, str) for one in fields) else None
 
 
 def count_rounds(store: VersionedStore, job_id: str) -> int:

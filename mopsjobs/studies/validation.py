@@ -48,7 +48,10 @@ BUDGET = "BUDGET"
 """The error code of a job that was ended because its tasks had used the processor time that they may."""
 
 TARGET = "TARGET"
-"""The error code of a job that was ended because no task has left a result that its precision is about."""
+"""The error code of a job that was ended because no task has left a result that its study or calibration names."""
+
+SAMPLER = "SAMPLER"
+"""The error code of a calibration that was ended because its sampler failed."""
 
 REDUCE = "REDUCE"
 """The error code of a job whose tasks are all complete, and whose reduce function has not left its outputs."""
@@ -56,7 +59,7 @@ REDUCE = "REDUCE"
 REDUCE_TEXT = "the reduce function "
 """How an error of a record names that function."""
 
-EARLY_CODES = (FIRST, FAILURES, BUDGET, TARGET)
+EARLY_CODES = (FIRST, FAILURES, BUDGET, TARGET, SAMPLER)
 
 NAMED_MISSING = 5
 """Missing outputs that the record names. With all of them it would grow with the tasks."""
@@ -277,8 +280,10 @@ def _end_fields(state: JobState, manifest: Manifest, found: _Comparison, reasons
     """Return the status at the end of a job, and the other fields of its record."""
     completeness, due = found.completeness, found.due
     verified, total = completeness.count, completeness.expected
-    is_complete = verified == total and not due and not manifest.deferred
-    is_partial = verified or not total  # a child may have no tasks, only reductions
+    if manifest.stopped is not None:
+        reasons = reasons._replace(early=EarlyEnd(*manifest.stopped))
+    is_complete = verified == total and not due and not manifest.deferred and manifest.stopped is None
+    is_partial = verified or (not total and manifest.stopped is None)  # a child may have only reductions
     status = JobStatus.SUCCEEDED if is_complete else JobStatus.PARTIAL if is_partial else JobStatus.FAILED
     return {
         "new_status": status,

@@ -29,13 +29,16 @@ from mopsjobs.studies.journal import (
     encode_told,
     failed_replicate,
     judge_scalars,
+    lacking_scalar,
     parse_told,
     read_journal,
     told_key,
 )
 from mopsjobs.studies.journal_document import counts_of
 from mopsjobs.studies.manifest import Manifest, load_manifest
+from mopsjobs.studies.rounds import Stopped
 from mopsjobs.studies.study import param_id
+from mopsjobs.studies.validation import SAMPLER, TARGET
 from mopsjobs.submission.growing import EndedTask, continue_growing
 from mopsjobs.submission.sampler_process import SamplerProcess
 from mopsjobs.submission.session import Session
@@ -46,6 +49,9 @@ IDLE_SECONDS = 3600.0
 
 LOOK_SECONDS = 10.0
 """How often a coordinator without news looks whether the runner has ended on this machine."""
+
+MAX_REASON = 1000
+"""Characters of the reason of an early end."""
 
 OnRound = Callable[[Journal], object]
 
@@ -80,8 +86,12 @@ class GrowingRounds(Protocol):
     def ended(self, timeout: float | None) -> Iterator[EndedTask]:
         """Yield tasks as they end."""
 
-    def end(self) -> None:
+    def end(self, stopped: Stopped | None = None) -> None:
         """Store the end mark."""
+
+
+class ObjectiveError(UsageError):
+    """The objective names a scalar that no task leaves."""
 
 
 class Coordinator:
@@ -125,7 +135,8 @@ class Coordinator:
             on_round: called with the journal after each further round that was told.
 
         Raises:
-            ModelError: if the sampler fails. The job is then ended.
+            ModelError: if the sampler fails. The job is then ended, as failed or partial.
+            ObjectiveError: if no task of the first round leaves a scalar of the objective. The job is then ended too.
             JobEndError: if the job has ended before.
             JobBusyError: if another client has told or asked something else.
             StoreError: if the registry does not answer for too long.
@@ -143,15 +154,17 @@ class Coordinator:
                 following = self._next_round(sets)
                 self._note(counts_of(self.journal))  # here: its tasks are at work meanwhile
                 self._finish(following, on_round)
-        except ModelError:
-            self._end()  # its code stays as it is packed: only another job can go on
+        except (ModelError, ObjectiveError) as error:  # the code stays as it is packed: only another job can go on
+            reason = " ".join(error.message.split())[:MAX_REASON].rstrip(".")
+            with contextlib.suppress(MopsJobsError):  # another client has ended it
+                self._end(Stopped(SAMPLER if isinstance(error, ModelError) else TARGET, reason))
             raise
         self._end()
         return self.journal
 
-    def _end(self) -> None:
+    def _end(self, stopped: Stopped | None = None) -> None:
         self._note(counts_of(self.journal))
-        self._job.end()
+        self._job.end(stopped)
 
     def _replay(self, on_round: OnRound) -> None:
         """Ask and tell the sampler what the journal has, and wait for a round that was not told."""
@@ -208,7 +221,10 @@ class Coordinator:
 
     def _finish(self, one: Round, on_round: OnRound) -> None:
         """Wait for the tasks of a round, store their values, and tell the sampler."""
-        results = self._judge(one)
+        replicates = self._wait_for(one)
+        results = self._judge(one, replicates)
+        is_without = all(told.values is None for told in results) and self.journal.best is None
+        lacks = lacking_scalar(self._calibration.objective, replicates) if is_without else None
         value = encode_told(results)
         key = told_key(one.job_id, one.number)
         stored = self._job.keep(key, value)
@@ -221,8 +237,10 @@ class Coordinator:
         self.journal = dataclasses.replace(self.journal, rounds=tuple(rounds))
         self._tell(told)
         on_round(self.journal)
+        if lacks is not None:
+            raise ObjectiveError(lacks)
 
-    def _judge(self, one: Round) -> Sequence[Told]:
+    def _wait_for(self, one: Round) -> Sequence[Replicate]:
         count = self._calibration.study.max_replicates
         first = one.first * count
         wanted = range(first, first + len(one.sets) * count)
@@ -234,7 +252,10 @@ class Coordinator:
                     ends[task.number] = task
             if len(ends) == known:
                 self._revive(self._job.job_id)
-        replicates = [Replicate(*ends[number][:5]) for number in wanted]
+        return [Replicate(*ends[number][:5]) for number in wanted]
+
+    def _judge(self, one: Round, replicates: Sequence[Replicate]) -> Sequence[Told]:
+        count = self._calibration.study.max_replicates
         return [
             self._judge_set(params, replicates[place * count : (place + 1) * count])
             for place, params in enumerate(one.sets)

@@ -23,6 +23,7 @@ from mopsjobs.errors import (
     JobEndError,
     JobFailedError,
     JobPartialError,
+    NoManifestError,
     RecordError,
     StoreError,
     StoreUnavailableError,
@@ -41,6 +42,7 @@ from mopsjobs.studies.outputs import find_complete_tasks, output_key, results_pr
 from mopsjobs.studies.rounds import (
     END,
     GrowingTasks,
+    Stopped,
     as_sets,
     check_total,
     encode_round,
@@ -191,15 +193,18 @@ class GrowingJob:
             self._wakes.send_bytes(b"")
             return numbers
 
-    def end(self) -> None:
+    def end(self, stopped: Stopped | None = None) -> None:
         """Ask for nothing more. The job ends when all its tasks have ended. Repetition does no harm.
+
+        Args:
+            stopped: why it ends early, so that it has not succeeded.
 
         Raises:
             JobBusyError: if another client has asked for further sets meanwhile.
             StoreError: if the end mark cannot be stored.
         """
         with self._storing:
-            self._store_round(END)
+            self._store_round(END if stopped is None else stopped.to_mark())
             self._channel.poke()
 
     def keep(self, key: str, value: bytes) -> bytes:
@@ -520,11 +525,16 @@ def continue_growing(session: Session, job_id: str, reads: Callable[[str], bool]
         reads: returns whether the client wants an output of this name.
 
     Raises:
-        NoManifestError: if mops-jobs did not submit the job.
+        JobNotFoundError: if the job does not exist.
+        NoManifestError: if mops-jobs did not submit it.
         UsageError: if it is not a growing one.
         StoreError: if the registry cannot be read.
     """
-    manifest = load_manifest(session.store, job_id)
+    try:
+        manifest = load_manifest(session.store, job_id)
+    except NoManifestError:
+        session.registry.require_job(job_id)  # more often, there is no such job
+        raise
     if manifest.grows is None:
         raise UsageError(
             f"Job {job_id} has all its parameter sets: it is not a growing job.",

@@ -223,7 +223,9 @@ def mean_text(mean: object, half_width: object) -> str:
         return "-"
     if not isinstance(half_width, (int, float)):
         return f"{mean:.4g}"
-    places = max(0, 1 - math.floor(math.log10(half_width))) if half_width else 3
+    if half_width == 0:  # replicates that are all the same say nothing about the places
+        return f"{mean:.4g} ± 0"
+    places = max(0, 1 - math.floor(math.log10(half_width)))
     if places > MAX_PLACES or abs(mean) + half_width >= 10**MAX_PLACES:
         return f"{mean:.4g} ± {half_width:.2g}"
     return f"{mean:.{places}f} ± {half_width:.{places}f}"

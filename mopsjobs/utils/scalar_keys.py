@@ -19,6 +19,12 @@ def path_of(key: str) -> tuple[str, list[str]]:
     return name, [part.replace("~1", "/").replace("~0", "~") for part in path.split("/")] if path else []
 
 
+def short_name(key: str) -> str:
+    """Return the names on the way to a scalar, without its output unless there are none."""
+    name, path = path_of(key)
+    return ".".join(path) or name
+
+
 @lru_cache(maxsize=10_000)
 def is_called(key: str, name: str) -> bool:
     """Return whether a short name fits a key: the last names on the way, with the output before them or not."""

@@ -103,6 +103,7 @@ def test_the_best_sets_become_a_study(desk: Desk, spec: Path) -> None:
         (("spec.json", "--auto"), {"rounds": 0}, "error: invalid calibration spec.json: rounds: expected a whole"),
         (("spec.json", "--auto"), {"sampler": "nothing:Own"}, "error: The sampler cannot be loaded: ModuleNotFound"),
         (("spec.json", "--auto", "--then", "best", "x.json"), {}, "error: invalid --then 'best': expected top=N"),
+        (("nothing.json",), {}, "error: Cannot read the calibration nothing.json: No such file"),
         (("nothing",), {}, "error: Job nothing not found"),
         (("nothing", "--auto"), {}, "error: --auto has no effect with the id of a calibration, unless --rounds"),
     ],
@@ -119,7 +120,7 @@ def test_what_cannot_run_launches_nothing(
 
 
 def test_a_sampler_that_fails_ends_its_job(desk: Desk, spec: Path) -> None:
-    """The workers do not wait for rounds that never come."""
+    """The workers do not wait for rounds that never come. The record says why, so that the job has not succeeded."""
     (desk.home / "own.py").write_text("class Own:\n    def __init__(self, space, seed):\n        pass\n")
     code = "    def ask(self, n):\n        raise ValueError('as asked')\n"
     (desk.home / "own.py").write_text((desk.home / "own.py").read_text() + code)
@@ -127,4 +128,38 @@ def test_a_sampler_that_fails_ends_its_job(desk: Desk, spec: Path) -> None:
     ran = desk("calibrate", str(spec), "--auto", "--job-id", "fit")
     assert ran.code == 1
     assert "error: The sampler has failed: ValueError: as asked" in ran.err
-    assert desk.ended("fit") in ("succeeded", "failed")
+    assert desk.ended("fit") == "failed"
+    state = record(desk.jobs, "fit")
+    assert (state.error_code, state.error_message) == ("SAMPLER", "The sampler has failed: ValueError: as asked")
+    again = desk("calibrate", "fit")
+    assert again.code == 100
+    assert "fit: The sampler has failed: ValueError: as asked" in again.err
+    assert "Next: mops-jobs calibrate SPEC --auto --extend fit" in again.err
+
+
+def test_an_objective_that_no_task_leaves_is_told_after_one_round(desk: Desk, spec: Path) -> None:
+    """The job has complete tasks, and is partial, with the names that there are."""
+    spec.write_text(json.dumps({**json.loads(spec.read_text()), "objective": "los"}))
+    ran = desk("calibrate", str(spec), "--auto", "--job-id", "fit")
+    said = "The objective names 'los', but no result has it. The numbers are: a, loss. Did you mean 'loss'?"
+    assert (ran.code, ran.err.splitlines()[-1]) == (2, f"error: {said}")
+    assert desk.ended("fit") == "partial"
+    state = record(desk.jobs, "fit")
+    assert (state.tasks_total, state.error_code, (state.error_message or "").partition(";")[0]) == (4, "TARGET", said)
+    assert desk("calibrate", "fit").code == 104
+
+
+def test_the_end_is_told_once(desk: Desk, spec: Path) -> None:
+    """By the line of the wait; what comes after it says what to type next."""
+    (desk.home / "model.py").write_text(MODEL.replace("bad", "none"))
+    ran = desk.ok("calibrate", str(spec), "--auto", "--job-id", "fit", "--workers", "2")
+    assert (ran.out + ran.err).count("succeeded") == 1
+    assert ran.err.splitlines()[-2:] == ["fit: succeeded, 12/12 tasks", "Next: mops-jobs results fit --best"]
+
+
+def test_a_second_job_is_in_the_sweep_that_is_named(desk: Desk, spec: Path) -> None:
+    """The calibration that it extends joins it there, unless it has a sweep."""
+    _run(desk, str(spec), "--auto", "--job-id", "first", "--workers", "2")
+    _run(desk, str(spec), "--extend", "first", "--rounds", "4", "--job-id", "second", "--sweep", "s1", "--workers", "2")
+    _run(desk, "second", "--rounds", "5", "--job-id", "third", "--sweep", "s2", "--workers", "2")
+    assert [record(desk.jobs, job).labels["sweep"] for job in ("first", "second", "third")] == ["s1", "s1", "s2"]

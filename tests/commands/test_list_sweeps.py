@@ -94,6 +94,15 @@ def test_a_sweep_has_ended_when_its_jobs_have(cli: Cli, jobs: JobRegistry) -> No
     assert (row[1], row[3], row[6]) == ("1 partial, 1 succeeded", "several", "5m")
 
 
+def test_a_sweep_of_one_job_is_that_job(cli: Cli, jobs: JobRegistry) -> None:
+    """Its own row says more. With a second job, it is a sweep; a filter that passes one of them keeps the counts."""
+    add(jobs, "a", "succeeded", owner="ada", labels=NIGHT)
+    assert rows(cli)[0][:2] == ["a", "succeeded"]
+    assert "To see the jobs of a sweep" not in cli.ok("list").err
+    add(jobs, "b", "failed", owner="bob", labels=NIGHT)
+    assert rows(cli, "--status", "failed")[0][:2] == ["sweep=night", "1 failed of 2 jobs"]
+
+
 def test_a_thousand_jobs_are_one_row(cli: Cli, remote: Remote) -> None:
     """A second cache says the same, also offline, and so does the first one after a job has left the sweep."""
     for number in range(1000):

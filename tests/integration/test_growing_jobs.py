@@ -209,6 +209,20 @@ def test_sets_of_a_session_with_seeds_have_one_task_each(reg: mj.Registry, tmp_p
         assert (one["x"], [each["seed"] for each in two], three["x"]) == (1, [7, 8], 3)
 
 
+def test_a_session_names_what_it_takes(reg: mj.Registry) -> None:
+    """A function is none, `cell(function)` is; an id that no job has is said to be none."""
+
+    def model(params: dict[str, Any]) -> dict[str, Any]:
+        return params
+
+    with pytest.raises(mj.UsageError, match="invalid model model: expected a text like 'module:function'") as refused:
+        reg.session(model)  # type: ignore[arg-type] # what people try
+    assert refused.value.hint is not None
+    assert "cell(model)" in refused.value.hint
+    with pytest.raises(mj.JobNotFoundError, match="Job nothing not found"):
+        reg.session("nothing")
+
+
 def test_a_session_goes_on_with_a_job(reg: mj.Registry, tmp_path: Path) -> None:
     """A second program asks for more, and is not told what the first one asked for. A usual job is refused."""
     begin(reg, tmp_path / "code").add([{"x": 1}])

@@ -12,6 +12,7 @@ from typing import Any
 
 from mopsjobs.studies.calibration import Calibration, parse_calibration
 from mopsjobs.studies.journal import Journal
+from mopsjobs.studies.rounds import Stopped
 from mopsjobs.submission.calibrating import Coordinator, sampler_setup
 from mopsjobs.submission.growing import EndedTask
 from mopsjobs.submission.sampler_process import SamplerProcess
@@ -58,6 +59,7 @@ class JobInMemory:
     values: dict[str, bytes] = dataclasses.field(default_factory=dict)
     tasks: list[EndedTask] = dataclasses.field(default_factory=list)
     is_over: bool = False
+    stopped: Stopped | None = None
 
     def add(self, sets: Sequence[Mapping[str, Any]], replicates: int | None = None) -> range:
         """Run the sets of a round."""
@@ -80,9 +82,9 @@ class JobInMemory:
         """Yield all tasks, the last ones first."""
         yield from reversed(self.tasks)
 
-    def end(self) -> None:
+    def end(self, stopped: Stopped | None = None) -> None:
         """End the job."""
-        self.is_over = True
+        self.is_over, self.stopped = True, stopped
 
 
 def spec(**changes: object) -> Calibration:

@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
-from mopsjobs.app.following.follow import follow_record
+from mopsjobs.app.following.wait import StopCondition, wait_for
+from mopsjobs.app.jobs.reconcile import early_end_text
 from mopsjobs.app.run.app import App
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.local import runner_end
 from mopsjobs.engines.trust import Trust
-from mopsjobs.errors import JobBusyError, UsageError
-from mopsjobs.registry.status import SWEEP
+from mopsjobs.errors import EXIT_DONE, EXIT_JOB_FAILED, JobBusyError, UsageError
+from mopsjobs.registry.status import SWEEP, JobStatus
 from mopsjobs.studies.calibration import Calibration
 from mopsjobs.studies.journal import Evaluation, Journal
 from mopsjobs.studies.journal_document import counts_of
@@ -37,6 +38,10 @@ class Calibrated(NamedTuple):
     job_id: str
     journal: Journal
     status: str
+    exit_code: int = EXIT_DONE
+    """That of the job, if it was ended early; else whether there is a best set. Failed sets are usual."""
+    notes: tuple[str, ...] = ()
+    """Lines for the user: why it was ended early, and what comes next."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,14 +82,21 @@ def calibrate(
     if request.job_id is not None and request.rounds is None:
         journal = journal_of(request.job_id, app.session())
         if journal.has_ended or app.registry.require_job(request.job_id).is_terminal:
-            return Calibrated(request.job_id, journal, str(follow_record(request.job_id, app).status))
+            return _ended(request.job_id, journal, app)
     with _open(request, app, trust) as begun:
         for warning in begun.warnings:
             app.out.warn(warning)
         on_begin(begun.job_id)
         journal = begun.coordinator.run(lambda journal: on_round(begun.job_id, journal))
-    ending = follow_record(begun.job_id, app)
-    return Calibrated(begun.job_id, journal, str(ending.status))
+    return _ended(begun.job_id, journal, app)
+
+
+def _ended(job_id: str, journal: Journal, app: App) -> Calibrated:
+    waited = wait_for([job_id], app, StopCondition())
+    state = waited.states[0]
+    is_whole = state.status != JobStatus.CANCELLED and early_end_text(state.to_dict()) is None
+    code = (EXIT_JOB_FAILED if journal.best is None else EXIT_DONE) if is_whole else waited.exit_code
+    return Calibrated(job_id, journal, str(state.status), code, waited.notes)
 
 
 def _open(request: CalibrateRequest, app: App, trust: Trust) -> AbstractContextManager[Begun]:
@@ -112,7 +124,7 @@ def _open(request: CalibrateRequest, app: App, trust: Trust) -> AbstractContextM
     submitted = request.submit(calibration.study)
     labels = dict(submitted.labels)
     if extends is not None:
-        labels = {SWEEP: _sweep_of(extends, app), **labels}
+        labels = {SWEEP: _sweep_of(extends, app, labels.get(SWEEP)), **labels}
         if submitted.code is None and submitted.bundle is None:
             submitted = dataclasses.replace(submitted, bundle=load_manifest(session.store, extends).bundle)
     submitted = dataclasses.replace(submitted, labels=labels)
@@ -157,19 +169,23 @@ def submit_best(
     )
     session = app.session()
     submitted = request.submit(study)
-    labels = {SWEEP: _sweep_of(done.job_id, app), CALIBRATION_LABEL: done.job_id, **submitted.labels}
+    labels = {
+        SWEEP: _sweep_of(done.job_id, app, submitted.labels.get(SWEEP)),
+        CALIBRATION_LABEL: done.job_id,
+        **submitted.labels,
+    }
     bundle = load_manifest(session.store, done.job_id).bundle
     return submit(
         dataclasses.replace(submitted, code=None, bundle=bundle, job_id=None, labels=labels, foreground=False), session
     )
 
 
-def _sweep_of(job_id: str, app: App) -> str:
-    """Return the sweep of a calibration, which a second job joins. If it has none, it becomes one with its own id."""
-    labels = app.registry.require_job(job_id).labels
+def _sweep_of(job_id: str, app: App, chosen: str | None) -> str:
+    """Return the sweep of a calibration, for a second job. Without one, it joins the chosen one."""
+    labels, sweep = app.registry.require_job(job_id).labels, chosen or job_id
     if SWEEP not in labels:
-        app.registry.change_labels(job_id, {SWEEP: job_id})
-    return labels.get(SWEEP, job_id)
+        app.registry.change_labels(job_id, {SWEEP: sweep})
+    return labels.get(SWEEP, sweep)
 
 
 # --- words -----------------------------------------------------------------------------------------------------------

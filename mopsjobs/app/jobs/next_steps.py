@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mopsjobs.engines import LOCAL_ENGINES
 from mopsjobs.errors import CacheError, command_line
-from mopsjobs.registry.notes import TASK_HANGS
+from mopsjobs.registry.notes import CLIENT_TEXT, TASK_HANGS
 
 if TYPE_CHECKING:
     from mopsjobs.app.jobs.find_job import FoundJob
@@ -48,9 +48,11 @@ def next_command(job: Job, *, stale: bool, is_dead: bool = False, ends: MemoryEn
     if stale:
         return command_line("sync")
     if job["is_active"]:
-        return _look_command(job) or command_line("resume" if job["suspect"] or is_dead else "wait", job_id)
+        is_left = bool(job.get("calibration")) and job["metadata"].get("waits_for") == CLIENT_TEXT
+        verb = "resume" if job["suspect"] or is_dead else "calibrate" if is_left else "wait"
+        return _look_command(job) or command_line(verb, job_id)
     if _is_submitted(job):
-        return _command_after_end(job, ends)
+        return _calibrate_command(job) or _command_after_end(job, ends)
     return (job["status"] == "failed" and _kubectl_describe(job)) or command_line("status", job_id, "--json")
 
 
@@ -95,6 +97,14 @@ def _scontrol_show(job: Job) -> str | None:
 
     array_id = recorded_array(job)
     return None if array_id is None else f"scontrol show job {array_id}"
+
+
+def _calibrate_command(job: Job) -> str | None:
+    """Return the command that calibrates again after an error of the sampler or the objective: a new job has to."""
+    code = job["error_code"] if job.get("calibration") else None
+    if code not in ("SAMPLER", "TARGET"):
+        return None
+    return command_line("calibrate", "SPEC", f"--auto --extend {job['job_id']}" if code == "SAMPLER" else "--auto")
 
 
 def _command_after_end(job: Job, ends: MemoryEnds | None) -> str:

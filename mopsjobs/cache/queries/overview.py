@@ -279,12 +279,13 @@ def listed_rows(
 ) -> list[ListedJob | Sweep]:
     """Return a page of the jobs that pass a filter, and of the sweeps, each as the jobs that pass `whole` make it."""
     rows = page_of_rows(connection, job_filter, order=order, limit=limit, offset=offset)
-    sweeps = read_sweeps(connection, whole, [name for _, name in rows if name is not None], now)
+    found_sweeps = read_sweeps(connection, whole, [name for _, name in rows if name is not None], now)
+    sweeps = {name: sweep for name, sweep in found_sweeps.items() if sweep.is_group}
     sql = f"SELECT rowid, {_COLUMNS} FROM job WHERE rowid IN (SELECT value FROM json_each(?))"  # noqa: S608 - constant names
-    found = connection.execute(sql, (json.dumps([rowid for rowid, name in rows if name is None]),))
+    found = connection.execute(sql, (json.dumps([rowid for rowid, name in rows if name not in sweeps]),))
     known = known_to(connection, now)
     jobs = {row[0]: _listed(row[1:], known) for row in found}
-    return [jobs[rowid] if name is None else sweeps[name] for rowid, name in rows]
+    return [sweeps[name] if name in sweeps else jobs[rowid] for rowid, name in rows]
 
 
 def listed_job(connection: sqlite3.Connection, job_id: str, *, now: float) -> ListedJob:

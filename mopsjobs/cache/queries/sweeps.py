@@ -45,6 +45,11 @@ class Sweep(NamedTuple):
     """When the last one ended; None while one is active."""
 
     @property
+    def is_group(self) -> bool:
+        """Return whether it has several jobs: the row of a single one says more."""
+        return self.all_jobs > 1
+
+    @property
     def status(self) -> str:
         """Return the status of the row: of jobs that have not ended if there are any, else the most urgent one."""
         return next(status for status in self.statuses if not self.active or status not in TERMINAL)
@@ -68,7 +73,8 @@ def first_rows(
     rows = _in_order(connection, [*_first_jobs(connection, clauses, order, limit), *never_cut], order)
     shown = [row for place, row in enumerate(rows) if limit == 0 or place < limit or row[1] in kept]
     sweeps = read_sweeps(connection, job_filter, [name for _, name in shown if isinstance(name, str)], now)
-    return [rowid for rowid, _ in shown], [sweeps[name] if isinstance(name, str) else None for _, name in shown]
+    groups = {name: sweep for name, sweep in sweeps.items() if sweep.is_group}
+    return [rowid for rowid, _ in shown], [groups.get(name) if isinstance(name, str) else None for _, name in shown]
 
 
 def page_of_rows(

@@ -70,6 +70,7 @@ def test_a_parameter_knows_its_values(parameter: dict[str, Any], inside: list[ob
         ({"sampler": "tpe"}, "sampler: expected random, latin-hypercube, sobol, optuna or package.module:factory"),
         ({"n_replicates": {"min": 2, "max": 9, "until": {"peak": {"relative": 0.1}}}}, "the same replicates in each"),
         ({"reduce": "a:b"}, "reduce: a calibration has an objective in its place"),
+        ({"parameter_sets": [{"x": 1}]}, "parameter_sets: a calibration has parameters in their place, with bounds"),
         ({"samplr": "sobol"}, "samplr: unknown field, did you mean sampler?"),
     ],
 )

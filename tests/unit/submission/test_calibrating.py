@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -15,10 +16,11 @@ import pytest
 
 from mopsjobs.engines.model_errors import ModelError
 from mopsjobs.engines.model_process import SAMPLER_SOURCE
-from mopsjobs.errors import JobBusyError
+from mopsjobs.errors import JobBusyError, UsageError
 from mopsjobs.studies.journal import Journal, Told
 from mopsjobs.studies.journal_document import counts_of
 from mopsjobs.submission.calibrating import Coordinator, sampler_setup
+from mopsjobs.submission.sampler_process import SamplerProcess
 from support.calibrations import JobInMemory, archive, run_in_memory, simulate, spec
 from support.docs import ROOT
 from support.runs import is_alive, until
@@ -95,12 +97,28 @@ def test_the_script_runs_in_python_3_8() -> None:
 
 
 def test_an_objective_without_a_finite_value_has_failed() -> None:
-    """A NaN of a function and a scalar that no output has are failures of the evaluation, not of the calibration."""
+    """A NaN of a function, or an error of it, is a failure of the evaluation, not of the calibration."""
     code = {"model.py": "def loss(params, tasks):\n    return float('nan')\n\ndef wrong(params, tasks):\n    1 / 0\n"}
-    for objective, error in (("model:loss", "NoValue"), ("model:wrong", "ZeroDivisionError"), ("other", "NoValue")):
+    for objective, error in (("model:loss", "NoValue"), ("model:wrong", "ZeroDivisionError")):
         journal, _, _ = run_in_memory(spec(objective=objective, rounds=1), code)
         assert {one.told.error for one in journal.evaluations()} == {error, "ValueError"}
         assert journal.best is None
+
+
+@pytest.mark.parametrize("objective", ["los", ["cost", "los"], {"los": {"observed": 0, "sd": 1}}])
+def test_a_scalar_that_no_task_leaves_ends_the_search_after_one_round(objective: object) -> None:
+    """The error has the scalars that there are. A NaN is a value: such a search goes on."""
+    calibration, job = spec(objective=objective), JobInMemory()
+    with (
+        SamplerProcess(sys.executable, archive({}), sampler_setup(calibration), {}) as sampler,
+        pytest.raises(UsageError, match=r"names 'los', but no result has it. The numbers are: cost, loss\. Did you"),
+    ):
+        Coordinator(job, Journal(calibration, ()), sampler).run()
+    assert (len(job.values), job.is_over) == (1, True)
+    assert job.stopped is not None
+    assert job.stopped.code == "TARGET"
+    journal, _, _ = run_in_memory(spec(), model=lambda _params, _seed: {"loss": math.nan})
+    assert (journal.rounds_done, journal.best) == (6, None)
 
 
 def test_the_search_stops_below_a_value() -> None:

@@ -8,7 +8,14 @@ import statistics
 import pytest
 from scipy import stats
 
-from mopsjobs.utils.intervals import careful_interval, difference_of, mean_difference, student_t, summarize
+from mopsjobs.utils.intervals import (
+    careful_interval,
+    difference_of,
+    mean_difference,
+    mean_text,
+    student_t,
+    summarize,
+)
 
 
 def test_quantiles_of_student_are_those_of_scipy() -> None:
@@ -129,3 +136,12 @@ def test_seeds_that_are_common_to_sets_are_the_units_of_their_mean() -> None:
     over_sets, basis = mean_difference(single, None)
     assert basis == "sets"
     assert over_sets.half_width == pytest.approx(summarize([1.0, 2.0, 4.0]).half_width)
+
+
+@pytest.mark.parametrize(
+    ("mean", "half_width", "text"),
+    [(12.345, 0.42, "12.35 ± 0.42"), (12.345, None, "12.35"), (2.093e-07, 0.0, "2.093e-07 ± 0"), (None, 1.0, "-")],
+)
+def test_the_half_width_decides_the_places_of_a_mean(mean: object, half_width: object, text: str) -> None:
+    """If all numbers are the same, it says nothing about the places."""
+    assert mean_text(mean, half_width) == text

@@ -24,7 +24,7 @@ from mopsjobs.cli.commands.run.submit import AUTO_HELP, BUNDLE_HELP, add_job_fla
 from mopsjobs.cli.flags import add_trust, flag_of, full_id_type, labels_of, positive_number
 from mopsjobs.cli.launch_flags import add_launch_flags, code_to_pack
 from mopsjobs.console.result import Document, Result, Text
-from mopsjobs.errors import EXIT_DONE, EXIT_JOB_FAILED, UsageError, command_line
+from mopsjobs.errors import UsageError, command_line
 from mopsjobs.registry.calibration_counts import params_text
 from mopsjobs.studies.calibration import read_calibration
 from mopsjobs.studies.journal import Journal
@@ -82,13 +82,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, app: App) -> Result:
     """Run a calibration."""
     is_file = args.spec.lower().endswith((".json", ".yaml", ".yml"))
+    calibration = read_calibration(args.spec) if is_file else None
     if is_file and not args.auto and args.bundle is args.extend is None:
         raise UsageError(f"one of these flags is required: --auto ({AUTO_HELP}), --bundle ({BUNDLE_HELP}).")
     if not is_file:
         _check_going_on(args)
     then = None if args.then is None else _read_then(*args.then)
     request = CalibrateRequest(
-        calibration=read_calibration(args.spec) if is_file else None,
+        calibration=calibration,
         job_id=None if is_file else args.spec,
         submit=partial(_submit_request, args, app),
         extends=args.extend,
@@ -102,13 +103,13 @@ def run(args: argparse.Namespace, app: App) -> Result:
         app.out.note(describe_round(journal))
 
     done = calibrate(request, app, user_trust(args.trust, app), on_begin, on_round)
-    document, notes = document_of(done), [f"{done.job_id}: {done.status}"]
+    document, notes = document_of(done), done.notes
     if then is not None:
         submitted = submit_best(done, *then, request, app)
         document["then"] = submitted.job_id
-        notes.append(f"Launched {submitted.job_id}. Next: {command_line('wait', submitted.job_id)}")
+        notes = (f"Launched {submitted.job_id}. Next: {command_line('wait', submitted.job_id)}",)
     body = Document(document) if args.json else Text(_lines(done), indent=9)
-    return Result(body, notes=notes, exit_code=EXIT_DONE if done.journal.best else EXIT_JOB_FAILED)
+    return Result(body, notes=notes, exit_code=done.exit_code)
 
 
 def _check_going_on(args: argparse.Namespace) -> None:

@@ -137,6 +137,21 @@ def test_the_reasons_of_failed_tasks_come_before_a_resume(
 
 
 @pytest.mark.parametrize(
+    ("fields", "command"),
+    [
+        ({"is_active": True, "metadata": {"waits_for": "its client"}}, "mops-jobs calibrate a"),
+        ({"is_active": True, "metadata": {"waits_for": "a core"}}, "mops-jobs wait a"),
+        ({"status": "partial", "error_code": "SAMPLER"}, "mops-jobs calibrate SPEC --auto --extend a"),
+        ({"status": "partial", "error_code": "TARGET"}, "mops-jobs calibrate SPEC --auto"),
+    ],
+)
+def test_a_calibration_goes_on_by_its_own_command(fields: dict[str, Any], command: str) -> None:
+    """A client that is gone is replaced in the same job. After an error of its code, only a new job can go on."""
+    job = {"job_id": "a", "is_active": False, "suspect": None, "status": "running", "error_code": None, **SUBMITTED}
+    assert next_command({**job, "calibration": {"best": None}, **fields}, stale=False) == command
+
+
+@pytest.mark.parametrize(
     ("engine", "notes", "ends", "command"),
     [
         ("local", {"local_task_memory": "200MiB"}, MemoryEnds(2, 210 * MIB), "resume a --only oom --memory x2"),
