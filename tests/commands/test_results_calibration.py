@@ -172,6 +172,7 @@ def test_a_calibration_that_ran_is_told_alike_by_every_view(desk: Desk) -> None:
     assert (counts["rounds"], counts["sets"], counts["failed"]) == (6, 48, told["failed"])
     assert counts["best"]["value"] == best["sets"][0]["value"] == told["best"]["values"][0]
     assert counts["best"]["params"] == best["sets"][0]["params"] == told["best"]["params"]
+    desk.ok("register", "other", "--label", "sweep=fit")
     assert f"; best {counts['best']['value']:.4g} of cal" in desk.ok("list").out
     groups = desk.ok("failures", "cal", "--json").json["groups"]
     assert [group["count"] for group in groups] == [2 * counts["failed"]]

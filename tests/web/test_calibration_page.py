@@ -56,9 +56,11 @@ def test_a_server_without_network_names_the_command(
 
 @pytest.fixture
 def server(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """Yield a server over an embedded registry with a calibration."""
+    """Yield a server over an embedded registry with a calibration, in a sweep with another job."""
     monkeypatch.setattr(Clock, "now", lambda _clock: utc_now())
-    put_calibration(JobRegistry(open_store(cli.env["MOPS_JOBS_REGISTRY"], {})), "cal", 5, labels={"sweep": "fit"})
+    jobs = JobRegistry(open_store(cli.env["MOPS_JOBS_REGISTRY"], {}))
+    put_calibration(jobs, "cal", 5, labels={"sweep": "fit"})
+    jobs.register_job("first", labels={"sweep": "fit"})
     with serving(cli, "--sync-every", "1s") as server:
         yield server.filled()
 
@@ -67,7 +69,7 @@ def test_a_browser_follows_a_calibration(page: Page, cli: Cli, server: Server) -
     """Drawings appear when they were read, and a further round shows without a reload. Nothing is wrong for axe."""
     page.goto(f"{server.url}/jobs")
     row = page.get_by_role("row").filter(has_text="sweep=fit")
-    expect(row).to_contain_text("1 running; best 0.005")
+    expect(row).to_contain_text("1 running, 1 pending; best 0.005")
     row.get_by_role("link", name="sweep=fit").click()
     job = page.get_by_role("row").filter(has_text="cal")
     expect(job).to_contain_text("5/20 rounds")
@@ -88,8 +90,10 @@ def test_hostile_names_do_no_harm_in_any_window(window: Page, cli: Cli, server: 
     """Of a sweep, of parameters and of an objective; the drawings and the row keep within a narrow window."""
     jobs = JobRegistry(open_store(cli.env["MOPS_JOBS_REGISTRY"], {}))
     names = {HOSTILE: {"uniform": [0, 1]}, "x" * 200: {"choice": [HOSTILE, "b"]}}
+    labels = {"sweep": HOSTILE + "y" * 200}
+    jobs.register_job("even", labels=labels)
     put_calibration(
-        jobs, "odd", 2, labels={"sweep": HOSTILE + "y" * 200}, parameters=names, objective="z" * 150,
+        jobs, "odd", 2, labels=labels, parameters=names, objective="z" * 150,
         renames={"beta": HOSTILE, "mode": "x" * 200},
     )  # fmt: skip
     cli.ok("sync")
