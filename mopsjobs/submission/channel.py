@@ -164,8 +164,10 @@ def _prove(connection: Connection, key: bytes, *steps: Callable[[Connection, byt
             for step in steps:
                 step(connection, key)
             line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, 0))
-    except BaseException:
+    except BaseException as error:
         connection.close()
+        if isinstance(error, AssertionError):  # of a Python whose greeting says so of another word
+            raise AuthenticationError("no greeting") from None
         raise
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from multiprocessing.connection import Client
+from multiprocessing.connection import Client, Listener
 from pathlib import Path
 
 import pytest
 
 from mopsjobs.studies.packs import PACK_BYTES
 from mopsjobs.submission.channel import MAX_PATH, Channel, ChannelClient, ToldTask
-from support.runs import until
+from support.runs import PATIENCE, until
 
 
 @pytest.fixture
@@ -118,6 +119,18 @@ def test_a_runner_that_says_nothing_is_left_to_the_store(place: Path, monkeypatc
         client = ChannelClient(place)
         assert not client.connect()
         assert not client.connect()
+
+
+def test_a_socket_of_another_program_is_no_channel(place: Path) -> None:
+    """What it says is no greeting."""
+    with open_channel(place):
+        key = place.read_bytes()
+    with Listener(str(place.with_suffix(".socket"))) as other, ThreadPoolExecutor(1) as threads:
+        place.write_bytes(key)
+        connected = threads.submit(ChannelClient(place).connect)
+        with other.accept() as connection:
+            connection.send_bytes(b"welcome")
+            assert not connected.result(PATIENCE)
 
 
 @pytest.mark.parametrize("message", [b"x", b"[[0]]", b'[["0", null, null]]', b'[[0, {"a": "?"}, null]]', b"7"])
