@@ -46,6 +46,7 @@ from mopsjobs.errors import (
     JobNotFinishedError,
     JobPartialError,
     UsageError,
+    command_line,
     exit_code_of,
 )
 from mopsjobs.utils.text import error_line, strip_control_characters
@@ -470,7 +471,11 @@ class Registry:
 
         session = self.app.session()
         if isinstance(model, str) and ":" not in model:
-            return Session(Job(self, model), self.app, continue_growing(session, model))
+            growing = continue_growing(session, model)
+            if growing.is_calibration:
+                hint = f"Go on with it: {command_line('calibrate', model)}"
+                raise UsageError(f"Job {model} is a calibration, whose sampler asks for its sets.", hint=hint)
+            return Session(Job(self, model), self.app, growing)
         study = model if isinstance(model, Study) else growing_study(model, replicates, outputs)
         request = self._request(Registry.session, study, code, bundle, engine, None, options, without_targets=False)
         check_texts(job_id=job_id, owner=owner, sweep=sweep)

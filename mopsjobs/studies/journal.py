@@ -18,7 +18,7 @@ from mopsjobs.registry.keys import ROUND, TOLD
 from mopsjobs.store.base import ReadableStore
 from mopsjobs.studies.calibration import Calibration, Objective, parse_calibration
 from mopsjobs.studies.manifest import Manifest, load_manifest
-from mopsjobs.studies.rounds import read_rounds
+from mopsjobs.studies.rounds import read_rounds, round_key
 from mopsjobs.utils.intervals import mean, student_t
 from mopsjobs.utils.json_strict import read_json
 from mopsjobs.utils.scalar_keys import is_called, no_result_has, scalar_called, short_name
@@ -289,7 +289,7 @@ def read_journal(store: ReadableStore, manifest: Manifest) -> Journal | None:
     calibration = calibration_of(manifest)
     if calibration is None:
         return None
-    own, has_ended = _read_rounds(store, manifest.job_id)
+    own, has_ended = _read_rounds(store, manifest.job_id, calibration)
     inherited: list[Round] = []
     seen, earlier = {manifest.job_id}, (manifest.calibration or {}).get("extends")
     while earlier is not None:
@@ -297,14 +297,15 @@ def read_journal(store: ReadableStore, manifest: Manifest) -> Journal | None:
             raise RecordError("the calibration extends itself")
         seen.add(earlier)
         before = load_manifest(store, earlier)
-        if before.calibration is None:
+        searched = calibration_of(before)
+        if searched is None:
             raise NoManifestError(f"Job {earlier} is not a calibration.", job_id=earlier)
-        inherited = [one for one in _read_rounds(store, earlier)[0] if one.told is not None] + inherited
-        earlier = before.calibration.get("extends")
+        inherited = [one for one in _read_rounds(store, earlier, searched)[0] if one.told is not None] + inherited
+        earlier = (before.calibration or {}).get("extends")
     return Journal(calibration, (*inherited, *own), len(inherited), has_ended)
 
 
-def _read_rounds(store: ReadableStore, job_id: str) -> tuple[list[Round], bool]:
+def _read_rounds(store: ReadableStore, job_id: str, calibration: Calibration) -> tuple[list[Round], bool]:
     asked = read_rounds(store, job_id)
     told: dict[int, tuple[Told, ...]] = {}
     for entry in store.scan(ROUND.prefix_of(job_id)):
@@ -316,8 +317,13 @@ def _read_rounds(store: ReadableStore, job_id: str) -> tuple[list[Round], bool]:
                 value = None if found is None else found.value
             if value is not None:
                 told[int(parts["number"])] = parse_told(value, entry.key)
-    rounds, first = [], 0
+    rounds, first, objectives = [], 0, calibration.objective.scalars or (None,)
     for number, sets in enumerate(asked.sets, 1):
-        rounds.append(Round(job_id, number, first, tuple(one.params for one in sets), told.get(number)))
+        if not all(calibration.parameters.keys() <= one.params.keys() for one in sets):
+            raise RecordError("a set lacks parameters of the calibration", key=round_key(job_id, number))
+        results = told.get(number)
+        if results is not None and [len(one.values or objectives) for one in results] != [len(objectives)] * len(sets):
+            raise RecordError("its values are not those of its round", key=told_key(job_id, number))
+        rounds.append(Round(job_id, number, first, tuple(one.params for one in sets), results))
         first += len(sets)
     return rounds, asked.has_ended

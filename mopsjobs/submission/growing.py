@@ -140,6 +140,11 @@ class GrowingJob:
         self._open_tasks(range(self.tasks_total))
 
     @property
+    def is_calibration(self) -> bool:
+        """Return whether a sampler asks for its sets."""
+        return self._manifest.calibration is not None
+
+    @property
     def rounds(self) -> int:
         """Return how many rounds are known."""
         return self._rounds

@@ -155,6 +155,8 @@ def test_a_coordinator_whose_journal_is_older_than_its_job_gives_way(
         job.add([{"a": 1, "b": 1, "c": 1, "d": "good"}])
         return journal
 
+    with pytest.raises(mj.UsageError, match="whose sampler asks for its sets"):
+        reg.session("grows")
     monkeypatch.setattr(calibrating, "journal_of", read_before)
     with pytest.raises(mj.JobBusyError, match="Another client continues grows"):
         calibrating._open("grows", None, reg.app.session(), lambda _job: None)  # type: ignore[arg-type] # no sampler is asked

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
 import pytest
 
 from mopsjobs.errors import RecordError, UsageError
 from mopsjobs.store.memory import InMemoryVersionedStore
+from mopsjobs.studies.journal import Told, encode_told, read_journal, told_key
 from mopsjobs.studies.manifest import Manifest, load_manifest, manifest_key
 from mopsjobs.studies.rounds import (
     END,
@@ -19,6 +24,7 @@ from mopsjobs.studies.rounds import (
 )
 from mopsjobs.studies.study import Study
 from mopsjobs.studies.study_parser import StudyError, parse_study
+from support.calibrations import spec
 
 
 def study(**fields: object) -> Study:
@@ -113,3 +119,21 @@ def test_rounds_have_no_more_tasks_than_a_job_may_have() -> None:
         load_manifest(stored(many, n_replicates=several), "job")
     with pytest.raises(RecordError, match="expected at most 10,000,000"):
         GrowingTasks(study(n_replicates=several)).grow(as_sets([{"x": x} for x in range(20)]))
+
+
+@pytest.mark.parametrize(
+    ("params", "results", "key"),
+    [
+        ({"z": 1}, [], "rounds/job/000001.json"),
+        ({"a": 1, "b": 1, "c": 1, "d": "good"}, [], "rounds/job/000001.told.json"),
+        ({"a": 1, "b": 1, "c": 1, "d": "good"}, [Told((1.0, 2.0), 1)], "rounds/job/000001.told.json"),
+    ],
+)
+def test_a_journal_of_another_program_is_named_by_its_key(params: Mapping[str, object], results: Any, key: str) -> None:
+    """Its sets have the parameters of the calibration, and each round one result for each set."""
+    store = stored(encode_round(as_sets([params])))
+    store.create_if_absent(told_key("job", 1), encode_told(results))
+    manifest = dataclasses.replace(load_manifest(store, "job"), calibration={"spec": spec().to_dict()})
+    with pytest.raises(RecordError) as raised:
+        read_journal(store, manifest)
+    assert raised.value.key == key
