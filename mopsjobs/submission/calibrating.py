@@ -16,7 +16,7 @@ from mopsjobs.bundles.bundle import load_bundle
 from mopsjobs.engines.model_env import python_here
 from mopsjobs.engines.model_errors import ModelError
 from mopsjobs.engines.trust import python_of_launch
-from mopsjobs.errors import JobBusyError, MopsJobsError, NoManifestError, UsageError, command_line
+from mopsjobs.errors import JobBusyError, MopsJobsError, NoManifestError, UsageError, command_line, shorten
 from mopsjobs.ledger.scalars import may_have_scalars
 from mopsjobs.registry.notes import CALIBRATION
 from mopsjobs.studies.calibration import Calibration
@@ -68,8 +68,8 @@ class Sampler(Protocol):
     def tell(self, results: Sequence[tuple[Mapping[str, Any], Sequence[float] | None, int, float | None]]) -> bool:
         """Tell results, and return whether the sampler has finished."""
 
-    def judge(self, params: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -> float | str:
-        """Return the value of a set, or the type of an error."""
+    def judge(self, params: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -> float | dict[str, Any]:
+        """Return the value of a set, or an error."""
 
 
 class GrowingRounds(Protocol):
@@ -122,7 +122,7 @@ class Coordinator:
         self._note = note
         self._job, self._sampler, self._warn = job, sampler, warn
         self._replays, self._revive = replays, revive
-        self._has_finished = self._is_other = False
+        self._has_finished = self._is_other = self._has_warned = False
 
     @property
     def _calibration(self) -> Calibration:
@@ -273,8 +273,14 @@ class Coordinator:
             for one in replicates
         ]  # fmt: skip
         value = self._sampler.judge(params, tasks)
-        if isinstance(value, str) or not math.isfinite(value):
-            return Told(None, len(replicates), error=value if isinstance(value, str) else NO_VALUE)
+        if isinstance(value, dict):
+            if not self._has_warned:  # the journal has the type alone, since messages may differ from run to run
+                self._has_warned = True
+                at = f" (at {value['at']})" if value.get("at") else ""
+                self._warn(f"The objective fails: {value['type']}: {shorten(str(value['message']), MAX_REASON)}{at}")
+            return Told(None, len(replicates), error=str(value["type"]))
+        if not math.isfinite(value):
+            return Told(None, len(replicates), error=NO_VALUE)
         return Told((value,), len(replicates))
 
 

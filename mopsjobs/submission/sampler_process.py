@@ -97,8 +97,8 @@ class SamplerProcess:
         """
         return bool(self._answer({"tell": results})["finished"])
 
-    def judge(self, params: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -> float | str:
-        """Return the value of a set by the objective; the type of its error if it fails.
+    def judge(self, params: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -> float | dict[str, Any]:
+        """Return the value of a set by the objective; its error, with `type` and `message`, if it fails.
 
         Args:
             params: the parameters of the model.
@@ -113,7 +113,7 @@ class SamplerProcess:
         ]
         answer = self._ask({"params": params, "tasks": rows})
         if isinstance(broken := answer.get("broken"), dict):
-            return str(broken["type"])
+            return broken
         return float(answer["value"])
 
     def _answer(self, line: Mapping[str, object]) -> dict[str, Any]:

@@ -100,7 +100,9 @@ def test_an_objective_without_a_finite_value_has_failed() -> None:
     """A NaN of a function, or an error of it, is a failure of the evaluation, not of the calibration."""
     code = {"model.py": "def loss(params, tasks):\n    return float('nan')\n\ndef wrong(params, tasks):\n    1 / 0\n"}
     for objective, error in (("model:loss", "NoValue"), ("model:wrong", "ZeroDivisionError")):
-        journal, _, _ = run_in_memory(spec(objective=objective, rounds=1), code)
+        journal, _, warnings = run_in_memory(spec(objective=objective, rounds=1), code)
+        said = ["The objective fails: ZeroDivisionError: division by zero (at model.py:5)"]
+        assert warnings == (said if error != "NoValue" else [])
         assert {one.told.error for one in journal.evaluations()} == {error, "ValueError"}
         assert journal.best is None
 
