@@ -92,7 +92,7 @@ def test_a_field_is_an_argument_in_python_and_in_the_reference(name: str) -> Non
     argument = inspect.signature(ApiStudy).parameters[IN_PYTHON.get(name, name)]
     if argument.default is not inspect.Parameter.empty:
         assert (argument.default or None) == (FIELDS[name].default or None)
-    assert f"            {argument.name}: " in (ApiStudy.__init__.__doc__ or "")
+    assert f"\n    {argument.name}: " in str(inspect.getdoc(ApiStudy.__init__))
     assert f"\n| `{name}` |" in (DOCS / "reference/studies.md").read_text()
 
 

@@ -69,7 +69,7 @@ def test_python_has_the_filters_of_the_table() -> None:
     """The signature is written out for editors. Order does not matter, since all are given by name."""
     table = [(name, ANNOTATIONS[one.kind]) for name, one in job_arguments.filters_on(COMMANDS).items()]
     assert sorted(_python_arguments()) == sorted(table)
-    assert all(f"\n            {name}: " in str(Registry.jobs.__doc__) for name, _ in table)
+    assert all(f"\n    {name}: " in str(inspect.getdoc(Registry.jobs)) for name, _ in table)
 
 
 @pytest.mark.parametrize(
