@@ -72,6 +72,8 @@ def test_a_calibration_goes_on_after_its_end(desk: Desk, spec: Path) -> None:
     spec.write_text(json.dumps({**json.loads(spec.read_text()), "sampler": "optuna"}))
     fork = _run(desk, str(spec), "--extend", "short", "--rounds", "4", "--job-id", "fork", "--workers", "2")
     assert (fork["evaluations"], record(desk.jobs, "fork").tasks_total) == (16, 4)
+    fields = desk.ok("diff", "whole", "fork", "--json").json["study"]["fields"]
+    assert fields == {"rounds": [5, 4], "sampler": [None, "optuna"]}
     ran = desk("calibrate", str(spec), "--extend", "short")
     assert (ran.code, ran.err.splitlines()[0]) == (
         2,

@@ -168,10 +168,12 @@ def compare_jobs(
 
 def compare(jobs: Sequence[Provenance | None]) -> Comparison:
     """Compare jobs by their provenance; None for a job of which it is not known."""
-    studies = [job.manifest.study for job in jobs if job is not None and job.manifest is not None]
+    manifests = [job.manifest for job in jobs if job is not None and job.manifest is not None]
+    studies = [manifest.study for manifest in manifests]
+    specs = [(manifest.calibration or {}).get("spec") or {} for manifest in manifests]
     return Comparison(
         compare_files([None if job is None else job.files for job in jobs]),
-        compare_studies(studies) if len(studies) >= MIN_KNOWN else None,
+        compare_studies(studies, specs) if len(studies) >= MIN_KNOWN else None,
         compare_environments([[] if job is None else job.environments for job in jobs]),
         tuple(None if job is None else job.image for job in jobs),
         tuple(None if job is None or job.git is None else commit_text(job.git) for job in jobs),
@@ -255,11 +257,17 @@ def _text_lines(job: Provenance, contents: Mapping[str, bytes], name: str) -> li
     return None if len(lines) > MAX_FILE_LINES or any("\0" in line for line in lines) else lines
 
 
-def compare_studies(studies: Sequence[Study]) -> StudyDifference:
-    """Compare studies. Parameter sets are equal if their parameters and their named seeds are."""
+def compare_studies(studies: Sequence[Study], specs: Sequence[Mapping[str, Any]] = ()) -> StudyDifference:
+    """Compare studies, and the calibrations that have asked for their sets; empty specifications for other jobs.
+
+    Parameter sets are equal if their parameters and their named seeds are.
+    """
     fields: dict[str, Values] = {}
-    for name in FIELDS:
-        texts = [json.dumps(json_of(getattr(study, name)), sort_keys=True) for study in studies]
+    documents = [{name: json_of(getattr(study, name)) for name in FIELDS} for study in studies]
+    for document, spec in zip(documents, specs or [{}] * len(documents), strict=True):
+        document.update({name: value for name, value in spec.items() if name not in FIELDS})
+    for name in dict.fromkeys(name for document in documents for name in document):
+        texts = [json.dumps(document.get(name), sort_keys=True) for document in documents]
         if len(set(texts)) > 1:
             fields[name] = tuple(map(json.loads, texts))
     counts = [Counter(map(_identity, study.parameter_sets)) for study in studies]
