@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import queue
 import threading
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
@@ -59,9 +60,10 @@ class Session(Generic[J]):
         self._first = growing.tasks_total
         """Tasks that earlier clients have asked for."""
         self._requests: queue.SimpleQueue[tuple[Evaluation, int | None] | None] = queue.SimpleQueue()
-        self._done: queue.SimpleQueue[Evaluation] = queue.SimpleQueue()
         self._changed = threading.Condition()
         """Guards what follows."""
+        self._done: deque[Evaluation] = deque()
+        """What `as_completed` may yield."""
         self._evaluations: dict[int, Evaluation] = {}
         """The evaluations that wait for tasks, by the numbers of these."""
         self._ended: dict[int, EndedTask] = {}
@@ -110,11 +112,12 @@ class Session(Generic[J]):
         """
         while True:
             with self._changed:
-                if not self._untold:
+                self._changed.wait_for(lambda: self._done or not self._untold)
+                if not self._done:
                     return
-            evaluation = self._done.get()
-            with self._changed:
+                evaluation = self._done.popleft()
                 self._untold.discard(evaluation)
+                self._changed.notify_all()
             yield evaluation
 
     def close(self) -> None:
@@ -253,8 +256,7 @@ class Session(Generic[J]):
         else:
             values = [value_of(end.outputs or {}) for end in ends]
             evaluation.set_result(values[0] if len(values) == 1 else values)
-        if not is_told:
-            self._done.put(evaluation)
+        self._tell([] if is_told else [evaluation])
 
     def _fail(self, error: BaseException) -> None:
         """Give an error to all that wait, and take no further sets."""
@@ -265,8 +267,12 @@ class Session(Generic[J]):
             self._changed.notify_all()
         for evaluation in waiting:
             evaluation.set_exception(error)
-            if evaluation in untold:
-                self._done.put(evaluation)
+        self._tell(untold)
+
+    def _tell(self, evaluations: Iterable[Evaluation]) -> None:
+        with self._changed:
+            self._done += evaluations
+            self._changed.notify_all()
 
     def _warn_of_lost_runner(self) -> bool:
         """Warn if the runner has ended on this machine: no task would end. Return whether it has."""

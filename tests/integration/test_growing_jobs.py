@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,7 @@ def test_a_task_may_end_before_its_client_knows_its_number(
         job.add([{"x": 2, "fail": True}])
     assert [one.number for one in job.ended(0.0)] == [1]
     job.end()
+    reg.job("grows").wait(PATIENCE, interval=0.1)
 
 
 def test_outputs_do_not_stay_in_memory(reg: mj.Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,6 +143,7 @@ def test_outputs_do_not_stay_in_memory(reg: mj.Registry, tmp_path: Path, monkeyp
     assert first[0].outputs is not None
     assert (again[3].outputs, again[2].error) == (first[0].outputs, first[1].error)
     job.end()
+    reg.job("grows").wait(PATIENCE, interval=0.1)
 
 
 def test_a_coordinator_whose_journal_is_older_than_its_job_gives_way(
@@ -161,6 +164,7 @@ def test_a_coordinator_whose_journal_is_older_than_its_job_gives_way(
     with pytest.raises(mj.JobBusyError, match="Another client continues grows"):
         calibrating._open("grows", None, reg.app.session(), lambda _job: None)  # type: ignore[arg-type] # no sampler is asked
     job.end()
+    reg.job("grows").wait(PATIENCE, interval=0.1)
 
 
 def test_it_ends_after_its_idle_time(reg: mj.Registry, tmp_path: Path) -> None:
@@ -199,6 +203,18 @@ def test_a_session_has_futures(reg: mj.Registry, tmp_path: Path) -> None:
     assert [row["x"] for row in session.job.results()] == [3, 1, 2, 4, 4, 4, 5, 6]
 
 
+def test_threads_of_a_session_share_what_completes(reg: mj.Registry, tmp_path: Path) -> None:
+    """Each evaluation is yielded to one of them, and none waits for one that another has got."""
+    home, gate = code(tmp_path / "code"), tmp_path / "gate"
+    with reg.session("model:simulate", home, workers=2, python=sys.executable, job_id="grows") as session:
+        session.submit({"x": 1, "gate": str(gate)})
+        with ThreadPoolExecutor(2) as threads:
+            waiting = [threads.submit(lambda: [one.params["x"] for one in session.as_completed()]) for _ in range(2)]
+            gate.touch()
+            assert sorted(one.result(PATIENCE) for one in waiting) == [[], [1]]
+    reg.job("grows").wait(PATIENCE, interval=0.1)
+
+
 def test_sets_of_a_session_with_seeds_have_one_task_each(reg: mj.Registry, tmp_path: Path) -> None:
     """Others that share their round have several. What cannot be asked for is refused at once, and harms no other."""
     study = mj.Study("model:simulate", [{"x": 0}], replicates=2, seeds=[7, 8])
@@ -209,6 +225,7 @@ def test_sets_of_a_session_with_seeds_have_one_task_each(reg: mj.Registry, tmp_p
         sets = [{"params": {"x": 1}, "seed": 5}, {"x": 2}, {"params": {"x": 3}, "seed": 6}]
         one, two, three = session.map(sets)
         assert (one["x"], [each["seed"] for each in two], three["x"]) == (1, [7, 8], 3)
+    reg.job("grows").wait(PATIENCE, interval=0.1)
 
 
 def test_a_session_names_what_it_takes(reg: mj.Registry) -> None:

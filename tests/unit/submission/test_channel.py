@@ -122,7 +122,7 @@ def test_a_runner_that_says_nothing_is_left_to_the_store(place: Path, monkeypatc
 
 
 def test_a_socket_of_another_program_is_no_channel(place: Path) -> None:
-    """What it says is no greeting."""
+    """It is left to itself."""
     with open_channel(place):
         key = place.read_bytes()
     with Listener(str(place.with_suffix(".socket"))) as other, ThreadPoolExecutor(1) as threads:
