@@ -107,6 +107,13 @@ def test_a_client_that_says_nothing_keeps_nobody_waiting(place: Path) -> None:
         client.close()
 
 
+def test_a_channel_whose_socket_was_removed_ends_too(place: Path) -> None:
+    """With the directory of its job, or by a second runner of the job that took over the name."""
+    with open_channel(place):
+        place.with_suffix(".socket").unlink()
+    assert not place.exists()
+
+
 def test_a_runner_that_says_nothing_is_left_to_the_store(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The client is not kept from reading the store, nor tries again with the same runner."""
     monkeypatch.setattr("mopsjobs.submission.channel.GREETING_SECONDS", 1)
