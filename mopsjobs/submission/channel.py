@@ -127,6 +127,8 @@ class Channel:
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as waker:
             waker.connect(self._address)  # a thread that waits for clients would not notice
         self._thread.join(1.0)  # a second runner may have taken over the name of the socket
+        with contextlib.suppress(OSError):
+            self._listener.close()
         self._file.unlink(missing_ok=True)
         for peer in self._peers:
             peer.close()
