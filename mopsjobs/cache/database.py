@@ -55,13 +55,15 @@ def open_to_read(path: str, registry_id: str) -> sqlite3.Connection | None:
         return None
     with translate_sqlite_errors(path):
         connection = _connect(path, writable=False)
-        version = _schema_version(connection, path)
-        if version != SCHEMA_VERSION:
-            connection.close()
-            _check_not_newer(path, version)
-            return open_to_read(path, registry_id) if version and _upgrade(path, registry_id) else None
-        _check_registry(connection, path, registry_id)
-    return connection
+        with contextlib.ExitStack() as stack:
+            stack.callback(connection.close)
+            version = _schema_version(connection, path)
+            if version == SCHEMA_VERSION:
+                _check_registry(connection, path, registry_id)
+                stack.pop_all()
+                return connection
+        _check_not_newer(path, version)
+        return open_to_read(path, registry_id) if version and _upgrade(path, registry_id) else None
 
 
 def open_to_write(path: str, registry_id: str, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
