@@ -91,7 +91,7 @@ class GrowingRounds(Protocol):
 
 
 class ObjectiveError(UsageError):
-    """The objective names a scalar that no task leaves."""
+    """The objective names a scalar that no task leaves, or fails for each set."""
 
 
 class Coordinator:
@@ -122,7 +122,9 @@ class Coordinator:
         self._note = note
         self._job, self._sampler, self._warn = job, sampler, warn
         self._replays, self._revive = replays, revive
-        self._has_finished = self._is_other = self._has_warned = False
+        self._has_finished = self._is_other = False
+        self._failure: str | None = None
+        """How the function of the objective has failed first."""
 
     @property
     def _calibration(self) -> Calibration:
@@ -136,7 +138,8 @@ class Coordinator:
 
         Raises:
             ModelError: if the sampler fails. The job is then ended, as failed or partial.
-            ObjectiveError: if no task of the first round leaves a scalar of the objective. The job is then ended too.
+            ObjectiveError: if no set of the first round has a value, by the fault of the objective. The job is then
+                ended too.
             JobEndError: if the job has ended before.
             JobBusyError: if another client has told or asked something else.
             StoreError: if the registry does not answer for too long.
@@ -224,7 +227,10 @@ class Coordinator:
         replicates = self._wait_for(one)
         results = self._judge(one, replicates)
         is_without = all(told.values is None for told in results) and self.journal.best is None
-        lacks = lacking_scalar(self._calibration.objective, replicates) if is_without else None
+        lacks = None
+        if is_without:
+            has_numbers = any(told.error == NO_VALUE for told in results)  # a NaN is an answer of the function
+            lacks = lacking_scalar(self._calibration.objective, replicates) or (None if has_numbers else self._failure)
         value = encode_told(results)
         key = told_key(one.job_id, one.number)
         stored = self._job.keep(key, value)
@@ -274,10 +280,11 @@ class Coordinator:
         ]  # fmt: skip
         value = self._sampler.judge(params, tasks)
         if isinstance(value, dict):
-            if not self._has_warned:  # the journal has the type alone, since messages may differ from run to run
-                self._has_warned = True
+            if self._failure is None:  # the journal has the type alone, since messages may differ from run to run
                 at = f" (at {value['at']})" if value.get("at") else ""
-                self._warn(f"The objective fails: {value['type']}: {shorten(str(value['message']), MAX_REASON)}{at}")
+                message = shorten(str(value["message"]), MAX_REASON)
+                self._failure = f"The objective fails: {value['type']}: {message}{at}"
+                self._warn(self._failure)
             return Told(None, len(replicates), error=str(value["type"]))
         if not math.isfinite(value):
             return Told(None, len(replicates), error=NO_VALUE)

@@ -98,13 +98,23 @@ def test_the_script_runs_in_python_3_8() -> None:
 
 def test_an_objective_without_a_finite_value_has_failed() -> None:
     """A NaN of a function, or an error of it, is a failure of the evaluation, not of the calibration."""
-    code = {"model.py": "def loss(params, tasks):\n    return float('nan')\n\ndef wrong(params, tasks):\n    1 / 0\n"}
-    for objective, error in (("model:loss", "NoValue"), ("model:wrong", "ZeroDivisionError")):
-        journal, _, warnings = run_in_memory(spec(objective=objective, rounds=1), code)
-        said = ["The objective fails: ZeroDivisionError: division by zero (at model.py:5)"]
-        assert warnings == (said if error != "NoValue" else [])
-        assert {one.told.error for one in journal.evaluations()} == {error, "ValueError"}
-        assert journal.best is None
+    code = {"model.py": "def loss(params, tasks):\n    return 1 / 0 if params['a'] > 1 else float('nan')\n"}
+    journal, _, warnings = run_in_memory(spec(objective="model:loss", rounds=2), code)
+    assert warnings == ["The objective fails: ZeroDivisionError: division by zero (at model.py:2)"]
+    assert {one.told.error for one in journal.evaluations()} == {"NoValue", "ZeroDivisionError", "ValueError"}
+    assert (journal.rounds_done, journal.best) == (2, None)
+
+
+def test_a_function_that_fails_for_each_set_ends_the_search() -> None:
+    code = {"model.py": "def wrong(params, tasks):\n    1 / 0\n"}
+    calibration, job = spec(objective="model:wrong"), JobInMemory()
+    with (
+        SamplerProcess(sys.executable, archive(code), sampler_setup(calibration), {}) as sampler,
+        pytest.raises(UsageError, match=r"The objective fails: ZeroDivisionError: division by zero \(at model.py:2\)"),
+    ):
+        Coordinator(job, Journal(calibration, ()), sampler).run()
+    assert job.stopped is not None
+    assert job.stopped.code == "TARGET"
 
 
 @pytest.mark.parametrize("objective", ["los", ["cost", "los"], {"los": {"observed": 0, "sd": 1}}])
