@@ -225,6 +225,7 @@ def test_sets_of_a_session_with_seeds_have_one_task_each(reg: mj.Registry, tmp_p
         sets = [{"params": {"x": 1}, "seed": 5}, {"x": 2}, {"params": {"x": 3}, "seed": 6}]
         one, two, three = session.map(sets)
         assert (one["x"], [each["seed"] for each in two], three["x"]) == (1, [7, 8], 3)
+    session.job.wait(PATIENCE, interval=0.1)
     reg.job("grows").wait(PATIENCE, interval=0.1)
 
 
