@@ -134,6 +134,7 @@ def prepare_resume(request: ResumeRequest, session: Session) -> Resumable | Resu
     Raises:
         JobNotFoundError: if the job does not exist.
         NoManifestError: if the job was reported, not submitted.
+        UsageError: if the choice of tasks is not possible, or if the job is a calibration that has ended.
         StoreError: if the registry cannot be read.
         JobBusyError: if its runner is at work, or if shards of a job that has ended may still leave outputs.
         EnginePlaceError: if the record names an unknown engine.
@@ -165,6 +166,11 @@ def prepare_resume(request: ResumeRequest, session: Session) -> Resumable | Resu
         if not missing and is_correctable(state):
             infer_end(state, RunnerEnd(), session, request.sizes_of)
         return ResumeResult(None, warnings=_unknown_ends(request, manifest, missing))
+    if state.is_terminal and manifest.calibration is not None:
+        raise UsageError(
+            f"Job {job_id} is a calibration that has ended: its sampler would not be told of further tasks.",
+            hint=f"Go on with it in another job: {command_line('calibrate', job_id, '--rounds N')}",
+        )
     if find_drop(state, session) is not None and _has_left_all(state, session, is_whole=is_whole):
         deliver_shards(infer_end(state, RunnerEnd(), session).state, session)  # no shard ends such a job
         return ResumeResult(None)

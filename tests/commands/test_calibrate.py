@@ -151,6 +151,18 @@ def test_an_objective_that_no_task_leaves_is_told_after_one_round(desk: Desk, sp
     assert desk("calibrate", "fit").code == 104
 
 
+def test_a_calibration_that_has_ended_is_not_resumed(desk: Desk, spec: Path) -> None:
+    """Its sampler would not be told. No view says that one should."""
+    desk("calibrate", str(spec), "--auto", "--job-id", "fit")
+    assert desk.ended("fit") == "partial"
+    ran = desk("resume", "fit")
+    assert ran.code == 2
+    assert "mops-jobs calibrate fit --rounds N" in ran.err
+    for view in ("failures", "status"):
+        told = desk.ok(view, "fit")
+        assert "mops-jobs resume" not in told.out + told.err
+
+
 def test_the_end_is_told_once(desk: Desk, spec: Path) -> None:
     """By the line of the wait; what comes after it says what to type next."""
     (desk.home / "model.py").write_text(MODEL.replace("bad", "none"))

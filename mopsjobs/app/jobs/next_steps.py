@@ -126,6 +126,8 @@ def _command_after_end(job: Job, ends: MemoryEnds | None) -> str:
     code = job["error_code"]
     if code == "TARGET":  # a resume would end in the same way: the study names a result that no task leaves
         verb, named, options = "submit", "STUDY", f"--auto --extend {job_id}"
+    elif job.get("calibration"):
+        verb, named, options = "calibrate", job_id, "--rounds N"
     else:
         has_traceback = code == "REDUCE" or (status == "failed" and code in LOGGED_CODES)
         verb, named, options = "logs" if has_traceback else "resume", job_id, ""
@@ -202,6 +204,8 @@ def _calibration_commands(job: Job, purpose: str, options: str) -> list[tuple[st
 
 
 def _resume_commands(job: Job, ends: MemoryEnds | None) -> list[tuple[str, str]]:
+    if job.get("calibration"):  # its sampler would not be told of what a resume runs
+        return []
     found = [("Run again what ran out of memory", more)] if (more := memory_command(job, ends)) is not None else []
     return [*found, ("Run what is missing", command_line("resume", job["job_id"]))]
 
