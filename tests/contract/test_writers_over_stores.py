@@ -58,7 +58,7 @@ def test_a_checkpoint_goes_there_and_back_in_pieces(store: VersionedStore, tmp_p
     content, task = tmp_path / "content", ("job", "a" * 64, 7)
     content.write_bytes(random.Random(1).randbytes(2**20))
     for number in (1, 2):
-        assert store_checkpoint(store, *task, Saved(number, "40", "b", None, 1.0, 2**20), content)
+        assert store_checkpoint(store, *task, Saved(number, "40", "b", None, 1.0, 2**20, f"{number:016x}"), content)
     remove_checkpoints(store, *task, before=2)
     assert list(list_numbers(store, "job")) == [(task[1], 7, 2)]
     found = read_saved(store, *task, 2)

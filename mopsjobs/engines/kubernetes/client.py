@@ -228,6 +228,7 @@ class Cluster:
             return None
         if field(job, "metadata.name") != name:
             raise self.unexpected_response()
+        job["metadata"]["namespace"] = namespace  # the answer does not choose what is asked for next
         return job
 
     def pods(self, job: Object) -> list[Object]:
