@@ -246,7 +246,6 @@ def _schema_version(connection: sqlite3.Connection, path: str) -> int:
     (application_id,) = connection.execute("PRAGMA application_id").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if application_id != APPLICATION_ID and (application_id or tables):
-        connection.close()
         raise _not_a_cache_error(path)
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
