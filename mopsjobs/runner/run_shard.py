@@ -323,19 +323,18 @@ class _Run:
         """
         reporter, early, handler = self._reporter, self._early, self._handler
         tasks = self._tasks_to_run()
-        begun = None
         try:
             first = next(tasks)
         except StopIteration:
-            self._counts.started_at = shard_started_at(self._directory, self._shard.number, begun)
+            self._counts.started_at = shard_started_at(self._directory, self._shard.number, None)
             return True
         if reporter.has_ended() or not early.wait(self._on_log):
             return False  # before the model is loaded: a pod that is tried again may find the job ended
         if early.withholds():
             return True
         pool = self._open_pool(checkpoints=self._find_checkpoints())
-        if first is not None and self._shard.cores is None:  # else it may wait for a core first
-            begun = utc_now()
+        # It may wait for a core first, or for its client.
+        begun = None if first is None or self._shard.cores is not None else utc_now()
         self._counts.started_at = shard_started_at(self._directory, self._shard.number, begun)
         meter = TaskMeter(pool, self._todo, self._events, stops_at=self._shard.stops_at, on_late=self._tell_late)
         done_before = sum(self._counts.snapshot())
