@@ -538,7 +538,7 @@ def continue_growing(session: Session, job_id: str, reads: Callable[[str], bool]
     try:
         manifest = load_manifest(session.store, job_id)
     except NoManifestError:
-        session.registry.require_job(job_id)  # more often, there is no such job
+        session.registry.require_job(job_id)  # usually the job does not exist
         raise
     if manifest.grows is None:
         raise UsageError(

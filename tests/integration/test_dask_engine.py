@@ -62,7 +62,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-NOBODY = "tcp://127.0.0.1:1"
+NO_SCHEDULER = "tcp://127.0.0.1:1"
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
@@ -544,7 +544,7 @@ def test_what_the_client_says_is_read_strictly(
     (tmp_path / "astray.py").write_text(text)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(dask, "CHILD", "astray")
-    pool = DaskProcess(NOBODY, b"", {"entrypoint": "model:simulate/baseline"}, os.environ, _checkpoints(tmp_path))
+    pool = DaskProcess(NO_SCHEDULER, b"", {"entrypoint": "model:simulate/baseline"}, os.environ, _checkpoints(tmp_path))
     with pytest.raises(EngineError, match=told):
         all_of(pool, sets_of(1))
 
@@ -583,10 +583,10 @@ def test_what_is_missing_is_resumed_on_the_same_scheduler(
 def test_a_scheduler_that_does_not_answer_is_told_at_once(
     cli: Cli, local_registry: JobRegistry, seir: list[str]
 ) -> None:
-    ran = cli(*seir, "--job-id", "job", "--engine", "dask", "--scheduler", NOBODY)
+    ran = cli(*seir, "--job-id", "job", "--engine", "dask", "--scheduler", NO_SCHEDULER)
     assert ran.code == 5
     assert len(sentences(ran.err)) == 1
-    assert ran.err.startswith(f"error: The Dask scheduler {NOBODY} does not answer: ")
+    assert ran.err.startswith(f"error: The Dask scheduler {NO_SCHEDULER} does not answer: ")
     assert (record(local_registry).status, record(local_registry).error_code) == ("failed", "LAUNCH")
     assert not (JobDir.for_job("job", cli.env).path / "runner.json").exists()
 
@@ -602,7 +602,7 @@ def test_without_the_library_one_sentence_says_how_to_get_it(
     cli: Cli, local_registry: JobRegistry, seir: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)  # as the interpreter notes what cannot be imported
-    ran = cli(*seir, "--job-id", "job", "--engine", "dask", "--scheduler", NOBODY)
+    ran = cli(*seir, "--job-id", "job", "--engine", "dask", "--scheduler", NO_SCHEDULER)
     assert ran.code == 2
     assert ran.err.splitlines() == [
         "error: The dask engine needs the package distributed, which this Python does not have.",
@@ -624,7 +624,7 @@ def test_without_the_library_one_sentence_says_how_to_get_it(
             "invalid scheduler: expected an address like tcp://HOST:8786, without a password.",
         ),
         (
-            ["--scheduler", NOBODY, "--workers", "2"],
+            ["--scheduler", NO_SCHEDULER, "--workers", "2"],
             "--workers has no effect with the dask engine: the cluster has its own.",
         ),
     ],

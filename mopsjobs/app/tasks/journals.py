@@ -91,7 +91,7 @@ def find_calibration(name: str, app: App, *, offline: bool) -> FoundCalibration:
     """Find a calibration with its journal, which is read unless `offline` forbids that.
 
     Raises:
-        JobNotFoundError: if there is no such job.
+        JobNotFoundError: if the job does not exist.
         UsageError: if it is not a calibration.
         StoreUnavailableError: if its journal is neither in the registry nor in the cache.
     """
