@@ -10,9 +10,11 @@ import contextlib
 import dataclasses
 import functools
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import compress
 from typing import NamedTuple
 
+from mopsjobs.bundles.bundle import load_bundle
 from mopsjobs.bundles.packing import read_archive
 from mopsjobs.engines import ENGINES, LOCAL_ENGINES, open_engine
 from mopsjobs.engines.base import Launch, recorded_launch
@@ -26,6 +28,7 @@ from mopsjobs.errors import (
     EnginePlaceError,
     JobBusyError,
     JobExistsError,
+    JobNotFoundError,
     NoManifestError,
     UsageError,
     command_line,
@@ -46,6 +49,7 @@ from mopsjobs.submission.launch_options import LaunchOptions
 from mopsjobs.submission.launching import grown_options, make_launch, recorded_options
 from mopsjobs.submission.model_check import check_functions
 from mopsjobs.submission.offline import deliver_offline, deliver_shards
+from mopsjobs.submission.reuse import NewJob, find_extended, find_reusable
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.shard_drop import find_drop, may_lack_files
 from mopsjobs.submission.submit import Code, pack_code
@@ -89,6 +93,8 @@ class ResumeResult(NamedTuple):
     tasks: int = 0
     """Its tasks to do."""
     warnings: tuple[str, ...] = ()
+    reused: int = 0
+    """Tasks that it has without running them."""
 
 
 class Resumable(NamedTuple):
@@ -105,8 +111,8 @@ class Resumable(NamedTuple):
     """Whether this machine has just delivered what it kept of the job."""
     choices: tuple[str, ...]
     """The choices that only the record makes; see `engines.trust`. `resume_job` needs trust in each."""
-    reused: tuple[Reuse, ...] = ()
-    """Of an adaptive study: the tasks that its child goes on from."""
+    found: Completeness
+    """The tasks with complete outputs."""
 
 
 def resume(request: ResumeRequest, session: Session, trust: Trust, *, yes: bool = False) -> ResumeResult:
@@ -175,8 +181,7 @@ def prepare_resume(request: ResumeRequest, session: Session) -> Resumable | Resu
         deliver_shards(infer_end(state, RunnerEnd(), session).state, session)  # no shard ends such a job
         return ResumeResult(None)
     choices = record_choices(state, _engine_name(state), request.options, session.env)
-    reused = _reused_by_child(manifest, found)
-    return Resumable(request, state, manifest, tasks, deferred, is_delivered, choices, reused)
+    return Resumable(request, state, manifest, tasks, deferred, is_delivered, choices, found)
 
 
 def _choose(only: TaskChoice | None, manifest: Manifest, missing: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
@@ -188,21 +193,49 @@ def _choose(only: TaskChoice | None, manifest: Manifest, missing: tuple[int, ...
     return tuple(sorted(chosen)), tuple(task for task in missing if task not in chosen)
 
 
-def _reused_by_child(manifest: Manifest, found: Completeness) -> tuple[Reuse, ...]:
+def _reused_by_child(job: Resumable, new: NewJob, session: Session) -> tuple[Reuse, ...]:
     """Return the tasks that the child of a job has without running them.
 
-    The child of an adaptive study has all its tasks, since decisions may need any of them. Their values up to here are
-    those of its parent, or of a source of that.
+    What a source of reused tasks has lost, a job that continues the source may have done again. Besides, the child of
+    an adaptive study has all its tasks, since decisions may need any of them. Their values up to here are those of its
+    parent, or of a source of that.
+
+    Args:
+        job: the job.
+        new: its child.
+        session: the registry and the environment.
+
+    Raises:
+        JobBusyError: if a job that continues a source has not ended.
+        StoreError: if the registry cannot be read.
     """
-    if manifest.study.precision is None:
-        return ()
-    is_worth = reusable_tasks(manifest.study, found.values)
-    by_source: dict[tuple[str, str], list[int]] = {}
-    for number in sorted(found.values):
-        if is_worth[number]:
+    manifest, found, by_source = job.manifest, job.found, dict[tuple[str, str], set[int]]()
+    if manifest.study.precision is not None:
+        is_worth = reusable_tasks(manifest.study, found.values)
+        for number in filter(is_worth.__getitem__, found.values):
             source = (manifest.source_of(number) if found.reused[number] else None) or manifest
-            by_source.setdefault((source.job_id, source.bundle), []).append(number)
-    return tuple(Reuse.of(*source, numbers) for source, numbers in by_source.items())
+            by_source.setdefault((source.job_id, source.bundle), set()).add(number)
+    complete = frozenset(compress(manifest.numbers, found.complete)) if manifest.reused else frozenset()
+    wanted = manifest.numbers if manifest.study.precision is not None else job.tasks
+    for source in manifest.reused:
+        lost = {number for number in wanted if source.has(number) and number not in complete}
+        later = _job_that_continues(source.job_id, session) if lost else None
+        if later is None:
+            continue
+        extension = find_reusable(later, new, session, lost, found.values)
+        for line in (*extension.reasons, extension.describe(len(lost))):
+            session.note(line)
+        for one in extension.reused:
+            by_source.setdefault((one.job_id, one.bundle), set()).update(one.numbers())
+    return tuple(Reuse.of(*source, sorted(numbers)) for source, numbers in by_source.items())
+
+
+def _job_that_continues(job_id: str, session: Session) -> Manifest | None:
+    """Return the manifest of the newest job that a job was resumed as; None if it was not, or is gone."""
+    with contextlib.suppress(JobNotFoundError, NoManifestError):
+        found = find_extended(job_id, session)
+        return None if found.job_id == job_id else found
+    return None
 
 
 def _unknown_ends(request: ResumeRequest, manifest: Manifest, missing: tuple[int, ...]) -> tuple[str, ...]:
@@ -294,14 +327,20 @@ def _submit_child(job: Resumable, session: Session, trust: Trust) -> ResumeResul
         request.options.notify,
     )
     with contextlib.nullcontext(None) if request.code is None else pack_code(request.code, session) as packed:
+        bundle = job.manifest.bundle if packed is None else packed.digest
+        load_archive: Callable[[], bytes] = functools.partial(load_bundle, session.store, bundle)
+        if packed is not None:
+            load_archive = functools.partial(read_archive, packed)
+        new = NewJob(job.manifest.study, bundle, load_archive, packed is not None, engine, launch)
+        reused = _reused_by_child(job, new, session)
         manifest = Manifest(
             job_id=job_id,
             study=job.manifest.study,
-            bundle=job.manifest.bundle if packed is None else packed.digest,
+            bundle=bundle,
             only=job.tasks if job.manifest.study.precision is None else None,
             deferred=job.deferred,
             parent_job_id=state.job_id,
-            reused=job.reused,
+            reused=reused,
             engine=engine,
             owner=state.owner,
             labels={label: value for label, value in state.labels.items() if label != ARCHIVED},
@@ -309,7 +348,7 @@ def _submit_child(job: Resumable, session: Session, trust: Trust) -> ResumeResul
         )
         notify = named if named is not None else remembered_names(JobDir.for_job(state.job_id, session.env))
         if packed is not None:
-            check_functions(job.manifest.study, engine, launch, functools.partial(read_archive, packed), session)
+            check_functions(job.manifest.study, engine, launch, load_archive, session)
         unknown = _unknown_ends(request, job.manifest, (*job.tasks, *job.deferred))
         try:
             warnings = client.submit(manifest, launch, packed, notify).warnings
@@ -317,7 +356,8 @@ def _submit_child(job: Resumable, session: Session, trust: Trust) -> ResumeResul
             if later := read_later_jobs(session.registry, state).jobs:  # another process was faster
                 raise _resumed_error(state, later) from None
             raise
-        return ResumeResult(job_id, len(job.tasks), (*unknown, *warnings))
+        has = sum(one.has(number) for one in reused for number in job.tasks)
+        return ResumeResult(job_id, len(job.tasks) - has, (*unknown, *warnings), has)
 
 
 def _resumed_error(state: JobState, later: Sequence[JobState]) -> JobBusyError:

@@ -109,7 +109,13 @@ def find_extended(job_id: str, session: Session) -> Manifest:
     return load_manifest(session.store, newest.job_id)
 
 
-def find_reusable(extended: Manifest, new: NewJob, session: Session) -> Extension:
+def find_reusable(
+    extended: Manifest,
+    new: NewJob,
+    session: Session,
+    only: Collection[int] | None = None,
+    known: Mapping[int, Values] | None = None,
+) -> Extension:
     """Find the tasks of a new job that an earlier one, its ancestors and their sources have done.
 
     It costs a listing of the outputs of each of these jobs, and their ledgers and notes.
@@ -118,15 +124,18 @@ def find_reusable(extended: Manifest, new: NewJob, session: Session) -> Extensio
         extended: the result of `find_extended`.
         new: the new job.
         session: the registry and the environment.
+        only: the numbers of the tasks to find; None for all.
+        known: of an adaptive study: the values of tasks that the new job has from elsewhere.
 
     Raises:
         UsageError: if more than `MAX_REUSED` are done.
         StoreError: if the registry cannot be read.
     """
     study, environment = new.study, _environment_here(new, session)
-    left = bytearray([1]) * study.tasks_total
+    every = range(study.tasks_total)
+    left = bytearray([1]) * len(every) if only is None else bytearray(number in only for number in every)
     reused, reasons = list[Reuse](), list[str]()
-    values: dict[int, Values | None] = {}
+    values: dict[int, Values | None] = dict(known or {})
     for manifest in _sources(session.store, extended):
         if sum(reuse.task_count for reuse in manifest.reused) == manifest.tasks_total:
             continue  # it has run nothing itself
@@ -138,7 +147,7 @@ def find_reusable(extended: Manifest, new: NewJob, session: Session) -> Extensio
         # The tasks of the new study, with the outputs of the earlier job.
         wanted = dataclasses.replace(manifest, study=study, only=None, reused=())
         found = find_complete_tasks(session.store, wanted, ledger.sizes_of([manifest]), keeps_all=True)
-        numbers = list(compress(range(study.tasks_total), map(int.__and__, found.complete, left)))
+        numbers = list(compress(every, map(int.__and__, found.complete, left)))
         if not numbers:
             if manifest.study.seeds != study.seeds:
                 reasons.append(f"No task of {manifest.job_id} is reused: `seeds` of its study differs.")

@@ -376,16 +376,6 @@ def test_lost_and_damaged_outputs_are_computed_again(ran: Desk, calls_file: Path
     assert calls(calls_file).total() == 14
 
 
-def test_outputs_lost_after_the_submission_are_a_matter_of_resume(ran: Desk, calls_file: Path) -> None:
-    extend(ran, calls_file, replicates=4)
-    for entry in list(ran.store.scan(results_prefix("job"))):
-        ran.store.delete(entry.key)
-    child = ran.ok("resume", "more", "--json").json["job_id"]
-    assert ran.ended(child) == "succeeded"
-    assert calls(calls_file) == dict.fromkeys(range(SETS), 7)
-    assert len(ran.ok("results", child, "--json").out.splitlines()) == 16
-
-
 def test_a_damaged_output_is_a_matter_of_resume(ran: Desk, calls_file: Path) -> None:
     """Its task runs again, and the family has its new output."""
     cut = next(iter(ran.store.scan(results_prefix("job"))))
@@ -518,6 +508,43 @@ def test_lost_outputs_of_reused_tasks_are_missing(extended: Desk) -> None:
     ran = extended("results", "more", "--by", "set", "--json").json
     assert (ran["tasks"]["done"], ran["tasks"]["missing"]) == (13, 3)
     assert not any("has their values" in problem for problem in ran["problems"])
+
+
+def test_outputs_lost_after_the_submission_are_a_matter_of_resume(extended: Desk, calls_file: Path) -> None:
+    """Its tasks run again, unless a job that continues the source has done that: then they are taken from there."""
+    lost = [entry.key for entry in extended.store.scan(results_prefix("job"))]
+    for key in lost:
+        extended.store.delete(key)
+    before = calls(calls_file)
+    first = extended.ok("resume", "more", "--json").json["job_id"]
+    assert extended.ended(first) == "succeeded"
+    assert calls(calls_file) - before == dict.fromkeys(range(SETS), REPLICATES)
+    assert len(extended.ok("results", first, "--json").out.splitlines()) == 16
+
+
+def test_what_a_source_has_done_again_is_taken_from_there(extended: Desk, calls_file: Path) -> None:
+    """Each view says so before. Tasks that no job has done again run."""
+    lost = [entry.key for entry in extended.store.scan(results_prefix("job"))][:3]
+    for key in lost:
+        extended.store.delete(key)
+    assert extended.ok("resume", "job", "--json").json["job_id"] == "job.2"
+    assert extended.ended("job.2") == "succeeded"
+    extended.store.delete(next(iter(extended.store.list_keys(results_prefix("job")))))
+    before = calls(calls_file).total()
+    hint = "job was resumed as job.2. To take what was done again: mops-jobs resume more"
+    assert hint in extended("validate", "more").err
+    for argv in (["results", "more", "--table", "-"], ["results", "more", "--by", "set"], ["tasks", "more"]):
+        assert hint in extended(*argv).err
+    assert f"4 tasks lost outputs since. {hint}" in extended.ok("status", "more").out
+    ran = extended.ok("resume", "more", "--json")
+    assert "3 of 4 tasks reused from job.2" in ran.err
+    assert "more.2: 1 task to do" in ran.err
+    assert extended.ended("more.2") == "succeeded"
+    assert calls(calls_file).total() == before + 1
+    assert len(extended.ok("results", "more", "--json").lines) == 12
+    assert len(extended.ok("results", "more.2", "--json").lines) == 16
+    assert hint not in extended.ok("results", "more.2", "--by", "set").err
+    assert hint not in extended.ok("status", "more").out
 
 
 def test_reused_tasks_succeeded_and_used_nothing(extended: Desk) -> None:

@@ -96,7 +96,7 @@ def job_card(
     now: datetime,
     *,
     failed: str | None = None,
-    lost: int = 0,
+    lost: str = "",
     family: Family | None = None,
     remarks: Sequence[str] = (),
 ) -> dict[str, Section]:
@@ -106,7 +106,7 @@ def job_card(
         job: the job in its JSON form.
         now: the time.
         failed: how many tasks failed, and why.
-        lost: reused tasks whose outputs are gone.
+        lost: how many tasks have lost their outputs since the end.
         family: its family, if it has one.
         remarks: how its record is shown where it has values that this version reads as something near to them.
     """
@@ -152,16 +152,20 @@ def job_card(
     return {section.title: section for section in sections if section.parts}
 
 
-def count_lost_outputs(connection: sqlite3.Connection, job: Mapping[str, Any]) -> int:
-    """Count the tasks of an ended job whose outputs are gone, as a later view or a validation has found."""
+def describe_lost_outputs(connection: sqlite3.Connection, job: Mapping[str, Any], family: Family | None) -> str:
+    """Return how many tasks of an ended job have lost their outputs, as a later view or a validation has found."""
     if job["is_active"]:
-        return 0
+        return ""
     row = connection.execute("SELECT outputs_lost FROM ledger WHERE job_id = ?", (job["job_id"],)).fetchone()
-    if not reused_tasks(job)[0]:
-        return 0 if row is None else int(row[0])
-    from mopsjobs.cache.queries.ledgers import count_lost  # here: few jobs reuse tasks
+    lost, again = 0 if row is None else int(row[0]), None
+    if reused_tasks(job)[0]:
+        from mopsjobs.cache.queries.families import describe_done_again  # here: few jobs reuse tasks
+        from mopsjobs.cache.queries.ledgers import count_lost
 
-    return max(count_lost(connection, job), 0 if row is None else int(row[0]))
+        lost = max(count_lost(connection, job), lost)
+        again = describe_done_again(connection, job) if family is None or family.newest == job["job_id"] else None
+    text = f"{pluralize(lost, 'task')} lost outputs since" if lost else ""
+    return f"{text}. {again}" if text and again else text
 
 
 def _section(title: str, content: object, share: float | None = None) -> Section:
@@ -292,12 +296,11 @@ def _family(family: Family | None) -> tuple[str | None, float | None]:
     return f"{text}, in {jobs}", share
 
 
-def _outputs(job: Mapping[str, Any], lost: int) -> str | None:
+def _outputs(job: Mapping[str, Any], lost: str) -> str | None:
     """Return how many outputs were verified, and which are missing; None if they were not validated."""
-    lost_text = f"; {pluralize(lost, 'task')} lost outputs since" if lost else ""
     counts = count_outputs(job)
     if counts is None:
-        return lost_text.removeprefix("; ")
+        return lost
     missing = job["missing_outputs"]
     missing_count = missing_text(job, counts[1])
     when = "" if job["is_active"] else "when it ended, "
@@ -307,7 +310,7 @@ def _outputs(job: Mapping[str, Any], lost: int) -> str | None:
         # The id of a parameter set fills a line, and its beginning is unique within a job.
         names = (_LONG_ID.sub(r"\1…", str(name)) for name in missing[:SHOWN_OUTPUTS])
         text = f"{text}: {', '.join(names)}{more}"
-    return text + lost_text
+    return f"{text}; {lost}" if lost else text
 
 
 def duration_text(seconds: object) -> str | None:

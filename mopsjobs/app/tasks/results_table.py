@@ -26,7 +26,7 @@ from mopsjobs.app.run.freshness import Freshness, FreshnessPolicy
 from mopsjobs.app.run.job_arguments import job_filter
 from mopsjobs.cache.job_json import reused_tasks
 from mopsjobs.cache.queries import jobs as job_queries
-from mopsjobs.cache.queries.families import MAX_MEMBERS
+from mopsjobs.cache.queries.families import MAX_MEMBERS, describe_done_again
 from mopsjobs.cache.queries.ledgers import count_chunks, count_lost, count_succeeded, read_ledger
 from mopsjobs.cache.queries.task_filters import MISSING
 from mopsjobs.cache.queries.tasks import ListedTask, Simulations, TaskList, TaskQuery, temporary_database
@@ -123,14 +123,16 @@ class ResultsTable:
         reader: ScalarReader,
         collected: CollectedScalars,
         simulations: Simulations | None,
-        count_lost: Callable[[Mapping[str, object]], int],
+        connection: sqlite3.Connection,
     ) -> None:
-        """Learn the columns, and collect the scalars. `count_lost` counts the tasks whose outputs a job has lost."""
+        """Learn the columns, and collect the scalars. The connection is that of the cache."""
         self._families = families
         self._collected = collected
         self._reader = reader
         self._parameter_kinds: dict[str, set[str]] = {}
         self._tasks_lost = self._outputs_lost = 0
+        self._done_again: list[str] = []
+        """How to take what other jobs have done again of the lost tasks."""
         self.tasks_unread = 0
         """Tasks that have ended by the records of the jobs, and whose ends are not in the store yet."""
         self.simulations = simulations
@@ -140,7 +142,7 @@ class ResultsTable:
         self._ranks = [sorted(ages, reverse=True).index(age) for age in ages]
         self.left_out = 0
         """Scalars that the rows lack, since they are too large; counted while the rows are read."""
-        self._learn_tasks(count_lost)
+        self._learn_tasks(connection)
         for member in itertools.chain.from_iterable(families):
             self._reader.read(member.number, member.job.job_id, reused_tasks(member.job.job)[1])
         if self._reader.tasks_lacking and not collected.has_any():
@@ -230,6 +232,7 @@ class ResultsTable:
             sentences.append(f"The cache lacks the results of {pluralize(lacking, 'task')}.")
         if self.tasks_lost:
             sentences.append(f"The outputs of {pluralize(self.tasks_lost, 'task')} are gone, with their values.")
+        sentences += self._done_again
         if self._outputs_lost:
             lost = f"The outputs of {pluralize(self._outputs_lost, 'task')} were lost when last validated"
             sentences.append(f"{lost}: the ledger has their values.")
@@ -312,7 +315,7 @@ class ResultsTable:
         owner = row.task.row.reused_from or row.member.job.job_id
         return self._owners.get(owner, owner), self._ranks[row.family], row.task
 
-    def _learn_tasks(self, count_lost: Callable[[Mapping[str, object]], int]) -> None:
+    def _learn_tasks(self, connection: sqlite3.Connection) -> None:
         """Learn the kinds of parameters, which tasks succeeded, and how many have lost their outputs."""
         params: object = None
         missing: Counter[int] = Counter()
@@ -330,13 +333,15 @@ class ResultsTable:
                 self._collected.want(row.member.number, task.row.task, task.param_id, task.row.seed)
         for member in itertools.chain.from_iterable(self._families):
             if count := missing[member.number]:  # later jobs may have done again what this one has lost
-                self._tasks_lost += min(count, count_lost(member.job.job))
+                self._tasks_lost += min(count, count_lost(connection, member.job.job))
             if (job := member.job.job)["is_active"]:
                 reported = int(str(job["tasks_completed"])) + int(str(job["tasks_failed"] or 0))
                 self.tasks_unread += max(0, reported - ended[member.number])
         for newest, *_ in self._families:
             # Tasks that only outputs called succeeded, as reused ones, are missing by now.
             self._outputs_lost += max(0, newest.tasks.ledger.outputs_lost - missing[newest.number])
+            if missing[newest.number]:
+                self._done_again += filter(None, [describe_done_again(connection, newest.job.job)])
 
 
 def describe_unread(count: int) -> list[str]:
@@ -494,7 +499,7 @@ def read_results_table(
             may_share = len(members) > 1 and any(reused_tasks(member.job.job)[0] for member in every)
             may_repeat = may_share or any(member.tasks.has_duplicates for member in every)
             simulations = Simulations(database) if may_repeat else None
-            table = ResultsTable(members, reader, collected, simulations, functools.partial(count_lost, connection))
+            table = ResultsTable(members, reader, collected, simulations, connection)
             return view(table)
 
     if (result := app.cache.read_cached(lambda connection: [view_cache(connection)])) is None:

@@ -11,7 +11,8 @@ from mopsjobs.app.jobs.job_tasks import ledger_sizes
 from mopsjobs.app.jobs.lost_runners import end_lost_runner
 from mopsjobs.app.jobs.next_steps import is_runner_dead
 from mopsjobs.app.run.app import App
-from mopsjobs.cache.job_json import SILENT_SECONDS
+from mopsjobs.cache.job_json import SILENT_SECONDS, reused_tasks
+from mopsjobs.cache.queries.families import done_again_text
 from mopsjobs.cache.queries.ledgers import note_lost_outputs, read_ledger
 from mopsjobs.engines import has_drop, open_engine
 from mopsjobs.errors import EngineError, MopsJobsError
@@ -34,6 +35,8 @@ class ValidatedJob(NamedTuple):
     """Whether the job was only compared, since its runner is at work."""
     can_resume: bool = False
     """Whether `resume` runs the tasks again that have lost outputs: the job was not resumed before."""
+    done_again: str | None = None
+    """How to take what jobs that did reused tasks have done again."""
 
 
 def validate_job(name: str, app: App) -> ValidatedJob:
@@ -68,6 +71,7 @@ def validate_job(name: str, app: App) -> ValidatedJob:
     else:
         found = validate(app.store, app.registry, state.job_id, may_end=False, sizes_of=sizes_of)
     can_resume = found.has_lost_outputs and not read_later_jobs(app.registry, found.state).jobs
+    done_again = _done_again(found.state, app) if can_resume else None
     lost = found.state.tasks_verified - found.tasks_verified if found.has_lost_outputs else 0
     with contextlib.suppress(MopsJobsError):  # the views that follow tell it too
         if lost:
@@ -78,7 +82,7 @@ def validate_job(name: str, app: App) -> ValidatedJob:
     if found.state.is_terminal and not state.is_terminal:
         with contextlib.suppress(EngineError):
             deliver_shards(found.state, session)  # once more: nothing stays in a drop
-    return ValidatedJob(found, is_at_work and not found.state.is_terminal, can_resume)
+    return ValidatedJob(found, is_at_work and not found.state.is_terminal, can_resume, done_again)
 
 
 def _is_at_work(state: JobState, app: App, session: Session) -> bool:
@@ -91,3 +95,14 @@ def _is_at_work(state: JobState, app: App, session: Session) -> bool:
         return False
     silent = (app.now() - parse_time(state.heartbeat_at)).total_seconds()
     return silent <= SILENT_SECONDS and not is_runner_dead(job, app.env)
+
+
+def _done_again(state: JobState, app: App) -> str | None:
+    """Return `describe_done_again` as the registry has it."""
+    newest = {}
+    for source in reused_tasks(state.fields())[1]:
+        found = app.registry.get_job(source)
+        newest[source] = (
+            [source, *(job.job_id for job in read_later_jobs(app.registry, found).jobs)][-1] if found else source
+        )
+    return done_again_text(state.job_id, newest)

@@ -15,7 +15,7 @@ from mopsjobs.app.jobs.job_card import (
     MAX_TITLE,
     Section,
     annotations_of,
-    count_lost_outputs,
+    describe_lost_outputs,
     job_card,
     metadata_of,
     step_time,
@@ -101,7 +101,7 @@ class JobPage:
                 job,
                 from_timestamp(now),
                 failed=describe_failures(connection, whole_id, job["tasks_failed"], is_active=bool(job["is_active"])),
-                lost=count_lost_outputs(connection, job),
+                lost=describe_lost_outputs(connection, job, family),
                 family=family,
                 remarks=job_queries.remarks(connection, whole_id),
             )

@@ -123,5 +123,5 @@ def _describe(args: argparse.Namespace, resumed: ResumeResult) -> str:
         which = "restarted under its own id, since it had not ended"
     to_do = f"{pluralize(resumed.tasks, 'task')} to do"
     if resumed.tasks == 0:
-        to_do = "no task is left to run" if is_same else "only the reduce function to run"
+        to_do = "no task is left to run" if is_same or resumed.reused else "only the reduce function to run"
     return f"{resumed.job_id}: {to_do}; {which}"

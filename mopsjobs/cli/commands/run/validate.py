@@ -39,10 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, app: App) -> Result:
     """Validate a job."""
-    found, is_at_work, can_resume = validate_job(args.job, app)
+    found, is_at_work, can_resume, done_again = validate_job(args.job, app)
     state = found.state
     notes = [f"The runner of {state.job_id} is at work, and will end the job."] if is_at_work else []
-    warnings = _problems(found, can_resume=can_resume)
+    again = f"To run them again: {command_line('resume', state.job_id)}" if can_resume else ""
+    warnings = _problems(found, done_again or again)
     exit_code = EXIT_PARTLY_DONE if warnings else EXIT_DONE
     if args.json:
         # Decisions since the last report may have added tasks to those that the record of an adaptive study counts.
@@ -60,13 +61,17 @@ def run(args: argparse.Namespace, app: App) -> Result:
     return Result(Text([line], indent=2), notes=notes, warnings=warnings, exit_code=exit_code)
 
 
-def _problems(found: Validation, *, can_resume: bool) -> list[str]:
-    """Return which outputs are damaged, and how many tasks have lost theirs since the end of the job, as sentences."""
+def _problems(found: Validation, again: str) -> list[str]:
+    """Return which outputs are damaged, and how many tasks have lost theirs since the end of the job, as sentences.
+
+    Args:
+        found: the result of the comparison.
+        again: how to have the lost outputs again.
+    """
     problems = [*found.damaged[:SHOWN]]
     if (more := len(found.damaged) - SHOWN) > 0:
         problems.append(f"{more:,} more tasks have outputs of another size.")
     if found.has_lost_outputs:
         lost = f"The outputs of {pluralize(found.state.tasks_verified - found.tasks_verified, 'task')} were"
-        again = f" To run them again: {command_line('resume', found.state.job_id)}" if can_resume else ""
-        problems.append(f"{lost} lost or damaged since the job ended.{again}")
+        problems.append(f"{lost} lost or damaged since the job ended. {again}".rstrip())
     return problems

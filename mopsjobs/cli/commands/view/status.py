@@ -12,7 +12,7 @@ from mopsjobs.app.jobs.job_card import (
     SHOWN_MEMBERS,
     UNKNOWN,
     annotations_of,
-    count_lost_outputs,
+    describe_lost_outputs,
     failed_tasks_text,
     job_card,
     step_time,
@@ -100,7 +100,7 @@ def _lines(found: FoundJob, app: App) -> list[Line]:
         job,
         app.now(),
         failed=failed_tasks_text(job, app),
-        lost=app.cache.read_cached(lambda cache: count_lost_outputs(cache, job)) or 0,
+        lost=app.cache.read_cached(lambda cache: describe_lost_outputs(cache, job, family)) or "",
         family=family,
         remarks=found.remarks,
     )

@@ -80,7 +80,7 @@ def test_a_section_that_has_nothing_to_say_is_left_out(job: dict[str, Any]) -> N
         "Status", "Progress", "Reused", "Model", "Created", "Updated", "Owner", "Labels",
         "Metadata", "Parent",
     ]  # fmt: skip
-    fuller = job_card(job, NOW, failed="1 ValueError", lost=1, remarks=["odd"])
+    fuller = job_card(job, NOW, failed="1 ValueError", lost="1 task lost outputs since", remarks=["odd"])
     assert [title for title in fuller if title not in titles] == ["Failed", "Outputs", "Remark"]
 
 
