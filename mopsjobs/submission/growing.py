@@ -69,6 +69,9 @@ PAUSE_FACTOR = 1.3
 RECORD_SECONDS = 3.0
 """How often the record is read, and the outputs listed, while no task ends: the job may have ended otherwise."""
 
+END_SECONDS = 1.0
+"""How old may be what is known of the record when a round is stored. A job that has ended gets none."""
+
 OUTAGE_SECONDS = 3600.0
 """How long to wait for a registry that does not answer."""
 
@@ -134,6 +137,8 @@ class GrowingJob:
         self._chunks: set[str] = set()
         """The keys of the chunks that were read."""
         self._is_first = True
+        self._record_at = session.monotonic()
+        """When the record was read last: the caller has."""
         self._channel = ChannelClient(JobDir.for_job(self.job_id, session.env).channel)
         self._woken, self._wakes = Pipe(duplex=False)
         """Readable when there is news that no store tells."""
@@ -178,6 +183,7 @@ class GrowingJob:
         Raises:
             UsageError: if a set is invalid, or if the job would have too many tasks.
             TerminalStateError: if the job takes no further sets.
+            JobEndError: if the job was cancelled, or has ended otherwise before its client ended it.
             JobBusyError: if another client has asked for other sets meanwhile.
             StoreError: if the round cannot be stored.
         """
@@ -189,6 +195,8 @@ class GrowingJob:
                 check_total(self._tasks.study, self.tasks_total, parsed)
             except RecordError as error:
                 raise UsageError(f"invalid parameter sets: {error.reason}.") from None
+            if self._session.monotonic() - self._record_at >= END_SECONDS and self._persist(self._ended_without_mark):
+                self._raise_end("it takes no further parameter sets")
             self._store_round(encode_round(parsed))
             with self._lock:
                 self._rounds += 1
@@ -264,7 +272,7 @@ class GrowingJob:
             if not self._open:
                 return
             if is_over:
-                self._raise_end()
+                self._raise_end(f"{pluralize(self._count_open(), 'task')} of it did not run")
             if has_news or self._was_woken():
                 pauses.reset()
             pause = pauses.next_delay()
@@ -491,15 +499,19 @@ class GrowingJob:
         with self._lock:
             return sum(map(len, self._open.values()))
 
+    def _ended_without_mark(self) -> bool:
+        return self._has_ended() and self._session.store.get(round_key(self.job_id, self._rounds + 1)) is None
+
     def _has_ended(self) -> bool:
         state = self._session.registry.get_job(self.job_id)
+        self._record_at = self._session.monotonic()
         return state is None or state.is_terminal
 
-    def _raise_end(self) -> None:
+    def _raise_end(self, consequence: str) -> None:
         state = self._session.registry.require_job(self.job_id)
         why = f": {state.error_message}" if state.error_message else ""
         raise _END_ERRORS.get(str(state.status), JobEndError)(
-            f"Job {self.job_id} is {state.status}, and {pluralize(self._count_open(), 'task')} of it did not run{why}.",
+            f"Job {self.job_id} is {state.status}, and {consequence}{why}.",
             job_id=self.job_id,
             status=str(state.status),
         )

@@ -176,10 +176,16 @@ def _check_growing(request: SubmitRequest) -> None:
     Raises:
         UsageError: if it is one.
     """
-    study = request.study
-    if study.precision is not None or study.reduce is not None:
-        field = "n_replicates" if study.precision is not None else "reduce"
-        raise UsageError(f"invalid {field} of a growing job: its sets come one after the other; expected none.")
+    if request.study.precision is not None:
+        raise UsageError(
+            "invalid n_replicates of a growing job: its client asks for a number of replicates; expected a number.",
+            hint="Give a number. Or submit all sets as a study: that runs replicates until their mean is precise.",
+        )
+    if request.study.reduce is not None:
+        raise UsageError(
+            "invalid reduce of a growing job: its sets come one after the other; expected none.",
+            hint="Leave it out. Then submit a study of all sets, with reduce and --extend JOB: no task runs twice.",
+        )
     if not request.grows or request.grows <= 0:
         raise UsageError(f"invalid idle time {request.grows!r}: expected seconds above 0.")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -241,6 +242,13 @@ def test_a_session_names_what_it_takes(reg: mj.Registry) -> None:
     assert "cell(model)" in refused.value.hint
     with pytest.raises(mj.JobNotFoundError, match="Job nothing not found"):
         reg.session("nothing")
+    until_precise: Any = {"min": 2, "max": 9, "until": {"x": {"confidence": 0.9, "absolute": 1}}}
+    with pytest.raises(mj.UsageError, match=r"n_replicates of a growing job: .*; expected a number") as refused:
+        reg.session(mj.Study("model:simulate", [{"x": 0}], replicates=until_precise))
+    assert "submit all sets as a study" in str(refused.value.hint)
+    with pytest.raises(mj.UsageError, match=r"reduce of a growing job: .*; expected none") as refused:
+        reg.session(mj.Study("model:simulate", [{"x": 0}], reduce="model:reduce"))
+    assert "--extend JOB" in str(refused.value.hint)
 
 
 def test_a_session_goes_on_with_a_job(reg: mj.Registry, tmp_path: Path) -> None:
@@ -351,8 +359,14 @@ def test_a_killed_worker_costs_its_task_an_attempt(reg: mj.Registry, tmp_path: P
     reg.job("grows").wait(PATIENCE, interval=0.1)
 
 
-def test_a_job_that_waits_can_be_cancelled(reg: mj.Registry, env: dict[str, str], tmp_path: Path) -> None:
-    """Its runner ends. Its client is told, instead of waiting for ever."""
+def test_a_job_that_waits_can_be_cancelled(
+    reg: mj.Registry, env: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its runner ends. Its client is told, instead of waiting for ever.
+
+    A second later, it asks for nothing more: no view shows a task that was asked for after the end.
+    """
+    monkeypatch.setattr("mopsjobs.submission.growing.END_SECONDS", math.inf)
     job = begin(reg, tmp_path / "code")
     job.add([{"x": 1}])
     told(job)
@@ -361,6 +375,13 @@ def test_a_job_that_waits_can_be_cancelled(reg: mj.Registry, env: dict[str, str]
     job.add([{"x": 2}])
     with pytest.raises(mj.JobCancelledError, match="1 task of it did not run"):
         told(job)
+    monkeypatch.setattr("mopsjobs.submission.growing.END_SECONDS", 0.0)
+    with pytest.raises(mj.JobCancelledError, match="Job grows is cancelled, and it takes no further parameter sets"):
+        job.add([{"x": 3}])
+    assert len(reg.job("grows").tasks()) == 2
+    job.end()
+    with pytest.raises(mj.TerminalStateError, match="takes no further parameter sets"):
+        job.add([{"x": 3}])
 
 
 def test_a_cache_from_before_the_last_round_shows_it(reg: mj.Registry, tmp_path: Path) -> None:
