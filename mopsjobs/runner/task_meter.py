@@ -115,7 +115,8 @@ class TaskMeter:
     def update(self) -> None:
         """Note the time that has passed; and make a forecast, if one is due. Call it at least every half second."""
         now = self.clock()
-        held = 0.0 if self._pool.is_waiting else (now - self._held_at) * self._workers
+        workers = self._workers if self._pool.workers is None else self._pool.workers
+        held = 0.0 if self._pool.is_waiting else (now - self._held_at) * workers
         self._used = add_usage((self._used, ShardUsage(None, None, held, None)))
         self._held_at = now
         if now >= self._due_at and self._pool.is_ready:

@@ -143,6 +143,9 @@ TASKS_PER_WORKER = 2
 LIVENESS_SECONDS = 1.0
 """How often dead workers are looked for."""
 
+IDLE_SECONDS = 5.0
+"""How long workers for which there is no task keep cores of which a job with a core wants more: a client may think."""
+
 
 @dataclasses.dataclass(eq=False)
 class WorkerPool:
@@ -188,7 +191,7 @@ class WorkerPool:
         self._is_ending = False
         self._ending: list[WorkerProcess] = []
         """Workers that were asked to end."""
-        self._liveness_checked_at = self.clock()
+        self._liveness_checked_at = self._busy_at = self.clock()
         self._oom_kills = measurement.OomKills()
 
     def run(self, tasks: NextTasks, *, wake_seconds: float = 0.5) -> Generator[TaskResult | None, None, None]:
@@ -262,16 +265,23 @@ class WorkerPool:
     def _yield_cores(self, cores: SharedCores) -> bool:
         """Let workers go for which there is no task, and one of several if another job has no core.
 
+        Workers that stay without a task all go, if another job wants cores.
+
         Returns:
             Whether this runner waits for a core.
         """
         workers, stay = self._workers, self.waker is not None
-        may_leave = len(workers) > 1 or (stay and workers and not self._count_busy())
-        if may_leave and not any(worker.is_leaving for worker in workers) and cores.are_wanted():
-            min(workers, key=lambda worker: len(worker.tasks)).is_leaving = True
+        is_idle, now = stay and not self._count_busy(), self.clock()
+        self._busy_at = self._busy_at if is_idle else now
+        is_long_idle = now - self._busy_at >= IDLE_SECONDS
+        if cores.are_wanted(is_idle=is_long_idle) and not any(worker.is_leaving for worker in workers):
+            going = sorted(workers, key=lambda worker: len(worker.tasks))
+            for worker in going if is_long_idle else going[: is_idle or len(workers) > 1]:
+                worker.is_leaving = True
         for worker in workers:
             if worker.is_ready and not worker.tasks and (worker.is_leaving or not stay):
                 worker.leave()
+        self.workers = len(workers) if stay else self.workers
         return cores.is_waiting
 
     def _hand_out(self) -> None:

@@ -3,7 +3,8 @@
 One file per core lies in a directory of the user. A worker inherits the lock on it. So the system frees a core when its
 worker has ended, also if the runner was killed before. A runner without a worker stands in line: it has a locked ticket
 there, whose name is the time. No runner takes a core while another one with an earlier ticket is alive, and a runner
-with several workers gives one up. See docs/decisions/0075-cores-shared-by-submits.md.
+with several workers gives one up. One that has a core and finds no further one touches a file: a runner that has
+nothing to do then gives all up. See docs/decisions/0075-cores-shared-by-submits.md.
 """
 
 from __future__ import annotations
@@ -20,8 +21,11 @@ from mopsjobs.utils.files import FILE_FLAGS, make_directory
 TICKETS = "waiting"
 """The directory of the tickets, beside the files of the cores."""
 
+WISH = "wanted"
+"""The file that a runner touches which has a core and finds no further one. Its time tells a new wish from an old."""
+
 LOOK_SECONDS = 0.5
-"""How often a runner with several workers looks whether another one waits."""
+"""How often a runner looks whether another one waits, and how often it touches the file of wishes."""
 
 FLAGS = os.O_RDWR | os.O_CREAT | FILE_FLAGS
 
@@ -42,6 +46,9 @@ class SharedCores:
     _ticket: tuple[Path, int] | None = None
     """The ticket of this runner, and its file."""
     _looked_at: float = -LOOK_SECONDS
+    _wished_at: float = -LOOK_SECONDS
+    _known_wish: int | None = None
+    """The last wish that was seen, or was this runner's own; None before the first look."""
 
     @property
     def is_waiting(self) -> bool:
@@ -69,15 +76,31 @@ class SharedCores:
                 self.leave_line()
                 return file
             os.close(file)
+        if not is_first and self.clock() - self._wished_at >= LOOK_SECONDS:
+            self._wished_at = self.clock()
+            (self._directory / WISH).touch(0o600)
+            self._known_wish = self._last_wish()
         return None
 
-    def are_wanted(self) -> bool:
-        """Return whether another runner stands in line. It looks at most every half second, and else returns False."""
+    def are_wanted(self, *, is_idle: bool = False) -> bool:
+        """Return whether another runner stands in line. It looks at most every half second, and else returns False.
+
+        Args:
+            is_idle: whether a runner counts, too, that has a core and has looked in vain for a further one.
+        """
         now = self.clock()
         if now - self._looked_at < LOOK_SECONDS:
             return False
         self._looked_at = now
-        return next(self._others_in_line(), None) is not None
+        known, self._known_wish = self._known_wish, self._last_wish()
+        is_wished = known is not None and known != self._known_wish
+        return (is_idle and is_wished) or next(self._others_in_line(), None) is not None
+
+    def _last_wish(self) -> int:
+        try:
+            return (self._directory / WISH).stat().st_mtime_ns
+        except FileNotFoundError:
+            return 0
 
     def leave_line(self) -> None:
         """Remove the ticket of this runner, if it has one."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import deque
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 
 from mopsjobs.runner.pools import shared_cores
 from mopsjobs.runner.pools.base import TaskResult
-from mopsjobs.runner.pools.local import WorkerPool
+from mopsjobs.runner.pools.local import IDLE_SECONDS, WorkerPool
 from mopsjobs.runner.pools.shared_cores import SharedCores, release
 from support.runs import all_of, callers, calls, is_alive, pool_of, sets_of, study, until
 
@@ -134,6 +135,25 @@ def test_a_runner_with_a_core_takes_no_other_while_one_waits(place: Path) -> Non
         release(core)  # type: ignore[arg-type]
 
 
+def test_a_runner_without_a_task_sees_that_another_one_wants_more(place: Path) -> None:
+    """Each wish once. One from before its first look does not count, nor does its own."""
+    now = [10.0]
+    first, second = (SharedCores(place, 2, clock=lambda: now[0]) for _ in range(2))
+    cores = [first.take(is_first=True), second.take(is_first=True)]
+    seen = []
+    for wish in (first.take, second.take, lambda **_: None, second.take):
+        now[0] += 1
+        assert wish(is_first=False) is None
+        seen.append(first.are_wanted(is_idle=True))
+        assert not first.are_wanted(is_idle=True)
+    assert seen == [False, True, False, True]
+    now[0] += 1
+    second.take(is_first=False)
+    assert not first.are_wanted()
+    for core in cores:
+        release(core)  # type: ignore[arg-type]
+
+
 def test_a_file_of_a_core_is_for_its_owner_alone(place: Path) -> None:
     """Others can neither read it nor hold it."""
     core = SharedCores(place, 1).take(is_first=True)
@@ -198,6 +218,44 @@ def test_a_worker_without_a_task_gives_its_core_back(model: Path, tmp_path: Path
     assert len(all_of(second, sets_of(5))) == 5
     gate.touch()
     assert [one.position for one in ending if one is not None] == [1]
+
+
+def test_a_pool_that_waits_for_its_client_gives_all_cores_up(model: Path, tmp_path: Path) -> None:
+    """After some seconds, to a job that has one and wants more. It holds none then, and stands in line with a task."""
+    now, ended = [0.0], []
+    waker, wakes = os.pipe()
+    asked = deque(enumerate(study(sets_of(3)).tasks()))
+    due = deque([asked.popleft(), asked.popleft()])
+    pool = pool_of(model, cores=_cores(tmp_path, 3), waker=waker, clock=lambda: now[0])
+    running = pool.run(iter(lambda: due.popleft() if due else None, "never"), wake_seconds=0.02)
+
+    def step() -> int:
+        ended.extend(one.position for one in [next(running)] if one is not None)
+        return len(ended)
+
+    other = _cores(tmp_path, 3)
+    taken = [other.take(is_first=True)]
+
+    def has_taken_all() -> bool:
+        step()
+        taken.extend(core for core in [other.take(is_first=False)] if core is not None)
+        return len(taken) == 3
+
+    until(lambda: step() == 2, "the tasks to end")
+    assert [has_taken_all() for _ in range(3)] == [False] * 3
+    assert pool.workers == 2
+    now[0] = IDLE_SECONDS
+    until(has_taken_all, "the pool to give its cores up")
+    assert pool.workers == 0
+    due.append(asked.popleft())
+    step()
+    assert pool.is_waiting
+    for core in taken:
+        release(core)  # type: ignore[arg-type]
+    until(lambda: step() == 3, "the last task to end")
+    running.close()
+    os.close(waker)
+    os.close(wakes)
 
 
 def test_a_pool_that_is_closed_while_it_waits_leaves_the_line(model: Path, tmp_path: Path) -> None:
