@@ -15,7 +15,6 @@ KINDS = {
     "network": "storm.bad_networks",
     "crashes": "crashes.kinds",
     "hostile": "hostile.inputs",
-    "life": "life.day",
     "views": "views.sequences",
     "forecast": "forecast.coverage",
     "plans": "plans",

@@ -113,7 +113,6 @@ LONG = (
     "tests/integration/test_scale.py::",
     "tests/project/test_zipapp.py::test_two_builds",
     "tests/resilience/test_crash_kills.py::test_a_killed_",
-    "tests/resilience/test_life.py::test_a_d",
     "tests/resilience/test_storm.py::test_a_storm_",
     "tests/resilience/test_storm.py::test_a_sync_mirrors_all_records",
     "tests/resilience/test_views.py::test_after_each_command_all_views_agree_with_the_model[azure]",

@@ -155,7 +155,7 @@ def _take_a_broken_listing_for_a_whole_one(store: type[Any]) -> None:
     store.scan = scan
 
 
-def look_at_half_of_what_was_announced() -> None:
+def _look_at_half_of_what_was_announced() -> None:
     original = DeltaSync.run
 
     def run(self: DeltaSync, announced: set[str], *args: Any, **options: Any) -> None:
@@ -266,7 +266,7 @@ def _of(backend: str, ignore_the_version: Change, let_the_layer_below_retry: Cha
             taken_for_whole, r"\(full\) has revision", 0.8, ("half_page",)
         ),
         "a delta sync looks at half of what was announced": Defect(
-            look_at_half_of_what_was_announced, r"\(delta\) has revision"
+            _look_at_half_of_what_was_announced, r"\(delta\) has revision"
         ),
     }
 

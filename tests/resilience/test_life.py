@@ -1,59 +1,78 @@
-"""A simulated day leaves nothing behind that grows; and the trial that says so can fail.
-
-The whole of it, also over Azurite, is `./build.sh reliability --only life`.
-"""
+"""A long life leaves nothing behind that grows: two simulated days of jobs, of a sync each hour, and of a page."""
 
 from __future__ import annotations
 
-import random
+import gc
+import os
+import sqlite3
 import sys
-from collections import Counter
-from datetime import timedelta
-from pathlib import Path
+import threading
+from contextlib import closing
 
 import pytest
 
-from mopsjobs.registry.announcements import slot_of
+from mopsjobs.events.writer import record_event
 from mopsjobs.registry.job_registry import JobRegistry
-from mopsjobs.store.memory import InMemoryVersionedStore
-from reliability.life import day as life
-from reliability.life.writers import Writer, announcements, lives, reports
-from reliability.trial import Figure, Trial
-from support.cli import START, Clock
+from mopsjobs.web.site.site import MAX_IDLE
+from support.cli import Cli, add
+from support.web import Web
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Open files and memory are read as Linux tells them.")
-
-
-def _counts(figures: list[Figure]) -> dict[str, str]:
-    return {figure.what.partition(": ")[2]: str(figure.count) for figure in figures}
+WARM, HOURS = range(30, 36), range(48, 54)
+"""Announcements are kept for a day. The latter hours are compared with the former."""
+PAGES = ("/jobs", "/charts", "/metrics", "/api/v1/jobs?limit=50", "/api/v1/events", "/jobs/job-30")
+TABLES = ("job", "job_label", "event", "event_chunk", "problem", "meta")
 
 
-def test_a_day_over_one_file_leaves_nothing_behind(tmp_path: Path) -> None:
-    """Few writers, a sync each hour: nothing grows, no event is missing, and the caches equal the registry."""
-    counts = _counts(life.embedded(Trial(tmp_path, seed=1, scale=life.SHORT)))
-    assert int(counts["syncs, delta"]) > 0
-    assert int(counts["syncs, full"]) > 0
-    assert int(counts["syncs of the page by itself"]) > 1
-    assert int(counts["events that had to be there in the end, and were"]) > 0
-    assert int(counts["pages"]) > 0
+@pytest.mark.skipif(sys.platform != "linux", reason="Open files are counted as Linux tells them.")
+def test_two_days_of_syncs_prunes_and_pages_leave_nothing_behind(
+    cli: Cli, jobs: JobRegistry, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No file and no thread, no row, no announcement and no event more than a day before, and as many objects.
+
+    All commands run in this process, so what one of them leaves open or keeps is there in the end. No job is lost.
+    """
+    for name, value in (("SMALL_REGISTRY", 0), ("MAX_SHARE_READ", 2)):  # deltas, though there are few jobs
+        monkeypatch.setattr(f"mopsjobs.cache.sync.mirror.{name}", value)
+    web = Web(cli, capsys)
+    hours: list[dict[str, int]] = []
+    modes = set()
+    for hour in range(HOURS.stop):
+        job_id = f"job-{hour % 60}"
+        add(jobs, job_id, "running", labels={"exp": "1"})
+        for number in range(3):
+            record_event(jobs.store, job_id, "log", now=cli.clock.now, text=f"line {number}")
+        if hour:
+            jobs.finalize_job(f"job-{hour - 1}", "succeeded")
+        cli.clock.advance(minutes=55)
+        modes.add(cli.ok("sync", "--json").json["mode"])
+        cli.clock.advance(minutes=5)
+        cli.ok("list", "--json")
+        for path in PAGES:
+            web.get(path)
+        cli.ok("prune", "--store", "--older-than", "2h", "--yes", "-q")
+        cli.ok("prune", "--older-than", "2h", "--yes", "-q")
+        hours.append(_held(cli, jobs))
+    assert modes == {"delta", "full"}
+    assert len(list(jobs.list_jobs())) == HOURS.stop
+    for name in hours[0]:
+        before, after = (max(hours[hour][name] for hour in part) for part in (WARM, HOURS))
+        assert before > 0
+        # SQLite closes a file of a reader later, while another one reads. Each reader has two.
+        more = {"files": 2 * MAX_IDLE, "objects": before // 100}.get(name, 0)
+        assert after <= before + more, (name, [hour[name] for hour in hours])
 
 
-def test_writers_announce_what_the_day_before_is_said_to_have_announced() -> None:
-    """The plan of a day, from which the announcements of the day before are made, is what writers do."""
-    store, clock = InMemoryVersionedStore(), Clock()
-    clock.moment = START
-    minutes = range(300)
-    writer = Writer(0, lambda: store, random.Random(1), minutes, clock.now)
-    store.close = lambda: None  # type: ignore[method-assign] - of all jobs the same one
-    for minute in minutes:
-        clock.moment = START + timedelta(minutes=minute)
-        writer.work(minute)
-    writer.close()
-    planned = announcements(1, random.Random(1), minutes, lambda at: START + timedelta(minutes=at))
-    assert set(store.list_keys("changes/")) == planned
-    assert all(key >= slot_of(START) for key in planned)
-    jobs = Counter(job.status for job in JobRegistry(store).list_jobs())
-    assert sum(jobs.values()) == len(writer.done) == len(list(lives(0, random.Random(1), minutes)))
-    assert sum(one.emitted for one in writer.done) == sum(
-        len(set(reports(one, minutes))) for one in lives(0, random.Random(1), minutes)
-    )
+def _held(cli: Cli, jobs: JobRegistry) -> dict[str, int]:
+    """Return what this process, the cache and the store hold."""
+    gc.collect()
+    with closing(sqlite3.connect(cli.cache)) as cache:
+        rows = {name: cache.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in TABLES}
+    return {
+        "files": len(os.listdir("/proc/self/fd")),
+        "threads": threading.active_count(),
+        "objects": sys.getallocatedblocks(),
+        "announcements": len(list(jobs.store.list_keys("changes/"))),
+        "chunks": len(list(jobs.store.list_keys("events/"))),
+        "rows": sum(rows.values()),
+        "names of chunks": rows["event_chunk"],
+    }
