@@ -2,7 +2,7 @@
 
 A shard's packs are a log: numbered, each created once. If several packs have an output, the lowest number counts, then
 the lowest shard. A pack counts before an object of the output's own key. So what counts follows from what is stored.
-Nothing that is stored later changes it, unless of two runners one packs what the other one stored as an object.
+Nothing that is stored later changes it: a writer leaves out of a pack what another runner has stored as an object.
 
 A pack never changes, so a process reads its index once: by range where the store has ranges. It reads packs whole if
 those of the job are small together, or if a thread reads two outputs in a row from one pack. Else it reads an output

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from mopsjobs.errors import VALUE_ERRORS, InvalidKeyError, StoreError, StoreUnavailableError
 from mopsjobs.registry.keys import BUNDLE, MACHINE, OUTPUT, may_carry
@@ -60,7 +60,7 @@ def deliver(  # noqa: PLR0913 - all but five by name
             refused, as a value that can never be stored.
         log: takes small outputs; None: they stay values of their own.
         below: the beginning of the keys that are moved.
-        is_known_absent: whether the store has none of the outputs that go into packs. Else a listing tells.
+        is_known_absent: whether no pack has the outputs that go into packs. Else a listing tells.
         may_stay: whether delivered values may stay in a source that cannot remove them, on a full disk.
 
     Returns:
@@ -136,7 +136,8 @@ class _Packer:
         is_known_absent: bool,
     ) -> None:
         self._log, self._store, self._remove, self._on_refused = log, store, remove, on_refused
-        self._stored = None if is_known_absent else _Listed(store, results_prefix(job_id))
+        self._stored = None if is_known_absent else _Listed(store.list_keys(results_prefix(job_id)))
+        self._prefix = results_prefix(job_id)
         self._task: list[tuple[str, bytes]] = []
         self._pack: list[tuple[str, bytes]] = []
         self._size = 0
@@ -177,9 +178,12 @@ class _Packer:
         self._remove([key for key, _ in outputs])
 
     def _write(self) -> None:
+        """Write a pack, without what another runner has stored as objects by now: readers would see another value."""
         self._has_packed = True
+        listed = self._log.store.unpacked.scan(self._prefix, lambda: False, self._pack[0][0][:-1]) if self._pack else ()
+        objects = _Listed(entry.key for entry in listed)
         try:
-            self._log.add(self._pack)
+            self._log.add([output for output in self._pack if not objects.has(output[0])])
         except VALUE_ERRORS:  # a store with another limit
             _create(self._store, self._pack, self._on_refused)
         self._remove([key for key, _ in self._pack])
@@ -189,8 +193,8 @@ class _Packer:
 class _Listed:
     """The keys of a listing, asked for in ascending order. Nothing is requested before the first question."""
 
-    def __init__(self, store: VersionedStore, prefix: str) -> None:
-        self._keys = store.list_keys(prefix)
+    def __init__(self, keys: Iterator[str]) -> None:
+        self._keys = keys
         self._next: str | None = ""
 
     def has(self, key: str) -> bool:
