@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from mopsjobs.app.run.freshness import FreshnessPolicy
 from mopsjobs.app.run.job_arguments import CHOICES, FILTERS, NUMBER, REPEATED, SWITCH
 from mopsjobs.errors import UsageError
+from mopsjobs.registry.status import SWEEP
 from mopsjobs.utils.text import invalid_choice
 from mopsjobs.utils.times import parse_duration
 
@@ -172,15 +173,17 @@ def launch_options(
     return launch_arguments.launch_options(options, app, may_grow=may_grow)
 
 
-def labels_to_set(labels: Mapping[str, object] | None) -> dict[str, str]:
-    """Return labels of a job, as texts.
+def labels_to_set(labels: Mapping[str, object] | None, sweep: str | None = None) -> dict[str, str]:
+    """Return labels of a job, as texts; with that of its sweep, if it has one.
 
     Raises:
-        UsageError: if they are not given by their keys.
+        UsageError: if they are not given by their keys, or if the sweep has no name.
     """
+    check_texts(sweep=sweep)
+    require(sweep != "", "sweep", sweep, "a name")
     if labels is not None and not isinstance(labels, Mapping):
         raise UsageError(f"invalid labels {labels!r}: expected a dict, like {{'exp': 7}}.")
-    return {key: str(value) for key, value in (labels or {}).items()}
+    return {**{key: str(value) for key, value in (labels or {}).items()}, **({SWEEP: sweep} if sweep else {})}
 
 
 def filter_values(arguments: Mapping[str, object]) -> dict[str, object]:

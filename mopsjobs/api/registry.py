@@ -378,6 +378,7 @@ class Registry:
         job_id: str | None = None,
         owner: str | None = None,
         labels: Mapping[str, object] | None = None,
+        sweep: str | None = None,
         extend: Job | str | None = None,
         check_determinism: int | None = None,
         without_targets: bool = False,
@@ -394,6 +395,7 @@ class Registry:
             job_id: the id of the job; None: from model and time.
             owner: the owner; None: the current user.
             labels: labels of the job.
+            sweep: the label `sweep`, which groups jobs.
             extend: an earlier job, or its full id: what it has done is reused, and not run again. None to run all.
             check_determinism: first run this many tasks twice, here, and submit nothing if their outputs differ.
             without_targets: run the simulations of a study with targets, which are not evaluated.
@@ -413,7 +415,7 @@ class Registry:
             Registry.submit, study, code, bundle, engine, extend, options, without_targets=without_targets
         )
         check_texts(job_id=job_id, owner=owner)
-        request = replace(request, job_id=job_id, owner=owner, labels=labels_to_set(labels))
+        request = replace(request, job_id=job_id, owner=owner, labels=labels_to_set(labels, sweep))
         session = self.app.session()
         with prepare(request, session) as prepared:
             if check_determinism is not None:
@@ -478,8 +480,8 @@ class Registry:
             return Session(Job(self, model), self.app, growing)
         study = model if isinstance(model, Study) else growing_study(model, replicates, outputs)
         request = self._request(Registry.session, study, code, bundle, engine, None, options, without_targets=False)
-        check_texts(job_id=job_id, owner=owner, sweep=sweep)
-        given = {**labels_to_set(labels), **({} if sweep is None else {"sweep": sweep})}
+        check_texts(job_id=job_id, owner=owner)
+        given = labels_to_set(labels, sweep)
         request = replace(request, job_id=job_id, owner=owner, labels=given, grows=seconds_of(idle))
         growing = begin_growing(session, request)
         return Session(Job(self, growing.job_id), self.app, growing)
@@ -525,6 +527,7 @@ class Registry:
         job_id: str | None = None,
         owner: str | None = None,
         labels: Mapping[str, object] | None = None,
+        sweep: str | None = None,
         extend: Job | str | None = None,
         rounds: int | None = None,
         on_round: Callable[[Calibration[Job]], object] | None = None,
@@ -543,6 +546,7 @@ class Registry:
             job_id: the id of the job; None: from model and time.
             owner: the owner; None: the current user.
             labels: labels of the job.
+            sweep: the label `sweep`, which groups jobs.
             extend: an earlier calibration, or its full id, whose evaluations the sampler is told first.
             rounds: the rounds, those of earlier ones included; None for those of the calibration. With it, a job that
                 has ended goes on as a new one.
@@ -586,7 +590,7 @@ class Registry:
                 options=launched,
                 job_id=job_id,
                 owner=owner,
-                labels=labels_to_set(labels),
+                labels=labels_to_set(labels, sweep),
             ),
             extends=extends,
             rounds=rounds,

@@ -80,7 +80,8 @@ CREATE TABLE tally (
 
 -- The order of indexes matters: between two that are as good for a query, SQLite takes one by it.
 CREATE UNIQUE INDEX idx_job_key ON job (key);
-CREATE INDEX idx_job_changed_ts ON job (changed_ts);
+-- With the sweep: a list passes over thousands of its jobs without their rows.
+CREATE INDEX idx_job_changed_ts ON job (changed_ts, sweep);
 CREATE INDEX idx_job_status_changed_ts ON job (status, changed_ts);
 -- Partial: the few jobs that every listing shows, however old they are.
 CREATE INDEX idx_job_active ON job (changed_ts) WHERE is_active = 1;
@@ -88,7 +89,7 @@ CREATE INDEX idx_job_name ON job (name);
 -- With all that the row of a sweep shows. Few jobs are in one, so others cost nothing.
 CREATE INDEX idx_job_sweep ON job (
     sweep, status, is_active, changed_ts, created_ts, ended_ts, owner, study, suspect, heartbeat_ts, tasks_total,
-    tasks_completed, best
+    tasks_completed, best, job_id
 ) WHERE sweep IS NOT NULL;
 CREATE INDEX idx_job_generation ON job (generation);
 CREATE INDEX idx_job_parent ON job (parent_job_id) WHERE parent_job_id IS NOT NULL;

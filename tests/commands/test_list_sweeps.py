@@ -103,6 +103,31 @@ def test_a_sweep_of_one_job_is_that_job(cli: Cli, jobs: JobRegistry) -> None:
     assert rows(cli, "--status", "failed")[0][:2] == ["sweep=night", "1 failed of 2 jobs"]
 
 
+def test_a_resumed_job_counts_once(cli: Cli, jobs: JobRegistry) -> None:
+    """As the job that took up its tasks, with those of both. A filter that passes one of them counts that."""
+    add(jobs, "a", "partial", labels=NIGHT, tasks_total=10, tasks_completed=6)
+    add(jobs, "b", "succeeded", labels=NIGHT, tasks_total=10, tasks_completed=10)
+    add(jobs, "a.2", "running", labels=NIGHT, tasks_total=4, tasks_completed=1, parent_job_id="a")
+    assert rows(cli)[0][:3] == ["sweep=night", "1 running, 1 succeeded", "17/20"]
+    assert rows(cli, "--status", "partial")[0][:3] == ["sweep=night", "1 partial of 2 jobs", "6/10"]
+    jobs.update_status("a.2", "cancelled")
+    assert rows(cli)[0][:2] == ["sweep=night", "1 partial, 1 cancelled, 1 succeeded"]
+    add(jobs, "c", "failed", labels={"sweep": "one"}, tasks_total=5)
+    add(jobs, "c.2", "succeeded", labels={"sweep": "one"}, tasks_total=5, tasks_completed=5, parent_job_id="c")
+    assert rows(cli, "--sort", "created")[1][:3] == ["sweep=one", "1 succeeded", "5/5"]
+
+
+def test_rows_below_a_long_sweep_are_found(cli: Cli, jobs: JobRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listing does not read all jobs of a sweep to come to the next row, and keeps the order."""
+    monkeypatch.setattr("mopsjobs.cache.queries.sweeps.SKIPPED", 1)
+    for number, name in enumerate("x-xxx-yy-zzz"):
+        add(jobs, f"j-{number:02}", "succeeded", labels={} if name == "-" else {"sweep": name})
+        cli.clock.advance(seconds=1)
+    expected = ["sweep=z", "j-08", "sweep=y", "j-05", "sweep=x", "j-01"]
+    assert [row[0] for row in rows(cli)] == expected
+    assert [row[0] for row in rows(cli, "--limit", "5")] == expected[:5]
+
+
 def test_a_thousand_jobs_are_one_row(cli: Cli, remote: Remote) -> None:
     """A second cache says the same, also offline, and so does the first one after a job has left the sweep."""
     for number in range(1000):

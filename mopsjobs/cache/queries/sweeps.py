@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -24,8 +25,11 @@ class Sweep(NamedTuple):
 
     name: str
     jobs: int
+    """A job that was resumed counts as the one that took up its tasks."""
     all_jobs: int
     """Those that do not pass included."""
+    is_group: bool
+    """Whether several jobs have the label: the row of a single one says more."""
     statuses: Mapping[str, int]
     """The number of jobs with each status, the most urgent first."""
     active: int
@@ -43,11 +47,6 @@ class Sweep(NamedTuple):
     """The smallest value that its calibrations have found, and the job that has it; None without calibrations."""
     ended: float | None
     """When the last one ended; None while one is active."""
-
-    @property
-    def is_group(self) -> bool:
-        """Return whether it has several jobs: the row of a single one says more."""
-        return self.all_jobs > 1
 
     @property
     def status(self) -> str:
@@ -115,11 +114,14 @@ def read_sweeps(
     counts = connection.execute(
         "SELECT sweep, count(*) FROM job WHERE sweep IN (SELECT value FROM json_each(?)) GROUP BY sweep", (wanted,)
     )
-    all_jobs: dict[str, int] = dict(counts.fetchall())
+    rows_of: dict[str, int] = dict(counts.fetchall())
+    resumed = [_Resumed(*row) for row in connection.execute(_RESUMED, (wanted,))]
+    replaced = Counter(one.sweep for one in resumed if one.is_replaced)
     parts: dict[str, list[tuple[object, ...]]] = {}
     for condition, values in where_clauses(connection, job_filter):
         rows = connection.execute(
-            f"SELECT sweep, status, count(*), sum(is_active), sum(is_active AND {is_suspect(connection, now)}),"  # noqa: S608 - constant names
+            "SELECT sweep, status, count(*), sum(is_active),"  # noqa: S608 - constant names
+            f" sum(CASE WHEN is_active THEN {is_suspect(connection, now)} ELSE 0 END),"
             " sum(tasks_total), sum(tasks_completed), min(owner), max(owner),"
             " min(study), max(study), min(created_ts), max(changed_ts), max(ended_ts), min(best) FROM job"
             f" WHERE sweep IN (SELECT value FROM json_each(?)) AND {condition} GROUP BY sweep, status",
@@ -127,13 +129,58 @@ def read_sweeps(
         )
         for name, *part in rows:
             parts.setdefault(name, []).append(tuple(part))
-    return {name: _sum_up(connection, name, found, all_jobs[name]) for name, found in parts.items()}
+        if resumed:
+            rowids = json.dumps([rowid for one in resumed for rowid in (one.parent, one.child)])
+            sql = f"SELECT rowid FROM job WHERE rowid IN (SELECT value FROM json_each(?)) AND {condition}"  # noqa: S608
+            passing = {rowid for (rowid,) in connection.execute(sql, (rowids, *values))}
+            for one in resumed:
+                if {one.parent, one.child} <= passing:
+                    parts[one.sweep].append(one.correction())
+    return {
+        name: _sum_up(connection, name, found, rows_of[name] - replaced[name], is_group=rows_of[name] > 1)
+        for name, found in parts.items()
+    }
 
 
-def _sum_up(connection: sqlite3.Connection, name: str, parts: Sequence[tuple[object, ...]], all_jobs: int) -> Sweep:
+_RESUMED = """
+    SELECT child.sweep, parent.rowid, child.rowid, parent.status, parent.tasks_total, parent.tasks_completed,
+        child.tasks_total, json_type(child.record, '$.metadata.precision') IS NOT NULL,
+        ifnull(json_extract(child.record, '$.metadata.n_deferred_tasks'), 0) = 0
+    FROM job AS child INDEXED BY idx_job_parent JOIN job AS parent ON parent.job_id = child.parent_job_id
+    WHERE child.parent_job_id IS NOT NULL AND child.sweep IN (SELECT value FROM json_each(?))
+        AND parent.sweep = child.sweep AND child.status != 'cancelled'
+"""
+
+
+class _Resumed(NamedTuple):
+    """A job of a sweep, and the one in the same sweep that was made to continue it; see `families`."""
+
+    sweep: str
+    parent: int
+    child: int
+    status: str
+    tasks_total: int
+    tasks_completed: int
+    child_tasks: int
+    is_adaptive: int
+    """Whether the child has the tasks of its parent, too."""
+    is_replaced: int
+    """Whether the child has taken up all that was left."""
+
+    def correction(self) -> tuple[object, ...]:
+        """Return what the sums have too much, as a row of them: one job of two, and the tasks that both have."""
+        jobs = -1 if self.is_replaced else 0
+        both = (self.tasks_total, self.tasks_completed) if self.is_adaptive else (self.child_tasks, 0)
+        return (self.status, jobs, 0, 0, -both[0], -both[1], *[None] * 8)
+
+
+def _sum_up(
+    connection: sqlite3.Connection, name: str, parts: Sequence[tuple[object, ...]], all_jobs: int, *, is_group: bool
+) -> Sweep:
     statuses: dict[str, int] = {}
     for status, count, *_ in sorted(parts, key=lambda part: part[0] in URGENCY and URGENCY.index(str(part[0])) + 1):
         statuses[str(status)] = statuses.get(str(status), 0) + int(count)  # type: ignore[call-overload]
+    statuses = {status: count for status, count in statuses.items() if count}
     columns = [[value for value in column if value is not None] for column in zip(*parts, strict=True)]
     (
         _,
@@ -156,7 +203,7 @@ def _sum_up(connection: sqlite3.Connection, name: str, parts: Sequence[tuple[obj
         sql = "SELECT best, job_id FROM job WHERE sweep = ? AND best = ? ORDER BY created_ts, job_id LIMIT 1"
         best = connection.execute(sql, (name, min(values))).fetchone()
     return Sweep(
-        name, sum(jobs), all_jobs, statuses, sum(active), sum(suspect), sum(total), sum(completed),
+        name, sum(jobs), all_jobs, is_group, statuses, sum(active), sum(suspect), sum(total), sum(completed),
         _common(owner, last_owner), _common(study, last_study), min(created), max(changed), best,
         max(ended) if ended and not sum(active) else None,
     )  # fmt: skip
@@ -168,21 +215,38 @@ def _common(least: Sequence[str], greatest: Sequence[str]) -> str | None:
     return min(least) if min(least) == max(greatest) else SEVERAL
 
 
+SKIPPED = 1000
+"""Jobs of sweeps that have a row, one after the other, after which a listing leaves these sweeps out and begins again.
+Each time it is ten times as many."""
+
+
 def _first_jobs(connection: sqlite3.Connection, clauses: Iterable[Condition], order: str, rows: int) -> list[int]:
     """Return the first job of each row of each clause, up to a number of rows; 0 for all."""
     first: list[int] = []
     for condition, values in clauses:
         names: set[str] = set()
-        before = len(first)
-        sql = f"SELECT rowid, sweep FROM job WHERE {condition} ORDER BY {order}"  # noqa: S608 - constant names, bound values
-        with contextlib.closing(connection.execute(sql, values)) as jobs:
-            for rowid, name in jobs:
-                if name not in names:
-                    first.append(rowid)
+        found: dict[int, None] = {}
+        patience, is_cut = SKIPPED, True
+        while is_cut:
+            is_cut, skipped = False, 0
+            left_out = "(sweep IS NULL OR sweep NOT IN (SELECT value FROM json_each(?)))"
+            sql = f"SELECT rowid, sweep FROM job WHERE {condition} AND {left_out} ORDER BY {order}"  # noqa: S608 - constant names, bound values
+            with contextlib.closing(connection.execute(sql, (*values, json.dumps([*names])))) as jobs:
+                for rowid, name in jobs:
+                    if name in names:
+                        skipped += 1
+                        is_cut = skipped > patience
+                        if is_cut:
+                            break
+                        continue
+                    skipped = 0
+                    found[rowid] = None
                     if name is not None:
                         names.add(name)
-                    if len(first) - before == rows:
+                    if len(found) == rows:
                         break
+            patience *= 10
+        first += found
     return first
 
 

@@ -54,7 +54,7 @@ def notification(job: Mapping[str, Any], occasion: str, app: App) -> dict[str, A
         "generated_at": json_time(app.now()),
         "registry": app.settings.registry_id,
         "title": _line(_title(job, occasion)),
-        "text": "\n".join(map(_line, _lines(job, groups, following, app))),
+        "text": "\n".join(map(_line, [*_lines(job, groups, app), *_sweep_line(job, occasion), f"Next: {following}"])),
         "next": following,
         "failures": [_group_json(group) for group in groups[:SHOWN_GROUPS]],
         "more_groups": 0 if failures is None else max(len(groups) - SHOWN_GROUPS, 0) + failures.more_groups,
@@ -129,7 +129,13 @@ def _title(job: Mapping[str, Any], occasion: str) -> str:
     return f"{job_id} is {job['status']}{counts}{f', {failed:,} failed' if failed else ''}"
 
 
-def _lines(job: Mapping[str, Any], groups: list[FailureGroup], following: str, app: App) -> list[str]:
+def _sweep_line(job: Mapping[str, Any], occasion: str) -> list[str]:
+    """Return that a job in a sweep is the first to be told of; see `claims.failure_key`."""
+    sweep = (job["labels"] or {}).get(SWEEP)
+    return [] if sweep is None or occasion == SUSPECT else [f"Further failures in the sweep {sweep}: at its end"]
+
+
+def _lines(job: Mapping[str, Any], groups: list[FailureGroup], app: App) -> list[str]:
     """Return the lines for people."""
     card = job_card(job, app.now())
     lines = [f"{title}: {section.text}" for title, section in card.items() if title in SHOWN]
@@ -138,7 +144,7 @@ def _lines(job: Mapping[str, Any], groups: list[FailureGroup], following: str, a
         lines += [f"  {describe_condition(one)}" for one in group.separates[:SHOWN_CONDITIONS]]
     if len(groups) > SHOWN_GROUPS:
         lines.append(f"and {pluralize(len(groups) - SHOWN_GROUPS, 'more reason')}")
-    return [*lines, f"Next: {following}"]
+    return lines
 
 
 def _line(text: str) -> str:

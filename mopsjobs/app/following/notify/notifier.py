@@ -121,6 +121,21 @@ def _occasions_told(rule: Rule, job: Job) -> list[str]:
     return [] if is_part and SWEEP in (job["labels"] or {}) else occasions_of(rule, job)
 
 
+def _failure_key(job: Job, occasion: str, recipient: Recipient) -> str | None:
+    """Return the key of a failure in a sweep, of which the first one of a day is told; None for any other message."""
+    sweep = (job["labels"] or {}).get(SWEEP)
+    if sweep is None or occasion not in (END, FAILURES):
+        return None
+    day = str(job["ended_at"] or job["created_at"])[:10]
+    return claims.failure_key(str(sweep), day, occasion, recipient.digest)
+
+
+def _tells_of_end(rule: Rule, sweep: Sweep) -> bool:
+    """Return whether a rule tells of the end of a sweep: one for failures does so if several of its jobs failed."""
+    failed = sum(sweep.statuses.get(status, 0) for status in (JobStatus.FAILED, JobStatus.PARTIAL))
+    return END in rule.occasions or (FAILED in rule.occasions and failed > 1)
+
+
 def covers(rule: Rule, job: Job, names: Iterable[str], user: str | None) -> bool:
     """Return whether a rule is about a job.
 
@@ -219,13 +234,13 @@ class Notifier:
             recipient = self.recipients.get(rule.name)
             if recipient is None:
                 continue
-            keys = {
-                claims.claim_key(str(job["job_id"]), occasion, recipient.digest): occasion
-                for occasion in (_occasions_told(rule, job) if sweep is None else [SWEEP_END] * (END in rule.occasions))
-            }
+            occasions = _occasions_told(rule, job) if sweep is None else [SWEEP_END] * _tells_of_end(rule, sweep)
             new = {
                 key: occasion
-                for key, occasion in keys.items()
+                for occasion in occasions
+                for own in [claims.claim_key(str(job["job_id"]), occasion, recipient.digest)]
+                if own not in self.settled
+                for key in [_failure_key(job, occasion, recipient) or own]
                 if key not in self.settled and key not in self._under_way
             }
             if not new:
@@ -470,7 +485,7 @@ def _tell_of_sweep(job_id: str, app: App) -> list[str]:
     note = runner_process.read_note(JobDir.for_job(job_id, app.env).runner)
     state = app.registry.get_job(job_id) if note.get("pid") == os.getpid() else None
     name = None if state is None or not state.is_terminal else state.labels.get(SWEEP)
-    if name is None or all(END not in rule.occasions for rule in app.settings.rules):
+    if name is None or all({END, FAILED}.isdisjoint(rule.occasions) for rule in app.settings.rules):
         return []
 
     def has_ended() -> bool:
