@@ -137,7 +137,7 @@ def missing_text(job: Mapping[str, Any], missing: int) -> str:
     """Return how many outputs are missing. Of reductions, a record has only the first names, so there may be more."""
     named = job["missing_outputs"]
     has_more = missing == len(named) == NAMED_MISSING and REDUCED in str(named[-1])
-    return f"{missing} or more missing" if has_more else f"{missing} missing"
+    return f"{missing:,} or more missing" if has_more else f"{missing:,} missing"
 
 
 def _computed_fields(columns: JobColumns, now: float, known_to: float) -> dict[str, object]:

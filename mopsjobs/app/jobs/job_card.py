@@ -304,7 +304,7 @@ def _outputs(job: Mapping[str, Any], lost: str) -> str | None:
     missing = job["missing_outputs"]
     missing_count = missing_text(job, counts[1])
     when = "" if job["is_active"] else "when it ended, "
-    text = f"{when}{counts[0]} verified, {missing_count}"
+    text = f"{when}{counts[0]:,} verified, {missing_count}"
     if missing:
         more = ", …" if max(counts[1], len(missing)) > SHOWN_OUTPUTS or "more" in missing_count else ""
         # The id of a parameter set fills a line, and its beginning is unique within a job.

@@ -185,7 +185,8 @@ class Standing(NamedTuple):
             told.append(f"{sets}, so no interval: how sure the order is there is not known.")
         if self.without_value:
             have, come = ("has", "comes") if self.without_value == 1 else ("have", "come")
-            told.append(f"{pluralize(self.without_value, 'set')} {have} no value of {scalar}, and {come} last.")
+            value = "value" if self.is_finite else "finite value"
+            told.append(f"{pluralize(self.without_value, 'set')} {have} no {value} of {scalar}, and {come} last.")
         return told
 
 

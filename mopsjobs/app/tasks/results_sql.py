@@ -150,6 +150,7 @@ class _CountedRows:
         self._lacking: Counter[str] = Counter()
         self._not_finite: Counter[str] = Counter()
         self._output_bytes = self._without_bytes = 0
+        self._has_series = bool(named_series(sql))
         taken = {MEMBER, ROW}
         self.columns = [one._replace(name=distinct_name(one.name, taken)) for one in table.columns]
         scalars = len(self.columns) - len(table.scalar_columns)
@@ -172,7 +173,8 @@ class _CountedRows:
     def hint(self) -> str:
         """Return the columns of the table, for an error."""
         names = [_quoted(column.name) for column in self.columns[:MAX_NAMED]]
-        return f"The columns of {TABLE} are {', '.join([*names, *['…'] * (len(self.columns) > MAX_NAMED)])}."
+        series = "" if not self._has_series else " A series has job, task, parameters, index and value."
+        return f"The columns of {TABLE} are {', '.join([*names, *['…'] * (len(self.columns) > MAX_NAMED)])}.{series}"
 
     def __iter__(self) -> Iterator[tuple[TableRow, list[object]]]:
         """Yield each task with its row, and count it."""
