@@ -338,8 +338,11 @@ class ResultsTable:
                 reported = int(str(job["tasks_completed"])) + int(str(job["tasks_failed"] or 0))
                 self.tasks_unread += max(0, reported - ended[member.number])
         for newest, *_ in self._families:
-            # Tasks that only outputs called succeeded, as reused ones, are missing by now.
-            self._outputs_lost += max(0, newest.tasks.ledger.outputs_lost - missing[newest.number])
+            # Tasks that only outputs called succeeded, as reused ones, are missing by now. An adaptive study needs
+            # fewer tasks without the lost values, and the table lacks the others.
+            unneeded = max(0, int(str(newest.job.job["tasks_completed"])) - newest.tasks.ledger.tasks_total)
+            lost = newest.tasks.ledger.outputs_lost - missing[newest.number] - unneeded
+            self._outputs_lost += max(0, lost)
             if missing[newest.number]:
                 self._done_again += filter(None, [describe_done_again(connection, newest.job.job)])
 
