@@ -22,8 +22,8 @@ HAS_RUN = "started_ts IS NOT NULL AND ended_ts IS NOT NULL"
 PER_SECOND = 100
 """Sums of seconds are in hundredths, to which records round them: whole numbers stay exact when a job goes again."""
 
-MAX_USED = 2**43
-"""Most hundredths that count of a job, nearly 3,000 years. So the sum of a million jobs fits into 64 bits."""
+MAX_SUMMED = 2**43
+"""The most that counts of a job in a sum: of hundredths, nearly 3,000 years. So a million jobs fit into 64 bits."""
 
 
 def _used(name: str) -> str:
@@ -31,14 +31,16 @@ def _used(name: str) -> str:
 
 
 def _hundredths(name: str) -> str:
-    return f"CAST(round(min({_used(name)} * {PER_SECOND}, {MAX_USED})) AS INTEGER)"
+    return f"CAST(round(min({_used(name)} * {PER_SECOND}, {MAX_SUMMED})) AS INTEGER)"
 
+
+_NOT_VERIFIED = f"min(max(outputs_expected - outputs_verified, 0), {MAX_SUMMED})"
 
 _EXPRESSIONS = {
     "jobs": "count(*)",
-    "verified": "sum(outputs_verified)",
-    "missing": "sum(iif(is_validated, max(outputs_expected - outputs_verified, 0), 0))",
-    "unchecked": "sum(iif(is_validated, 0, max(outputs_expected - outputs_verified, 0)))",
+    "verified": f"sum(min(outputs_verified, {MAX_SUMMED}))",
+    "missing": f"sum(iif(is_validated, {_NOT_VERIFIED}, 0))",
+    "unchecked": f"sum(iif(is_validated, 0, {_NOT_VERIFIED}))",
     "queued": f"sum({WAS_QUEUED})",
     "ran": f"sum({HAS_RUN})",
     "measured": "count(usage)",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from mopsjobs.registry.notes import CALIBRATION
 from mopsjobs.utils.intervals import mean_text
+from mopsjobs.utils.json_strict import is_count, is_number
 from mopsjobs.utils.text import cut_to_length, pluralize
 
 COUNTS = ("rounds", "at_most", "inherited", "sets", "failed")
@@ -28,25 +28,22 @@ def calibration_counts(metadata: object) -> dict[str, Any] | None:
     if not isinstance(found, Mapping):
         return None
     counts: dict[str, Any] = {name: found.get(name) for name in COUNTS}
-    if not all(type(count) is int and count >= 0 for count in counts.values()):
+    if not all(map(is_count, counts.values())):
         return None
     return {**counts, "best": _best(found.get("best"))}
 
 
 def _best(found: object) -> dict[str, Any] | None:
-    if not isinstance(found, Mapping) or not _is_number(found.get("value")):
+    if not isinstance(found, Mapping) or not is_number(found.get("value")):
         return None
+    half_width: Any
     half_width, number, params = (found.get(name) for name in ("half_width", "round", "params"))
     return {
         "value": found["value"],
-        "half_width": half_width if _is_number(half_width) else None,
-        "round": number if type(number) is int else None,
+        "half_width": half_width if is_number(half_width) and half_width >= 0 else None,
+        "round": number if is_count(number) else None,
         "params": dict(params) if isinstance(params, Mapping) else {},
     }
-
-
-def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
 
 
 def best_of(metadata: object) -> float | None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mopsjobs.registry.notes import PRECISION
+from mopsjobs.utils.json_strict import is_count
 
 COUNTS = ("sets", "precise", "failed", "at_max", "needed", "at_most")
 """Parameter sets, and those of them with a final verdict; tasks that are needed as far as is known, and at most."""
@@ -29,7 +30,7 @@ def precision_counts(metadata: object) -> dict[str, Any] | None:
     if not isinstance(found, Mapping):
         return None
     counts: dict[str, Any] = {name: found.get(name) for name in COUNTS}
-    if not all(type(count) is int and count >= 0 for count in counts.values()):
+    if not all(map(is_count, counts.values())):
         return None
     widest = found.get(WIDEST)
     return {**counts, WIDEST: widest[:MAX_WIDEST] if isinstance(widest, str) else None}

@@ -15,9 +15,10 @@ from mopsjobs.errors import InvalidTransitionError, RecordError, TerminalStateEr
 from mopsjobs.registry.job_id import check_new_job_id
 from mopsjobs.registry.job_state import JobState, JsonObject, check_field
 from mopsjobs.registry.notes import NOTE, PRECISION, SUSPECT, WAITS_FOR, is_annotated_by
-from mopsjobs.registry.precision_counts import WIDEST
+from mopsjobs.registry.precision_counts import COUNTS, WIDEST, precision_counts
 from mopsjobs.registry.status import CORRECTIONS, INFERRED_CODES, LAUNCH_FAILED, TERMINAL, TRANSITIONS, JobStatus, steps
 from mopsjobs.registry.usage import ShardForecast, ShardUsage, encode_forecast, with_usage
+from mopsjobs.utils.json_strict import is_count, is_number
 from mopsjobs.utils.times import parse_time, record_time
 
 Refusal = TypeVar("Refusal", bound=InvalidTransitionError)
@@ -326,18 +327,33 @@ def _precision_by_shard(state: JobState) -> Mapping[str, Any]:
     """Return what each shard has added to the precision of a job, as far as its record has it."""
     precision = state.metadata.get(PRECISION)
     by_shard = precision.get("shards") if isinstance(precision, Mapping) else None
-    return by_shard if isinstance(by_shard, Mapping) else {}
+    if not isinstance(by_shard, Mapping):
+        return {}
+    return {name: added for name, added in by_shard.items() if _is_precision(added)}  # a model may write a shard's drop
+
+
+def _is_precision(added: object) -> bool:
+    if not isinstance(added, Mapping):
+        return False
+    widest = added.get(WIDEST) or (0, "")
+    is_widest = isinstance(widest, (list, tuple)) and len(widest) == 2  # a number, and the set in words
+    counts = [added.get(name) for name in COUNTS]
+    return (
+        is_widest
+        and is_number(widest[0])
+        and isinstance(widest[1], str)
+        and all(isinstance(count, int) and is_count(abs(count)) for count in counts)
+    )
 
 
 def shard_precision(state: JobState, shard: int) -> ShardPrecision | None:
     """Return the part of a shard in the precision of a job, by the record of its drop; None if that tells none."""
-    added = _precision_by_shard(state).get(str(shard))
-    if added is None:
+    added, total = _precision_by_shard(state).get(str(shard)), precision_counts(state.metadata)
+    if added is None or total is None:
         return None
-    total: Any = state.metadata[PRECISION]
-    counts = {name: count for name, count in added.items() if name != WIDEST}
+    counts = {name: added[name] for name in COUNTS}
     widest = added.get(WIDEST)
-    return ShardPrecision({name: total[name] - counts[name] for name in counts}, counts, widest and tuple(widest))
+    return ShardPrecision({name: total[name] - counts[name] for name in COUNTS}, counts, widest and tuple(widest))
 
 
 def _without_marks(metadata: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -7,7 +7,6 @@ CalibrationSpec of ModelOps becomes the same document.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +23,7 @@ from mopsjobs.studies.field_values import (
 )
 from mopsjobs.studies.study import FIELDS, Study
 from mopsjobs.studies.study_parser import StudyError, is_calibration, nearest, parse_study, read_document
+from mopsjobs.utils.json_strict import is_number
 
 MAX_ROUNDS = 1_000_000
 
@@ -109,7 +109,7 @@ def _parse_parameter(value: object, where: str, problems: list[str]) -> Paramete
             problems.append(f"{where}.choice: expected a list of at least two values")
         return Parameter(kind, tuple(bounds))
     types = int if kind == "integer" else (int, float)
-    are_numbers = len(bounds) == 2 and all(isinstance(one, types) and not isinstance(one, bool) for one in bounds)
+    are_numbers = len(bounds) == 2 and all(isinstance(one, types) and is_number(one) for one in bounds)
     if not are_numbers or bounds[0] >= bounds[1] or (kind == "log" and bounds[0] <= 0):
         numbers = "whole numbers" if kind == "integer" else "numbers above 0" if kind == "log" else "numbers"
         problems.append(f"{where}.{kind}: expected two {numbers}, the lower first")
@@ -136,8 +136,7 @@ def _parse_objective(value: object, where: str, problems: list[str]) -> Objectiv
 
 def _parse_observed(value: object, where: str, problems: list[str]) -> Observed:
     fields = value if isinstance(value, dict) and set(value) == {"observed", "sd"} else {}
-    numbers = [one for one in fields.values() if isinstance(one, (int, float)) and math.isfinite(one)]
-    if len(numbers) < 2 or fields["sd"] <= 0:
+    if not fields or not all(map(is_number, fields.values())) or fields["sd"] <= 0:
         problems.append(f'{where}: expected {{"observed": NUMBER, "sd": NUMBER above 0}}')
         return Observed(0, 1)
     return Observed(fields["observed"], fields["sd"])
@@ -161,10 +160,10 @@ def _parse_sampler(value: object, where: str, problems: list[str]) -> str:
 
 
 def _parse_number(value: object, where: str, problems: list[str]) -> float | None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+    if value is not None and not is_number(value):
         problems.append(f"{where}: expected a number, {describe_actual(value)}")
         return None
-    return value
+    return value  # type: ignore[return-value]
 
 
 class OwnField(NamedTuple):

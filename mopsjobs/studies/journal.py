@@ -20,7 +20,7 @@ from mopsjobs.studies.calibration import Calibration, Objective, parse_calibrati
 from mopsjobs.studies.manifest import Manifest, load_manifest
 from mopsjobs.studies.rounds import read_rounds, round_key
 from mopsjobs.utils.intervals import mean, student_t
-from mopsjobs.utils.json_strict import read_json
+from mopsjobs.utils.json_strict import is_count, is_number, read_json
 from mopsjobs.utils.scalar_keys import is_called, no_result_has, scalar_called, short_name
 
 TOLD_VERSION = 1
@@ -83,9 +83,9 @@ def told_of(row: Mapping[str, Any]) -> Told:
         TypeError, KeyError: if it is none.
     """
     values, half_width, error = row["values"], row.get("half_width"), row.get("error")
-    numbers = [*(values or ()), row["n"], *([] if half_width is None else [half_width])]
-    if values == [] or not all(type(one) in (int, float) for one in numbers):
-        raise TypeError("expected numbers")
+    is_sound = is_count(row["n"]) and (half_width is None or (is_number(half_width) and half_width >= 0))
+    if values == [] or not is_sound or not all(map(is_number, values or ())):
+        raise TypeError("expected finite numbers")
     return Told(None if values is None else tuple(values), row["n"], half_width, None if error is None else str(error))
 
 
@@ -151,7 +151,10 @@ def _values(objective: Objective, rows: Sequence[Sequence[float]]) -> tuple[floa
     if objective.observed is None:
         return tuple(means)
     pairs = zip(means, objective.observed.values(), strict=True)
-    return (math.fsum(((value - one.observed) / one.sd) ** 2 for value, one in pairs),)
+    try:
+        return (math.fsum(((value - one.observed) / one.sd) ** 2 for value, one in pairs),)
+    except OverflowError:  # of a model that diverges
+        return (math.inf,)
 
 
 def _half_width(objective: Objective, rows: Sequence[Sequence[float]]) -> float | None:

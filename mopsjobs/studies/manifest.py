@@ -33,7 +33,7 @@ from mopsjobs.studies.rounds import Stopped, check_total, grown, read_rounds
 from mopsjobs.studies.seeds import MOPS_JOBS, describe_seeds
 from mopsjobs.studies.study import Study, Task
 from mopsjobs.studies.study_parser import parse_study
-from mopsjobs.utils.json_strict import read_json
+from mopsjobs.utils.json_strict import is_number, read_json
 from mopsjobs.utils.ranges import Range, is_in_ranges, number_ranges
 
 MAX_SOURCES = 100
@@ -377,8 +377,8 @@ class Manifest:
 def _parse_grows(grows: object) -> float | None:
     if grows is None:
         return None
-    idle = grows["idle"] if isinstance(grows, Mapping) else None
-    if isinstance(idle, bool) or not isinstance(idle, (int, float)) or not idle > 0:
+    idle: Any = grows["idle"] if isinstance(grows, Mapping) else None
+    if not is_number(idle) or idle <= 0:
         raise TypeError("expected seconds above 0 as the idle time of a growing job")
     return float(idle)
 

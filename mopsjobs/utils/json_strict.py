@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 
 from mopsjobs.errors import RecordError
 
 MAX_DEPTH = 100
 """Lists and objects within each other. Python's own bound depends on its version and on the caller."""
+
+
+MAX_COUNT = 2**53
+"""Whole numbers from here on are rounded by other readers."""
 
 
 class NotFiniteError(RecordError):
@@ -62,6 +67,16 @@ def parse_json(text: str, *, max_depth: int = MAX_DEPTH, must_be_finite: bool = 
     if is_deeper(content, max_depth, text):
         raise RecordError("nested too deeply")
     return content
+
+
+def is_number(value: object) -> bool:
+    """Return whether a value of JSON is a number that some float is near. Whole ones may be beyond all of them."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def is_count(value: object) -> bool:
+    """Return whether a value of JSON is a whole number from 0 on that each reader takes as it is."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MAX_COUNT
 
 
 def check_surrogates(content: object, errors: str = "strict") -> object:

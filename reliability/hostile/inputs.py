@@ -25,6 +25,7 @@ from reliability.hostile import cluster, project, registry, results
 from reliability.hostile.child import BYTES_A_TASK, MANY_MEMORY
 from reliability.hostile.ledger import ALL_READERS
 from reliability.hostile.readers import Reader
+from reliability.hostile.values import ODD, spoilt_in_each_place
 from reliability.trial import Figure, PromiseBroken, Trial
 
 EXAMPLES = 5_000
@@ -35,6 +36,8 @@ def run(trial: Trial) -> Iterator[Figure]:
     """Yield all of it."""
     for reader in ALL_READERS:
         yield generated(reader, trial)
+        if reader.document is not None:
+            yield in_each_place(reader, trial)
         if next(reader.large(), None) is not None:
             yield large(reader, trial)
     yield bombs(trial)
@@ -67,6 +70,19 @@ def generated(reader: Reader, trial: Trial) -> Figure:
         notes = "; ".join(getattr(error, "__notes__", []))
         raise PromiseBroken(f"{reader.name}: {type(error).__name__}: {error} ({notes})") from error
     return Figure(f"{reader.name}: by Hypothesis", f"{counts.total():,} inputs, {counts[True]:,} taken")
+
+
+def in_each_place(reader: Reader, trial: Trial) -> Figure:
+    """Put odd values into each place of a sound document, one at a time."""
+    chosen = ODD[:: max(1, len(ODD) // trial.times(len(ODD), 4))]
+    taken: Counter[bool] = Counter()
+    for value, spoilt in spoilt_in_each_place(reader.document, chosen):
+        try:
+            taken[reader.check(spoilt)] += 1
+        except Exception as error:
+            where = f"{reader.name}: {value[:20]} in {spoilt[:300]!r}"
+            raise PromiseBroken(f"{where}: {type(error).__name__}: {str(error)[:200]}") from error
+    return Figure(f"{reader.name}: in each place", f"{taken.total():,} inputs, {taken[True]:,} taken")
 
 
 def large(reader: Reader, trial: Trial) -> Figure:

@@ -32,14 +32,19 @@ from mopsjobs.cache.rows import MirroredJob, job_json_from_state, to_row
 from mopsjobs.errors import MAX_MESSAGE, MopsJobsError
 from mopsjobs.events.format import parse_chunk
 from mopsjobs.registry import announcements
+from mopsjobs.registry.calibration_counts import calibration_counts, calibration_text
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.store import documents
 from mopsjobs.store.azure import listing
 from mopsjobs.store.base import Entry, VersionToken
 from mopsjobs.store.memory import InMemoryVersionedStore
+from mopsjobs.studies.calibration import SpecError, parse_calibration
+from mopsjobs.studies.journal import Journal, Round, calibration_of, parse_told
+from mopsjobs.studies.journal_document import counts_of, decode_journal, encode_journal
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.outputs import find_complete_tasks
-from mopsjobs.studies.study_parser import load_study
+from mopsjobs.studies.rounds import END, encode_round, parse_round
+from mopsjobs.studies.study_parser import load_study, read_document
 from mopsjobs.utils.csv_safe import csv_text
 from mopsjobs.utils.text import strip_control_characters
 from reliability.hostile import values as hostile
@@ -71,6 +76,21 @@ MANIFEST: dict[str, object] = {
     "version": 1, "job_id": "a", "bundle": "sha256:" + "0" * 64, "study": STUDY, "only": [0, 2],
     "parent_job_id": "b", "engine": "local", "owner": "me", "labels": {"exp": "7"},
 }  # fmt: skip
+CALIBRATION: dict[str, object] = {
+    "model": "m:f", "n_replicates": 2, "outputs": ["o"],
+    "parameters": {"x": {"uniform": [0, 2]}, "k": {"choice": [1, "a"]}},
+    "fixed": {"y": 1}, "objective": {"loss": {"observed": 1.5, "sd": 2}}, "rounds": 3, "sets_per_round": 2,
+    "sampler": "random", "options": {}, "seed": 4, "stop_below": 0.1, "metadata": {"k": "v"},
+}  # fmt: skip
+ROUND: dict[str, object] = {"version": 1, "sets": [{"params": {"x": 1.5, "k": "a", "y": 1}}, {"params": {"x": 1}}]}
+TOLD: dict[str, object] = {
+    "version": 1,
+    "results": [{"values": [0.5], "n": 2, "half_width": 0.25}, {"values": None, "n": 1, "error": "ValueError"}],
+}
+GROWING: dict[str, object] = {
+    **MANIFEST, "only": None, "study": {**STUDY, "parameter_sets": [], "reduce": None}, "grows": {"idle": 60},
+    "calibration": {"spec": CALIBRATION, "extends": "b"},
+}  # fmt: skip
 CONFIG = b'registry = "sqlite:jobs.db"\ncache = "cache/c.db"\ncolor = "never"\nstale_after = "15m"\n'
 YAML = (
     b"# a comment\nmodel: m:f\nscenario: 'b'\nparameter_sets:\n- &a {x: 0x10, y: 0o17, w: !!float '1'}\n"
@@ -91,6 +111,14 @@ class Reader:
     """Sound inputs, which have to be taken."""
     large: Callable[[], Iterator[tuple[str, bytes]]] = lambda: iter(())
     """Inputs that are large in one way each, by name."""
+
+    @property
+    def document(self) -> object:
+        """Return its first sound input as JSON has it; None if it reads something else."""
+        try:
+            return json.loads(self.seeds[0])
+        except ValueError:
+            return None
 
     def check(self, value: bytes) -> bool:
         """Read the bytes; whether they were taken.
@@ -177,10 +205,39 @@ def _manifest(value: bytes) -> None:
     whole(manifest.record_fields())
     again = Manifest.from_json(manifest.to_json())
     hold(again.only == manifest.only and again.job_id == manifest.job_id, "a manifest written again reads otherwise")
+    hold(again.grows == manifest.grows, "a manifest written again waits for another time")
+    if (calibration := calibration_of(manifest)) is not None:
+        whole(calibration.to_dict())
     if manifest.tasks_total <= 10_000:
         store = InMemoryVersionedStore()
         hold(find_complete_tasks(store, manifest).count == 0, "tasks complete without outputs")
         hold(len(list(manifest.tasks())) == manifest.tasks_total, "a manifest with tasks that its study has not")
+
+
+def _calibration(value: bytes) -> None:
+    calibration = parse_calibration(read_document(value, "c.json", SpecError))
+    whole(calibration.to_dict())
+    again = parse_calibration(calibration.to_dict())
+    hold(again.to_dict() == calibration.to_dict(), "a calibration written again reads otherwise")
+
+
+def _round(value: bytes) -> None:
+    sets = parse_round(value, "r")
+    if sets is not None:
+        again = encode_round(sets)
+        hold(encode_round(parse_round(again, "r") or ()) == again, "a round written again reads otherwise")
+
+
+def _told(value: bytes) -> None:
+    """Check what a journal with it says, and that its record is told as it is."""
+    told = parse_told(value, "t")
+    sets = tuple({"x": number, "k": "a"} for number in range(len(told)))
+    journal = Journal(parse_calibration(CALIBRATION), (Round("a", 1, 0, sets, told),))
+    again = decode_journal(encode_journal(journal))
+    whole(counts := counts_of(again))
+    shown = calibration_counts({"calibration": counts})
+    hold(shown == counts, f"a record has {counts}, and is shown as {shown}")
+    plain(strip_control_characters(calibration_text(counts)))
 
 
 def _names(value: bytes) -> None:
@@ -332,6 +389,10 @@ READERS = (
     Reader("study in YAML", _study_yaml, st.composite(_yamls)(), (YAML,), hostile.large_yaml),
     Reader("config", _config, st.composite(_tomls)(), (CONFIG,), hostile.large_toml),
     Reader("manifest", _manifest, hostile.json_texts(MANIFEST), (_json(MANIFEST),), _large("study")),
+    Reader("growing manifest", _manifest, hostile.json_texts(GROWING), (_json(GROWING),)),
+    Reader("calibration", _calibration, hostile.json_texts(CALIBRATION), (_json(CALIBRATION),), _large("options")),
+    Reader("round", _round, hostile.json_texts(ROUND), (_json(ROUND), END), _large("sets")),
+    Reader("told round", _told, hostile.json_texts(TOLD), (_json(TOLD),), _large("results")),
     Reader("names of outputs", _names, hostile.json_texts({"x": 1}), (b'["a"]',), _large("x")),
     Reader("packed value", _packed, st.composite(_packings)(), (base64.b64encode(zlib.compress(b"x" * 100)),)),
     Reader("announcements", _announcements, _ANNOUNCED, (b"a\nb/c\n",), hostile.large_names),

@@ -31,7 +31,20 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import mops_jobs
 from mopsjobs.errors import MopsJobsError
+from mopsjobs.registry import calibration_counts, precision_counts
 from mopsjobs.registry.job_id import check_job_id
+from mopsjobs.registry.notes import (
+    CALIBRATION,
+    GROWS,
+    LABEL_HISTORY,
+    NOTE_HISTORY,
+    OWN_WRITE,
+    PRECISION,
+    STOP_BY,
+    SUSPECT,
+    WAITS_FOR,
+)
+from mopsjobs.registry.status import SWEEP
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from reliability.hostile import ledger
 from reliability.hostile.readers import EVENT, MANIFEST, RECORD
@@ -110,7 +123,9 @@ class Registry(Command):
             steps = [{"status": text, "at": "2026-03-01T10:30:00Z", "id": text}]
             noted = {"suspect": {"reason": text, "since": text}, text: {text: text}}
             fields = dict.fromkeys(names, text) | lists | {"transitions": steps, "metadata": noted, text + "x": text}
-            self._job(job_id, {**fields, "labels": {text or "x": text}, "status": "running"})
+            labels = {text or "x": text, SWEEP: text}
+            self._job(job_id, {**fields, "labels": labels, "status": "running"})
+            self._job(f"member-{number}", {"labels": labels})
             self._job(f"status-{number}", {"status": text}, is_good=0 < len(text) <= 64)
             self._job(text, {}, is_good=_is_id(text))
             self._events(job_id, text)
@@ -123,8 +138,35 @@ class Registry(Command):
                 self._objects[f"jobs/{job_id}/state.json"] = record.encode()
         for number, time in enumerate(TIMES):
             self._job(f"time-{number}", {"heartbeat_at": time, "updated_at": time}, is_good=None)
+        for number, value in enumerate(_WRONG_NOTES):
+            self._noted(f"noted-{number}", value)
         self._spoilt()
         self._submitted()
+
+    def _noted(self, job_id: str, value: str) -> None:
+        """Put JSON in each place of metadata that views read."""
+        best = {"value": value, "half_width": 0.5, "round": 1, "params": {"x": 1}}
+        bests = (best, best | {"value": 1, "half_width": value}, best | {"value": 1, "round": value, "params": value})
+        counts = dict.fromkeys(calibration_counts.COUNTS, 1)
+        notes: list[dict[str, object]] = [{CALIBRATION: counts | {"best": one}} for one in bests]
+        notes += [
+            {CALIBRATION: dict.fromkeys(counts, value)},
+            {CALIBRATION: value},
+            {CALIBRATION: {**counts, "best": value}},
+        ]
+        notes += [
+            {PRECISION: dict.fromkeys((*precision_counts.COUNTS, precision_counts.WIDEST), value)},
+            dict.fromkeys(
+                (PRECISION, GROWS, SUSPECT, WAITS_FOR, OWN_WRITE, STOP_BY, NOTE_HISTORY, LABEL_HISTORY), value
+            ),
+            dict.fromkeys(("n_deferred_tasks", "n_reused_tasks", "reused_from", "n_parameter_sets"), value),
+        ]
+        for number, metadata in enumerate(notes):
+            one = f"{job_id}-{number}"
+            fields = {**RECORD, "job_id": one, "metadata": metadata, "labels": {SWEEP: f"sweep-{number}"}}
+            record = json.dumps(fields).replace(json.dumps(value), value)
+            self._objects[f"jobs/{one}/state.json"] = record.encode()
+            self.good.add(one)
 
     def _job(self, job_id: str, fields: dict[str, object], *, is_good: bool | None = True) -> None:
         key = f"jobs/{job_id}/state.json"
@@ -193,6 +235,20 @@ _SPOILT: dict[str, Callable[[bytes], bytes]] = {
     "other": lambda record: record.replace(b"spoilt-", b"other-"),
     "time": lambda record: record.replace(b"2026-03-01T11:00:00Z", b"2026-03-01T11:00:00." + b"1" * 500_000 + b"Z"),
 }
+_WRONG_NOTES = (
+    "-0.5",
+    "1e22",
+    "-1",
+    "1e-320",
+    "9" * 20,
+    "9" * 400,
+    "9" * 4300,
+    "true",
+    "[[1]]",
+    '{"x":[null]}',
+    '"\\u001b"',
+)
+"""JSON that readers take, of other types and sizes than what mops-jobs writes there."""
 _WRONG = ("7.5", "[1]", '{"x":[[]]}', "true", *NUMBERS[:6], *map(json.dumps, HALVES))
 _FIXED = ("job_id", "status", "created_at", "updated_at", *(name for name in RECORD if name.endswith("_at")))
 

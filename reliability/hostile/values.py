@@ -7,7 +7,8 @@ import io
 import json
 import tarfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -33,6 +34,9 @@ NUMBERS = (
     "0x10", "2.0", "-1", "1e-7",
 )  # fmt: skip
 """Number literals that are none, that no type holds, or that readers take differently."""
+
+ODD = ("9" * 400, '"text"', "-1", "[[1]]", *NUMBERS, "true", "null", "{}", "[]", '""', '{"x":[null]}')
+"""JSON of each type, and number literals."""
 
 TIMES = (
     "0000-01-01T00:00:00Z", "0001-01-01T00:00:00Z", "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59",
@@ -75,7 +79,10 @@ def json_texts(draw: st.DrawFn, valid: Mapping[str, object]) -> bytes:
                 st.integers(90, 110).map(lambda depth: "[" * depth + "]" * depth),
             )
         )
-        how = draw(st.sampled_from(("replace", "add", "twice", "drop", "inside")))
+        how = draw(st.sampled_from(("replace", "add", "twice", "drop", "inside", "leaf")))
+        if how == "leaf" and isinstance(valid[name], (dict, list)) and valid[name]:
+            place = draw(st.sampled_from([*_places(valid[name])]))
+            spoilt, how = _with(valid[name], place, spoilt), "replace"
         pairs = [pair for pair in pairs if how not in ("replace", "drop", "inside") or pair[0] != name]
         if how == "inside":
             around = draw(st.sampled_from(("[%s]", '{"x":%s}', '{"x":1,"x":%s}', "[%s,%s]")))
@@ -85,6 +92,32 @@ def json_texts(draw: st.DrawFn, valid: Mapping[str, object]) -> bytes:
     text = "{" + ",".join(f"{json.dumps(name)}:{value}" for name, value in pairs) + "}"
     value = draw(st.sampled_from((b"", b"\xef\xbb\xbf"))) + text.encode()
     return draw(spoilt_bytes(value))
+
+
+def _places(value: object) -> Iterator[tuple[str | int, ...]]:
+    """Yield the path of each value within lists and objects."""
+    members = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, member in members:
+        yield (name,)
+        yield from ((name, *rest) for rest in _places(member))
+
+
+def spoilt_in_each_place(document: object, values: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    """Yield JSON that is like a document but for one place, where it has one of these texts; and the text."""
+    for place in _places(document):
+        for value in values:
+            yield value, _with(document, place, value).encode() + b"\n"
+
+
+def _with(value: Any, place: tuple[str | int, ...], text: str) -> str:
+    """Return JSON of a value that has this text at a place."""
+    if not place:
+        return text
+    members = value.items() if isinstance(value, dict) else enumerate(value)
+    parts = {name: _with(one, place[1:], text) if name == place[0] else json.dumps(one) for name, one in members}
+    if isinstance(value, list):
+        return f"[{','.join(parts.values())}]"
+    return f"{{{','.join(f'{json.dumps(name)}:{one}' for name, one in parts.items())}}}"
 
 
 @st.composite

@@ -109,12 +109,15 @@ def test_a_record_of_another_program_is_no_calibration(cli: Cli, remote: Remote,
     assert "Rounds" not in cli.ok("status", "odd").out
 
 
-def test_a_best_set_of_another_program_is_shown_safely(cli: Cli, remote: Remote) -> None:
-    """Its numbers may be texts, and its names anything."""
-    best = {"value": 1.5, "half_width": "x", "round": "y", "params": {"\x1b[31m": "<b>"}}
+@pytest.mark.parametrize("half_width", ["x", -5, 10**400, True], ids=["text", "negative", "beyond every float", "true"])
+def test_a_best_set_of_another_program_is_shown_safely(cli: Cli, remote: Remote, half_width: object) -> None:
+    """Its numbers may be texts or beyond every float, and its names anything. Other jobs are shown beside it."""
+    best = {"value": 1.5, "half_width": half_width, "round": "y", "params": {"\x1b[31m": "<b>"}}
     counts = {"rounds": 1, "at_most": 2, "inherited": 0, "sets": 3, "failed": 0, "best": best}
     remote.put(key("odd"), foreign("odd", metadata={CALIBRATION: counts}))
+    remote.put(key("huge"), foreign("huge", metadata={CALIBRATION: counts | {"best": best | {"value": 10**400}}}))
     cli.ok("sync")
+    assert sorted(cli.ok("list", "-q").lines) == ["huge", "odd"]
     ran = cli.ok("status", "odd")
     assert "1 of 2 rounds, 3 sets; best 1.5" in ran.out
     assert "\x1b" not in ran.out

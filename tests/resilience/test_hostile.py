@@ -37,6 +37,7 @@ def test_what_an_honest_writer_writes_is_taken(reader: Reader) -> None:
 def test_nearly_sound_inputs_give_a_value_or_a_sentence(reader: Reader, trial: Trial) -> None:
     """And what is taken can be shown, and written and read again."""
     hostile.generated(reader, trial)
+    hostile.in_each_place(reader, trial)
 
 
 @pytest.mark.claim("No control character reaches a terminal")

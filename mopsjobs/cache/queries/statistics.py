@@ -61,8 +61,8 @@ def tallies(connection: sqlite3.Connection) -> list[Tally]:
 def active_tallies(connection: sqlite3.Connection) -> list[ActiveTally]:
     """Return sums of the active jobs per status."""
     rows = connection.execute(
-        "SELECT status, min(changed_ts), sum(min(tasks_completed, tasks_total)),"
-        " sum(max(tasks_total - tasks_completed, 0))"
+        f"SELECT status, min(changed_ts), sum(min(tasks_completed, tasks_total, {totals.MAX_SUMMED})),"  # noqa: S608 - a number
+        f" sum(min(max(tasks_total - tasks_completed, 0), {totals.MAX_SUMMED}))"
         " FROM job INDEXED BY idx_job_active_tallies WHERE is_active = 1 GROUP BY status"
     )
     return [ActiveTally(*row) for row in rows]

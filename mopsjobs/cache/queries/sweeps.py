@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from mopsjobs.cache.queries.filters import URGENCY, Condition, Filter, is_suspect, where_clauses
+from mopsjobs.cache.totals import MAX_SUMMED
 from mopsjobs.registry.status import TERMINAL
 
 SEVERAL = "several"
@@ -122,7 +123,7 @@ def read_sweeps(
         rows = connection.execute(
             "SELECT sweep, status, count(*), sum(is_active),"  # noqa: S608 - constant names
             f" sum(CASE WHEN is_active THEN {is_suspect(connection, now)} ELSE 0 END),"
-            " sum(tasks_total), sum(tasks_completed), min(owner), max(owner),"
+            f" sum(min(tasks_total, {MAX_SUMMED})), sum(min(tasks_completed, {MAX_SUMMED})), min(owner), max(owner),"
             " min(study), max(study), min(created_ts), max(changed_ts), max(ended_ts), min(best) FROM job"
             f" WHERE sweep IN (SELECT value FROM json_each(?)) AND {condition} GROUP BY sweep, status",
             (wanted, *values),
@@ -142,14 +143,15 @@ def read_sweeps(
     }
 
 
-_RESUMED = """
-    SELECT child.sweep, parent.rowid, child.rowid, parent.status, parent.tasks_total, parent.tasks_completed,
-        child.tasks_total, json_type(child.record, '$.metadata.precision') IS NOT NULL,
+_RESUMED = f"""
+    SELECT child.sweep, parent.rowid, child.rowid, parent.status,
+        min(parent.tasks_total, {MAX_SUMMED}), min(parent.tasks_completed, {MAX_SUMMED}),
+        min(child.tasks_total, {MAX_SUMMED}), json_type(child.record, '$.metadata.precision') IS NOT NULL,
         ifnull(json_extract(child.record, '$.metadata.n_deferred_tasks'), 0) = 0
     FROM job AS child INDEXED BY idx_job_parent JOIN job AS parent ON parent.job_id = child.parent_job_id
     WHERE child.parent_job_id IS NOT NULL AND child.sweep IN (SELECT value FROM json_each(?))
         AND parent.sweep = child.sweep AND child.status != 'cancelled'
-"""
+"""  # noqa: S608 - a number
 
 
 class _Resumed(NamedTuple):

@@ -16,10 +16,11 @@ from mopsjobs.cache import pruning, rows, totals
 from mopsjobs.cache.database import open_to_write
 from mopsjobs.cache.queries import statistics
 from mopsjobs.cache.queries.filters import Filter
+from mopsjobs.cache.queries.sweeps import read_sweeps
 from mopsjobs.cache.sync.records import delete_rows
 from mopsjobs.cache.sync_state import transaction
 from mopsjobs.registry.job_state import JobState
-from mopsjobs.registry.status import JobStatus
+from mopsjobs.registry.status import SWEEP, JobStatus
 from mopsjobs.store.base import VersionToken
 from mopsjobs.utils.times import record_time
 from support.cli import START, key
@@ -136,10 +137,27 @@ def test_a_number_that_no_job_can_use_does_not_spoil_the_sums(cache: sqlite3.Con
     with transaction(cache):
         rows.write_rows(cache, [to_row("small", small), *(to_row(f"huge-{number}", huge) for number in range(40))])
     [found] = statistics.usage(cache, Filter())
-    assert found.cpu_seconds == pytest.approx(40 * totals.MAX_USED / totals.PER_SECOND)
+    assert found.cpu_seconds == pytest.approx(40 * totals.MAX_SUMMED / totals.PER_SECOND)
     with transaction(cache):
         delete_rows(cache, [key(f"huge-{number}") for number in range(40)], 1)
     assert statistics.usage(cache, Filter()) == [statistics.UsageSum(None, 1, 1.25, 2.5, 2.5, 0.5, 100)]
+
+
+def test_counts_that_no_job_has_do_not_spoil_the_sums(cache: sqlite3.Connection) -> None:
+    """Counts of 1,100 jobs that are together beyond 64 bits."""
+    for table in ("job", "tally"):
+        cache.execute(f"DELETE FROM {table}")
+    state = JobState(
+        job_id="0", status="running", created_at=record_time(START), updated_at=record_time(START), labels={SWEEP: "s"},
+        tasks_total=2**53 - 1, tasks_completed=2**53 - 1, tasks_verified=2**53 - 1,
+    )  # fmt: skip
+    ids = [str(number) for number in range(1100)]
+    made = [rows.to_row(key(one), one, state.evolve(job_id=one).to_json(), VersionToken("1"), 1) for one in ids]
+    with transaction(cache):
+        rows.write_rows(cache, [row for row in made if isinstance(row, rows.MirroredJob)])
+    assert statistics.active_tallies(cache)[0].tasks_completed == 1100 * totals.MAX_SUMMED
+    assert statistics.tallies(cache)[0].verified == 1100 * totals.MAX_SUMMED
+    assert read_sweeps(cache, Filter(), ["s"], 0)["s"].tasks_total == 1100 * totals.MAX_SUMMED
 
 
 def test_figures_of_usage_read_no_rows(cache: sqlite3.Connection) -> None:

@@ -105,6 +105,18 @@ def test_an_objective_without_a_finite_value_has_failed() -> None:
     assert (journal.rounds_done, journal.best) == (2, None)
 
 
+def test_a_set_whose_model_diverges_has_failed() -> None:
+    """Its squared distance from what was observed is beyond every float. The search goes on with the others."""
+
+    def model(params: Mapping[str, Any], seed: int) -> dict[str, Any]:
+        return {"loss": 1e200 if params["d"] == "bad" else 1.0}
+
+    journal, _, _ = run_in_memory(spec(objective={"loss": {"observed": 0, "sd": 2}}, n_replicates=2), model=model)
+    told = {one.params["d"]: one.told for one in journal.evaluations()}
+    assert told["bad"] == Told(None, 2, error="NoValue")
+    assert told["good"] == Told((0.25,), 2, 0.0)
+
+
 def test_a_function_that_fails_for_each_set_ends_the_search() -> None:
     code = {"model.py": "def wrong(params, tasks):\n    1 / 0\n"}
     calibration, job = spec(objective="model:wrong"), JobInMemory()

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from mopsjobs.cache.sync.events import sync_events
 from mopsjobs.engines.base import EngineTimes
 from mopsjobs.errors import EngineError, JobExistsError, StoreUnavailableError, ValueTooLargeError
 from mopsjobs.ledger.retry_policy import RetryPolicy
+from mopsjobs.registry import precision_counts
 from mopsjobs.registry.keys import BUNDLE, FORMS, MANIFEST, OUTPUT
 from mopsjobs.store.directory import MAX_VALUE_BYTES, _directories, _pieces
 from mopsjobs.store.memory import InMemoryVersionedStore
@@ -464,6 +466,20 @@ def test_the_record_of_a_job_is_never_that_of_a_drop(ran: Site) -> None:
     assert drop.put(key, found.value.replace(b'"running"', b'"succeeded"'), found.version)
     assert counts(ran.deliver()) == ("running", 1, 0)
     assert ran.warnings == []
+
+
+@pytest.mark.parametrize("added", [7, {}, {"precise": []}, {"widest": 1.5}, {"widest": [[]]}, {"needed": 10**400}])
+def test_a_precision_that_no_shard_reports_stops_no_delivery(ran: Site, added: object) -> None:
+    """The other counts of the shard are taken."""
+    drop = ShardDrop(ran.directory.drop, 0)
+    found = drop.get("jobs/job/state.json")
+    assert found is not None
+    record = json.loads(found.value)
+    sound = dict.fromkeys(precision_counts.COUNTS, 1)
+    added = sound | added if isinstance(added, dict) and added else added
+    record["metadata"]["precision"] = sound | {"shards": {"0": added}}
+    assert drop.put("jobs/job/state.json", json.dumps(record).encode(), found.version)
+    assert counts(ran.deliver()) == ("running", 1, 0)
 
 
 @pytest.mark.claim("A delivery follows no link or pipe")
