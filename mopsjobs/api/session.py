@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import threading
@@ -13,12 +14,13 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.local import runner_end
 from mopsjobs.engines.worker import real_numbers
-from mopsjobs.errors import TaskFailedError, UsageError, command_line
+from mopsjobs.errors import StoreUnavailableError, TaskFailedError, UsageError, command_line
 from mopsjobs.registry.keys import LOGGED_NAME, NAMES_NAME
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from mopsjobs.app.jobs.reconcile import EngineWatch
     from mopsjobs.app.run.app import App
     from mopsjobs.submission.growing import EndedTask, GrowingJob
 
@@ -73,6 +75,7 @@ class Session(Generic[J]):
         """What `as_completed` has to yield."""
         self._is_closed = False
         self._failure: BaseException | None = None
+        self._engines: EngineWatch | None = None
         self._writer = threading.Thread(target=self._store_rounds, name=f"rounds of {self._id}", daemon=True)
         self._reader = threading.Thread(target=self._read_ends, name=f"ends of {self._id}", daemon=True)
         self._writer.start()
@@ -126,10 +129,14 @@ class Session(Generic[J]):
         Raises:
             MopsJobsError: if what was asked for, or the end, could not be stored.
         """
-        self._ask_no_more()
-        self._writer.join()
         with self._changed:
-            self._changed.wait_for(lambda: not self._open)
+            self._is_closed = True
+            self._changed.notify_all()
+            try:  # shards that are left may have to run the tasks of another one: only then the job ends
+                self._changed.wait_for(lambda: not self._open)
+            finally:
+                self._requests.put(None)
+        self._writer.join()
         if self._failure is not None:
             raise self._failure
 
@@ -173,10 +180,9 @@ class Session(Generic[J]):
 
     def _ask_no_more(self) -> None:
         with self._changed:
-            if not self._is_closed:
-                self._is_closed = True
-                self._requests.put(None)
-                self._changed.notify_all()
+            self._is_closed = True
+            self._requests.put(None)
+            self._changed.notify_all()
 
     # --- the threads -----------------------------------------------------------------------------------------
 
@@ -221,9 +227,10 @@ class Session(Generic[J]):
                 self._changed.wait_for(lambda: self._evaluations or self._is_over)
                 if self._is_over:
                     return
+            has_news = False
             try:
                 for ended in self._growing.ended(LOOK_SECONDS):
-                    has_warned = False
+                    has_warned, has_news = False, True
                     with self._changed:
                         if ended.number >= self._first:
                             self._ended[ended.number] = ended
@@ -231,6 +238,8 @@ class Session(Generic[J]):
                     if evaluation is not None:
                         self._settle(evaluation)
                 has_warned = has_warned or self._warn_of_lost_runner()
+                if not has_news:
+                    self._ask_engine()
             except BaseException as error:  # noqa: BLE001 - as above
                 self._fail(error)
                 return
@@ -281,6 +290,17 @@ class Session(Generic[J]):
         again = command_line("resume", self._id)
         self._app.out.warn(f"The runner of {self._id} has ended. The session goes on after: {again}")
         return True
+
+    def _ask_engine(self) -> None:
+        """Ask the engine of a job without news. Its record gets which shards have ended, and others do their tasks."""
+        if self._engines is None:
+            from mopsjobs.app.jobs.reconcile import EngineWatch  # here: most sessions have news
+
+            self._engines = EngineWatch(self._app, self._app.out, quiet_seconds=LOOK_SECONDS)
+        with contextlib.suppress(StoreUnavailableError):
+            state = self._app.registry.get_job(self._id) if self._evaluations else None
+            if state is not None and not state.is_terminal:
+                self._engines.look_and_tell(state)
 
 
 def value_of(outputs: Mapping[str, bytes]) -> Any:

@@ -112,7 +112,7 @@ class EngineState(NamedTuple):
     is_stuck: bool = False
     """Whether a pending job needs help. A job that only waits for its turn needs none."""
     lost: tuple[ShardEnd, ...] = ()
-    """The shards of a failed job that ended before their tasks."""
+    """The shards that ended before their tasks; of a running job, those that are not tried again."""
     started_at: datetime | None = None
     """When the newest runner of a running job began, if the engine was asked; it need not have reported yet."""
 

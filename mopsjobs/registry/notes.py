@@ -51,6 +51,10 @@ PRECISION = "precision"
 GROWS = "grows"
 """The member of metadata with the seconds without a task after which a growing job ends; absent for any other job."""
 
+LOST_SHARDS = "lost_shards"
+"""The member of metadata that tells how shards of a growing job have ended, by their numbers, in the words of its
+engine. Those that are left run their tasks."""
+
 CALIBRATION = "calibration"
 """The member of metadata that counts the rounds and sets of a calibration, with the best one."""
 
@@ -171,3 +175,10 @@ def _has_texts(entry: Mapping[str, Any]) -> bool:
         return entry["at"] is None or parse_time(entry["at"]) is not None
     except ValueError:
         return False
+
+
+def lost_shards(metadata: Mapping[str, object]) -> dict[int, str]:
+    """Return how shards of a growing job have ended, by their numbers; see `LOST_SHARDS`."""
+    lost = metadata.get(LOST_SHARDS)
+    known = lost.items() if isinstance(lost, Mapping) else ()
+    return {int(number): str(text) for number, text in known if number.isdecimal()}

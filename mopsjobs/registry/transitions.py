@@ -261,6 +261,8 @@ class ShardReport(NamedTuple):
     """None if the study is not adaptive."""
     growth: Growth | None = None
     """None if the study has all its sets."""
+    taken_over: frozenset[int] = frozenset()
+    """Shards that have ended, whose tasks are among those of this one."""
     waits_for: str | None = None
     """What the tasks wait for, if those of all shards have ended."""
     is_relayed: bool = False
@@ -277,6 +279,7 @@ def with_shard(state: JobState, shard: int, shards: int, report: ShardReport, at
     heartbeat_at = state.heartbeat_at if report.is_relayed else at
     own = [report.completed, report.failed, int(report.is_done)]
     by_shard = counts_of_shards(state.shards, shards, shard, own)
+    by_shard |= {str(ended): [0, 0, 1] for ended in report.taken_over}
     reports: list[Any] = list(by_shard.values())
     completed = sum(completed for completed, _, _ in reports)
     state = state.evolve(

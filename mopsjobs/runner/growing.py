@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from mopsjobs.errors import MopsJobsError, RecordError
 from mopsjobs.registry.transitions import Growth
@@ -133,6 +133,17 @@ class RoundReader:
         return since is not None and self._clock() - max(since, self._active_at) >= self._idle
 
 
+def shards_left_to(shard: int, shards: int, lost: Collection[int]) -> frozenset[int]:
+    """Return the shards that have ended whose tasks a shard runs: those right before it, in a circle.
+
+    So a further end moves the tasks of no shard but those that the ended one had.
+    """
+    found: set[int] = set()
+    while shard not in lost and len(found) < shards - 1 and (before := (shard - len(found) - 1) % shards) in lost:
+        found.add(before)
+    return frozenset(found)
+
+
 class GrowingFeed:
     """The tasks of a shard for its pool: an iterator that yields None while no further round is there.
 
@@ -162,7 +173,7 @@ class GrowingFeed:
         clock: Callable[[], float] = time.monotonic,
         patience: float = math.inf,
     ) -> None:
-        self._shard, self._shards, self._counts, self._clock = shard, shards, counts, clock
+        self._mine, self._shards, self._counts, self._clock = frozenset([shard]), shards, counts, clock
         self._have_others_ended = have_others_ended
         self.tasks = GrowingTasks(manifest.study)
         self.total = 0
@@ -237,6 +248,20 @@ class GrowingFeed:
             raise StopIteration
         return None
 
+    def take_over(self, shards: frozenset[int], found: Completeness) -> None:
+        """Take the tasks of shards that have ended, as a new run of them would.
+
+        Args:
+            shards: other shards than before.
+            found: the outputs of the tasks so far.
+        """
+        for number, is_complete in enumerate(found.complete):
+            if is_complete and self.tasks.first_of[number] == number and number % self._shards in shards:
+                self._has_failed[number] = False
+        before, self._mine = self._mine, shards
+        self._take(range(len(self.tasks.tasks)))
+        self._mine |= before
+
     def note(self, result: TaskResult, *, has_failed: bool) -> None:
         """Take the result of an attempt. The client may soon ask for more.
 
@@ -254,7 +279,7 @@ class GrowingFeed:
     def _take(self, numbers: range) -> None:
         for number in numbers:
             first = self.tasks.first_of[number]
-            if first % self._shards != self._shard:
+            if first % self._shards not in self._mine:
                 continue
             self.total += 1
             if first in self._has_failed:

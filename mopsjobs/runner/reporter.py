@@ -86,6 +86,8 @@ class Reporter:
     """Set for an adaptive study: returns the part of the shard in the precision of the job."""
     growth: Callable[[], Growth] | None = None
     """Set for a growing job: returns its counts."""
+    taken_over: frozenset[int] = frozenset()
+    """The shards that have ended, whose tasks are among those of this one."""
     waits_for: str | None = None
     """What tasks or reductions wait for. Meanwhile the record gets that, and the job does not become `running`;
     unless it waits for its client."""
@@ -192,9 +194,10 @@ class Reporter:
             return self._read, None
         return None, self._pause
 
-    def _news(self) -> tuple[tuple[int, int], str | None, Growth | None]:
+    def _news(self) -> tuple[tuple[int, int], str | None, Growth | None, frozenset[int]]:
         """Return what is worth a report."""
-        return self._counts.snapshot(), self.waits_for, None if self.growth is None else self.growth()
+        growth = None if self.growth is None else self.growth()
+        return self._counts.snapshot(), self.waits_for, growth, self.taken_over
 
     def _read(self) -> None:
         with self._lock:
@@ -212,12 +215,18 @@ class Reporter:
             return state
 
     def _send(
-        self, counted: tuple[int, int], waits_for: str | None, growth: Growth | None, *, is_done: bool
+        self,
+        counted: tuple[int, int],
+        waits_for: str | None,
+        growth: Growth | None,
+        taken_over: frozenset[int],
+        *,
+        is_done: bool,
     ) -> JobState | None:
         shard, is_least = self._shard, self._counts.is_lower_bound and not is_done
         precision = None if self.precision is None else self.precision()
         client = waits_for if waits_for == CLIENT_TEXT and not (is_done or self._writer.is_closing) else None
-        report = ShardReport(*counted, is_done, is_least, *self._measure(), precision, growth, client)
+        report = ShardReport(*counted, is_done, is_least, *self._measure(), precision, growth, taken_over, client)
         started_at = self._counts.started_at
         # After an outage, the record still gets the time at which the job began to run.
         registry = self._registry if started_at is None else self._registry.backdated_to(started_at)

@@ -36,13 +36,13 @@ from mopsjobs.registry import transitions
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.keys import OUTPUT, belongs_to
-from mopsjobs.registry.notes import CLIENT_TEXT, MAX_NOTE, OWN_WRITE, own_write_text
+from mopsjobs.registry.notes import CLIENT_TEXT, MAX_NOTE, OWN_WRITE, lost_shards, own_write_text
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.registry.usage import time_limit_text
 from mopsjobs.runner.adaptive import AdaptiveFeed
 from mopsjobs.runner.checkpoints import Checkpoints, origin_of
 from mopsjobs.runner.fail_early import FailEarly
-from mopsjobs.runner.growing import GrowingFeed
+from mopsjobs.runner.growing import GrowingFeed, shards_left_to
 from mopsjobs.runner.pools.base import Feed, NextTasks, Pool, TaskResult
 from mopsjobs.runner.pools.open_pool import open_pool
 from mopsjobs.runner.reducer import ReduceEnd, Reducer
@@ -380,6 +380,7 @@ class _Run:
     def _count_todo(self, meter: TaskMeter, done_before: int) -> None:
         """Count the tasks that the shard has, and those of this run, as far as is known."""
         if self._growing is not None:
+            self._take_over(self._growing)
             self._early.tasks_total = len(self._growing.tasks.tasks)
             self._total, self._todo = self._growing.total, self._growing.total - done_before
             meter.has_end = self._growing.is_over
@@ -394,6 +395,21 @@ class _Run:
             most = self._early.affordable(self._feed.at_most - done_before)
             meter.more = most - self._early.affordable(self._todo)
         meter.todo = self._early.affordable(self._todo)
+
+    def _take_over(self, feed: GrowingFeed) -> None:
+        """Take the tasks of shards that have ended by the word of their engine, if they are left to this shard."""
+        reporter, shard = self._reporter, self._shard
+        lost = {} if reporter.state is None else lost_shards(reporter.state.metadata)
+        new = shards_left_to(shard.number, shard.shards, lost) - reporter.taken_over
+        if not new or feed.is_over:
+            return
+        with contextlib.suppress(StoreUnavailableError):  # a later call tries again
+            manifest = dataclasses.replace(self._manifest, study=feed.tasks.study)
+            feed.take_over(new, find_complete_tasks(self._store_with_outbox, manifest))
+            reporter.taken_over |= new
+            text = f"shard {shard.number} runs the tasks of others: {'; '.join(lost[number] for number in sorted(new))}"
+            self._on_log(text)
+            self._events.emit(RUNNER, text=text)
 
     def _take(self, result: TaskResult) -> None:
         """Take the result of an attempt."""

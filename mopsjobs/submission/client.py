@@ -30,7 +30,7 @@ from mopsjobs.errors import (
     command_line,
 )
 from mopsjobs.registry.job_state import JobState
-from mopsjobs.registry.notes import SUSPECT
+from mopsjobs.registry.notes import LOST_SHARDS, SUSPECT
 from mopsjobs.registry.status import LAUNCH_FAILED, JobStatus
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
@@ -340,8 +340,8 @@ def relaunched_fields(fields: dict[str, Any], state: JobState, began_at: datetim
     """
     is_sign = state.heartbeat_at is not None or state.engine in LOCAL_ENGINES
     heartbeat = {"heartbeat_at": record_time(began_at)} if is_sign else {}
-    mark = {} if state.metadata.get(SUSPECT) is None else {SUSPECT: None}
-    return {**fields, **heartbeat, "metadata": {**fields["metadata"], **mark}}
+    marks = {name: None for name in (SUSPECT, LOST_SHARDS) if state.metadata.get(name) is not None}
+    return {**fields, **heartbeat, "metadata": {**fields["metadata"], **marks}}
 
 
 def new_job_id(study: Study, now: datetime | None = None) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+import mopsjobs as mj
 from mopsjobs.app.care.engine_checks import VERBS
 from mopsjobs.engines.kubernetes import manifest
 from mopsjobs.engines.kubernetes.client import CREATE_READ_SECONDS
@@ -30,7 +31,7 @@ from support.cli import Cli, Ran, command
 from support.docs import ROOT
 from support.kubernetes import kubeconfig
 from support.ledgers import attempts_in
-from support.runs import MODEL, code, is_alive, sets_of, until
+from support.runs import MODEL, PATIENCE, code, is_alive, sets_of, until
 from support.servers import Azurite
 from support.stand_in import CREATE_SECONDS, MONITOR_SECONDS, POD_GC_SECONDS, TOLERATION_SECONDS, StandIn
 from support.web import Web
@@ -112,6 +113,32 @@ def test_outputs_decide_how_a_job_with_a_lost_shard_ends(
     (task,) = cli.ok("tasks", "job", "--status", "oom", "--json").json["tasks"]
     assert (task["task"], task["error_type"]) == (1, "OOMKilled")
     assert "shard 1: " in cli.ok("logs", "job", "--grep", "hello").out, "its pods are still there"
+
+
+def test_a_session_goes_on_with_the_shards_that_are_left(
+    cli: Cli, cluster: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of two runs out of memory for good. Its program warns, the other runs its tasks, and a second one goes on."""
+    monkeypatch.setattr(manifest, "DEFAULT_BACKOFF", 0)
+    monkeypatch.setattr("mopsjobs.api.session.LOOK_SECONDS", 0.5)
+    monkeypatch.setattr("mopsjobs.app.jobs.reconcile.QUIET_SECONDS", 0.5)
+    home, gate = code(tmp_path / "code"), tmp_path / "gate"
+    place: dict[str, Any] = {"engine": "kubernetes", "image": "sims:1", "secret": "registry", "shards": 2, "workers": 1}
+    with mj.connect(env=cli.env) as reg:
+        first = reg.session("model:simulate", home, job_id="job", **place)
+        assert [one["x"] for one in first.map(sets_of(2))] == [0, 1]
+        cluster.memory_kills = {1}
+        asked = [first.submit({"x": x, "say": "hello", "gate": str(gate)}) for x in (2, 3)]
+        until(lambda: "Failed" in [pod["status"]["phase"] for pod in cluster.pods("job")], "the end of a shard")
+        gate.touch()
+        assert [one.result(PATIENCE)["x"] for one in asked] == [2, 3]
+        shown = cli.ok("status", "job", "--refresh").out
+        assert "Lost       shard 1 OOMKilled (exit code 137). Other shards run its tasks" in shown.splitlines()
+        with reg.session("job") as second:
+            assert [one["x"] for one in second.map(sets_of(6)[4:])] == [4, 5]
+    assert cli("wait", "job").code == 0
+    tasks = cli.ok("tasks", "job", "--json").json["tasks"]
+    assert [(task["outcome"], task["shard"]) for task in tasks][2:] == [("succeeded", 0)] * 4
 
 
 def test_a_job_whose_pods_cannot_sign_in_ends_the_wait(

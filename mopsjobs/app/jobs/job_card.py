@@ -18,6 +18,7 @@ from mopsjobs.registry.notes import (
     WAITS_FOR,
     has_unrecorded_note,
     label_history,
+    lost_shards,
     note_history,
     own_write_text,
 )
@@ -116,6 +117,7 @@ def job_card(
         _section("Status", _status(job)),
         _section("Waits for", waits_for_text(job)),
         _section("Warning", None if (written := noted_text(job, OWN_WRITE)) is None else own_write_text(written)),
+        _section("Lost", lost_shards_text(job)),
         _section("Progress", *_progress(job)),
         _section("Reused", _reused(job)),
         _section("Deferred", count and f"{pluralize(count, 'task')}, left to a later resume"),
@@ -456,6 +458,12 @@ def step_time(step: Mapping[str, object]) -> datetime | None:
 def waits_for_text(job: Mapping[str, object]) -> str | None:
     """Return what the tasks of an active job wait for; None if nothing is known."""
     return None if job["status"] in TERMINAL else noted_text(job, WAITS_FOR)
+
+
+def lost_shards_text(job: Mapping[str, object]) -> str | None:
+    """Return which shards of an active growing job have ended; None if none has."""
+    lost = {} if job["status"] in TERMINAL else lost_shards(metadata_of(job))
+    return f"{'; '.join(lost.values())}. Other shards run its tasks" if lost else None
 
 
 def noted_text(job: Mapping[str, object], name: str = NOTE) -> str | None:

@@ -38,7 +38,7 @@ from mopsjobs.errors import (
 )
 from mopsjobs.registry.job_columns import state_from_row
 from mopsjobs.registry.job_state import FIELDS, JobState
-from mopsjobs.registry.notes import CLIENT_TEXT, SUSPECT, WAITS_FOR
+from mopsjobs.registry.notes import CLIENT_TEXT, GROWS, LOST_SHARDS, SUSPECT, WAITS_FOR, lost_shards
 from mopsjobs.registry.status import INFERRED_CODES, LAUNCH_FAILED, RUNNER_LOST, TRANSITIONS, JobStatus
 from mopsjobs.studies.manifest import manifest_key
 from mopsjobs.studies.validation import EARLY_CODES, INCOMPLETE, REDUCE
@@ -151,6 +151,8 @@ def _decide_mark(state: JobState, engine: EngineState, now: datetime) -> Action:
     if engine.phase in ("pending", "running"):
         if was_replaced or (marked is not None and reason is None):
             return Action("clear", engine.reason, engine.detail)
+        if _lost_shards(state, engine) is not None:
+            return Action("explain", engine.reason, engine.detail)
         # That a job waits for its client is the word of its runners, not of its engine.
         if _wait_text(engine) != state.metadata.get(WAITS_FOR) != CLIENT_TEXT:
             return Action("explain", engine.reason, engine.detail)
@@ -338,12 +340,28 @@ def _apply(session: Session, state: JobState, action: Action, engine: EngineStat
 
 def _marks(state: JobState, action: Action, engine: EngineState, now: Callable[[], datetime]) -> dict[str, object]:
     """Return what an action changes of the marks of a record: why it is suspect, and what it waits for."""
-    changes: dict[str, object] = {WAITS_FOR: _wait_text(engine)}
+    changes: dict[str, object] = {LOST_SHARDS: _lost_shards(state, engine), WAITS_FOR: _wait_text(engine)}
+    if state.metadata.get(WAITS_FOR) == CLIENT_TEXT:
+        del changes[WAITS_FOR]
     if action.verb == "suspect":
         changes[SUSPECT] = {"reason": str(action.reason), "since": record_time(now())}
     elif action.verb != "explain":
         changes[SUSPECT] = None
-    return {name: value for name, value in changes.items() if value is not None or state.metadata.get(name) is not None}
+    was_set = {name for name in (SUSPECT, WAITS_FOR) if state.metadata.get(name) is not None}
+    return {name: value for name, value in changes.items() if value is not None or name in was_set}
+
+
+def _lost_shards(state: JobState, engine: EngineState) -> dict[str, object] | None:
+    """Return which shards of a growing job have ended, and how, if the record does not tell it of each; else None.
+
+    Its other shards then run their tasks. Those of any other job are left to a resume.
+    """
+    if GROWS not in state.metadata or not engine.lost:
+        return None
+    known = state.metadata.get(LOST_SHARDS)
+    before = dict(known) if isinstance(known, Mapping) else {}
+    lost = {str(end.shard): end.describe() for end in engine.lost} | before
+    return lost if len(lost) > len(before) else None
 
 
 def _runner_end(state: JobState, action: Action, engine: EngineState, times: EngineTimes) -> RunnerEnd:
@@ -386,7 +404,12 @@ class EngineWatch:
         Raises:
             StoreUnavailableError: if the registry does not take what was found.
         """
-        state = end_lost_runner(state.fields(), self._app) or state
+        state = self._ask_if_due(end_lost_runner(state.fields(), self._app) or state)
+        for text in [] if state.is_terminal else lost_shards(state.metadata).values():
+            self._warn(f"{state.job_id} {text}", f"{state.job_id}: {text}. Other shards run its tasks.")
+        return state
+
+    def _ask_if_due(self, state: JobState) -> JobState:
         if not is_reconcilable(state, CLUSTER_ENGINES):
             self._silences.pop(state.job_id, None)
             return state

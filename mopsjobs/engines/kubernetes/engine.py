@@ -57,6 +57,7 @@ from mopsjobs.engines.kubernetes.pods import (
     START_ERROR,
     container_starts,
     describe_shards,
+    ended_shards,
     last_stop,
     lost_shards,
     memory_problem,
@@ -282,7 +283,8 @@ def _active_state(
     problem, past = present_problem(pods, now), last_stop(pods)
     if is_running:
         starts = [moment for pod in pods if not has_ended(pod) for moment in container_starts(pod)]
-        return EngineState("running", *(problem or past or NOTHING))._replace(started_at=max(starts, default=None))
+        started_at, lost = max(starts, default=None), ended_shards(status, pods)
+        return EngineState("running", *(problem or past or NOTHING), lost=lost, started_at=started_at)
     by = field(k8s_job, "spec.managedBy") or JOB_CONTROLLER
     if not pods and by != JOB_CONTROLLER:
         return EngineState("pending", "ManagedBy", f"the Job is run by {by}, maybe in another cluster")

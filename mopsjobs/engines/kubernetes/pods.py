@@ -168,6 +168,12 @@ def lost_shards(status: Object, pods: Sequence[Object]) -> tuple[ShardEnd, ...]:
     return tuple(_shard_end(shard, last.get(shard)) for shard in sorted(failed))
 
 
+def ended_shards(status: Object, pods: Sequence[Object]) -> tuple[ShardEnd, ...]:
+    """Return those of `lost_shards` that the Job does not try again."""
+    final = set(_parse_indexes(status.get("failedIndexes") or ""))
+    return tuple(end for end in lost_shards(status, pods) if end.shard in final)
+
+
 def describe_shards(lost: Sequence[ShardEnd]) -> str:
     """Return how shards ended, the first ones by name."""
     shown = [end.describe() for end in lost[:MAX_SHOWN]]

@@ -231,7 +231,8 @@ def state_of(shards: Sequence[SlurmShards]) -> EngineState:
     failed = [one for one in shards if one.state in MEANINGS]
     reason, clause = _failure(failed)
     if at_work:
-        return EngineState("running", reason or _suspension(at_work), _summary(at_work, waiting, clause))
+        lost = tuple(itertools.islice(_lost(failed, had_begun=False), MAX_LOST))
+        return EngineState("running", reason or _suspension(at_work), _summary(at_work, waiting, clause), lost=lost)
     if waiting:
         word, meaning = _wait(waiting)
         others = "" if clause is None else f"; {clause}"
@@ -266,10 +267,10 @@ def _failure(failed: Sequence[SlurmShards]) -> tuple[str | None, str | None]:
     return ranked[0][0][0], "; ".join(clauses)
 
 
-def _lost(failed: Iterable[SlurmShards]) -> Iterator[ShardEnd]:
-    """Yield the shards that had tasks in hand. One that was cancelled before it began had none."""
+def _lost(failed: Iterable[SlurmShards], *, had_begun: bool = True) -> Iterator[ShardEnd]:
+    """Yield the shards that had tasks in hand, or all. One that was cancelled before it began had none."""
     for one in failed:
-        for number in itertools.chain(*one.parts) if one.has_begun else ():
+        for number in itertools.chain(*one.parts) if one.has_begun or not had_begun else ():
             yield ShardEnd(number, _end(one)[0], one.exit_code or None, one.state == "OUT_OF_MEMORY")
 
 

@@ -249,6 +249,8 @@ def test_the_counts_of_a_growing_job_never_become_less(bench: Bench) -> None:
         "n_parameter_sets": 4, "n_different_parameter_sets": 3, "n_duplicate_tasks": 1
     }  # fmt: skip
     assert bench.registry.report_shard("a", 0, 2, ShardReport(2, 0)).metadata["waits_for"] is None
+    job = bench.registry.report_shard("a", 0, 2, ShardReport(3, 0, is_done=True, taken_over=frozenset([1])))
+    assert (job.tasks_completed, job.tasks_failed, dict(job.shards)) == (3, 0, {"0": [3, 0, 1], "1": [0, 0, 1]})
 
 
 @pytest.mark.parametrize("method", UPDATES)

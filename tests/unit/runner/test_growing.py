@@ -10,7 +10,7 @@ import pytest
 
 from mopsjobs.errors import RecordError, StoreUnavailableError
 from mopsjobs.ledger.attempt import Outcome
-from mopsjobs.runner.growing import GrowingFeed
+from mopsjobs.runner.growing import GrowingFeed, shards_left_to
 from mopsjobs.runner.pools.base import TaskResult
 from mopsjobs.runner.reporter import Counts
 from mopsjobs.store.base import Versioned
@@ -134,6 +134,39 @@ def test_shards_have_each_their_tasks(rounds: Rounds) -> None:
     ]  # fmt: skip
     assert [feed.total for feed in feeds] == [3, 1]
     assert feeds[0].count_of(0) == 2
+
+
+def test_the_tasks_of_a_shard_that_has_ended_are_taken_over(rounds: Rounds) -> None:
+    """Those so far that left no outputs, and all later ones. Its failed tasks are tried again, as by a new run."""
+    feed = rounds.feed(0, 3)
+    rounds.add(1, 2, 3, 4, 2)
+    assert [task.number for task in taken(feed, 2)] == [0, 3]
+    found = Completeness(5)
+    found.complete[:] = bytes([0, 1, 1, 0, 1])
+    feed.take_over(frozenset([2]), found)
+    assert next(feed) is None
+    assert rounds.counts.snapshot() == (1, 0)
+    feed.take_over(frozenset([1]), Completeness(5))
+    assert [task.number for task in taken(feed, 1)] == [1]
+    assert (feed.total, feed.count_of(1)) == (5, 2)
+    rounds.add(5, 6)
+    assert [task.number for task in taken(feed, 2)] == [5, 6]
+
+
+@pytest.mark.parametrize(
+    ("lost", "left"),
+    [
+        ([], [[], [], [], []]),
+        ([1], [[], [], [1], []]),
+        ([1, 2], [[], [], [], [1, 2]]),
+        ([0, 3], [[], [0, 3], [], []]),
+        ([0, 1, 2], [[], [], [], [0, 1, 2]]),
+        ([0, 1, 2, 3], [[], [], [], []]),
+    ],
+)
+def test_one_shard_alone_runs_the_tasks_of_each_that_has_ended(lost: list[int], left: list[list[int]]) -> None:
+    """A further end moves no others: each shard would count them."""
+    assert [sorted(shards_left_to(shard, 4, lost)) for shard in range(4)] == left
 
 
 def test_nothing_asked_for_during_the_idle_time_ends_the_job(rounds: Rounds) -> None:

@@ -320,6 +320,21 @@ def test_a_mark_keeps_its_time_and_goes_when_all_is_well(registry: JobRegistry, 
     assert dict(well.metadata) == {"model": "seir", "suspect": None}
 
 
+def test_shards_of_a_growing_job_that_have_ended_are_noted_once(registry: JobRegistry, clock: Clock) -> None:
+    """What it waits for stays, as the others say it. Of any other job, nothing is noted: a resume runs its tasks."""
+    lost = RUNNING._replace(lost=(ShardEnd(2, "OOMKilled", 137),))
+    add_kubernetes_job(registry, "running", metadata={"grows": 60.0, "waits_for": "its client"})
+    noted = _reconcile(registry, clock, lost)
+    assert dict(noted.metadata) == {
+        "grows": 60.0, "waits_for": "its client", "lost_shards": {"2": "shard 2 OOMKilled (exit code 137)"}
+    }  # fmt: skip
+    assert _reconcile(registry, clock, lost) == noted
+    more = RUNNING._replace(lost=(ShardEnd(0, "Error", 1), *lost.lost))
+    assert sorted(_reconcile(registry, clock, more).metadata["lost_shards"]) == ["0", "2"]
+    add_kubernetes_job(registry, "running", "usual")
+    assert dict(_reconcile(registry, clock, lost, "usual").metadata) == {}
+
+
 def test_the_start_of_another_pod_is_a_sign_of_life(registry: JobRegistry, clock: Clock) -> None:
     """In each view, since the record has it. The next report of the runner brings a later one."""
     add_kubernetes_job(registry, "running")

@@ -135,6 +135,7 @@ def test_lost_shards_are_told_one_by_one() -> None:
     lines = [DONE, task(1, "OUT_OF_MEMORY", exit_code="0:125"), task(3, "FAILED", exit_code="1:0")]
     lost = (ShardEnd(1, "OUT_OF_MEMORY", is_out_of_memory=True), ShardEnd(3, "FAILED", 1))
     assert state_of(parse_scontrol("\n".join(lines))).lost == lost
+    assert state_of(parse_scontrol("\n".join([RUNS, *lines[1:]]))).lost == lost
 
 
 def test_shards_that_were_cancelled_before_they_began_have_lost_nothing() -> None:
