@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 from bench.machine import ROOT
 from mopsjobs.ledger.environment import environment_keys
@@ -27,9 +28,13 @@ from reliability.views.model import (
     LISTED,
     LOST,
     MISSING,
+    MODES,
+    MOST_X,
     ORDER,
     SUCCEEDED,
+    SWEEP,
     Job,
+    Search,
     Study,
     World,
 )
@@ -41,7 +46,10 @@ IDS = ("exp-2", "exp-20", "exp-200", "exp", "run-1", "run-10", "run-1.20", "run"
 WHOLE = 0.2
 """The share of commands that start an interpreter. The others are forked by one that has imported everything."""
 
-EXIT_NO_SUCH_JOB, EXIT_UNREACHABLE, EXIT_REFUSED, EXIT_PARTLY_DONE = 3, 5, 6, 7
+EXIT_USAGE, EXIT_NO_SUCH_JOB, EXIT_UNREACHABLE, EXIT_REFUSED, EXIT_PARTLY_DONE = 2, 3, 5, 6, 7
+EXIT_JOB_FAILED, NOT_FINISHED = 100, 8
+
+SWEEPS = ("night", "day")
 
 
 class Actor:
@@ -182,6 +190,20 @@ class RecordActs(Actor):
             return ["label", job.job_id, f"{label}-"], lambda: setattr(job, "labels", rest)
         labels = job.labels | {label: value}
         return ["label", job.job_id, f"{label}={value}"], lambda: setattr(job, "labels", labels)
+
+    def label_matching(self) -> bool:
+        """Label all jobs that have a label, of those that a cache shows."""
+        job = self._job(lambda job: bool(job.labels))
+        if job is None:
+            return False
+        (label, value), machine = self._chance.choice(sorted(job.labels.items())), self._machine()
+        self._run(machine, ["label", "--match", f"{label}={value}", f"m={self._world.step}"], 0)
+        self._world.synced(machine)
+        for one in self._world.jobs.values():
+            if one.labels.get(label) == value and one.job_id not in self._world.caches[machine].pruned:
+                one.labels = one.labels | {"m": str(self._world.step)}
+                self._world.changed(one.job_id, machine)
+        return True
 
     def cancel(self) -> bool:
         """Cancel a job, or try to cancel one that has ended."""
@@ -334,6 +356,23 @@ def simulate(params, seed):
 """
 
 
+SESSION = """
+import json, os, signal, sys, time
+import mopsjobs as mj
+
+how, rounds, end = json.loads(sys.argv[1])
+with mj.connect() as registry, registry.session(**how) as session:
+    for sets in rounds:
+        asked = [session.submit(params) for params in sets]
+        while not asked[-1].tasks and end == "kill at work":
+            time.sleep(0.01)
+        for one in asked if end != "kill at work" else ():
+            one.exception()
+    if end:
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
 class StudyActs(Actor):
     """Acts on jobs with tasks. Each returns whether it was possible."""
 
@@ -343,7 +382,7 @@ class StudyActs(Actor):
 
     def extend(self) -> bool:
         """Submit a study that has the tasks of another and more, and reuses the outputs of that."""
-        source = self._job(lambda job: job.study is not None and not job.is_active)
+        source = self._job(lambda job: job.study is not None and job.search is None and not job.is_active)
         return source is not None and self._submit(source)
 
     def _submit(self, source: Job | None) -> bool:
@@ -359,6 +398,9 @@ class StudyActs(Actor):
         job = Job(self._chance.choice(free), study=study, is_capped=is_capped)
         words = ["submit", self._write_study(study), "--auto", "--workers", "1", "--retries", "0", "--wait", "-q"]
         words += ["--job-id", job.job_id, *(("--max-cpu-hours", "1e-9") if is_capped else ())]
+        if self._chance.random() < 0.4:
+            job.labels = {SWEEP: self._chance.choice(SWEEPS)}
+            words += ["--sweep", job.labels[SWEEP]]
         if source is not None:
             words += ["--extend", source.job_id]
             for member in sorted(world.family(source.job_id), key=lambda one: len(list(world.lineage(one)))):
@@ -412,6 +454,9 @@ class StudyActs(Actor):
             is_told = not any(member.was_killed for member in world.lineage(job.job_id))
             self._run("a", words, EXIT_CODES[job.status] if not missing else 0 if is_told else None)
             return True
+        if job.search is not None:
+            self._run("a", words, EXIT_USAGE)
+            return True
         child = Job(world.child_id(job.job_id), parent=job.job_id, study=job.study, labels=job.labels_to_inherit())
         child.is_capped = job.is_capped
         child.deferred = tuple(task for task in missing if task not in chosen)
@@ -422,6 +467,97 @@ class StudyActs(Actor):
         world.changed(child.job_id, "a")
         self._mirrored(child)
         return True
+
+    def calibrate(self) -> bool:
+        """Search in two rounds, or go on with an earlier search for one more. Perhaps its client is killed at first."""
+        free = [job_id for job_id in IDS if job_id not in self._world.jobs]
+        earlier = self._job(lambda job: job.search is not None and not self._is_unsure(job))
+        if not free:
+            return False
+        world, name = self._world, f"s{self._world.step}"
+        job = Job(self._chance.choice(free))
+        if earlier is None or earlier.search is None or self._chance.random() < 0.5:
+            job.search, words = Search(world.step, 2), [self._write_search(name), "--auto"]
+        else:
+            rounds = earlier.search.rounds
+            job.search, words = (
+                Search(earlier.search.seed, rounds + 1, rounds),
+                [earlier.job_id, "--rounds", str(rounds + 1)],
+            )
+            sweep = {SWEEP: earlier.labels.get(SWEEP, earlier.job_id)}
+            job.labels, is_joining = sweep, SWEEP not in earlier.labels
+            earlier.labels = earlier.labels | sweep
+        job.study = job.search.study(name)
+        words = ["calibrate", *words, "--job-id", job.job_id, "--workers", "1", "--retries", "0"]
+        world.run(job, job.study.tasks())
+        code = 0 if job.search.counts()["best"] is not None else EXIT_JOB_FAILED
+        if self._chance.random() < 0.4:
+            self._kill_client(self._machines["a"].start(*words), f"rounds/{job.job_id}/000001.json")
+            words = ["calibrate", job.job_id]
+        self._run("a", words, code)
+        if job.labels and is_joining and earlier is not None:
+            world.changed(earlier.job_id, "a")
+        self._has_run(job)
+        return True
+
+    def work_in_session(self) -> bool:
+        """Ask for parameter sets in two rounds by a Python program, or by two, of which the first is killed."""
+        free = [job_id for job_id in IDS if job_id not in self._world.jobs]
+        if not free:
+            return False
+        study = Study(f"s{self._world.step}", tuple(self._chance.choices(("ok", "fail"), (4, 1), k=4)), 1)
+        job = Job(self._chance.choice(free), study=study)
+        sets = [{"x": x, "mode": mode, "flag": str(self._flags / study.name)} for x, mode in enumerate(study.modes)]
+        begin = {"model": "model:simulate", "code": ".", "outputs": ["result.json"], "job_id": job.job_id, "workers": 1}
+        begin |= {"retries": 0}
+        if self._chance.random() < 0.5:
+            self._run_session(begin, [sets[:2]], "kill" if self._chance.random() < 0.5 else "kill at work")
+            self._run("a", ["status", job.job_id, "--exit-status"], NOT_FINISHED)
+            self._run_session({"model": job.job_id}, [sets[2:]], "")
+        else:
+            self._run_session(begin, [sets[:2], sets[2:]], "")
+        self._world.run(job, study.tasks())
+        self._run("a", ["wait", job.job_id], EXIT_CODES[job.status])
+        self._has_run(job)
+        return True
+
+    def _run_session(self, how: Mapping[str, object], rounds: list[list[dict[str, Any]]], end: str) -> None:
+        machine = self._machines["a"]
+        words = [machine.words()[0], "-c", SESSION, json.dumps([how, rounds, end])]
+        self.log.append(f"a: a session by {how}: {rounds}, {end or 'whole'}")
+        ran = subprocess.run(
+            words, env=machine.env | {"PYTHONPATH": str(ROOT)}, cwd=machine.code,
+            capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False,
+        )  # fmt: skip
+        code = -signal.SIGKILL if end else 0
+        hold(ran.returncode == code, f"a session ended with {ran.returncode}: {ran.stdout}{ran.stderr}")
+
+    def _kill_client(self, process: subprocess.Popen[str], key: str) -> None:
+        """Kill a client at some instant after it has stored a key."""
+        end = time.monotonic() + LIMIT_SECONDS
+        while self._store.get(key) is None and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.02)
+        time.sleep(self._chance.uniform(0, 1))
+        process.kill()
+        process.wait()
+        self.log.append(f"a: {' '.join(map(str, process.args[2:]))}, its client is killed")
+
+    def _has_run(self, job: Job) -> None:
+        """Note a job that has ended, and read its ledger."""
+        self._world.jobs[job.job_id] = job
+        self._world.changed(job.job_id, "a")
+        self._run("a", ["tasks", job.job_id, "--json"], 0)
+        self._world.caches["a"].ledgers.add(job.job_id)
+
+    def _write_search(self, name: str) -> str:
+        document = {
+            "model": "model:simulate", "outputs": ["result.json"], "objective": "y", "rounds": 2, "sets_per_round": 2,
+            "parameters": {"x": {"integer": [0, MOST_X]}, "mode": {"choice": MODES}},
+            "fixed": {"flag": str(self._flags / name)}, "sampler": "random", "seed": self._world.step,
+        }  # fmt: skip
+        path = self._flags / f"{name}-search.json"
+        path.write_text(json.dumps(document))
+        return str(path)
 
     def validate(self) -> bool:
         """Validate a job that has ended: its status stays."""
@@ -564,12 +700,23 @@ def _kill_group(process: subprocess.Popen[str]) -> None:
 
 AN_HOUR = 3600.0
 
-RARE = ("sync", "act_on_ghost", "kill_command", "kill_runner", "act_in_outage", "describe", "prune", "cancel")
+RARE = (
+    "sync",
+    "act_on_ghost",
+    "kill_command",
+    "kill_runner",
+    "act_in_outage",
+    "describe",
+    "prune",
+    "cancel",
+    "label_matching",
+)
 """Acts of all sequences, if their theme does not say otherwise."""
 
 THEMES: dict[str, dict[str, int]] = {
     "records": {"register": 3, "report": 4, "write_as_foreigner": 3, "act_on_ghost": 2, "prune": 3, "describe": 3},
     "families": {"submit": 2, "resume": 6, "prune": 3, "validate": 1, "describe": 2, "prune_store": 1},
+    "searches": {"calibrate": 4, "work_in_session": 4, "submit": 2, "resume": 2, "extend": 1, "label_matching": 3},
     "reuse": {"submit": 2, "extend": 4, "resume": 2, "delete_output": 3, "validate": 1, "prune_store": 1},
 }
 """What sequences are about: their acts, and how often each is chosen beside the others."""

@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -67,8 +67,26 @@ class Views:
             found["API jobs"] = reading.by_id(json.loads(ask("/api/v1/jobs?limit=500")[1])["jobs"])
             # Without a filter, a group shows its first jobs, and counts the others.
             pages = [ask(f"/jobs?status={group}")[1] for group in ("active", "done")]
-            found["page /jobs"] = {job_id: facts for page in pages for job_id, facts in reading.page_rows(page)}
+            names = {name for page in pages for name, _ in reading.page_sweeps(page)}
+            pages += [
+                ask(f"/jobs?status={group}&label=sweep={name}")[1] for name in names for group in ("active", "done")
+            ]
+            rows = [row for page in pages for row in reading.page_rows(page)]
+            found["page /jobs"] = {job_id: facts for job_id, facts in rows if not job_id.startswith("/sweep/")}
         return found
+
+    def sweeps(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """Return what each list for people says of each sweep, by the list and the name."""
+        lines = map(reading.sweep_of_list, self._machine.look("list", "--limit", "0").out.splitlines())
+        with self._machine.page() as ask:
+            counts: dict[str, Counter[str]] = defaultdict(Counter)
+            for group in ("active", "done"):
+                for name, statuses in reading.page_sweeps(ask(f"/jobs?status={group}")[1]):
+                    counts[name].update(dict(statuses))
+        return {
+            "list": dict(filter(None, lines)),
+            "page /jobs": {name: {"statuses": tuple(sorted(found.items()))} for name, found in counts.items()},
+        }
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return how many jobs there are by status, as each view counts them."""
@@ -136,6 +154,11 @@ class Views:
         yield "results --by set", self._mean(job_id)
         yield from self._by_python(job_id)
         yield from self._by_page(job_id)
+        if self._world.jobs[job_id].search is not None:
+            ran = look("results", job_id, "--json", "--best")
+            yield "results --best", {"calibration": reading.calibration(ran.json["calibration"])}
+            sets = [(one["value"], one["round"]) for one in ran.json["sets"]]
+            yield "sets of results --best", {"best set": sets[0] if sets else (None, None)}
         compared = self._world.contrast(job_id, self.name)
         if compared is None:
             return
@@ -242,6 +265,7 @@ def of_inside(world: World, name: str, job_id: str) -> dict[str, Any]:
     means = tuple((x, len(found), sum(found) / len(found) if found else None) for x, found in sorted(values.items()))
     return {
         "tasks": tasks if is_whole else UNKNOWN,
+        "best set": UNKNOWN if job.search is None else tuple([*job.search.counts().values()][-2:]),
         "failures": job.failed,
         "failures in the ledger": len([end for _, end in tasks if end in reading.FAILED]),
         "outputs": world.outputs(job_id),

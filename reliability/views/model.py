@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator
+import random
+from collections import Counter
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +19,7 @@ EXIT_CODES = {"succeeded": 0, "failed": 100, "cancelled": 103, "partial": 104}
 NOT_FINISHED = 8
 
 ARCHIVED = "archived"
+SWEEP = "sweep"
 SUCCEEDED = "succeeded"
 MISSING = "missing"
 LOST = "lost"
@@ -34,6 +37,47 @@ LISTED = (3, 4, 5, 6)
 BASE = 7
 
 
+MOST_X = 10**6
+MODES = ("ok", "ok", "fail")
+"""What a search draws from: the highest `x`, and the modes."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """A calibration by random draws, which follow from its seed."""
+
+    seed: int
+    rounds: int
+    """Those of earlier calibrations included."""
+    inherited: int = 0
+    sets_per_round: int = 2
+
+    def draws(self) -> list[tuple[int, str]]:
+        """Return `x` and the mode of each set, those of earlier calibrations included."""
+        chance = random.Random(self.seed)
+        count = self.rounds * self.sets_per_round
+        return [(int(chance.random() * (MOST_X + 1)), MODES[int(chance.random() * 3)]) for _ in range(count)]
+
+    def study(self, name: str) -> Study:
+        """Return the study of its own job."""
+        own = self.draws()[self.inherited * self.sets_per_round :]
+        return Study(name, tuple(mode for _, mode in own), 1, xs=tuple(x for x, _ in own))
+
+    def counts(self) -> dict[str, Any]:
+        """Return what each view of the record has to show."""
+        told = [
+            (x * 10 + 0.5, place // self.sets_per_round + 1)
+            for place, (x, mode) in enumerate(self.draws())
+            if mode == "ok"
+        ]
+        value, number = min(told, default=(None, None))
+        sets = self.rounds * self.sets_per_round
+        return {
+            "rounds": self.rounds, "at_most": self.rounds, "inherited": self.inherited, "sets": sets,
+            "failed": sets - len(told), "best": value, "best in round": number,
+        }  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Study:
     """The parameter sets of a study by `x`: the mode of each, and how often it is repeated."""
@@ -46,6 +90,8 @@ class Study:
     """The replicates after which an adaptive study looks at a set first, which is precise then unless it is `wide`."""
     seeds: str | None = None
     """The rule of its seeds: `common`, `listed`, `base`; None for the default."""
+    xs: tuple[int, ...] | None = None
+    """The parameter `x` of each set; None if it is the place of the set."""
 
     def tasks(self) -> list[int]:
         """Return the numbers of the tasks that it needs. An adaptive study leaves out some."""
@@ -54,7 +100,8 @@ class Study:
 
     def x(self, task: int) -> int:
         """Return the parameter of a task."""
-        return task // self.replicates
+        place = task // self.replicates
+        return place if self.xs is None else self.xs[place]
 
     def seed(self, task: int) -> int | None:
         """Return the seed of a task; None if the rule depends on more than is known here."""
@@ -66,12 +113,12 @@ class Study:
 
     def value(self, task: int) -> float:
         """Return the result of a task. Those of a wide set are far apart by their seeds."""
-        away = 0 if self.modes[self.x(task)] != "wide" else 1000 if task % 2 == 0 else -1000
+        away = 0 if self.modes[task // self.replicates] != "wide" else 1000 if task % 2 == 0 else -1000
         return self.x(task) * 10 + 0.5 + away
 
     def end(self, task: int, *, is_repaired: bool) -> str:
         """Return how a run of a task ends."""
-        mode = self.modes[self.x(task)]
+        mode = self.modes[task // self.replicates]
         return SUCCEEDED if is_repaired and mode.endswith("-once") else ENDS_BY_MODE[mode]
 
 
@@ -100,6 +147,8 @@ class Job:
     """Whether another program registered it, with a Job of Kubernetes."""
     is_capped: bool = False
     """Whether its first task uses up its budget of CPU-hours."""
+    search: Search | None = None
+    """The calibration whose sets it runs."""
     was_killed: bool = False
     """Whether its runner was killed, so that no ledger may tell how its tasks ended."""
 
@@ -133,6 +182,7 @@ class Job:
             "labels": tuple(sorted(self.labels.items())),
             "note": self.note,
             "parent": self.parent,
+            "calibration": None if self.search is None else tuple(self.search.counts().items()),
         }
 
 
@@ -277,7 +327,7 @@ class World:
         """
         study = self.jobs[job_id].study
         alike = [] if study is None else [x for x, mode in enumerate(study.modes) if mode == study.modes[0]][:2]
-        if study is None or len(alike) < 2:
+        if study is None or study.xs is not None or len(alike) < 2:
             return None
         sides: list[dict[int, float]] = [{}, {}]
         for task, (_, end) in self.rows(job_id, name).items():
@@ -297,6 +347,35 @@ class World:
             return UNKNOWN
         ends = [end for _, end in self.rows(self.newest(job_id).job_id).values()]
         return ends.count(SUCCEEDED), root.total
+
+    def sweeps(self, shown: Collection[str]) -> dict[str, dict[str, Any]]:
+        """Return the rows of sweeps in a cache that shows these jobs: the statuses and the tasks of the jobs of each.
+
+        A sweep has no row if the cache knows a single job of it, or if all are archived. A job that was resumed counts
+        as the one that took up its tasks.
+        """
+        by_name: dict[str, list[Job]] = {}
+        for job_id in shown:
+            if name := self.jobs[job_id].labels.get(SWEEP):
+                by_name.setdefault(name, []).append(self.jobs[job_id])
+        rows = {}
+        for name, members in by_name.items():
+            listed = {one.job_id: one for one in members if not one.is_archived}
+            if len(members) < 2 or not listed:
+                continue
+            pairs = [(listed[one.parent], one) for one in listed.values() if one.parent in listed]
+            counts = Counter(one.status for one in listed.values())
+            counts.subtract(parent.status for parent, child in pairs if not child.deferred)
+            completed, total = (
+                sum(getattr(one, field) or 0 for one in listed.values()) for field in ("completed", "total")
+            )
+            for parent, child in pairs:
+                is_adaptive = child.study is not None and child.study.least is not None
+                total -= (parent.total if is_adaptive else child.total) or 0
+                completed -= parent.completed if is_adaptive else 0
+            statuses = tuple(sorted((status, count) for status, count in counts.items() if count))
+            rows[name] = {"statuses": statuses, "tasks": (completed, total)}
+        return rows
 
     def holder(self, job_id: str, task: int) -> str:
         """Return the job whose prefix has the output of a task."""

@@ -60,7 +60,29 @@ def record_facts(job: Row) -> dict[str, Any]:
         "labels": tuple(sorted(labels.items())),
         "note": note,
         "parent": job["parent_job_id"],
+        "calibration": calibration(job.get("calibration")),
     }
+
+
+def calibration(counts: Row | None) -> tuple[tuple[str, Any], ...] | None:
+    """Return what counts of a calibration state."""
+    if counts is None:
+        return UNKNOWN
+    best = counts["best"] or {"value": None, "round": None}
+    return tuple((counts | {"best": best["value"], "best in round": best["round"]}).items())
+
+
+def sweep_of_list(line: str) -> tuple[str, dict[str, Any]] | None:
+    """Return name and facts of a line of `list`, if it is that of a sweep."""
+    found = re.match(r"sweep=(\S+) +(\d.*?)(?: of \d+ jobs)?(?:;.*?)? +(\d+)/(\d+) ", line + " ")
+    return (
+        None if found is None else (found[1], {"statuses": statuses(found[2]), "tasks": (int(found[3]), int(found[4]))})
+    )
+
+
+def statuses(text: str) -> tuple[tuple[str, int], ...]:
+    """Return counts of jobs, such as `2 failed, 1 running`."""
+    return tuple(sorted((status, int(count)) for count, status in re.findall(r"(\d+) (\w+)", text)))
 
 
 def by_id(jobs: Iterable[Row]) -> dict[str, dict[str, Any]]:
@@ -227,6 +249,11 @@ def family_facts(text: str) -> dict[str, Any]:
     members = [html.unescape(one) for one in re.findall(r'<a href="/jobs/[^"]+">([^<]+)</a>', section[0])]
     done = (sums["completed"], sums["total"]) if sums else UNKNOWN
     return {"family": tuple(sorted(members)), "family done": done}
+
+
+def page_sweeps(text: str) -> Iterator[tuple[str, Any]]:
+    for name, counts in re.findall(r'<a href="[^"]*" title="([^"]*)">sweep=([^<]+)</a>', text):
+        yield counts, statuses(name.partition(" of ")[0].partition(";")[0])
 
 
 def page_rows(text: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -159,6 +159,13 @@ class Sequence:
             for job_id, facts in jobs.items():
                 if job_id in said:
                     said[job_id].add(view, facts)
+        sweeps = world.sweeps(shown)
+        for view, rows in views.sweeps().items():
+            if rows.keys() != sweeps.keys():
+                problems.append(f"{view} shows the sweeps {sorted(rows)}, and should show {sorted(sweeps)}")
+            for sweep, facts in rows.items():
+                wrong = {fact: value for fact, value in facts.items() if value != sweeps.get(sweep, facts)[fact]}
+                problems += [f"{view} says of sweep {sweep} {wrong}, and should say {sweeps[sweep]}"] if wrong else []
         counted = Counter(world.jobs[job_id].status for job_id in shown)
         problems += [
             f"{view} counts {counts}, and should count {dict(counted)}"

@@ -14,7 +14,7 @@ from reliability.views.model import Job, Study, World
 from reliability.views.reading import Statements
 from reliability.views.sequences import over
 
-LENGTH = 5
+LENGTH = 4
 STORES = ["sqlite", pytest.param("azure", marks=pytest.mark.azurite)]
 
 
