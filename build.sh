@@ -31,6 +31,7 @@ usage: ./build.sh [command]
   test --long [ARG...]
                  also storms, time windows and the longest crash trials, as before a release
   servers        set up only the servers and the browsers of the tests
+  model          set up only the interpreter of the example that has packages of its own, which tests run
   lint           ruff, mypy, codespell, the checks of .github/, and the documents as a site
   docs           build the documents as a site, in build/site
   reliability [ARG...]
@@ -120,7 +121,9 @@ install_long_lock() {
   same "$1" "$stamp" && return
   say "installing $1 with uv"
   if install_uv && "$venv/bin/python" -m uv pip install --quiet --python "$into/bin/python" --native-tls \
-    --require-hashes --no-deps --compile-bytecode --requirement "$1"; then
+    --require-hashes --no-deps --requirement "$1"; then
+    # A third of it is never imported.
+    "$into/bin/python" -m compileall -qq -j 0 -x '/(tests|pip|mypyc?)/' "$into"/lib/python*/site-packages || true
     cp "$1" "$stamp"
   else
     install_lock "$1" "$into"
@@ -265,6 +268,11 @@ cmd_test() {
   exec "$venv/bin/python" -m pytest "${in_parallel[@]}" "$@"
 }
 
+cmd_model() {
+  install_long_lock requirements/dev.lock
+  install_long_lock "$model" "$root/build/model"
+}
+
 cmd_reliability() {
   install_server azurite
   install_server dynalite
@@ -355,7 +363,7 @@ cmd_lock() {
 command=${1:-build}
 [ $# = 0 ] || shift
 case $command in
-  build | demo | servers | test | reliability | lint | docs | lock | release) "cmd_$command" "$@" ;;
+  build | demo | servers | model | test | reliability | lint | docs | lock | release) "cmd_$command" "$@" ;;
   clean) rm -rf "$root/build" "$root/dist" ;;
   help | -h | --help) usage ;;
   *)

@@ -94,22 +94,24 @@ LONG = (
     "tests/contract/test_requests.py::test_what_commands_send_to_s3[1000-",
     "tests/contract/test_requests.py::test_what_commands_send_to_s3[60-large-moto]",
     "tests/contract/test_requests.py::test_what_commands_send_to_s3[60-small-moto]",
-    "tests/integration/test_calibration_notebook.py::test_the_calibration",
+    "tests/integration/test_calibrations.py::test_each_sampler_finds_the_planted_parameters[CMA",
+    "tests/integration/test_calibrations.py::test_each_sampler_finds_the_planted_parameters[evolution]",
     "tests/integration/test_delta_sync.py::test_no_change_is_missed_in_dynamodb",
     "tests/integration/test_delta_sync.py::test_no_change_is_missed_in_s3",
     "tests/contract/test_views_over_stores.py::test_no_view_goes_back_in_azurite",
-    "tests/integration/test_concurrent_resumes.py::test_of_three_resumes_at_once_one_launches_a_job[azurite]",
-    "tests/integration/test_concurrent_resumes.py::test_of_three_resumes_at_once_one_makes_a_child[azurite]",
+    "tests/integration/test_dask_checkpoints.py::test_a_program_on_dask_that_saves_what_it_began_from",
+    "tests/integration/test_dask_checkpoints.py::test_a_task_whose_process_dies_goes_on_on_the_same_worker",
     "tests/integration/test_dask_engine.py::test_a_kill_by_a_nanny",
-    "tests/integration/test_dask_engine.py::test_a_runner_of_a_silent_scheduler",
+    "tests/integration/test_dask_engine.py::test_a_scheduler_that_says_nothing",
     "tests/integration/test_dask_engine.py::test_the_first_tasks_come_to_all_workers_without_stealing",
     "tests/integration/test_retention.py::test_no_event_comes_back_or_twice_in_memory",
-    "tests/integration/test_notebooks.py::test_a_job_outlives_its_kernel_and_its_registry[azurite]",
-    "tests/integration/test_python_api.py::test_tasks_come_while_the_job_runs[azurite]",
-    "tests/integration/test_python_api_processes.py::test_a_job_goes_on_without_its_handle[azurite]",
-    "tests/integration/test_python_api_processes.py::test_threads_share_a_registry[azurite]",
+    "tests/integration/test_kubernetes_stand_in.py::test_what_a_missing_permission_costs[get pods/log]",
+    "tests/integration/test_kubernetes_stand_in.py::test_what_a_missing_permission_costs[list ",
+    "tests/integration/test_runner_process.py::test_a_budget_ends_racing_shards_though_one_is_killed[azurite]",
     "tests/integration/test_slurm_engine.py::test_a_requeued_shard_with_a_drop",
+    "tests/integration/test_slurm_engine.py::test_a_task_of_a_requeued_shard_goes_on[time limit]",
     "tests/integration/test_slurm_engine.py::test_a_time_limit",
+    "tests/integration/test_slurm_engine.py::test_tasks_that_never_began_have_no_attempt[time]",
     "tests/integration/test_scale.py::",
     "tests/project/test_zipapp.py::test_two_builds",
     "tests/resilience/test_crash_kills.py::test_a_killed_",
@@ -119,6 +121,27 @@ LONG = (
 )
 """Beginnings of the ids of storms, time windows, the longest crash trials, and other long tests with a shorter kind.
 Only `--long` adds them, before a release. Each runs where it is named."""
+
+LONG_ON_AZURITE = (
+    "tests/integration/test_growing_jobs.py::test_a_c",
+    "tests/integration/test_growing_jobs.py::test_a_job_that_waits",
+    "tests/integration/test_growing_jobs.py::test_a_killed_worker",
+    "tests/integration/test_growing_jobs.py::test_a_session_",
+    "tests/integration/test_growing_jobs.py::test_a_task_",
+    "tests/integration/test_growing_jobs.py::test_it_ends_",
+    "tests/integration/test_growing_jobs.py::test_outputs_",
+    "tests/integration/test_growing_jobs.py::test_sets_of_a_session_",
+    "tests/integration/test_growing_jobs.py::test_threads_of_a_session_",
+    "tests/integration/test_growing_jobs.py::test_views_",
+    "tests/integration/test_killed_runners.py::test_a_runner_",
+    "tests/integration/test_killed_runners.py::test_of_three_",
+    "tests/integration/test_notebooks.py::",
+    "tests/integration/test_python_api.py::test_t",
+)
+"""Beginnings of the ids of tests over an embedded registry and over an Azurite, of which the latter are as long ones.
+
+Other tests of the same file run over both in any case: those of outages, of killed runners and of clients.
+"""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -177,10 +200,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.option.fast:
         config.hook.pytest_deselected(items=list(slow))
         items[:] = [item for item in items if item not in slow]
+    is_complete = _is_whole(config) and not config.option.fast
+    begins = (*LONG, *LONG_ON_AZURITE) if is_complete else ()
+    config.option.unknown_long = [one for one in begins if not any(item.nodeid.startswith(one) for item in items)]
     if not config.option.long:
-        left_out = {item for item in items if item.nodeid.startswith(LONG) or item.get_closest_marker("long")}
+        left_out = {item for item in items if _is_long(item)}
         config.hook.pytest_deselected(items=list(left_out))
         items[:] = [item for item in items if item not in left_out]
+
+
+def _is_long(item: pytest.Item) -> bool:
+    is_on_azurite = "[azurite" in item.nodeid and item.nodeid.startswith(LONG_ON_AZURITE)
+    return is_on_azurite or item.nodeid.startswith(LONG) or item.get_closest_marker("long") is not None
 
 
 def _is_whole(config: pytest.Config) -> bool:

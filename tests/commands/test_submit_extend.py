@@ -71,7 +71,15 @@ def test_more_replicates_and_sets_run_only_what_is_new(ran: Desk, calls_file: Pa
     assert len(ran.results("more")) == 13
 
 
-@pytest.mark.parametrize("rule", ["common", [7, 5, 3, 1], {"base": 9}, "modelops"])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "common",
+        "modelops",
+        pytest.param([7, 5, 3, 1], marks=pytest.mark.long),
+        pytest.param({"base": 9}, marks=pytest.mark.long),
+    ],
+)
 def test_an_extension_keeps_the_seeds_of_a_rule(desk: Desk, tmp_path: Path, rule: object) -> None:
     """More replicates and more sets run only what is new. Another rule reuses nothing, and says why."""
     noted = tmp_path / "calls"

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule, run_state_machine_as_test
@@ -38,7 +39,7 @@ from support.cli import REMOTE_URL, START, foreign, key
 from support.machines import SyncMachine
 from support.servers import S3, Azurite, Dynalite
 
-EXAMPLES = int(os.environ.get("MOPS_TEST_DELTA_EXAMPLES", "20"))
+EXAMPLES = int(os.environ.get("MOPS_TEST_DELTA_EXAMPLES", "10"))
 STEPS = 40
 
 JOBS = st.sampled_from([f"job-{number}" for number in range(6)])
@@ -422,9 +423,9 @@ def _run(machine: Callable[[], DeltaSync], examples: int, steps: int) -> None:
     run_state_machine_as_test(machine, settings=settings(max_examples=examples, stateful_step_count=steps))
 
 
-def test_no_change_is_missed_in_memory(template: str) -> None:
-    """Over the store in memory, many interleavings."""
-    _run(lambda: DeltaSync(InMemoryVersionedStore(), template), EXAMPLES, STEPS)
+def test_no_change_is_missed_in_memory(template: str, pytestconfig: pytest.Config) -> None:
+    """Over the store in memory, many interleavings, and with `--long` twice as many."""
+    _run(lambda: DeltaSync(InMemoryVersionedStore(), template), EXAMPLES * (1 + pytestconfig.option.long), STEPS)
 
 
 def test_no_change_is_missed_in_sqlite(template: str, tmp_path: Path) -> None:

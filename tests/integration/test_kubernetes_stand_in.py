@@ -447,7 +447,14 @@ def test_a_lost_node_is_told_and_replaced(cli: Cli, cluster: StandIn, submit: Su
     assert cli("wait", "job").code == 0
 
 
-@pytest.mark.parametrize("reason", ["EvictionByEvictionAPI", "PreemptionByScheduler", "TerminationByKubelet"])
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "EvictionByEvictionAPI",
+        pytest.param("PreemptionByScheduler", marks=pytest.mark.long),
+        pytest.param("TerminationByKubelet", marks=pytest.mark.long),
+    ],
+)
 def test_an_evicted_task_saves_and_its_replacement_goes_on(
     cluster: StandIn, cli: Cli, submit: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str
 ) -> None:

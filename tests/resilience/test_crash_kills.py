@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -63,37 +65,30 @@ def test_a_killed_runner_or_submission_can_be_resumed(trial: Trial, env: dict[st
 # --- the trial itself can fail ------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def mirrored(tmp_path: Path, forked: Forker, env: dict[str, str]) -> Iterator[Mirrored]:
-    """Yield a small registry and its cache."""
-    made = Mirrored(f"sqlite://{tmp_path}/jobs.db", env, tmp_path / "cache.db", random.Random(1), 3)
-    assert forked.run(made.command("sync")).codes == [0]
-    made.check_equal()
-    yield made
-    made.close()
+DAMAGES = {
+    "UPDATE job SET tasks_completed = 7 WHERE job_id = 'busy-01'": "none of its states",
+    "UPDATE job SET version = 'other' WHERE job_id = 'busy-01'": "never had the version",
+    "DELETE FROM job_label WHERE job_id = 'busy-01' AND label = 'of'": "labels of busy-01",
+    "DELETE FROM job WHERE job_id = 'busy-01'": "labels without their jobs",
+    "UPDATE tally SET jobs = jobs + 1": "sums are not those",
+    "INSERT INTO pruned SELECT key, version FROM job LIMIT 1": "pruned as well",
+}
 
 
-@pytest.mark.parametrize(
-    ("damage", "told"),
-    [
-        ("UPDATE job SET tasks_completed = 7 WHERE job_id = 'busy-01'", "none of its states"),
-        ("UPDATE job SET version = 'other' WHERE job_id = 'busy-01'", "never had the version"),
-        ("DELETE FROM job_label WHERE job_id = 'busy-01' AND label = 'of'", "labels of busy-01"),
-        ("DELETE FROM job WHERE job_id = 'busy-01'", "labels without their jobs"),
-        ("UPDATE tally SET jobs = jobs + 1", "sums are not those"),
-        ("INSERT INTO pruned SELECT key, version FROM job LIMIT 1", "pruned as well"),
-    ],
-)
-def test_the_trial_sees_a_wrong_cache(mirrored: Mirrored, damage: str, told: str) -> None:
+def test_the_trial_sees_a_wrong_cache(tmp_path: Path, forked: Forker, env: dict[str, str]) -> None:
     """A half row, a lost label, a sum that does not fit: what two transactions instead of one would leave."""
-    import contextlib
-    import sqlite3
-
-    with contextlib.closing(sqlite3.connect(mirrored.cache)) as connection:
-        connection.execute(damage)
-        connection.commit()
-    with pytest.raises(PromiseBroken, match=told):
-        mirrored.check()
+    mirrored = Mirrored(f"sqlite://{tmp_path}/jobs.db", env, tmp_path / "cache.db", random.Random(1), 3)
+    with closing(mirrored):
+        assert forked.run(mirrored.command("sync")).codes == [0]
+        mirrored.check_equal()
+        sound = mirrored.cache.read_bytes()
+        for damage, told in DAMAGES.items():
+            mirrored.cache.write_bytes(sound)
+            with closing(sqlite3.connect(mirrored.cache)) as connection:
+                connection.execute(damage)
+                connection.commit()
+            with pytest.raises(PromiseBroken, match=told):
+                mirrored.check()
 
 
 def test_the_trial_sees_an_acknowledged_write_that_is_lost(tmp_path: Path) -> None:

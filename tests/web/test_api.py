@@ -249,8 +249,11 @@ def test_a_scrape_gets_what_the_command_prints(web: Web, cli: Cli) -> None:
     assert answer.text == cli.ok("metrics").out
 
 
-def test_schemathesis_finds_nothing(web: Web, cli: Cli) -> None:
-    """Whatever the OpenAPI document allows is answered as it says; and so is what it does not allow."""
+def test_schemathesis_finds_nothing(web: Web, pytestconfig: pytest.Config) -> None:
+    """Whatever the OpenAPI document allows is answered as it says; and so is what it does not allow.
+
+    With `--long`, twice as many requests are drawn.
+    """
     import hypothesis
     import schemathesis
     from hypothesis import strategies
@@ -263,7 +266,11 @@ def test_schemathesis_finds_nothing(web: Web, cli: Cli) -> None:
         operation = result.ok()
 
         @hypothesis.given(case=operation.as_strategy(), job=strategies.sampled_from((None, "night", "twice")))
-        @hypothesis.settings(max_examples=20, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+        @hypothesis.settings(
+            max_examples=10 * (1 + pytestconfig.option.long),
+            deadline=None,
+            suppress_health_check=list(hypothesis.HealthCheck),
+        )
         def ask(case: Any, job: str | None) -> None:
             if job is not None and "job" in (case.query or {}):  # a drawn id is hardly that of a job
                 case.query["job"] = job

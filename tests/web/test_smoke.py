@@ -40,7 +40,9 @@ def server(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 @pytest.mark.parametrize(
-    ("either_browser", "width"), [("chromium", 1440), ("firefox", 390)], indirect=["either_browser"]
+    ("either_browser", "width"),
+    [pytest.param("chromium", 1440, marks=pytest.mark.long), ("firefox", 390)],
+    indirect=["either_browser"],
 )
 def test_either_browser_shows_the_pages(either_browser: Browser, server: Server, cli: Cli, width: int) -> None:
     """Without an error: a live change, a search, a job, its plot, its map and its sets, on a desk or a phone."""

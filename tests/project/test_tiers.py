@@ -1,0 +1,10 @@
+"""The tiers of the tests: which run in CI, and which before a release alone."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def test_each_long_test_is_there(pytestconfig: pytest.Config) -> None:
+    """One that has another name or file would run in CI again. Only a run of all tests knows all names."""
+    assert pytestconfig.option.unknown_long == []
