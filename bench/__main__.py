@@ -72,7 +72,13 @@ ON_REQUEST = frozenset({"network", "series"})
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--jobs", type=int, default=10_000, metavar="N", help="jobs in each registry (default 10000)")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=10_000,
+        metavar="N",
+        help="jobs in each registry; large jobs have 10 or 100 times as many tasks (default 10000)",
+    )
     parser.add_argument(
         "--runs", type=int, default=5, metavar="N", help="rounds; short processes run five times as many"
     )

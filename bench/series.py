@@ -1,4 +1,4 @@
-"""SQL over the series of a job of 100,000 tasks, whose outputs have 12 numbers for each of 365 days."""
+"""SQL over the series of a large job, whose outputs have 12 numbers for each of 365 days."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from bench.report import Line, at_most
 
 JOB = "series-1"
 
-TASKS, REPLICATES, DAYS, SERIES = 100_000, 100, 365, 12
+REPLICATES, DAYS, SERIES = 100, 365, 12
+TASKS_PER_JOB = 10
+"""Times the jobs of other benchmarks."""
 
 AGGREGATE = "SELECT beta, avg(value) AS mean, count(*) AS n FROM series('s3') GROUP BY beta"
 """One aggregate by parameter set."""
@@ -29,11 +31,11 @@ MAX_MIB = 1_500.0
 
 def run(setup: Setup) -> list[Line]:
     """Measure the first query, which reads the outputs, a later one, and one over scalars alone."""
-    lines = []
+    lines, total = [], TASKS_PER_JOB * setup.jobs
     for form in ("json", "csv"):
         path = setup.directory / f"series-{form}.db"
-        progress(f"filling a registry with {TASKS:,} tasks and their outputs as {form}")
-        fill(path, form)
+        progress(f"filling a registry with {total:,} tasks and their outputs as {form}")
+        fill(path, form, total)
         cache = setup.directory / f"series-{form}-cache.db"
         argv, env = setup.command(
             "results", JOB, "--sql", AGGREGATE, "--json", "--timeout", "10m",
@@ -52,7 +54,7 @@ def run(setup: Setup) -> list[Line]:
         for one in (first, later):
             in_turn([one], 1, setup.directory)
         for name, one, share, goals in (("first", first, shares[0], False), ("later", later, shares[1], True)):
-            what = f"results --sql, a series of {TASKS:,} tasks x {DAYS} days, {form}, {name} query"
+            what = f"results --sql, a series of {total:,} tasks x {DAYS} days, {form}, {name} query"
             lines += [
                 Line(what, f"{one.seconds:.1f} s", "", None, None,
                      at_most(MAX_SECONDS, one.seconds, " s") if goals else None),
@@ -65,7 +67,7 @@ def run(setup: Setup) -> list[Line]:
     return lines
 
 
-def fill(path: Path, form: str) -> None:
+def fill(path: Path, form: str, total: int) -> None:
     """Make a registry with an ended job, its scalars and its outputs."""
     from mopsjobs.ledger.attempt import Attempt, Outcome
     from mopsjobs.ledger.format import chunk_key, encode_attempts
@@ -78,7 +80,7 @@ def fill(path: Path, form: str) -> None:
 
     draw = random.Random(1)
     name = f"result.{form}"
-    sets = [{"beta": number / 1000, "gamma": draw.random()} for number in range(TASKS // REPLICATES)]
+    sets = [{"beta": number / 1000, "gamma": draw.random()} for number in range(total // REPLICATES)]
     began = datetime.now(UTC) - timedelta(hours=3)
     with contextlib.closing(SQLiteVersionedStore(path)) as store:
         registry = JobRegistry(store, now=lambda: began)
@@ -87,10 +89,10 @@ def fill(path: Path, form: str) -> None:
         store.create_if_absent(manifest_key(JOB), manifest.to_json())
         registry.register_job(JOB, **manifest.record_fields())
         tasks = manifest.study.tasks()
-        for first in range(0, TASKS, CHUNK):
-            values = [(output_key(JOB, next(tasks), name), output(draw, form)) for _ in range(CHUNK)]
+        for first in range(0, total, CHUNK):
+            numbers = range(first, min(first + CHUNK, total))
+            values = [(output_key(JOB, next(tasks), name), output(draw, form)) for _ in numbers]
             store.create_all_if_absent(values)
-            numbers = range(first, first + CHUNK)
             attempts = [
                 Attempt(
                     task, 1, Outcome.SUCCEEDED, began.timestamp() + task / 100, 2.5, 2.0, 0.1, 2**25, "node-1",
