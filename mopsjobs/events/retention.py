@@ -36,7 +36,7 @@ from mopsjobs.errors import (
 from mopsjobs.events import format as event_format
 from mopsjobs.registry import announcements
 from mopsjobs.registry.job_registry import JobRegistry
-from mopsjobs.registry.keys import CHECKPOINT, CLAIM, LEDGER
+from mopsjobs.registry.keys import CHECKPOINT, CLAIM, LEDGER, OFFERS
 from mopsjobs.registry.transitions import end_of
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.utils.backoff import HALF_JITTER, Backoff, sleep_unless
@@ -110,12 +110,14 @@ class KeyCounts:
     ledger_chunks: int = 0
     claims: int = 0
     checkpoints: int = 0
+    offers: int = 0
     job_ids: set[str] = dataclasses.field(default_factory=set)
 
     @property
     def keys(self) -> int:
         """Count all keys."""
-        return self.announcements.count + self.chunks.count + self.ledger_chunks + self.claims + self.checkpoints
+        of_jobs = self.ledger_chunks + self.claims + self.checkpoints + self.offers
+        return self.announcements.count + self.chunks.count + of_jobs
 
     @property
     def jobs(self) -> int:
@@ -247,7 +249,7 @@ class Retention:
     def _ledger_keys(self, job_id: str) -> list[ExpiredKey]:
         return [
             ExpiredKey(key, kind, job_id)
-            for form, kind in ((CHECKPOINT, "checkpoints"), (LEDGER, "ledger_chunks"))
+            for form, kind in ((CHECKPOINT, "checkpoints"), (OFFERS, "offers"), (LEDGER, "ledger_chunks"))
             for key in self._store.list_keys(form.prefix_of(job_id))
         ]
 

@@ -271,7 +271,8 @@ class Ledger:
     def __post_init__(self) -> None:
         check_job_id(self._job_id)
         self._started = self.clock()
-        self._run_id = self.new_run()
+        self.run_id = self.new_run()
+        """Tells this run of the shard from others."""
         self.files_opened: Callable[[], FilesOpened] = lambda: None
         """Returns the files of the bundle that the tasks of this run have opened so far."""
         self.most_seconds = math.inf
@@ -308,7 +309,7 @@ class Ledger:
             judge: returns an attempt with what is known besides of its end.
         """
         with self._changed:
-            files = _find_files(self._directory, self._run_id)
+            files = _find_files(self._directory, self.run_id)
             try:
                 _settle_left((path for of_run in files.values() for _, path in of_run), is_complete)
             except OSError as error:
@@ -414,8 +415,8 @@ class Ledger:
     def _current(self) -> _Chunk:
         """Return the chunk that takes attempts now."""
         if self._chunk is None:
-            path = journal_path(self._directory, self._run_id, self._number)
-            self._chunk = _Chunk(self._run_id, self._number, JournalFile(path))
+            path = journal_path(self._directory, self.run_id, self._number)
+            self._chunk = _Chunk(self.run_id, self._number, JournalFile(path))
             self._number += 1
         return self._chunk
 
@@ -489,7 +490,7 @@ class Ledger:
             if scalars is not None:
                 values.append((chunk_key(*key, "scalars"), scalars))
             attempts = [entry.attempt for entry in entries]
-            files = self.files_opened() if chunk.run == self._run_id else None
+            files = self.files_opened() if chunk.run == self.run_id else None
             values.append((chunk_key(*key), encode_attempts(self._job_id, self._shard, attempts, files)))
         except Exception as error:  # noqa: BLE001 - as in `_send`; a file of another program, for example
             log.warning("A chunk of the ledger is lost: %s cannot be used: %s", chunk.file.path, error)

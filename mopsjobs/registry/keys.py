@@ -103,6 +103,7 @@ RECORD = KeyForm("record", "jobs/{job}/state.json", "submitter, reporter, runner
 MANIFEST = KeyForm("manifest", "jobs/{job}/manifest.json", "submitter", (MACHINE,))
 ROUND = KeyForm("round of a growing job", "rounds/{job}/{number}.json", "submitter, runner")
 TOLD = KeyForm("what a sampler was told of a round", "rounds/{job}/{number}.told.json", "submitter")
+OFFERS = KeyForm("tasks that a shard offers to others", "offers/{job}/{shard}.json", "runner")
 ANNOUNCEMENT = KeyForm("announcement", "changes/{slot}/{job}", "submitter, reporter, runner")
 OUTPUT = KeyForm("output of a task", "results/{job}/{param}/{seed}/{output}", "runner", ANY_SHARD)
 REDUCTION = KeyForm("output of a reduction", "results/{job}/{set}/reduced-{tasks}/{output}", "runner")
@@ -120,8 +121,8 @@ PROBE = KeyForm("probe of conditional writes", PROBES + "{probe}", "each writer"
 PROBE_NOTE = KeyForm("note that a probe has passed", NOTES + "{note}", "each writer")
 
 FORMS = (
-    RECORD, MANIFEST, ROUND, TOLD, ANNOUNCEMENT, OUTPUT, REDUCTION, PACK, CHECKPOINT, CHECKPOINT_PIECE, EVENTS, LEDGER,
-    ENVIRONMENT, CLAIM, BUNDLE, PROBE, PROBE_NOTE,
+    RECORD, MANIFEST, ROUND, TOLD, OFFERS, ANNOUNCEMENT, OUTPUT, REDUCTION, PACK, CHECKPOINT, CHECKPOINT_PIECE, EVENTS,
+    LEDGER, ENVIRONMENT, CLAIM, BUNDLE, PROBE, PROBE_NOTE,
 )  # fmt: skip
 
 

@@ -231,6 +231,9 @@ class ShardPrecision(NamedTuple):
     """What the decisions of the shard have added to them, by the same names. Less than 0 for what it need not run."""
     widest: tuple[float, str] | None = None
     """How many times too wide the widest interval of its sets is, and the set in words; None if none is too wide."""
+    sharing: Mapping[str, int] = MappingProxyType({})
+    """`gives`: how many tasks the shard may yet give to others. `free`: how many tasks of others it can run at once,
+    since its own have ended."""
 
 
 class Growth(NamedTuple):
@@ -318,12 +321,27 @@ def _with_growth(state: JobState, growth: Growth) -> JobState:
 
 def _with_precision(state: JobState, shard: int, shards: int, own: ShardPrecision) -> JobState:
     """Return `state` with the precision of a shard; the tasks of the job are those that it needs as far as is known."""
-    by_shard = counts_of_shards(_precision_by_shard(state), shards, shard, {**own.added, WIDEST: own.widest})
+    told = {**own.added, WIDEST: own.widest, **own.sharing}
+    by_shard = counts_of_shards(_precision_by_shard(state), shards, shard, told)
     reports: list[Any] = list(by_shard.values())
     total = {name: count + sum(added.get(name, 0) for added in reports) for name, count in own.first.items()}
     widest = max((tuple(added[WIDEST]) for added in reports if added.get(WIDEST)), default=(0, None))[1]
     metadata = {**state.metadata, PRECISION: {**total, WIDEST: widest, "shards": by_shard}}
     return state.evolve(metadata=MappingProxyType(metadata), tasks_total=total["needed"])
+
+
+def sharing_of_others(state: JobState, shard: int, name: str) -> dict[int, int]:
+    """Return what the other active shards tell of sharing, by their numbers; see `ShardPrecision.sharing`.
+
+    Args:
+        state: the record.
+        shard: the number of the shard that asks.
+        name: `gives` or `free`.
+    """
+    told = {other: added.get(name) for other, added in _precision_by_shard(state).items() if other != str(shard)}
+    return {
+        int(other): count for other, count in told.items() if other.isdecimal() and type(count) is int and count > 0
+    }
 
 
 def _precision_by_shard(state: JobState) -> Mapping[str, Any]:

@@ -11,10 +11,10 @@ import dataclasses
 import heapq
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
-from mopsjobs.ledger.scalars import extract_scalars
+from mopsjobs.ledger.scalars import Scalars, extract_scalars
 from mopsjobs.registry.transitions import ShardPrecision
 from mopsjobs.runner.pools.base import NextTasks, TaskResult
 from mopsjobs.runner.reporter import Counts
@@ -92,6 +92,11 @@ class AdaptiveFeed:
         self._named = iter(named)
         self._n_named = len(named)
         counts.add(completed=sum(number in self._ended for number in named))
+        self._own = {
+            one.param_id
+            for first, one in zip(self._firsts, study.parameter_sets, strict=False)
+            if is_mine(first) == shard
+        }
         mine = (one for one in adaptive_sets(study) if is_mine(one.firsts[0]) == shard)
         self._sets = [_Deciding(place, one, self._judge({}, one)) for place, one in enumerate(mine)]
         self._first, self._first_here = manifest.first_counts(), self._count()
@@ -107,6 +112,25 @@ class AdaptiveFeed:
     def at_most(self) -> int:
         """Return how many tasks of the shard may be needed."""
         return self._n_named + self._count()["at_most"]
+
+    @property
+    def ended(self) -> int:
+        """Return how many needed tasks have ended."""
+        return sum(self._counts.snapshot())
+
+    def has_set(self, param_id: str) -> bool:
+        """Return whether the shard has the sets with this id."""
+        return param_id in self._own
+
+    @property
+    def waiting(self) -> int:
+        """Return about how many tasks wait for the pool."""
+        return sum(one.begun - one.next for _, _, one in self._due)
+
+    @property
+    def has_all_targets(self) -> bool:
+        """Return whether tasks have left each target: a name that is misspelt ends the study early."""
+        return not self._wanted
 
     def precision(self) -> ShardPrecision:
         """Return the part of the shard in the precision of the job, for its record."""
@@ -144,7 +168,7 @@ class AdaptiveFeed:
                 waiting = self._at_work.setdefault(first, [])
                 waiting.append((deciding, number))
                 if len(waiting) == 1:
-                    return first, self._task(first)
+                    return first, self.task(first)
         if self._at_work:
             return None
         raise StopIteration
@@ -158,13 +182,28 @@ class AdaptiveFeed:
         """
         if not result.is_final:
             return
-        outputs = {name: value for name, value in (result.outputs or {}).items() if searched_output(self._study, name)}
-        scalars = {} if has_failed else extract_scalars(outputs)
-        values = None if has_failed else values_of(self._precision, scalars)
-        self._had(values)
+        scalars = {} if has_failed else self.scalars_of(result)
         if self._wanted:
             self._left.update(scalars)
-        number = result.task.number
+        self.end(result.task.number, None if has_failed else values_of(self._precision, scalars))
+
+    def scalars_of(self, result: TaskResult) -> Scalars:
+        """Return the scalars of a result, among which are the values of the targets."""
+        outputs = {name: value for name, value in (result.outputs or {}).items() if searched_output(self._study, name)}
+        return extract_scalars(outputs)
+
+    def named(self, values: Sequence[object]) -> Values:
+        """Return values of the targets, in the order of these, by their names."""
+        return dict(zip((target.scalar for target in self._precision.until), values, strict=False))
+
+    def end(self, number: int, values: Values | None) -> None:
+        """Take the end of a task that was handed out. The sets that waited for it alone are judged.
+
+        Args:
+            number: that of the task.
+            values: those of the targets; None if it has failed.
+        """
+        self._had(values)
         self._ended[number] = values
         for deciding, waiting in self._at_work.pop(number):
             self._end(deciding, waiting, values)
@@ -224,7 +263,8 @@ class AdaptiveFeed:
         """Count the sets of the shard, without tasks that name their seeds: no decision changes these."""
         return tally(self._precision, [(one.judgement, len(one.one.firsts)) for one in self._sets])
 
-    def _task(self, number: int) -> Task:
+    def task(self, number: int) -> Task:
+        """Return a task of the job, by its number."""
         place = bisect_right(self._firsts, number) - 1
         one = self._study.parameter_sets[place]
         return Task(number, one.param_id, self._study.seed_of(one, number - self._firsts[place]), one.params)

@@ -69,7 +69,7 @@ class TaskGate:
         _size: how many tasks of the job run before the others.
         _completed: tasks of the job that have completed already.
         _failed: tasks of the job that have failed already.
-        _most_in_hand: how many the pool may have at once; None: as many as it takes.
+        most_in_hand: how many the pool may have at once; None: as many as it takes.
         _withholds: asked before a task begins; True: neither that one nor a later one may.
         clock: a monotonic clock in seconds.
     """
@@ -79,7 +79,7 @@ class TaskGate:
     _size: int
     _completed: int = 0
     _failed: int = 0
-    _most_in_hand: int | None = None
+    most_in_hand: int | None = None
     _withholds: Callable[[], bool] = lambda: False
     clock: Callable[[], float] = time.monotonic
     in_hand: int = 0
@@ -120,7 +120,7 @@ class TaskGate:
         """Return the next task; None if there is one, and it may not begin now."""
         first = self.tries if self._is_retrying else self._size
         may_begin = self.has_passed or self._completed + self._failed + self.in_hand < first
-        is_full = self._most_in_hand is not None and self.in_hand - self._again >= self._most_in_hand
+        is_full = self.most_in_hand is not None and self.in_hand - self._again >= self.most_in_hand
         if is_full or not may_begin:
             return None
         following = self._next_task()
@@ -284,6 +284,21 @@ class FailEarly:
         most = None if self._limit is None and self._budget is None else pool.workers
         self._gate = TaskGate(tasks, todo, self._size, *self._ended_before, most, self.withholds)
         return self._gate
+
+    @property
+    def have_first_passed(self) -> bool:
+        """Return whether the other tasks may begin."""
+        return self._gate is not None and self._gate.has_passed
+
+    def keep_one_each(self, workers: int) -> None:
+        """Give no worker a second task: workers of other shards have none."""
+        if self._gate is not None:
+            self._gate.most_in_hand = workers
+
+    def note_elsewhere(self, *, has_failed: bool) -> None:
+        """Take the end of a task that another shard has run."""
+        if has_failed and self._limit is not None:
+            self._reporter.report()
 
     def note(self, result: TaskResult, *, has_failed: bool) -> None:
         """Take the result of an attempt. A failure or a use that may end the job is reported at once.

@@ -21,7 +21,7 @@ from mopsjobs.registry.announcements import corrected
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.notes import CLIENT_TEXT, STOP_BY, WAITS_FOR
-from mopsjobs.registry.transitions import Growth, ShardPrecision, ShardReport
+from mopsjobs.registry.transitions import Growth, ShardPrecision, ShardReport, all_shards_done
 from mopsjobs.registry.usage import NO_SHARD_USAGE, ShardForecast, ShardUsage, add_usage, shard_usage, total_usage
 from mopsjobs.runner.shard import Shard
 from mopsjobs.utils.background import BackgroundWriter
@@ -88,6 +88,8 @@ class Reporter:
     """Set for a growing job: returns its counts."""
     taken_over: frozenset[int] = frozenset()
     """The shards that have ended, whose tasks are among those of this one."""
+    standing: Callable[[], object] = lambda: None
+    """Returns what else is worth a report when it changes."""
     waits_for: str | None = None
     """What tasks or reductions wait for. Meanwhile the record gets that, and the job does not become `running`;
     unless it waits for its client."""
@@ -99,10 +101,12 @@ class Reporter:
         self._lock = threading.Lock()
         """Held for each request: else older counts or an older record might replace newer ones."""
         self._written: object = None
-        """The counts of the last report, and what the tasks waited for."""
+        """The counts of the last report, what the tasks waited for, and its standing."""
         self._used_before: ShardUsage | None = None
         """What earlier runs of the shard used; None until the record was read."""
         self._is_done = False
+        self.was_last: bool | None = None
+        """Whether all other shards were done when the record first said that this one is; None before."""
         self.ended = threading.Event()
         """Set when the record has ended, by `cancel` for example: the runner then stops."""
         self.grace: float | None = None
@@ -152,6 +156,13 @@ class Reporter:
         recorded = shard_usage(self.state, self._shard.number).cpu_seconds or 0.0
         return (total_usage(self.state).cpu_seconds or 0.0) - recorded + own, own - recorded
 
+    def note_done(self) -> None:
+        """Have the next report say that all tasks of the shard were run, and write it at once."""
+        self._is_done = True
+        with self._writer.changed:
+            self._next_at = time.monotonic()
+            self._writer.changed.notify()
+
     def report_done(self) -> JobState | None:
         """Write that all tasks of the shard were run, and return the record. The thread goes on to send heartbeats.
 
@@ -186,7 +197,7 @@ class Reporter:
         if now < self._next_at:
             return None, self._next_at - now
         self._next_at = now + self._pause
-        if self._news() != self._written or now - self._written_at >= HEARTBEAT_SECONDS:
+        if (self._news(), self.standing()) != self._written or now - self._written_at >= HEARTBEAT_SECONDS:
             self._written_at = self._read_at = now
             return lambda: self._write(is_done=self._is_done), None
         if now - self._read_at >= READ_SECONDS:
@@ -205,13 +216,15 @@ class Reporter:
 
     def _write(self, *, is_done: bool) -> JobState | None:
         with self._lock:
-            written, sent_at = self._news(), record_time(utc_now())
+            written, standing, sent_at = self._news(), self.standing(), record_time(utc_now())
             self._note(sent_at, self._reported_at)
             state = self._send(*written, is_done=is_done)
             if state is not None and not state.is_terminal:
                 self._reported_at = state.heartbeat_at
                 self._note(sent_at, self._reported_at)
-            self._written = written
+            self._written = written, standing
+            if is_done and self.was_last is None and state is not None:
+                self.was_last = all_shards_done(state, self._shard.shards)
             return state
 
     def _send(

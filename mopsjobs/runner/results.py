@@ -363,6 +363,8 @@ class ResultHandler:
         """Returns what differs between the tasks."""
         self.on_ended: OnEnded | None = None
         """Called with the number of each task that has ended, and its outputs or its error, once these are on disk."""
+        self.on_stored: Callable[[Task], object] = lambda _task: None
+        """Called with each task that has succeeded, when its outputs are in the store, or the store was tried."""
         self._noted_at = time.monotonic()
         self._resumed: dict[int, int] = {}
         """The numbers of the checkpoints that tasks went on from last, by the numbers of the tasks."""
@@ -421,11 +423,17 @@ class ResultHandler:
             key: the signature of the error; None: made of the error.
             fields: more fields of the event.
         """
-        text = f"{name}: {error['type']}: {error['message']}"
+        self._note_first(f"{name}: {error['type']}: {error['message']}")
+        self._events.emit(TASK_FAILED, **fields, error_key=key or _reason(error).key, error=dict(error))
+
+    def note_error(self, task: Task, text: str) -> None:
+        """Note the error of a task that another shard has run. That has reported it."""
+        self._note_first(f"{self._name(task)}: {text}")
+
+    def _note_first(self, text: str) -> None:
         if self.first_error is None:
             self.first_error = text
             self._on_log(text)
-        self._events.emit(TASK_FAILED, **fields, error_key=key or _reason(error).key, error=dict(error))
 
     def _problem_of(self, outputs: Mapping[str, bytes]) -> dict[str, str] | None:
         """Return what is wrong with the names of the outputs; None if they are those that the study names."""
@@ -477,6 +485,7 @@ class ResultHandler:
         self._ledger.settle(ticket)
         if self.checkpoints is not None:
             self.checkpoints.remove(task)
+        self.on_stored(task)
 
     def _name(self, task: Task) -> str:
         return task_name(task, self.varying())

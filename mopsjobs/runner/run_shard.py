@@ -12,7 +12,7 @@ import functools
 import itertools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mopsjobs.bundles.extraction import BundleError
@@ -50,6 +50,7 @@ from mopsjobs.runner.reporter import CORES_TEXT, Counts, Reporter
 from mopsjobs.runner.results import OutputSender, ResultHandler, StoreWithOutbox, error_fields
 from mopsjobs.runner.retry import TRANSIENT_ERRORS, OutageRetry, stop_on_signals, wait_for_manifest
 from mopsjobs.runner.shard import Shard, ShardResult, TaskProgress
+from mopsjobs.runner.sharing import SharedFeed
 from mopsjobs.runner.task_meter import TaskMeter
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
@@ -57,16 +58,21 @@ from mopsjobs.studies.lineage import ancestry
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.outputs import Completeness, find_complete_tasks, results_prefix
 from mopsjobs.studies.pack_log import pack_log
+from mopsjobs.studies.study import Task
 from mopsjobs.studies.validation import validate
 from mopsjobs.submission.channel import Channel
 from mopsjobs.submission.offline import register_offline, shard_started_at
 from mopsjobs.submission.relay import deliver
+from mopsjobs.utils.cores import usable_cores
 from mopsjobs.utils.files import private_opener
 from mopsjobs.utils.text import cut_to_length, pluralize, strip_control_characters
 from mopsjobs.utils.times import human_duration, utc_now
 
 DELIVERY_SECONDS = 2.0
 """How long after a delivery of what an outage has left the next one begins, at least."""
+
+WAIT_SECONDS = 0.2
+"""Between two looks whether other shards give tasks, or have ended some."""
 
 SOON_SECONDS = 1.0
 """How long an attempt at a task of a growing job waits for others in its chunk: its client may wait for it."""
@@ -143,6 +149,7 @@ class _Run:
         self._duplicates = self._manifest.duplicate_tasks()
         self._counts = Counts()
         self._checkpoints: Checkpoints | None = None
+        self._has_told_help = False
         self.saved = 0
         """How many tasks have saved after a request to stop."""
         self._saves_until: float | None = None
@@ -154,6 +161,8 @@ class _Run:
         """Tasks that this run has to run, and those of the shard."""
         self._feed: AdaptiveFeed | None = None
         """The tasks of an adaptive study; None for others."""
+        self._sharing: SharedFeed | None = None
+        """Those that it shares with other shards."""
         self._growing: GrowingFeed | None = None
         """Those of a growing job."""
         self._channel: Channel | None = None
@@ -205,7 +214,10 @@ class _Run:
                     self._manifest = dataclasses.replace(self._manifest, study=self._growing.tasks.study)
                 if self._saves_until is not None:
                     self._retry.begin_end()
-                self._sender.finish()  # also after an error: what was done is kept
+                with contextlib.ExitStack() as after:
+                    if self._sharing is not None:
+                        after.callback(self._sharing.close)
+                    self._sender.finish()  # also after an error: what was done is kept
                 if self._channel is not None:
                     self._channel.close()
                 if self._checkpoints is not None:
@@ -252,7 +264,7 @@ class _Run:
             self._early.lacks = self._feed.lacks
             self._total = self._feed.needed
             self._todo = self._total - sum(self._counts.snapshot())
-            return self._feed
+            return self._feed if shards == 1 or self._shard.drop is not None else self._share(self._feed)
         if self._manifest.grows is not None:
             return self._grow(found)
         self._counts.add(completed=self._count_tasks(complete))
@@ -264,6 +276,32 @@ class _Run:
             for position, task in self._manifest.tasks()
             if position % shards == number and not complete[position] and position not in self._duplicates
         )
+
+    def _share(self, feed: AdaptiveFeed) -> SharedFeed:
+        """Return the tasks of an adaptive study that the shard shares with others."""
+        self._sharing = sharing = SharedFeed(
+            feed,
+            self._manifest,
+            self._shard.number,
+            self._shard.shards,
+            self._store,
+            self._reporter,
+            self._ledger.run_id,
+            lambda key: next(iter(self._outbox.list_keys(key)), None) is None,
+            self._shard.stops_at,
+        )
+
+        def note_failed(number: int, _outputs: object, error: Mapping[str, str] | None) -> None:
+            if error is not None:
+                sharing.note_failed(number, f"{error['type']}: {error['message']}")
+
+        self._handler.count_of, self._handler.on_ended = sharing.count_of, note_failed
+        self._handler.on_stored, sharing.pack_soon = sharing.note_stored, self._sender.pack_soon
+        self._reporter.precision, self._reporter.standing = sharing.precision, sharing.standing
+        sharing.workers = self._shard.workers or usable_cores()
+        sharing.may_offer = lambda: self._early.have_first_passed and not self._early.is_over
+        sharing.start()
+        return sharing
 
     def _grow(self, found: Completeness) -> GrowingFeed:
         """Return the tasks of a growing job, and have their counts reported."""
@@ -324,18 +362,20 @@ class _Run:
         reporter, early, handler = self._reporter, self._early, self._handler
         tasks = self._tasks_to_run()
         try:
-            first = next(tasks)
+            first = self._first_task(tasks)
         except StopIteration:
             self._counts.started_at = shard_started_at(self._directory, self._shard.number, None)
             return True
         if reporter.has_ended() or not early.wait(self._on_log):
-            return False  # before the model is loaded: a pod that is tried again may find the job ended
+            return self._has_done_own  # before the model is loaded: a pod that is tried again may find the job ended
         if early.withholds():
             return True
         pool = self._open_pool(checkpoints=self._find_checkpoints())
         # It may wait for a core first, or for its client.
         begun = None if first is None or self._shard.cores is not None else utc_now()
         self._counts.started_at = shard_started_at(self._directory, self._shard.number, begun)
+        if self._sharing is not None:
+            self._sharing.workers = pool.workers or 1
         meter = TaskMeter(pool, self._todo, self._events, stops_at=self._shard.stops_at, on_late=self._tell_late)
         done_before = sum(self._counts.snapshot())
         reporter.measured = meter.measured
@@ -365,17 +405,66 @@ class _Run:
                         self._take(result)
                     if self._is_over(pool):
                         handler.note_begun(pool, is_last=True)
-                        return False
+                        return self._has_done_own
                     if result is None:
                         handler.note_begun(pool)
+                        self._take_shared(meter)
                         show_progress()
+            self._await_shared(meter)
             show_progress()
         except EngineUnavailableError as error:
             # An outage of the cluster ends this run, not the job: a restart runs the other tasks.
             self._on_log(str(error))
             self._events.emit(RUNNER, text=str(error))
             return False
-        return self._saves_until is None
+        return self._saves_until is None or self._has_done_own
+
+    def _first_task(self, tasks: NextTasks) -> tuple[int, Task] | None:
+        """Return the first task for the pool. A shard without tasks of its own opens none until others give one.
+
+        Raises:
+            StopIteration: if there is none.
+        """
+        while (first := next(tasks)) is None and self._sharing is not None and not self._early.is_over:
+            self._retry.pause(WAIT_SECONDS)
+        return first
+
+    @property
+    def _has_done_own(self) -> bool:
+        """Return whether the tasks of the shard have ended, and it runs those of others."""
+        return self._sharing is not None and self._sharing.is_done
+
+    def _take_shared(self, meter: TaskMeter, *, recalls: bool = False) -> None:
+        """Take the ends of tasks that other shards have run."""
+        sharing, feed = self._sharing, self._feed
+        if sharing is None or feed is None:
+            return
+        for task, end in sharing.take_ended(recalls=recalls):
+            has_failed, count = isinstance(end, str), feed.count_of(task.number)
+            self._counts.add(**{"failed" if has_failed else "completed": count})
+            if has_failed:
+                self._handler.note_error(task, str(end))
+                feed.end(task.number, None)
+            else:
+                feed.end(task.number, feed.named(end))
+            self._early.note_elsewhere(has_failed=has_failed)
+        meter.elsewhere, meter.helpers = sharing.at_helpers, sharing.free_elsewhere
+        if meter.helpers and not sharing.is_done:
+            self._early.keep_one_each(sharing.workers)
+        if sharing.has_helped and not self._has_told_help:
+            self._has_told_help = True
+            self._on_log("The tasks of this shard have ended. It runs some of others.")
+            self._events.emit(
+                RUNNER, text=f"Shard {self._shard.number} runs tasks of others, since its own have ended."
+            )
+        if sharing.is_done:
+            self._deliver_kept()
+
+    def _await_shared(self, meter: TaskMeter) -> None:
+        """Wait for the tasks that other shards have, if the budget is used: they end, and count."""
+        while self._sharing is not None and self._sharing.away and not self._early.is_over:
+            self._take_shared(meter, recalls=True)
+            self._retry.pause(WAIT_SECONDS)
 
     def _count_todo(self, meter: TaskMeter, done_before: int) -> None:
         """Count the tasks that the shard has, and those of this run, as far as is known."""
@@ -391,8 +480,9 @@ class _Run:
                 self._ledger.send_soon()
             self._deliver_kept()
         if self._feed is not None:
-            self._total, self._todo = self._feed.needed, self._feed.needed - done_before
-            most = self._early.affordable(self._feed.at_most - done_before)
+            elsewhere = 0 if self._sharing is None else self._sharing.helped + self._sharing.away
+            self._total, self._todo = self._feed.needed, self._feed.needed - done_before - elsewhere
+            most = self._early.affordable(self._feed.at_most - done_before - elsewhere)
             meter.more = most - self._early.affordable(self._todo)
         meter.todo = self._early.affordable(self._todo)
 
@@ -416,7 +506,9 @@ class _Run:
         self.saved += self._retry.is_stopping and result.outcome is Outcome.PREEMPTED
         has_failed = self._handler.take(result)
         self._early.note(result, has_failed=has_failed)
-        if self._feed is not None:
+        if self._sharing is not None:
+            self._sharing.note(result, has_failed=has_failed)
+        elif self._feed is not None:
             self._feed.note(result, has_failed=has_failed)
         if self._growing is not None:
             self._growing.note(result, has_failed=has_failed)
@@ -515,8 +607,14 @@ class _Run:
             notes=self._notes,
             feed=feed,
             checkpoints=checkpoints,
-            waker=None if feed is not None or self._growing is None else self._growing.rounds.waker,
+            waker=None if feed is not None else self._waker,
         )
+
+    @property
+    def _waker(self) -> int | None:
+        if self._growing is not None:
+            return self._growing.rounds.waker
+        return None if self._sharing is None else self._sharing.waker
 
     # --- the end ---------------------------------------------------------------------------------------------
 
@@ -527,7 +625,8 @@ class _Run:
             is_done: whether each task of the shard was run.
         """
         early = self._early.end
-        if not is_done and early is None:
+        stays = self._sharing is not None and self._sharing.stays
+        if (not is_done or (stays and self._early.is_over)) and early is None:
             self._retry.stop()  # the job has ended, or a stop was requested: one attempt at each call, no more
         state = None
         reduced: ReduceEnd | None = ReduceEnd(True)
@@ -537,7 +636,9 @@ class _Run:
             is_done = False
             self._on_log(f"The registry does not answer. {self._kept_text}")
         else:
-            if is_done and early is None and self._manifest.study.reduce is not None:
+            if stays:
+                reduced = None  # another shard was the last one
+            elif is_done and early is None and self._manifest.study.reduce is not None:
                 reduced = self._reduce_as_last()
                 is_done = reduced is None or reduced.is_done
             try:
@@ -602,6 +703,8 @@ class _Run:
             task = key.rpartition("/")[0]
             if task not in given_up:
                 given_up.add(task)
+                if self._sharing is not None and not self._sharing.owns_output(key):
+                    return
                 self._counts.add(completed=-1, failed=1)
                 self._handler.report_failure(task, error_fields(reason))
 

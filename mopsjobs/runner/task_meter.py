@@ -52,6 +52,8 @@ class TaskMeter:
         on_late: called once, with the seconds until then, if the shard will not finish before. Returns the text of an
             event.
         more: how many further tasks may follow.
+        elsewhere: tasks that other shards run for this one.
+        helpers: how many more workers may do so.
         has_end: whether the tasks have an end that is known. A client may ask a growing job for more.
         clock: a monotonic clock in seconds.
         wall_clock: seconds since the epoch.
@@ -63,6 +65,8 @@ class TaskMeter:
     stops_at: float | None = None
     on_late: Callable[[float], str] | None = None
     more: int = 0
+    elsewhere: int = 0
+    helpers: int = 0
     has_end: bool = True
     clock: Callable[[], float] = time.monotonic
     wall_clock: Callable[[], float] = time.time
@@ -133,13 +137,16 @@ class TaskMeter:
         stragglers = self._stragglers(at_work.known)
         # Nothing tells when a task ends that hangs.
         has_end = self.has_end and (stragglers is None or not stragglers.hang(wall))
-        expected = (now, at_work.elapsed, waiting, at_work.workers, self.more)
+        own, workers = at_work.workers, max(1, at_work.workers + self.helpers)
+        part = (-(-count * own // workers) for count in (waiting, self.more)) if self.helpers else (waiting, self.more)
+        waiting, more = part
+        expected = (now, at_work.elapsed, waiting, own, more)
         self._left = self._forecaster.estimate(*expected) if has_end else None
         self._left_at = now
         is_late = self._bound_left(wall)
         earliest, latest = (None, None) if self._left is None else (wall + end for end in self._left)
         time_limit = self.stops_at if is_late else None
-        self._forecast = ShardForecast(earliest, latest, len(at_work.elapsed), stragglers, time_limit)
+        self._forecast = ShardForecast(earliest, latest, len(at_work.elapsed) + self.elsewhere, stragglers, time_limit)
 
     def _bound_left(self, wall: float) -> bool:
         """Keep the forecast within the time limit of the shard. Return whether it ends later, and tell so once."""

@@ -32,7 +32,7 @@ from mopsjobs.events.writer import EventLog, record_event
 from mopsjobs.ledger import format as ledger
 from mopsjobs.registry import announcements as registry_announcements
 from mopsjobs.registry.job_registry import JobRegistry
-from mopsjobs.registry.keys import CHECKPOINT
+from mopsjobs.registry.keys import CHECKPOINT, OFFERS
 from mopsjobs.store import open_store
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.memory import InMemoryVersionedStore
@@ -123,6 +123,7 @@ def test_what_may_be_of_use_stays(clock: Clock) -> None:
         for number in range(3):
             store.create_if_absent(ledger.chunk_key(job_id, 0, "ab", number), b"chunk")
         store.create_if_absent(CHECKPOINT.key(job=job_id, param="a" * 64, seed=1, number="000001"), b"{}")
+        store.create_if_absent(OFFERS.key(job=job_id, shard=0), b"{}")
     for key in foreign:
         store.create_if_absent(key, b"-")
     theirs = JobRegistry(store, prefix="team-b", now=clock.now)
@@ -138,12 +139,14 @@ def test_what_may_be_of_use_stays(clock: Clock) -> None:
 
     one = _round(jobs, clock)
     planned = one.plan()
-    assert (planned.chunks.count, planned.ledger_chunks, planned.checkpoints, planned.jobs) == (4, 3, 1, 2)
+    assert (planned.chunks.count, planned.ledger_chunks, planned.jobs) == (4, 3, 2)
+    assert (planned.checkpoints, planned.offers) == (1, 1)
     assert (one.unknown.jobs, one.unknown.keys, one.unknown.chunks.first) == (2, 3, "20260411T12")
     jobs.register_job("late")
     one.remove()
     assert (one.removed.ledger_chunks, one.unknown.jobs) == (3, 1)
     assert [key.split("/")[1] for key in store.list_keys("checkpoints/")] == ["at-work", "old-2"]
+    assert [key.split("/")[1] for key in store.list_keys("offers/")] == ["at-work", "old-2"]
     assert left("old-1", "young", "old-2", "at-work", "b-old", "late") == [1, 0, 2, 2, 2, 1]  # old-1 has notes.txt
     assert set(foreign) <= set(_keys(store, ""))
     _round(theirs, clock).remove()

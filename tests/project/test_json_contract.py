@@ -82,7 +82,7 @@ PLAN_FIELDS = [
 DOCTOR_FIELDS = ["schema_version", "checks", "problems", "store"]
 PRUNE_FIELDS = [
     "schema_version", "dry_run", "ended_before", "jobs", "chunks", "ledger_chunks", "checkpoints", "announcements",
-    "refused", "without_record", "claims",
+    "refused", "without_record", "claims", "offers",
 ]  # fmt: skip
 VERSION_FIELDS = [
     "schema_version", "version", "build", "file", "directory", "python_version", "python_implementation",

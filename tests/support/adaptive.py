@@ -22,6 +22,9 @@ def is_marked(what, params, seed):
         return str(seed) in file.read().split()
 
 def simulate(params, seed):
+    if "CALLS" in os.environ:
+        with open(os.environ["CALLS"], "a") as file:
+            file.write("%s %d\\n" % (os.environ["MOPS_JOBS_SHARD"], seed))
     value = 100 + params["sd"] * random.Random(seed).gauss(0, 1)
     time.sleep(params.get("pause", 0) * (value > 100))
     while is_marked("holds", params, seed):
@@ -32,6 +35,9 @@ def simulate(params, seed):
         value = float("nan")
     return {"peak": value, "seed": seed}
 '''
+
+CALLS = "CALLS"
+"""The variable that names a file for the shards of calls, and their seeds."""
 
 MARKS = "MARKS"
 """The variable that names the directory of marks, the seeds of tasks that end otherwise. It has a file for each of

@@ -192,6 +192,7 @@ def _removal_text(retention: Retention, counts: KeyCounts) -> str:
         (counts.chunks.count, "chunk", span),
         (counts.ledger_chunks, "chunk", " of their ledgers"),
         (counts.checkpoints, "key", " of their checkpoints"),
+        (counts.offers, "key", " of tasks that their shards shared"),
         (counts.claims, "claim", " of notifications"),
         (counts.announcements.count, "announcement", f" of writes ({_span_text(counts.announcements)})"),
     )
@@ -226,4 +227,5 @@ def _document(retention: Retention, counts: KeyCounts, args: argparse.Namespace)
         "refused": retention.refused,
         "without_record": {"jobs": retention.unknown.jobs, "chunks": retention.unknown.keys},
         "claims": counts.claims,
+        "offers": counts.offers,
     }

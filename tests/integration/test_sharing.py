@@ -1,0 +1,69 @@
+"""Shards of an adaptive study, as processes, that run tasks of each other."""
+
+from __future__ import annotations
+
+import subprocess
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.registry.notes import PRECISION
+from mopsjobs.registry.transitions import sharing_of_others
+from mopsjobs.store import open_store
+from mopsjobs.utils.files import replace_file
+from support.adaptive import CALLS, MARKS, MODEL, adaptive_study, counts_by_set, seeds
+from support.cli import Cli, Spawn
+from support.runs import PATIENCE, code, kill, place, record, results, until, work
+from support.servers import Azurite
+
+
+def test_a_shard_whose_sets_are_decided_runs_tasks_of_another(
+    cli: Cli, azurite: Azurite, spawn: Spawn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Outputs and counts are those of one shard, although the helper is killed with tasks in hand."""
+    study = adaptive_study([{"sd": 50.0, "holds": True}, {"sd": 0.1, "holds": True}])
+    hard, easy = ([str(seed) for seed in seeds(study, place)] for place in (0, 1))
+    model, calls, held = code(tmp_path / "model", MODEL), tmp_path / "calls", tmp_path / "holds"
+    url = azurite.url(azurite.new_container())
+    env = {"AZURE_STORAGE_CONNECTION_STRING": azurite.connection_string, "MOPS_JOBS_REGISTRY": url}
+    shards = {CALLS: str(calls), MARKS: str(tmp_path), **env}
+
+    def start(shard: int) -> subprocess.Popen[str]:
+        return spawn(
+            "run", "job", "--shard", f"{shard}/2", "--workers", "1", XDG_STATE_HOME=f"{tmp_path}/{shard}", **shards
+        )
+
+    def helped() -> list[str]:
+        """Return the tasks of the hard set that the other shard has begun."""
+        pairs = [line.split() for line in calls.read_text().splitlines()] if calls.exists() else []
+        return [seed for shard, seed in pairs if shard == "1" and seed in hard]
+
+    with closing(open_store(url, env)) as store:
+        jobs = JobRegistry(store)
+        for job_id in ("alone", "job"):
+            jobs.register_job(job_id, **place(store, job_id, study, model).record_fields())
+        work(store, jobs, tmp_path / "alone", "alone")
+        held.write_text(" ".join(hard[4:] + easy))
+        owner, helper = start(0), start(1)
+        until(lambda: sharing_of_others(record(jobs), 1, "gives"), "a shard that gives tasks")
+        replace_file(str(held), " ".join(hard[4:]).encode())
+        until(helped, "the other shard to help")
+        kill(helper.pid)
+        begun = len(helped())
+        helper = start(1)
+        until(lambda: len(helped()) > begun, "its next run to help")
+        held.unlink()
+        for runner in (owner, helper):
+            out, err = runner.communicate(timeout=PATIENCE)
+            assert runner.returncode == 0, (out, err)
+        state = record(jobs)
+        assert results(store, "job") == results(store, "alone")
+        assert sum(counts_by_set(store, study)) == state.tasks_completed == state.tasks_total
+        assert (state.status, state.tasks_failed, sum(counts[0] for counts in state.shards.values())) == (
+            "succeeded", 0, state.tasks_total,
+        )  # fmt: skip
+        assert state.metadata[PRECISION] == record(jobs, "alone").metadata[PRECISION]
+    tasks = cli("tasks", "job", "--json", "--limit", "0", **env).json["tasks"]
+    assert [task["outcome"] for task in tasks] == ["succeeded"] * state.tasks_total

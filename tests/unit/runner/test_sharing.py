@@ -1,0 +1,188 @@
+"""Shards that share tasks: what runs, when one stays for tasks of others, and what its reports say of sharing."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from mopsjobs.ledger.attempt import NO_USAGE
+from mopsjobs.registry.job_state import JobState
+from mopsjobs.registry.precision_counts import COUNTS
+from mopsjobs.runner.adaptive import AdaptiveFeed
+from mopsjobs.runner.pools.base import TaskResult
+from mopsjobs.runner.reporter import Counts
+from mopsjobs.runner.sharing import IDLE_SECONDS, SharedFeed
+from mopsjobs.store.memory import InMemoryVersionedStore
+from mopsjobs.studies.manifest import Manifest
+from mopsjobs.studies.outputs import find_complete_tasks
+from mopsjobs.studies.study import Study, Task
+from support.adaptive import adaptive_study
+
+
+class Job:
+    """The shards of a job, which share a clock, a store and a record. Nothing runs by itself."""
+
+    def __init__(self, study: Study, shards: int, workers: int = 1) -> None:
+        self.manifest = Manifest(job_id="job", study=study, bundle="sha256:" + "0" * 64)
+        self.store, self.now = InMemoryVersionedStore(), 0.0
+        self.told: dict[str, dict[str, int]] = {}
+        """What each shard has reported of sharing."""
+        self.done: set[int] = set()
+        self.shards = [Shard(self, number, shards, workers) for number in range(shards)]
+
+    @property
+    def record(self) -> JobState:
+        """Return the record."""
+        at = "2026-01-01T00:00:00Z"
+        shards = {str(one.number): [0, 0, int(one.number in self.done)] for one in self.shards}
+        counts = dict.fromkeys(COUNTS, 0)
+        metadata = {"precision": {"shards": {name: {**counts, **told} for name, told in self.told.items()}}}
+        return JobState(job_id="job", status="running", created_at=at, updated_at=at, metadata=metadata, shards=shards)
+
+
+class Shard:
+    """A shard, in place of its reporter, with a pool whose tasks end when the test says so."""
+
+    def __init__(self, job: Job, number: int, shards: int, workers: int) -> None:
+        self.job, self.number, self.shards, self.workers = job, number, shards, workers
+        self.counts, self.hand, self.is_over = Counts(), list[tuple[int, Task]](), False
+        self.ended, self.was_last = threading.Event(), None
+        found = find_complete_tasks(job.store, job.manifest)
+        self.own = AdaptiveFeed(job.manifest, number, shards, found, self.counts)
+        reporter: Any = self
+        self.feed = SharedFeed(
+            self.own, job.manifest, number, shards, job.store, reporter, f"r{number}", lambda _key: True,
+            clock=lambda: job.now,
+        )  # fmt: skip
+        self.feed.workers = workers
+
+    @property
+    def state(self) -> JobState:
+        return self.job.record
+
+    def note_done(self) -> None:
+        self.job.done.add(self.number)
+        self.was_last = len(self.job.done) == self.shards
+
+    def report(self) -> None:
+        self.job.told[str(self.number)] = dict(self.feed.precision().sharing)
+
+    def begin(self) -> None:
+        """Begin a task, if there is one."""
+        try:
+            following = next(self.feed)
+        except StopIteration:
+            self.is_over = not self.hand
+            return
+        if following is not None:
+            self.hand.append(following)
+
+    def end(self, place: int = 0) -> tuple[int, float]:
+        """End a task. Return its number and its value."""
+        position, task = self.hand.pop(place)
+        value = 100 + task.params["sd"] * random.Random(task.seed).gauss(0, 1)
+        outputs = {"result.json": json.dumps({"peak": value}).encode()}
+        self.counts.add(completed=self.feed.count_of(task.number))
+        usage = NO_USAGE._replace(seconds=10.0)
+        self.feed.note(TaskResult(position, task, outputs, None, usage=usage), has_failed=False)
+        self.feed.note_stored(task)
+        return task.number, value
+
+    def take(self) -> None:
+        for task, end in self.feed.take_ended():
+            self.counts.add(completed=self.own.count_of(task.number))
+            self.own.end(task.number, self.own.named(end))
+
+
+@pytest.fixture
+def jobs() -> Iterator[Any]:
+    """Return `Job`, whose shards are closed at the end."""
+    with ExitStack() as after:
+
+        def make(*args: Any) -> Job:
+            job = Job(*args)
+            for shard in job.shards:
+                after.callback(shard.feed.close)
+            return job
+
+        yield make
+
+
+@pytest.mark.parametrize("shards", [1, 2, 4])
+@pytest.mark.parametrize("workers", [1, 2, 16])
+def test_no_number_of_shards_and_no_order_changes_what_runs(jobs: Any, shards: int, workers: int) -> None:
+    """All hard sets are in the first shard. Its helpers run some of their tasks, and each task runs once."""
+    easy = [{"sd": 0.1 + place / 100} for place in range(3)]
+    study = adaptive_study([{"sd": 50.0}, *easy, {"sd": 3.0}, *({"sd": one["sd"] / 2} for one in easy)])
+    alone = _run(jobs(study, 1, 1), random.Random(0))
+    job = jobs(study, shards, workers)
+    assert _run(job, random.Random(shards * workers)) == alone
+    assert sum(shard.counts.completed for shard in job.shards) == len(alone)
+    assert any(shard.feed.has_helped for shard in job.shards) == (shards > 1)
+
+
+def _run(job: Job, chance: random.Random) -> dict[int, float]:
+    """Return the values of the tasks, by their numbers. What happens next is drawn."""
+    values: dict[int, float] = {}
+    while not all(shard.is_over for shard in job.shards):
+        job.now += 1.0
+        shard = chance.choice(job.shards)
+        shard.report()
+        shard.take()
+        if chance.random() < 0.5 and not shard.is_over:
+            shard.feed.look()
+        if shard.hand and chance.random() < 0.3:
+            number, value = shard.end(chance.randrange(len(shard.hand)))
+            assert number not in values, "no task runs twice"
+            values[number] = value
+        elif len(shard.hand) < shard.workers and not shard.is_over:
+            shard.begin()
+    return values
+
+
+def _helper(jobs: Any, told: dict[str, int]) -> Shard:
+    """Return a shard that has just run its own four tasks, when another one has reported this of sharing."""
+    job = jobs(adaptive_study([{"sd": 50.0}, {"sd": 0.1}]), 2)
+    job.told["0"] = told
+    shard: Shard = job.shards[1]
+    for _ in range(4):
+        shard.begin()
+        shard.end()
+    shard.begin()
+    return shard
+
+
+def test_a_shard_to_which_none_gives_ends_at_once(jobs: Any) -> None:
+    assert _helper(jobs, {}).is_over
+
+
+def test_a_shard_ends_when_the_others_have_ended(jobs: Any) -> None:
+    shard = _helper(jobs, {"gives": 40})
+    assert not shard.is_over
+    assert shard.feed.precision().sharing == {"free": 1}
+    shard.job.done.add(0)
+    shard.begin()
+    assert (shard.is_over, shard.feed.stays, dict(shard.feed.precision().sharing)) == (True, True, {})
+
+
+def test_a_shard_that_gets_nothing_ends_after_a_minute(jobs: Any) -> None:
+    """Another one may be lost, which the record does not tell."""
+    shard = _helper(jobs, {"gives": 40})
+    shard.job.now += IDLE_SECONDS - 1
+    shard.begin()
+    assert not shard.is_over
+    shard.job.now += 1
+    shard.begin()
+    assert shard.is_over
+
+
+def test_a_shard_tells_how_many_tasks_it_may_give(jobs: Any) -> None:
+    """Those that its sets may need, less those that its workers run."""
+    job = jobs(adaptive_study([{"sd": 50.0}, {"sd": 0.1}]), 2, 4)
+    assert [dict(shard.feed.precision().sharing) for shard in job.shards] == [{"gives": 36}] * 2
