@@ -365,7 +365,10 @@ class DaskPool:
         self._memory = setup["memory"]
         self._policy = RetryPolicy(setup["retries"], frozenset(setup["causes"]))
         self._limits = TaskLimits(setup["timeout"], self._memory, self._policy, setup["attempt_timeout"])
-        self._checkpoints = DaskCheckpoints(self._id, self._code, Path(setup["checkpoints"]), runner.send)
+        self._ended: queue.SimpleQueue[str] = queue.SimpleQueue()
+        """The keys of attempts that have ended, and empty texts if there is something to exchange."""
+        root = Path(setup["checkpoints"])
+        self._checkpoints = DaskCheckpoints(self._id, self._code, root, runner.send, lambda: self._ended.put(""))
         self._has_checkpoints: bool = setup["has_checkpoints"]
         self._description: concurrent.futures.Future[Any] | None = None
         """That of the interpreter, until it was passed on."""
@@ -373,7 +376,6 @@ class DaskPool:
         self._files: object = None
         """What was last told of files."""
         self._sent: dict[str, _SentTask] = {}
-        self._ended: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._saving: dict[str, Mapping[str, Any]] = {}
         """Answers of attempts whose last checkpoints are on their way."""
         self._threads: Mapping[str, int] = {}

@@ -17,7 +17,7 @@ import shutil
 import tarfile
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -88,7 +88,12 @@ class DaskCheckpoints:
     """The checkpoints of the attempts of one run."""
 
     def __init__(
-        self, job_id: str, code: Mapping[str, Any], root: Path, send: Callable[[dict[str, Any]], None]
+        self,
+        job_id: str,
+        code: Mapping[str, Any],
+        root: Path,
+        send: Callable[[dict[str, Any]], None],
+        wake: Callable[[], None],
     ) -> None:
         """Prepare to take checkpoints.
 
@@ -97,8 +102,9 @@ class DaskCheckpoints:
             code: name and source of dask_task.py.
             root: where the runner has the checkpoints of tasks.
             send: sends a message to the runner.
+            wake: makes the caller of `exchange` call it soon; any thread may call it. A checkpoint is safe sooner.
         """
-        self._job_id, self._root, self._send = job_id, root, send
+        self._job_id, self._root, self._send, self._wake = job_id, root, send, wake
         self._code = {name: code[name] for name in ("name", "source")}
         self._attempts: dict[str, _Attempt] = {}
         self._is_described = False
@@ -107,7 +113,12 @@ class DaskCheckpoints:
 
     def subscribe(self, client: Client) -> None:
         """Listen to what attempts tell."""
-        client.subscribe_topic(f"mops-jobs-{self._job_id}", lambda event: self._events.put(event[1]))
+
+        def take(event: Sequence[Any]) -> None:
+            self._events.put(event[1])
+            self._wake()
+
+        client.subscribe_topic(f"mops-jobs-{self._job_id}", take)
 
     def begin(self, key: str, position: int, task: Task) -> None:
         """Note an attempt that is sent."""
@@ -138,6 +149,7 @@ class DaskCheckpoints:
                 continue
             if attempt.binding is None or (attempt.binding.done() and not attempt.is_bound):
                 attempt.binding = call_in_thread(self._bind, client, key)
+                attempt.binding.add_done_callback(self._wake_after)
             if attempt.fetching is not None and attempt.fetching[-1].done():
                 self._end_fetch(attempt)
             has_ended = attempt.gives_up_at is not None
@@ -214,6 +226,11 @@ class DaskCheckpoints:
         assert saved is not None  # noqa: S101 - it is new
         target = attempt.directory / f"fetched-{secrets.token_hex(4)}"
         attempt.fetching = saved, target, call_in_thread(self._fetch, client, key, saved, target)
+        attempt.fetching[-1].add_done_callback(self._wake_after)
+
+    def _wake_after(self, call: concurrent.futures.Future[Any]) -> None:
+        if call.exception() is None and call.result() is not False:  # else it is tried again, not so soon
+            self._wake()
 
     def _end_fetch(self, attempt: _Attempt) -> None:
         """Tell the runner of a checkpoint, if it was fetched. What an attempt has left that ended is tried once."""

@@ -34,6 +34,9 @@ IDLE_SECONDS = 60.0
 
 POLL_SECONDS = 0.5
 
+SAVED_SECONDS = 0.1
+"""The same for new checkpoints of a task that saves some: what is not with the runner is lost with this worker."""
+
 ASK_SECONDS = 10.0
 """After that time, an attempt asks again for its checkpoint."""
 
@@ -234,10 +237,14 @@ class _Saves:
         worker.log_event("mops-jobs-" + self._job_id, message)
         return message
 
-    def look(self) -> None:
-        """Tell of a new checkpoint, if there is one. If this disk does not take it, the one before stays the last."""
+    def look(self) -> float:
+        """Tell of a new checkpoint, if there is one. Return the seconds until the next look.
+
+        If this disk does not take it, the one before stays the last.
+        """
         with contextlib.suppress(OSError):
             self._look()
+        return SAVED_SECONDS if self._is_known else POLL_SECONDS
 
     def _look(self) -> None:
         new = os.path.join(self.path, "new")

@@ -417,7 +417,7 @@ class Model(ModelProcess):
         timeout: float | None,
         memory: int | None,
         lines: list[str],
-        look: Callable[[], None] = lambda: None,
+        look: Callable[[], float] = lambda: POLL_SECONDS,
     ) -> dict[str, Any] | None:
         """Return the answer to a task; None if the process has ended instead. After the timeout, end the process.
 
@@ -426,7 +426,7 @@ class Model(ModelProcess):
             timeout: seconds, or None.
             memory: bytes that the task may have, or None.
             lines: takes those of the model.
-            look: called now and then while it runs.
+            look: called now and then while it runs. Returns the seconds until its next call, at most.
         """
         self.lines = lines
         self._look = look
@@ -447,10 +447,11 @@ class Model(ModelProcess):
         return answer
 
     def _await_answer(self, timeout: float | None, memory: int | None) -> dict[str, Any] | None:
+        pause = POLL_SECONDS
         while True:
             self.send(self.selector)
-            is_over = not self._read()
-            self._look()
+            is_over = not self._read(pause)
+            pause = self._look()
             while b"\n" in self.answers:
                 line, _, rest = bytes(self.answers).partition(b"\n")
                 self.answers[:] = rest
