@@ -57,11 +57,17 @@ LOOK_SECONDS = 0.5
 BEGIN_SECONDS = 0.2
 """How long the results of other tasks wait for what a task begins with. After that, others begin before it."""
 
+MAX_BEGINNING = 4
+"""Tasks whose checkpoints are brought into place at once: more would share the network."""
+
 MAX_TOLD = 50
 """Lines about checkpoints in one run: all tasks may have some of other code."""
 
 FIRST_PAUSE = 2.0
 """Seconds before the second attempt at a store that does not answer."""
+
+FETCH_PAUSE = 5.0
+"""Seconds between two attempts at a checkpoint, if the store does not answer."""
 
 KEPT_HERE, LAST, NEW, STOP = ".kept", "last", "new", "stop"
 
@@ -170,6 +176,7 @@ class Checkpoints:
         self._told: set[str] = set()
         self._beginning: dict[TaskKey, threading.Thread] = {}
         """Attempts whose directories are prepared."""
+        self._closes = threading.Event()
         self._sending: Path | None = None
         """The directory of the checkpoint that is being sent: it is not removed for a later one."""
         self._find()
@@ -202,7 +209,7 @@ class Checkpoints:
     def prepare(self, task: Task, *, may_have: bool) -> Resumed | Literal[False] | None:
         """Prepare the directory of a task for its next attempt. Return what it goes on from.
 
-        False: it takes longer, call it again. None: it begins at the start.
+        False: it takes longer, or others are prepared now, so call it again. None: it begins at the start.
 
         Args:
             task: the task.
@@ -216,6 +223,8 @@ class Checkpoints:
             name = directory_name(key)
             if name not in self._states and not (may_have and (self.root / name).is_dir()):
                 return None
+            if sum(begun.is_alive() for begun in self._beginning.values()) >= MAX_BEGINNING:
+                return False
             state = self._states.setdefault(name, _State())
             thread = threading.Thread(target=self._begin, args=(key, name, state), name="checkpoint", daemon=True)
             self._beginning[key] = thread
@@ -239,7 +248,7 @@ class Checkpoints:
                 if entry != KEPT_HERE:
                     _remove(path / entry)
             for place in self._places(key, name, state):
-                if (saved := self._fetch(place, key, path)) is not None:
+                if (saved := self._fetch_in_time(place, key, path)) is not None:
                     (path / LAST).mkdir(0o700)
                     _copy(path / KEPT_HERE / _number(saved.number) / CONTENT, path / LAST / saved.at)
                     state.resumed = Resumed(saved.number, saved.at, saved.seconds)
@@ -263,21 +272,29 @@ class Checkpoints:
         state.number = max([state.number, *(place.number for place in places)])
         return sorted(places, key=lambda place: (-place.number, place.root is None))
 
+    def _fetch_in_time(self, place: _Place, key: TaskKey, path: Path) -> Saved | None:
+        """Return what `_fetch` does. It waits for the end of an outage: that is shorter than what the task has done."""
+        while not self._closes.is_set():
+            try:
+                return self._fetch(place, key, path)
+            except StoreUnavailableError as error:
+                self._tell_once(f"Tasks wait for their checkpoints: {error}")
+                self._closes.wait(FETCH_PAUSE)
+        return None
+
     def _fetch(self, place: _Place, key: TaskKey, path: Path) -> Saved | None:
-        """Return a checkpoint that is now in the directory of its task; None if it cannot be used."""
+        """Return a checkpoint that is now in the directory of its task; None if it cannot be used.
+
+        Raises:
+            StoreUnavailableError: if the store does not answer.
+        """
         target = path / KEPT_HERE / _number(place.number)
         name = f"checkpoint {place.number} of parameter set {key[0][:12]}, seed {key[1]}"
         source = None if place.root is None else place.root / path.name / KEPT_HERE / target.name
         try:
-            if source is None:
-                assert self._store is not None  # noqa: S101 - it was listed there
-                saved = read_saved(self._store, place.job_id, *key, place.number)
-            else:
-                saved = parse_saved((source / HEADER).read_bytes())
+            saved = self._read_header(place, key, source)
             if saved is None:
                 return None
-            if saved.number != place.number:
-                raise RecordError("its header is that of another one")
             if not saved.is_of(self._bundle, self._packages()):
                 if not self._allows_old:
                     self._tell_once(f"Not used: {name} is of other code or packages. --allow-old-checkpoints uses it.")
@@ -303,9 +320,21 @@ class Checkpoints:
             replace_file(str(part / HEADER), saved.encode())
             _remove(target)
             os.rename(part, target)
+        except StoreUnavailableError:
+            raise
         except (RecordError, StoreError, OSError) as error:
             self._tell_once(f"Not used: {name}: {error}")
             return None
+        return saved
+
+    def _read_header(self, place: _Place, key: TaskKey, source: Path | None) -> Saved | None:
+        if source is None:
+            assert self._store is not None  # noqa: S101 - it was listed there
+            saved = read_saved(self._store, place.job_id, *key, place.number)
+        else:
+            saved = parse_saved((source / HEADER).read_bytes())
+        if saved is not None and saved.number != place.number:
+            raise RecordError("its header is that of another one")
         return saved
 
     def look(self, at_work: Iterable[tuple[Task, float | None]]) -> None:
@@ -459,6 +488,7 @@ class Checkpoints:
 
     def close(self, seconds: float) -> None:
         """Send what waits for a time. Closing twice is harmless."""
+        self._closes.set()
         self._remove_ended()
         if self._store is not None and self._writer.is_closing is False:
             self._writer.close(seconds)

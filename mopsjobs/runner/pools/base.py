@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
+import itertools
 import math
 import time
 from collections import deque
@@ -12,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 from mopsjobs.ledger.attempt import NO_USAGE, Outcome, Resumed, Usage
 from mopsjobs.ledger.retry_policy import MEMORY_LIMIT, OUT_OF_MEMORY, RetryPolicy
-from mopsjobs.runner.checkpoints import EXIT_CODE
+from mopsjobs.runner.checkpoints import EXIT_CODE, MAX_BEGINNING
 from mopsjobs.studies.study import Task
 from mopsjobs.utils.sizes import format_size
 
@@ -24,9 +25,6 @@ GRACE_SECONDS = 5.0
 
 LOOK_SECONDS = 0.2
 """How often a checkpoint is looked for that is on its way."""
-
-MAX_ASIDE = 4
-"""Tasks whose checkpoints are on their way at once: more would share the network."""
 
 NextTasks = Iterator["tuple[int, Task] | None"]
 """The position of each task in the job, and the task; None while there are more and none may begin. The pool then asks
@@ -271,14 +269,16 @@ class TaskQueue:
     def next_prepared(self, prepare: Callable[[Assignment], Assignment | None]) -> Assignment | None:
         """Return the next task that can begin, as `next` does. Tasks whose checkpoint takes longer let others go first.
 
+        These keep their order: the first ones are on their way, and are asked for each time.
+
         Args:
             prepare: brings the checkpoint of a task into place; None if it takes longer.
         """
-        for _ in range(len(self._aside)):
-            if (prepared := prepare(waiting := self._aside.popleft())) is not None:
+        for place, waiting in enumerate(itertools.islice(self._aside, MAX_BEGINNING)):
+            if (prepared := prepare(waiting)) is not None:
+                del self._aside[place]
                 return prepared
-            self._aside.append(waiting)
-        while len(self._aside) < MAX_ASIDE and (assignment := self.next()) is not None:
+        while (assignment := self.next()) is not None:
             if (prepared := assignment if assignment.is_prepared else prepare(assignment)) is not None:
                 return prepared
             self._aside.append(assignment)

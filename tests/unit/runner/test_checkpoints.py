@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 
 from mopsjobs.api.checkpoint import Checkpoint
+from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.ledger.attempt import Resumed
 from mopsjobs.ledger.environment import EnvironmentNotes
+from mopsjobs.ledger.retry_policy import RetryPolicy
 from mopsjobs.runner import checkpoints
 from mopsjobs.runner.checkpoints import Checkpoints, Origin, directory_name
+from mopsjobs.runner.pools.base import Assignment, TaskQueue
 from mopsjobs.store.base import Versioned, VersionedStore, VersionToken
 from mopsjobs.store.memory import InMemoryVersionedStore
 from support.runs import sets_of, study
@@ -178,6 +181,18 @@ class _Slow(InMemoryVersionedStore):
         return super().get(key)
 
 
+class _Away(InMemoryVersionedStore):
+    """A store that does not answer some requests for checkpoints."""
+
+    failures = 0
+
+    def get(self, key: str) -> Versioned | None:
+        if key.startswith("checkpoints/") and self.failures:
+            self.failures -= 1
+            raise StoreUnavailableError("The store does not answer.")
+        return super().get(key)
+
+
 def test_the_runner_does_not_wait_for_a_large_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoints, "BEGIN_SECONDS", 0.0)
     store = _Slow()
@@ -192,6 +207,51 @@ def test_the_runner_does_not_wait_for_a_large_checkpoint(tmp_path: Path, monkeyp
     assert resumed is not None
     assert resumed[:2] == (1, "1")
     assert _names(run.path / "last") == ["1"]
+
+
+def test_an_outage_while_a_checkpoint_is_fetched_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that begins at its start instead would lose hours. What is told says so once."""
+    monkeypatch.setattr(checkpoints, "FETCH_PAUSE", 0.0)
+    store = _Away()
+    first = _Run(tmp_path / "here", store)
+    Checkpoint(first.path, 600.0).save({}, at=1)
+    first.checkpoints.end(TASK, 0.0)
+    first.checkpoints.close(60.0)
+    store.failures = 5
+    run = _Run(tmp_path / "there", store)
+    resumed = run.begin()
+    assert (resumed is not None and resumed.at, store.failures) == ("1", 0)
+    assert run.told == ["Tasks wait for their checkpoints: The store does not answer."]
+
+
+def test_few_checkpoints_are_fetched_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a task without one never waits for them, however many there are."""
+    monkeypatch.setattr(checkpoints, "BEGIN_SECONDS", 0.0)
+    *saved, fresh = study(sets_of(8)).tasks()
+    store = _Slow()
+    first = _Run(tmp_path / "here", store)
+    for task in saved:
+        Checkpoint(first.path.with_name(directory_name((task.param_id, task.seed))), 600.0).save({}, at=1)
+        first.checkpoints.end(task, 0.0)
+    first.checkpoints.close(60.0)
+    run = _Run(tmp_path / "there", store)
+
+    def prepare(assignment: Assignment) -> Assignment | None:
+        resumed = run.checkpoints.prepare(assignment.task, may_have=False)
+        return None if resumed is False else assignment._replace(resumed=resumed, is_prepared=True)
+
+    others = set(threading.enumerate())
+    queue = TaskQueue(enumerate([*saved, fresh]), RetryPolicy(0), 0)
+    begun = queue.next_prepared(prepare)
+    assert (begun is not None and begun.task, queue.next_prepared(prepare)) == (fresh, None)
+    begun_threads = [thread for thread in {*threading.enumerate()} - others if thread.name == "checkpoint"]
+    assert len(begun_threads) == checkpoints.MAX_BEGINNING
+    store.gate.set()
+    found = []
+    while not queue.is_over:
+        if (begun := queue.next_prepared(prepare)) is not None:
+            found.append((begun.task, begun.resumed is not None))
+    assert sorted(found) == sorted((task, True) for task in saved)
 
 
 def test_the_digest_of_packages_does_not_wait_for_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
