@@ -86,6 +86,16 @@ def plan_prune(connection: sqlite3.Connection, ended_before: float) -> PrunePlan
     return PrunePlan(jobs, events, count_ended(connection, ended_before) - jobs)
 
 
+def staying(connection: sqlite3.Connection, ended_before: float, job_ids: Iterable[str]) -> set[str]:
+    """Return those of some jobs that the cache has, and that pruning would leave there."""
+    rows = connection.execute(
+        "SELECT job_id FROM job WHERE job_id IN (SELECT value FROM json_each(?2))"  # noqa: S608 - constant names
+        f" EXCEPT SELECT job_id FROM job WHERE {_ENDED_BEFORE} AND job_id NOT IN ({_KEPT})",
+        (ended_before, json.dumps(sorted(job_ids))),
+    )
+    return {job_id for (job_id,) in rows}
+
+
 def prune(connection: sqlite3.Connection, ended_before: float) -> PruneResult:
     """Remove the jobs that ended before a time, with all that belongs to them, and give their space back to the disk.
 

@@ -73,9 +73,10 @@ class JobDir:
             for job_id in os.listdir(jobs):
                 for directory in cls(jobs / job_id).of_other(job_id):
                     with contextlib.suppress(OSError):
-                        entries = [*directory.checkpoints.iterdir(), directory.checkpoints]
+                        own = directory.checkpoints  # a task that saves changes what is in its directory
+                        entries = [own, *own.glob("*"), *own.glob("*/*")]
                         if max(entry.stat().st_mtime for entry in entries) < before:
-                            yield job_id, directory.checkpoints
+                            yield job_id, own
 
     @property
     def show_command(self) -> str:

@@ -84,6 +84,7 @@ PRUNE_FIELDS = [
     "schema_version", "dry_run", "ended_before", "jobs", "chunks", "ledger_chunks", "checkpoints", "announcements",
     "refused", "without_record", "claims", "offers",
 ]  # fmt: skip
+PRUNED_CACHE_FIELDS = ["events", "kept", "local_checkpoints"]
 VERSION_FIELDS = [
     "schema_version", "version", "build", "file", "directory", "python_version", "python_implementation",
     "python_executable", "platform", "sqlite_version", "libraries",
@@ -157,7 +158,7 @@ def test_plans_keep_their_promise(cli: Cli, remote: Remote) -> None:
 
 
 def test_prune_keeps_its_promise(cli: Cli, remote: Remote) -> None:
-    """`prune --store --json` fits its schema, with nothing to remove and with something, before and after."""
+    """`prune --json` fits its schema, with nothing to remove and with something, before and after."""
     prune = ("prune", "--store", "--older-than", "30d", "--json")
     for flags in (("--dry-run",), ("--yes",)):
         _check(cli, "prune", cli.ok(*prune, *flags).json)
@@ -168,6 +169,10 @@ def test_prune_keeps_its_promise(cli: Cli, remote: Remote) -> None:
         _check(cli, "prune", document)
         assert list(document) == PRUNE_FIELDS
         assert document["announcements"]["count"] > 0
+    for flags in (("--dry-run",), ("--yes",), ("--yes",)):
+        document = cli.ok("prune", "--older-than", "30d", "--json", *flags).json
+        _check(cli, "prune", document)
+        assert list(document) == [*PRUNE_FIELDS[:4], *PRUNED_CACHE_FIELDS]
 
 
 @pytest.mark.usefixtures("everything")
@@ -377,7 +382,7 @@ def test_fields_that_are_unknown_here_stay_inside(cli: Cli) -> None:
         ("list", LIST_FIELDS),
         ("sync", [*SYNC_FIELDS, *RUNNING_FIELDS]),
         ("doctor", DOCTOR_FIELDS),
-        ("prune", PRUNE_FIELDS),
+        ("prune", [*PRUNE_FIELDS, *PRUNED_CACHE_FIELDS]),
         ("version", VERSION_FIELDS),
         ("plan", PLAN_FIELDS),
     ],

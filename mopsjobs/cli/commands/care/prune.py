@@ -5,17 +5,18 @@ from __future__ import annotations
 import argparse
 import sqlite3
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from mopsjobs.app.run.app import App
 from mopsjobs.cache import pruning
 from mopsjobs.console.result import Document, Result
-from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, StoreError, UsageError
+from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, StoreError
 from mopsjobs.utils.text import join_first, pluralize
 from mopsjobs.utils.times import from_timestamp, json_time, parse_duration, whole_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from mopsjobs.events.retention import KeyCounts, KeySpan, Retention
 
@@ -38,6 +39,9 @@ EXAMPLES = (
 
 SCHEMA_VERSION = 1
 
+_Left: TypeAlias = "dict[str, list[Path]]"
+"""Directories of checkpoints on this machine, by their jobs."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
@@ -47,61 +51,78 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--store", action="store_true", help="remove from the registry's store, not from the cache")
     parser.add_argument("--yes", action="store_true", help="remove without asking")
     parser.add_argument("--dry-run", action="store_true", help="print what would be removed, and remove nothing")
-    parser.add_argument("--json", action="store_true", help="print the result of --store as one JSON document")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON document")
 
 
 def run(args: argparse.Namespace, app: App) -> Result:
     """Remove old jobs from the cache, or old events and announcements from the store."""
     if args.store:
         return _prune_store(args, app)
-    if args.json:
-        raise UsageError("--json of prune needs --store.")
     return _prune_cache(args, app)
 
 
 def _prune_cache(args: argparse.Namespace, app: App) -> Result:
     before = app.now().timestamp() - parse_duration(args.older_than)
     limit = whole_seconds(json_time(from_timestamp(before)))
-    found = app.cache.read_cached(lambda cache: pruning.plan_prune(cache, before))
-    kept = (
-        []
-        if found is None or not found.kept
-        else [f"Kept {pluralize(found.kept, 'job')} of families that have not all ended by then."]
-    )
-    if found is None or not found.jobs:
-        if found is not None and not args.dry_run:
+    planned = app.cache.read_cached(lambda cache: pruning.plan_prune(cache, before))  # None: there is no cache
+    found = planned or pruning.PrunePlan(0, 0, 0)
+    left = _left_checkpoints(before, app)
+    kept = f"Kept {pluralize(found.kept, 'job')} of families that have not all ended by then." if found.kept else ""
+
+    def result(counts: pruning.PrunePlan | pruning.PruneResult, left: _Left, *notes: str, warning: str = "") -> Result:
+        fields = {"jobs": counts.jobs, "events": counts.events, "kept": found.kept, "local_checkpoints": len(left)}
+        head = {"schema_version": SCHEMA_VERSION, "dry_run": args.dry_run, "ended_before": limit}
+        body = Document({**head, **fields}) if args.json else None
+        return Result(body, notes=[note for note in (*notes, kept) if note], warnings=[warning] if warning else ())
+
+    if not (found.jobs or left):
+        if planned is not None and not args.dry_run:
             _remove(before, found, app)
-        kept += [] if args.dry_run else _remove_checkpoints(before, app)
         which = f"No {'other job' if kept else 'job'} in the cache"
-        return Result(notes=[f"{which} ended before {limit}; nothing was removed.", *kept])
+        return result(found, left, f"{which} ended before {limit}; nothing was removed.")
+    from_cache = f"{_count_text(found)}{{}}, of jobs that ended before {limit}" if found.jobs else ""
     if args.dry_run:
-        return Result(notes=[f"Would remove {_count_text(found)}, of jobs that ended before {limit}.", *kept])
-    question = f"Remove {_count_text(found)} from the cache, of jobs that ended before {limit}?"
-    declined = app.out.confirm(question, yes=args.yes)
-    if declined is not None:
+        return result(found, left, f"Would remove {_join(from_cache.format(''), left)}.")
+    question = f"Remove {_join(from_cache.format(' from the cache'), left)}?"
+    if (declined := app.out.confirm(question, yes=args.yes)) is not None:
         return declined
-    pruned = _remove(before, found, app)
-    warnings = [] if pruned.problem is None else [f"The cache file could not shrink yet: {pruned.problem}."]
-    kept += _remove_checkpoints(before, app)
-    return Result(notes=[f"Removed {_count_text(pruned)} from the cache.", *kept], warnings=warnings)
+    pruned = pruning.PruneResult(0, 0, None) if planned is None else _remove(before, found, app)
+    warning = "" if pruned.problem is None else f"The cache file could not shrink yet: {pruned.problem}."
+    removed = _remove_checkpoints(before, app)
+    done = f"{_count_text(pruned)} from the cache" if found.jobs else ""
+    return result(pruned, removed, f"Removed {_join(done, removed)}.", warning=warning)
 
 
-def _remove_checkpoints(before: float, app: App) -> list[str]:
-    """Remove checkpoints that lie on this machine since a time, of jobs that the cache does not have. Return the note.
+def _left_checkpoints(before: float, app: App) -> _Left:
+    """Return the directories of checkpoints on this machine that `prune` removes, by their jobs.
 
-    A job that was killed here and went on elsewhere leaves some.
+    They lie there since a time, and the cache does not keep their jobs. A job that was killed here and went on
+    elsewhere leaves some.
     """
-    import shutil
-
     from mopsjobs.engines.job_dir import JobDir
 
-    found = list(JobDir.old_checkpoints(app.env, before))
-    known = app.cache.read_cached(lambda cache: {job_id for (job_id,) in cache.execute("SELECT job_id FROM job")})
-    removed = [(job_id, path) for job_id, path in found if job_id not in (known or ())]
-    for _, path in removed:
-        shutil.rmtree(path, ignore_errors=True)
-    count = len({job_id for job_id, _ in removed})
-    return [f"Removed checkpoints of {pluralize(count, 'job')} from this machine."] if count else []
+    found: _Left = {}
+    for job_id, path in JobDir.old_checkpoints(app.env, before):
+        found.setdefault(job_id, []).append(path)
+    staying = app.cache.read_cached(lambda cache: pruning.staying(cache, before, found)) if found else None
+    return {job_id: paths for job_id, paths in found.items() if job_id not in (staying or ())}
+
+
+def _remove_checkpoints(before: float, app: App) -> _Left:
+    """Remove what `_left_checkpoints` returns, and return it."""
+    import shutil
+
+    left = _left_checkpoints(before, app)
+    for paths in left.values():
+        for path in paths:
+            shutil.rmtree(path, ignore_errors=True)
+    return left
+
+
+def _join(from_cache: str, left: _Left) -> str:
+    """Return what goes from the cache, and what from this machine."""
+    checkpoints = f"checkpoints of {pluralize(len(left), 'job')} from this machine" if left else ""
+    return " and ".join(filter(None, (from_cache, checkpoints)))
 
 
 def _remove(before: float, plan: pruning.PrunePlan, app: App) -> pruning.PruneResult:
