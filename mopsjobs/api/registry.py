@@ -1104,6 +1104,7 @@ class Job:
         self,
         *,
         only: Choices | None = None,
+        engine: str | None = None,
         code: str | os.PathLike[str] | None = None,
         trust: Sequence[str] = (),
         yes: bool = False,
@@ -1114,6 +1115,7 @@ class Job:
         Args:
             only: run only those that ended so: `failed`, `timeout`, `oom`, `died`, `lost`, or keys of errors; None for
                 all. A later resume runs the others.
+            engine: where the child runs; None for where the job ran.
             code: a directory to pack as the code of the child; None for the job's own code.
             trust: choices of the record that are accepted, as `KIND:VALUE`.
             yes: start a runner also if that of another machine may be at work.
@@ -1137,6 +1139,7 @@ class Job:
         request = ResumeRequest(
             job_id=self.id,
             options=launch_options(options, Job.resume, app, may_grow=True),
+            engine=engine,
             code=None if code is None else self.registry.code_in(code),
             only=tasks_that_ended(self.id, choices_text(only), app),
             sizes_of=partial(ledger_sizes, app=app),

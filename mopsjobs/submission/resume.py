@@ -45,7 +45,7 @@ from mopsjobs.studies.outputs import Completeness, SizesOf, find_complete_tasks,
 from mopsjobs.studies.reductions import lacks_reductions
 from mopsjobs.submission.client import JobSubmissionClient, launch_again
 from mopsjobs.submission.infer_end import RunnerEnd, infer_end
-from mopsjobs.submission.launch_options import LaunchOptions
+from mopsjobs.submission.launch_options import RECORDED, LaunchOptions
 from mopsjobs.submission.launching import grown_options, make_launch, recorded_options
 from mopsjobs.submission.model_check import check_functions
 from mopsjobs.submission.offline import deliver_offline, deliver_shards
@@ -55,6 +55,9 @@ from mopsjobs.submission.shard_drop import find_drop, may_lack_files
 from mopsjobs.submission.submit import Code, pack_code
 from mopsjobs.utils.text import pluralize
 from mopsjobs.version import __version__
+
+OF_TASKS = frozenset(RECORDED) - {"workers", "shards"}
+"""Options of a launch that hold on another engine, too."""
 
 DEFAULT_ENGINE = "local"
 """Of a record that names no engine."""
@@ -76,6 +79,8 @@ class ResumeRequest:
     """The full id."""
     options: LaunchOptions = dataclasses.field(default_factory=LaunchOptions)
     """How its runner works. What is None here is as the record says."""
+    engine: str | None = None
+    """Where the child job runs; None: where the job ran."""
     code: Code | None = None
     """Other code for the child job; None: the job's own."""
     only: TaskChoice | None = None
@@ -166,7 +171,7 @@ def prepare_resume(request: ResumeRequest, session: Session) -> Resumable | Resu
         missing = tuple(sorted({*missing, *manifest.deferred}))
         tasks, deferred = _choose(request.only, manifest, missing)
     else:
-        _refuse_change(request)
+        _refuse_change(request, state)
     is_whole = not tasks
     if state.is_terminal and is_whole and (request.only is not None or not lacks_reductions(session.store, manifest)):
         if not missing and is_correctable(state):
@@ -180,7 +185,9 @@ def prepare_resume(request: ResumeRequest, session: Session) -> Resumable | Resu
     if find_drop(state, session) is not None and _has_left_all(state, session, is_whole=is_whole):
         deliver_shards(infer_end(state, RunnerEnd(), session).state, session)  # no shard ends such a job
         return ResumeResult(None)
-    choices = record_choices(state, _engine_name(state), request.options, session.env)
+    engine = _engine_name(state)
+    is_elsewhere = request.engine not in (None, engine)  # then the user makes all choices
+    choices = () if is_elsewhere else record_choices(state, engine, request.options, session.env)
     return Resumable(request, state, manifest, tasks, deferred, is_delivered, choices, found)
 
 
@@ -319,13 +326,11 @@ def _submit_child(job: Resumable, session: Session, trust: Trust) -> ResumeResul
     if later:
         raise _resumed_error(state, later)
     job_id = check_new_job_id(next_id)
-    engine = _engine_name(state)  # the launch is made before anything of the child is stored: it may be invalid
+    # The launch is made before anything of the child is stored: it may be invalid.
+    engine = request.engine or _engine_name(state)
+    client = JobSubmissionClient(open_engine(engine, session.env), session)
     launch = _make_launch(job_id, engine, request, state, session, trust)
-    client, origin, named = (
-        JobSubmissionClient(open_engine(engine, session.env), session),
-        job.manifest.origin,
-        request.options.notify,
-    )
+    origin, named = job.manifest.origin, request.options.notify
     with contextlib.nullcontext(None) if request.code is None else pack_code(request.code, session) as packed:
         bundle = job.manifest.bundle if packed is None else packed.digest
         load_archive: Callable[[], bytes] = functools.partial(load_bundle, session.store, bundle)
@@ -431,12 +436,18 @@ def _refuse_choice(request: ResumeRequest, manifest: Manifest) -> None:
         raise UsageError(problem, hint="Resume it without a choice of tasks.")
 
 
-def _refuse_change(request: ResumeRequest) -> None:
-    """Refuse other code or a choice of tasks for a job that has not ended: it has a manifest."""
-    if (is_code := request.code is not None) or request.only is not None:
-        own, change = ("its own code", "use other code") if is_code else ("all its tasks", "choose tasks")
-        problem = f"Job {request.job_id} has not ended: it continues with {own}."
-        raise UsageError(problem, hint=f"To {change}, end it first: {command_line('cancel', request.job_id)}")
+def _refuse_change(request: ResumeRequest, state: JobState) -> None:
+    """Refuse what a job that has not ended cannot have: it has a manifest, and a place where it runs."""
+    own = _engine_name(state)
+    changes = (
+        (request.engine not in (None, own), f"on the {own} engine", "change the engine"),
+        (request.code is not None, "with its own code", "use other code"),
+        (request.only is not None, "with all its tasks", "choose tasks"),
+    )
+    for is_asked, how, change in changes:
+        if is_asked:
+            problem = f"Job {request.job_id} has not ended: it continues {how}."
+            raise UsageError(problem, hint=f"To {change}, end it first: {command_line('cancel', request.job_id)}")
 
 
 def _engine_name(state: JobState) -> str:
@@ -459,11 +470,16 @@ def _make_launch(
     Raises:
         UsageError, EngineError: see `make_launch`.
     """
-    recorded = recorded_launch(state.metadata, engine)
+    own = _engine_name(state)
+    is_elsewhere = engine != own
+    recorded = recorded_launch(state.metadata, own) if own in ENGINES else {}
+    if is_elsewhere:
+        recorded = {name: value for name, value in recorded.items() if name in OF_TASKS}
     if engine == "local" and request.options.python is None:
         recorded = without_unknown_python(recorded, request.job_id, session, trust)
     options = grown_options(request.options, engine, recorded)
-    return make_launch(job_id, engine, options, session, recorded=recorded, namespace=state.k8s_namespace or None)
+    namespace = None if is_elsewhere else state.k8s_namespace or None
+    return make_launch(job_id, engine, options, session, recorded=recorded, namespace=namespace)
 
 
 def record_choices(state: JobState, engine: str, options: LaunchOptions, env: Mapping[str, str]) -> tuple[str, ...]:

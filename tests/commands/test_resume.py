@@ -148,6 +148,26 @@ def test_a_child_runs_as_its_parent_did_unless_flags_differ(cli: Cli, remote: Re
     assert record(remote.jobs, other).metadata["k8s_image"] == "other:2"
 
 
+def test_a_child_on_another_engine_keeps_the_limits_of_the_tasks(cli: Cli, remote: Remote, cluster: Api) -> None:
+    """And nothing that describes the place. The record chooses none then, so nothing asks for trust."""
+    place(remote.store.inner, "job", study(sets_of(3)), Path.cwd())
+    add(remote.jobs, "job", "running", engine="slurm")
+    noted = {"slurm_partition": "spot", "slurm_workers": "3", "slurm_python": "/none", "slurm_task_timeout": "300"}
+    remote.jobs.update_fields("job", metadata={**noted, "slurm_retries": "4", "slurm_retry_on": "died"})
+    refused = cli("resume", "job", *KUBERNETES)
+    assert refused.code == 2
+    assert sentences(refused.err)[0] == "error: Job job has not ended: it continues on the slurm engine."
+    remote.jobs.update_status("job", "failed")
+    child = cli.ok("resume", "job", *KUBERNETES).out.strip()
+    (told,) = _launched(cluster)
+    (container,) = told["spec"]["template"]["spec"]["containers"]
+    words = ["--task-timeout", "300s", "--retries", "4", "--retry-on", "died"]
+    assert container["args"][container["args"].index("--workers") + 2 :] == words
+    state = record(remote.jobs, child)
+    assert (state.engine, state.parent_job_id) == ("kubernetes", "job")
+    assert not [name for name in state.metadata if name.startswith("slurm_")]
+
+
 def test_a_missing_image_is_a_usage_error_that_names_the_flag(cli: Cli, remote: Remote, cluster: Api) -> None:
     """A record of an older program does not tell it. Nothing of the child is stored."""
     add(remote.jobs, "job", "failed", engine="kubernetes")

@@ -14,6 +14,7 @@ from mopsjobs.app.tasks.resume_choice import tasks_that_ended
 from mopsjobs.cli.flags import add_full_ids, add_trust
 from mopsjobs.cli.launch_flags import AS_BEFORE, add_launch_flags, code_to_pack
 from mopsjobs.console.result import Document, Result, Text
+from mopsjobs.engines import ENGINES
 from mopsjobs.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_PARTLY_DONE, JobBusyError, command_line
 from mopsjobs.submission.resume import ResumeRequest, ResumeResult, prepare_resume, resume_job
 from mopsjobs.utils.text import pluralize
@@ -49,6 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " or keys of errors from failures --json; a later resume runs the others (default: all missing tasks)",
     )
     parser.add_argument(
+        "--engine",
+        metavar="ENGINE",
+        choices=ENGINES,
+        help=f"where the child runs: {', '.join(ENGINES)} (default: where the job ran)",
+    )
+    parser.add_argument(
         "--yes",
         action="store_true",
         help="start a runner also if that of another machine may be at work (default: ask; refuse without a terminal)",
@@ -67,6 +74,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
     request = ResumeRequest(
         job_id=args.job,
         options=launch_options(vars(args), app, may_grow=True),
+        engine=args.engine,
         code=code_to_pack(args, app),
         only=tasks_that_ended(args.job, args.only, app),
         sizes_of=functools.partial(ledger_sizes, app=app),
