@@ -108,7 +108,7 @@ class DaskCheckpoints:
         self._code = {name: code[name] for name in ("name", "source")}
         self._attempts: dict[str, _Attempt] = {}
         self._is_described = False
-        """Whether the runner was told of the interpreter."""
+        """Whether the runner was told of the interpreter. Before, nothing is fetched."""
         self._events: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
 
     def subscribe(self, client: Client) -> None:
@@ -153,7 +153,8 @@ class DaskCheckpoints:
             if attempt.fetching is not None and attempt.fetching[-1].done():
                 self._end_fetch(attempt)
             has_ended = attempt.gives_up_at is not None
-            if attempt.fetching is None and (attempt.is_bound or has_ended) and self._is_new(attempt):
+            is_ready = self._is_described and (attempt.is_bound or has_ended)
+            if is_ready and attempt.fetching is None and self._is_new(attempt):
                 self._begin_fetch(client, key, attempt)
             if not attempt.is_told and (attempt.directory / STOP).exists():
                 attempt.is_told = True
@@ -164,6 +165,9 @@ class DaskCheckpoints:
             while True:
                 event = self._events.get_nowait()
                 key = event["key"]
+                if "about" in event and not self._is_described:  # checkpoints are bound to it
+                    self._is_described = True
+                    self._send({"environment": event["about"]})
                 attempt = self._attempts.get(key)
                 if attempt is None:
                     continue
@@ -171,9 +175,6 @@ class DaskCheckpoints:
                     attempt.worker, attempt.saved, attempt.pushing = event["worker"], None, None
                     with contextlib.suppress(OSError):
                         make_directory(attempt.directory)  # by it, the runner knows that the task can save
-                if "about" in event and not self._is_described:  # checkpoints are bound to it
-                    self._is_described = True
-                    self._send({"environment": event["about"]})
                 attempt.started_at = event["started_at"]
                 if "number" in event:
                     attempt.saved, attempt.told = event, event["number"]

@@ -102,7 +102,8 @@ def run(
     saves = _Saves(job, job_id, task, key, code)
     try:
         answer = _run_attempt(job, code, task, memory, lines, saves, attempt)
-        saves.look()
+        if "outputs" not in answer:
+            saves.end()
     finally:
         with _lock:
             job.attempts.pop(key, None)
@@ -211,7 +212,7 @@ class _Saves:
         self.is_read = ""
         """The path of the one that the runner reads."""
         self._job_id, self._job, self._task = job_id, job, task
-        self._is_known = False
+        self._is_known = self._is_described = False
 
     def begin(self, root: str, *, resumes: bool) -> None:
         """Make the directory ready. Wait for the checkpoint to go on from, until the job is stopped."""
@@ -244,7 +245,14 @@ class _Saves:
         """
         with contextlib.suppress(OSError):
             self._look()
-        return SAVED_SECONDS if self._is_known else POLL_SECONDS
+        return SAVED_SECONDS if self._job.saves else POLL_SECONDS
+
+    def end(self) -> None:
+        """Tell of what the attempt has left. The runner takes no checkpoint before it knows the interpreter."""
+        self.look()
+        if self._is_known and not self._is_described:
+            self._job.description.wait(IDLE_SECONDS)
+            self.look()
 
     def _look(self) -> None:
         new = os.path.join(self.path, "new")
@@ -253,7 +261,11 @@ class _Saves:
         if not self._is_known:
             self._is_known = True
             os.makedirs(os.path.join(self.path, "sent"), 0o700, exist_ok=True)
-            self._tell(about=self._job.describe(self._code))
+            self._tell()  # so that the attempt is bound
+            self._job.begin_saves(self._code)
+        if not self._is_described and self._job.description.is_set():
+            self._is_described = True
+            self._tell(about=self._job.about)
         names = [name for name in os.listdir(new) if not name.startswith(".")]
         found = sorted((os.stat(os.path.join(new, name)).st_ctime_ns, name) for name in names)
         if not found:
@@ -286,7 +298,11 @@ class _Job:
         self.busy = 0
         self.used_at = time.monotonic()
         self.is_stopped = False
-        self._about: list[Any] = []
+        self.saves = False
+        """Whether a task has used checkpoints here."""
+        self.about: Any = None
+        """What the interpreter says about itself, once `description` is set: checkpoints are bound to it."""
+        self.description = threading.Event()
         self.attempts: dict[str, _Saves] = {}
         """Those that run, by their keys."""
         self.ended: set[str] = set()
@@ -313,14 +329,17 @@ class _Job:
                 self.root = root
             return self.root
 
-    def describe(self, code: dict[str, Any]) -> Any:
-        """Return what the interpreter says about itself, asked once: checkpoints are bound to it. None if it fails."""
+    def begin_saves(self, code: dict[str, Any]) -> None:
+        """Note that tasks save, and ask the interpreter once. That takes a while, in which others are told."""
         with self.lock:
-            if not self._about:
-                self._about = [None]
-                with contextlib.suppress(OSError, subprocess.SubprocessError, ValueError, LookupError):
-                    self._about = [describe(code)]
-            return self._about[0]
+            if not self.saves:
+                self.saves = True
+                threading.Thread(target=self._describe, args=(code,), daemon=True).start()
+
+    def _describe(self, code: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError, subprocess.SubprocessError, ValueError, LookupError):
+            self.about = describe(code)
+        self.description.set()
 
     def files(self) -> tuple[list[str] | None, str | None]:
         """Return which files of the code were opened so far, None if it is not known, and which one was written."""

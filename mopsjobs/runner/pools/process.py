@@ -447,11 +447,9 @@ class Model(ModelProcess):
         return answer
 
     def _await_answer(self, timeout: float | None, memory: int | None) -> dict[str, Any] | None:
-        pause = POLL_SECONDS
         while True:
             self.send(self.selector)
-            is_over = not self._read(pause)
-            pause = self._look()
+            is_over = not self._read(self._look())
             while b"\n" in self.answers:
                 line, _, rest = bytes(self.answers).partition(b"\n")
                 self.answers[:] = rest
