@@ -14,11 +14,13 @@ from mopsjobs.app.run.app import App
 from mopsjobs.engines.worker import real_numbers
 from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.events.writer import record_event
+from mopsjobs.ledger.attempt import Resumed
 from mopsjobs.web.pages import logs_page, readings
 from mopsjobs.web.pages.compare_page import summarize_scalars
 from mopsjobs.web.site import kept
 from support.cli import Cli, Remote, add, foreign, key
 from support.ledgers import Ledger, add_job, attempt, leave_output
+from support.runs import sets_of
 from support.study_jobs import HOSTILE_NAMES, LONG, TOO_LARGE, run_grid, run_hostile, run_study
 from support.web import HOSTILE, Web, flat, text_of
 
@@ -293,6 +295,18 @@ def test_what_makes_no_sense_is_a_bad_request(grid: Web, path: str, sentence: st
     answer = grid.get(f"/jobs/grid{path}")
     assert answer.status_code == 400
     assert sentence in answer.text
+
+
+def test_a_task_that_went_on_says_so(web: Web, cli: Cli, remote: Remote) -> None:
+    """In the words of the command: its time is that of the last attempt alone."""
+    add_job(remote.jobs, "job", sets_of(2))
+    on = {"attempt": 2, "resumed": Resumed(1, "20", 7.6)}
+    Ledger(remote.store.inner)(attempt(0, "preempted"), attempt(0, **on), attempt(1))
+    cli.ok("sync", "-q")
+    page = web.complete("/jobs/job/results?rows=tasks")
+    assert "<td>2, resumed at 7.6 s, once</td>" in page
+    assert "<td>1</td>" in page
+    assert "at 7.6 s, once" in cli.ok("tasks", "job").out
 
 
 # --- the log ---------------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from mopsjobs.cache.queries.task_filters import (
 )
 from mopsjobs.cache.stored_study import StoredSet, StoredStudy, to_stored_seed
 from mopsjobs.utils.text import error_line
-from mopsjobs.utils.times import json_timestamp
+from mopsjobs.utils.times import human_seconds, json_timestamp
 
 MAX_COUNTED = 100_000
 """Tasks of a job up to which all that pass a filter are counted. A count of ten million takes half a minute."""
@@ -75,6 +75,14 @@ class TaskRow(NamedTuple):
     def error(self) -> str | None:
         """Return the error on one line, with its place; None without one."""
         return error_line(self.error_type, self.error_message, self.error_where)
+
+    @property
+    def resumed(self) -> str | None:
+        """Return where the last attempt went on, and how often one did: `at 40m, twice`; None if none did."""
+        if not self.resumes:
+            return None
+        times = {1: "once", 2: "twice"}.get(self.resumes, f"{self.resumes} times")
+        return times if self.resumed_seconds is None else f"at {human_seconds(self.resumed_seconds)}, {times}"
 
 
 class ListedTask(NamedTuple):

@@ -19,7 +19,7 @@ from mopsjobs.cache.queries.task_filters import (
     parse_order,
     parse_task_statuses,
 )
-from mopsjobs.cache.queries.tasks import MAX_HELD, ListedTask, TaskList, TaskQuery, TaskRow
+from mopsjobs.cache.queries.tasks import MAX_HELD, ListedTask, TaskList, TaskQuery
 from mopsjobs.cli.flags import (
     add_form_flags,
     add_freshness_flags,
@@ -187,19 +187,11 @@ def _table(tasks: Iterable[ListedTask], ledger: Ledger) -> Table:
             None if row.seconds is None else human_seconds(row.seconds),
             memory_text(row.max_rss_bytes),
             row.attempts or None,
-            *(_resumed(row) for _ in resumed),
+            *(row.resumed for _ in resumed),
             cut_to_length(strip_control_characters(row.error or ""), MAX_ERROR) or None,
         ])  # fmt: skip
     drop_order = ("ATTEMPT", *resumed, "SEED", "MEMORY", *parameters[:0:-1], "TIME")
     return Table(headers, rows, never_cut=("TASK",), drop_order=drop_order, names_dropped=True)
-
-
-def _resumed(row: TaskRow) -> str | None:
-    """Return where the last attempt went on, and how often one did: `at 40m, twice`; None if none did."""
-    if not row.resumes:
-        return None
-    times = {1: "once", 2: "twice"}.get(row.resumes, f"{row.resumes} times")
-    return times if row.resumed_seconds is None else f"at {human_seconds(row.resumed_seconds)}, {times}"
 
 
 def _headers(names: Sequence[str]) -> list[str]:
