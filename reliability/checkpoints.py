@@ -1,13 +1,14 @@
-"""Tasks that save checkpoints, while what runs them is killed, told to stop, requeued or lost, at random steps.
+"""Tasks that save checkpoints, while what runs them is killed, stopped, requeued, evicted or lost, at random steps.
 
-What must hold: each end costs a task the steps since its last checkpoint at most. On Dask, whose workers may vanish
-with their disks, it is the last one that had come to the runner. The outputs are those of tasks that nothing has
-disturbed, byte for byte.
+What must hold: each end costs a task the steps since its last checkpoint at most. Dask workers and pods may vanish with
+their disks. There it is the last one that had come to the runner, or to the store. The outputs are those of tasks that
+nothing has disturbed, byte for byte.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -17,21 +18,26 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from bench import azurite
 from bench.machine import ROOT
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.local import runner_pid
 from mopsjobs.runner.checkpoints import directory_name
 from mopsjobs.store import open_store
+from mopsjobs.studies.checkpoints import list_numbers, read_saved
 from mopsjobs.studies.packed_store import PackedStore
 from mopsjobs.studies.study_parser import parse_study
 from reliability.trial import Figure, PromiseBroken, Trial, hold
 from support import slurm
+from support.cli import command
 from support.dask import Cluster
+from support.kubernetes import kubeconfig
 from support.runs import is_alive
+from support.stand_in import POD_GC_SECONDS, StandIn
 
 TASKS = 100
 STEPS = 80
@@ -41,8 +47,19 @@ EVERY = 8
 KILLS = 60
 PATIENCE = 600.0
 
+MOMENT = 2.0
+"""Seconds: what was done longer before the end of an attempt has not ended it."""
+
 QUIET_SECONDS = 5.0
 """After that time without a step, the record is looked at."""
+
+SILENCE_SECONDS = 12
+"""After that time without a word of a node, Slurm looks whether it is there."""
+
+MOST_CUTS = 3
+"""How often a node of Slurm loses its power: until Slurm has seen it, half a minute passes, and others work on."""
+
+RUNNER_KILLED = f"runner, {signal.SIGKILL.name}"
 
 MODEL = """
 import os, random, sys, time
@@ -77,7 +94,9 @@ class Engine(NamedTuple):
     pause: float
     """Seconds that a step takes."""
     is_far: bool = False
-    """Whether tasks run where the runner does not see their files."""
+    """Whether the disk of a task may vanish with it."""
+    gentle: Collection[str] = ()
+    """Deeds that leave tasks the time to save: they cost no step."""
 
 
 @contextlib.contextmanager
@@ -89,9 +108,9 @@ def on_local(job: _Job) -> Iterator[Engine]:
 @contextlib.contextmanager
 def on_slurm(job: _Job) -> Iterator[Engine]:
     """Yield a Slurm. Its shards are also requeued, preempted by a partition of higher priority, and lose their node."""
-    with slurm.running(job.directory / "slurm") as cluster:
+    with slurm.running(job.directory / "slurm", silence=SILENCE_SECONDS) as cluster:
         job.env |= cluster.env
-        shards, nodes = itertools.cycle((0, 1)), itertools.cycle(cluster.nodes)
+        shards, nodes, cuts = itertools.cycle((0, 1)), itertools.cycle(cluster.nodes), itertools.count()
 
         def tried(*words: str) -> bool:
             with contextlib.suppress(RuntimeError):  # the shard has ended, or does not run yet
@@ -114,9 +133,15 @@ def on_slurm(job: _Job) -> Iterator[Engine]:
             tried("scontrol", "update", f"nodename={node}", "state=resume")
             return is_down
 
-        own = {"requeued": requeue, "preempted": preempt, "node lost": lose_node}
+        def cut_power() -> bool:
+            if next(cuts) >= MOST_CUTS:
+                return False
+            cluster.cut_power(next(nodes))
+            return True
+
+        own = {"requeued": requeue, "preempted": preempt, "node set down": lose_node, "node without power": cut_power}
         flags = ["--engine", "slurm", "--shards", "2", "--workers", "2", "--requeue"]
-        yield Engine(flags, {**job.signals(), **own}, 0.02)
+        yield Engine(flags, {**job.signals(), **own}, 0.04)
 
 
 @contextlib.contextmanager
@@ -135,7 +160,52 @@ def on_dask(job: _Job) -> Iterator[Engine]:
         yield Engine(["--engine", "dask", "--scheduler", cluster.url], deeds, 0.02, is_far=True)
 
 
-ENGINES = {"local": on_local, "Slurm": on_slurm, "Dask": on_dask}
+@contextlib.contextmanager
+def on_kubernetes(job: _Job) -> Iterator[Engine]:
+    """Yield the stand-in for a cluster. Its pods, each with a disk of its own, are evicted, and lose their nodes."""
+    pods = job.directory / "pods"
+    pods.mkdir()
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(azurite.running(job.directory, collects_garbage=False))
+        program = {"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"}
+        cluster = stack.enter_context(contextlib.closing(StandIn(pods, {"mops-jobs": command()}, program)))
+        cluster.secrets["registry"] = server.env
+        job.env |= {**server.env, "KUBECONFIG": str(kubeconfig(job.directory, cluster.url, namespace="models"))}
+        job.url = f"azure://{azurite.new_container()}"
+        shards = itertools.cycle((0, 1))
+        name_of = functools.cache(lambda _job_id: str(job.status()["k8s_name"]))
+
+        def to(act: Callable[[str, int], object], *, both: bool = False) -> Callable[[], bool]:
+            def on_pods() -> bool:
+                name, shard = name_of(job.id), next(shards)
+                alive = cluster.running_indexes(name) & ({0, 1} if both else {shard})
+                for index in alive:
+                    act(name, index)
+                return bool(alive)
+
+            return on_pods
+
+        def lose_node(name: str, index: int) -> None:
+            cluster.lose_node(name, index)
+            cluster.remove_node(name, index)
+            cluster.pass_seconds(POD_GC_SECONDS)
+
+        deeds = {
+            "evicted, with grace": to(cluster.evict),
+            "preempted, with grace": to(lambda name, index: cluster.evict(name, index, "PreemptionByScheduler")),
+            "node of both drained": to(cluster.evict, both=True),
+            "evicted by its node, without grace": to(
+                lambda name, index: cluster.press_node(name, index, "The node was low on resource: memory.")
+            ),
+            "node lost": to(lose_node),
+        }
+        flags = ["--engine", "kubernetes", "--image", "sims:1", "--secret", "registry", "--shards", "2"]
+        flags += ["--workers", "2", "--grace", "30s"]
+        gentle = [name for name in deeds if "with grace" in name or "drained" in name]
+        yield Engine(flags, {**job.signals(), **deeds}, 0.05, is_far=True, gentle=gentle)
+
+
+ENGINES = {"local": on_local, "Slurm": on_slurm, "Dask": on_dask, "Kubernetes": on_kubernetes}
 
 
 def run(trial: Trial) -> Iterator[Figure]:
@@ -171,23 +241,46 @@ def over(trial: Trial, name: str) -> Iterator[Figure]:
             job.wait_for_steps(job.steps() + chance.randrange(1, max(2, total // wanted)))
             deed = chance.choice(list(engine.deeds))
             job.note_known()
+            job.deeds.append((time.time(), deed))
             done[deed] += engine.deeds[deed]()
         job.finish()
-    lost = job.lost_steps()
-    limit = max((steps for steps, _, is_known in lost if not (engine.is_far and is_known)), default=0)
-    hold(limit <= EVERY, f"an end cost {limit} steps of {EVERY}")
-    job.check_outputs()
-    yield Figure("tasks, of steps", f"{tasks}, {STEPS}")
-    for what, count in sorted(done.items()):
-        yield Figure(f"ends: {what}", count)
-    yield Figure("attempts that went on", job.resumed())
-    hold(job.left() <= sum(done.values()), f"{job.left()} tasks have left checkpoints")
-    yield Figure("tasks that left checkpoints, for `prune`", job.left())
-    yield Figure("steps that were made again, of all", f"{sum(steps for steps, *_ in lost)} of {total}")
-    yield Figure(
-        f"the most that one end cost, in steps of {engine.pause:g} s", max((one[0] for one in lost), default=0)
-    )
-    yield Figure("the most that one end cost, in seconds", round(max((one[1] for one in lost), default=0.0), 1))
+        lost = job.losses()
+        limit = max((loss.steps for loss in lost if not (engine.is_far and loss.is_known)), default=0)
+        hold(limit <= EVERY, f"an end cost {limit} steps of {EVERY}")
+        costly = sum(loss.steps for loss in lost if loss.deeds and loss.deeds <= set(engine.gentle))
+        hold(not costly, f"ends with a grace period cost {costly} steps")
+        job.check_outputs()
+        yield Figure("tasks, of steps", f"{tasks}, {STEPS}")
+        for what, count in sorted(done.items()):
+            yield Figure(f"ends: {what}", count)
+        yield Figure("attempts that went on", job.resumed())
+        hold(job.left() <= sum(done.values()), f"{job.left()} tasks have left checkpoints")
+        yield Figure("tasks that left checkpoints, for `prune`", job.left())
+        yield Figure("steps that were made again, of all", f"{sum(loss.steps for loss in lost)} of {total}")
+        most = max(lost, default=_Loss(0, 0.0, 0.0, is_known=True, deeds=set()))
+        yield Figure(f"the most that one end cost, in steps of {engine.pause:g} s", most.steps)
+        yield Figure(
+            "the most that one end cost, in seconds", round(max((loss.seconds for loss in lost), default=0.0), 2)
+        )
+        ways = sorted(loss.way for loss in lost)
+        yield Figure(
+            "the longest that a lost save had been on its way, in seconds", round(ways[-1] if ways else 0.0, 2)
+        )
+
+
+class _Loss(NamedTuple):
+    """The cost of one end of an attempt."""
+
+    steps: int
+    """Those that were made again."""
+    seconds: float
+    """How long they had taken."""
+    way: float
+    """How long ago the first checkpoint was saved that is lost; 0: none is."""
+    is_known: bool
+    """Whether it went on from the last checkpoint that the runner or the store had, or a later one."""
+    deeds: set[str]
+    """What was done from a moment before the end until the task went on."""
 
 
 class _Job:
@@ -202,10 +295,12 @@ class _Job:
         study = {"model": "model:simulate", "parameter_sets": self._sets, "outputs": ["result.json"]}
         (self._code / "study.json").write_text(json.dumps(study))
         self._study = parse_study(study)
-        self._url = f"sqlite://{directory}/registry.db"
+        self.url = f"sqlite://{directory}/registry.db"
         self.env = {"PATH": os.environ["PATH"], "HOME": str(directory), "PYTHONPATH": str(ROOT)}
         self.id = "job"
         """The job, or its last child."""
+        self.deeds: list[tuple[float, str]] = []
+        """What was done, and when it was done."""
         self._known: list[tuple[float, dict[str, int]]] = []
         """The steps of the last checkpoints on the machine of the runner, by the names of tasks, at different times."""
 
@@ -219,8 +314,8 @@ class _Job:
         self._command("submit", "study.json", "--auto", "--job-id", "job", *options)
 
     def _command(self, *words: str) -> str:
-        command = [sys.executable, str(ROOT / "mops_jobs.py"), *words, "--registry", self._url]
-        done = subprocess.run(command, env=self.env, cwd=self._code, capture_output=True, text=True, check=False)
+        argv = [sys.executable, str(ROOT / "mops_jobs.py"), *words, "--registry", self.url]
+        done = subprocess.run(argv, env=self.env, cwd=self._code, capture_output=True, text=True, check=False)
         hold(done.returncode in (0, 6), f"{' '.join(words)} ended with {done.returncode}: {done.stderr}")
         return done.stdout
 
@@ -273,7 +368,7 @@ class _Job:
         lines = self._calls.read_text().splitlines()[-64:] if self._calls.exists() else []
         alive = [pair for pair in {tuple(map(int, line.split())) for line in lines} if is_alive(pair[0])]
         pid = runner_pid(self.id, self.env)
-        if whom == "worker" or (pid is None and "SLURM_CONF" in self.env):
+        if whom == "worker" or (pid is None and not self.env.keys().isdisjoint(("SLURM_CONF", "KUBECONFIG"))):
             pid = self._chance.choice(sorted(alive))[whom == "runner"] if alive else None
         if pid is None or pid == 1:
             return False
@@ -285,8 +380,10 @@ class _Job:
         return True
 
     def note_known(self) -> None:
-        """Note which checkpoints the machine of the runner has."""
+        """Note which checkpoints the machine of the runner has, or the store."""
         known: dict[str, int] = {}
+        for name, at in self._in_store():
+            known[name] = max(known.get(name, 0), at)
         for root in self._roots():
             for path in root.glob("*/.kept/*/header.json"):
                 with contextlib.suppress(FileNotFoundError):
@@ -295,10 +392,20 @@ class _Job:
                         known[name] = max(known.get(name, 0), int(json.loads(path.read_text())["at"]))
         self._known.append((time.time(), known))
 
-    def lost_steps(self) -> list[tuple[int, float, bool]]:
-        """Return how many steps were made again after each end of an attempt that lost some.
+    def _in_store(self) -> Iterator[tuple[str, int]]:
+        """Yield the directories of tasks with checkpoints in the store, and where these were saved."""
+        if self.url.startswith("sqlite:"):
+            return  # it gets none
+        with contextlib.closing(open_store(self.url, self.env)) as store:
+            for job_id in self._family():
+                for param_id, seed, number in list(list_numbers(store, job_id)):
+                    if (saved := read_saved(store, job_id, param_id, seed, number)) is not None:
+                        yield directory_name((param_id, seed)), int(saved.at)
 
-        Besides, how long they had taken, and whether it went on from the last checkpoint that the runner had.
+    def losses(self) -> list[_Loss]:
+        """Return what each end of an attempt has cost that cost something.
+
+        Steps do not count that an attempt makes after its runner was killed. On Dask it goes on for a moment.
         """
         lost = []
         for task in self._study.tasks():
@@ -307,10 +414,21 @@ class _Job:
             hold({step for step, _ in pairs} == set(range(STEPS)), f"task {task.number} has left out steps")
             name = directory_name((task.param_id, task.seed))
             for place, ((before, ended_at), (step, begun_at)) in enumerate(itertools.pairwise(pairs), 1):
-                if step <= before:
-                    first_at = next(at for other, at in reversed(pairs[:place]) if other == step)
-                    known = [found.get(name, 0) for at, found in self._known if at < begun_at]
-                    lost.append((before + 1 - step, ended_at - first_at, step >= max(known, default=0)))
+                if step > before:
+                    continue
+                first = next(number for number in reversed(range(place)) if pairs[number][0] == step)
+                kills = [at for at, deed in self.deeds if deed == RUNNER_KILLED and pairs[first][1] <= at <= begun_at]
+                again = [pair for pair in pairs[first:place] if pair[1] <= min([ended_at, *kills])]
+                saved = [at for _, at in again[EVERY : EVERY + 1]]
+                known = [found.get(name, 0) for at, found in self._known if at < begun_at]
+                loss = _Loss(
+                    len(again),
+                    again[-1][1] - again[0][1] if again else 0.0,
+                    again[-1][1] - saved[0] if saved else 0.0,
+                    is_known=step >= max(known, default=0),
+                    deeds={deed for at, deed in self.deeds if ended_at - MOMENT <= at <= begun_at},
+                )
+                lost += [loss] if again else []
         return lost
 
     def check_outputs(self) -> None:
@@ -319,7 +437,7 @@ class _Job:
         Raises:
             PromiseBroken: if they differ.
         """
-        store = open_store(self._url, {})
+        store = open_store(self.url, self.env)
         found = {}
         packed = PackedStore(store)
         for task in self._study.tasks():
@@ -338,7 +456,9 @@ class _Job:
 
     def left(self) -> int:
         """Count the tasks of which a runner left checkpoints: it was killed just after their outputs were stored."""
-        return len({path.name for root in self._roots() for path in root.glob("*")})
+        return len(
+            {path.name for root in self._roots() for path in root.glob("*")} | {name for name, _ in self._in_store()}
+        )
 
     def _roots(self) -> Iterator[Path]:
         """Yield the directories of checkpoints on this machine."""
@@ -352,7 +472,7 @@ class _Job:
         """Count the attempts that went on from a checkpoint."""
         from support.ledgers import attempts_in
 
-        store = open_store(self._url, {})
+        store = open_store(self.url, self.env)
         count = sum(one.resumed is not None for one in attempts_in(store))
         store.close()
         return count

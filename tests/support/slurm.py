@@ -11,6 +11,7 @@ import getpass
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -26,6 +27,9 @@ STARTS = 3
 
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
+
+SILENCE_SECONDS = 300
+"""That of Slurm itself."""
 
 CPUS = 4
 """Processors of a node. Slurm hands out more than a small machine has: the tasks of tests mostly wait."""
@@ -58,6 +62,7 @@ PreemptMode=REQUEUE
 KillWait=5
 BatchStartTimeout=20
 ReturnToService=1
+SlurmdTimeout={silence}
 {nodes}
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1
 PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=2
@@ -73,12 +78,13 @@ def missing_programs() -> list[str]:
 class Slurm:
     """A controller with its nodes, which are all on this machine."""
 
-    def __init__(self, directory: Path, nodes: Sequence[str] = ("n1", "n2")) -> None:
+    def __init__(self, directory: Path, nodes: Sequence[str] = ("n1", "n2"), silence: int = SILENCE_SECONDS) -> None:
         """Write the configuration. Nothing is started yet.
 
         Args:
             directory: where everything lies. Its path is short, since it holds a socket.
             nodes: the names of the nodes, each a slurmd.
+            silence: seconds after which a node that does not answer is down.
         """
         self.directory = directory
         self.nodes = tuple(nodes)
@@ -95,6 +101,7 @@ class Slurm:
             controller_port=controller_port,
             directory=directory,
             user=getpass.getuser(),
+            silence=silence,
             nodes="\n".join(lines),
         )
         for name in ("state", *(f"spool-{name}" for name in self.nodes)):
@@ -118,8 +125,34 @@ class Slurm:
         self._until((own / "munge.sock").exists, "munged")
         self._start("slurmctld", "-D", "-f", self.env["SLURM_CONF"])
         for node in self.nodes:
-            self._start("slurmd", "-D", "-f", self.env["SLURM_CONF"], "-N", node, name=f"slurmd-{node}")
+            self._start_node(node)
         self._until(self._is_idle, "the nodes")
+
+    def _start_node(self, node: str) -> None:
+        self._start("slurmd", "-D", "-f", self.env["SLURM_CONF"], "-N", node, name=f"slurmd-{node}")
+
+    def cut_power(self, node: str) -> None:
+        """Kill all processes of a node, and return when Slurm calls it down. Then it comes back.
+
+        Raises:
+            RuntimeError: if Slurm does not.
+        """
+        processes = {
+            int(path.parent.name): path
+            for path in Path("/proc").glob("[0-9]*/environ")
+            if {f"SLURMD_NODENAME={node}", f"SLURM_CONF={self.env['SLURM_CONF']}"} <= set(_variables(path))
+        }
+        steps = {parent for pid in processes if "slurmstepd" in _command(parent := _parent(pid))}
+        daemon = self._processes.pop(f"slurmd-{node}")
+        for pid in (daemon.pid, *steps, *processes):  # nothing is left that could report an end
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        daemon.wait()
+        state = ("sinfo", "--noheader", "--Node", f"--nodes={node}", "--format=%T")
+        try:
+            self._until(lambda: "down" in self._run(*state).stdout, f"the end of {node}")
+        finally:
+            self._start_node(node)
 
     def run(self, *words: str) -> str:
         """Run a command of Slurm, and return what it prints.
@@ -193,8 +226,27 @@ class Slurm:
             time.sleep(0.05)
 
 
+def _variables(environ: Path) -> list[str]:
+    """Return the variables of a process; none if it has ended or is of another user."""
+    with contextlib.suppress(OSError):
+        return environ.read_text(errors="replace").split("\0")
+    return []
+
+
+def _parent(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return 0
+
+
+def _command(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text()
+    return ""
+
+
 @contextlib.contextmanager
-def running(directory: Path, nodes: Sequence[str] = ("n1", "n2")) -> Iterator[Slurm]:
+def running(directory: Path, nodes: Sequence[str] = ("n1", "n2"), silence: int = SILENCE_SECONDS) -> Iterator[Slurm]:
     """Run a Slurm during the block. Each start has ports and a directory of its own.
 
     Raises:
@@ -202,7 +254,7 @@ def running(directory: Path, nodes: Sequence[str] = ("n1", "n2")) -> Iterator[Sl
     """
     with contextlib.ExitStack() as stack:
         for number in range(1, STARTS + 1):
-            slurm = Slurm(directory / str(number), nodes)
+            slurm = Slurm(directory / str(number), nodes, silence)
             stack.callback(slurm.stop)
             try:
                 slurm.start()

@@ -367,6 +367,14 @@ class StandIn(Api):
         for times in (self._lost, self._removed):
             times.update({name: at - time for name, at in times.items()})
 
+    def running_indexes(self, name: str) -> set[int]:
+        """Return the indexes of a Job whose pods run and were not told to stop."""
+        return {
+            index_of(pod)
+            for pod in self.pods(name)
+            if pod["status"]["phase"] == "Running" and "deletionTimestamp" not in pod["metadata"]
+        }
+
     def exit_codes(self, name: str) -> list[int | None]:
         """Return the exit codes of all containers of a Job, the oldest first; None of one that runs."""
         containers = self._in_loop(lambda: list(self._containers.items()))
