@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from bench import azurite
 from bench.machine import ROOT
@@ -41,9 +42,9 @@ PATIENCE = 900.0
 
 CALM, STORM = "calm", "storm"
 
-SPEC = {
+SPEC: dict[str, Any] = {
     "model": "model:simulate",
-    "n_replicates": 2,
+    "n_replicates": {"min": 2, "max": 5, "until": {"loss": {"absolute": 0.1}}},
     "outputs": ["result.json"],
     "parameters": {"x": {"uniform": [-3, 3]}, "y": {"log": [0.1, 10]}, "k": {"integer": [0, 3]}},
     "objective": "loss",
@@ -198,8 +199,14 @@ def compare(storm: Storm, store: VersionedStore, found: dict[str, dict[str, obje
     others = sorted(key for key in {*calm, *disturbed} if calm.get(key) != disturbed.get(key))
     hold(not others, f"the journals differ in {others[:3]}")
     hold(found[CALM] == found[STORM], f"the results differ: {found}")
-    hold(len(calm) == 2 * rounds + 1, f"{len(calm)} objects instead of {rounds} rounds, told ones and an end")
-    results = [row for key, value in calm.items() if "told" in key for row in json.loads(value)["results"]]
+    told = {key: json.loads(value)["results"] for key, value in calm.items() if "told" in key}
+    results = [row for rows in told.values() for row in rows]
+    sets = [one for key, value in calm.items() if key not in told for one in json.loads(value).get("sets", ())]
+    further = sum("seed" in one for one in sets)
+    n_tasks = SPEC["n_replicates"]["min"] * (len(sets) - further) + further
+    hold(len(told) == rounds, f"{len(told)} told rounds instead of {rounds}")
+    precise = Counter(row.get("precise") for row in results)
+    hold(further > 0 and len(precise) == 3, f"sets that are precise, that are not, and that failed: {precise}")
     failed = sum(row["values"] is None for row in results)
     hold(len(results) == 4 * rounds and failed > 0, f"{len(results)} evaluations, {failed} of which failed")
     yield Figure("coordinators, workers, runners killed", ", ".join(
@@ -207,9 +214,8 @@ def compare(storm: Storm, store: VersionedStore, found: dict[str, dict[str, obje
     ))  # fmt: skip
     yield Figure("evaluations, each told once", len(results))
     yield Figure("of these told as failed", failed)
-    yield Figure(
-        "calls of the model: undisturbed, beyond that", f"{2 * len(results)}, {storm.n_calls() - 4 * len(results)}"
-    )
+    yield Figure("calls of the model: undisturbed, beyond that", f"{n_tasks}, {storm.n_calls() - 2 * n_tasks}")
+    yield Figure("of these further replicates, for precision", further)
     yield Figure("objects of the journal, the same byte for byte", len(calm))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.freshness import Freshness
@@ -94,10 +94,14 @@ def job_row(job: dict[str, object], app: App, unknown_since: str | None = None) 
     )
     total, done, rounds = job["tasks_total"], job["tasks_completed"], job["calibration"]
     progress = out_of(done, total) if total else (done or None)  # type: ignore[arg-type]
+    if isinstance(rounds, Mapping):
+        from mopsjobs.registry.calibration_counts import round_word  # here: few jobs are a calibration
+
+        progress = f"{out_of(rounds['rounds'], rounds['at_most'])} {round_word(rounds)}s"
     return [
         job["job_id"],
         status_style(job["status"], job["suspect"], unknown_since if job["is_active"] else None),
-        progress if rounds is None else f"{out_of(rounds['rounds'], rounds['at_most'])} rounds",  # type: ignore[index]
+        progress,
         job["owner"],
         created,
         updated,

@@ -158,8 +158,9 @@ class Optuna:
 
     def ask(self, n: int) -> list[dict[str, Any]]:
         """Return the parameters of the next trials."""
-        self._asked = [self._study.ask(self._distributions) for _ in range(n)]
-        return [trial.params for trial in self._asked]
+        asked = [self._study.ask(self._distributions) for _ in range(n)]
+        self._asked += asked
+        return [trial.params for trial in asked]
 
     def tell(self, results: list[Result]) -> None:
         """Tell the ends of the trials. A set that was not asked here becomes a trial too."""
@@ -174,9 +175,6 @@ class Optuna:
                 params=result.params, distributions=self._distributions, values=result.values, state=state
             )
             self._study.add_trial(trial)
-        for trial in self._asked:  # of a journal that has other sets
-            self._study.tell(trial, state=states.FAIL)
-        self._asked = []
 
 
 BOX = {"random": Random, "latin-hypercube": LatinHypercube, "sobol": Sobol, "optuna": Optuna}

@@ -21,6 +21,7 @@ from mopsjobs.studies.field_values import (
     parse_object,
     parse_text,
 )
+from mopsjobs.studies.seeds import MODELOPS, MOPS_JOBS
 from mopsjobs.studies.study import FIELDS, Study
 from mopsjobs.studies.study_parser import StudyError, is_calibration, nearest, parse_study, read_document
 from mopsjobs.utils.json_strict import is_number
@@ -34,6 +35,8 @@ BOX = ("random", "latin-hypercube", "sobol", "optuna")
 """Samplers with a name of their own; see engines/sampler_script.py. The last one hands over to that library."""
 
 KINDS = ("uniform", "log", "integer", "choice")
+
+SYNCHRONOUS, ASYNCHRONOUS = "synchronous", "asynchronous"
 
 
 class SpecError(StudyError):
@@ -159,6 +162,13 @@ def _parse_sampler(value: object, where: str, problems: list[str]) -> str:
     return text
 
 
+def _parse_mode(value: object, where: str, problems: list[str]) -> str:
+    if value in (SYNCHRONOUS, ASYNCHRONOUS):
+        return str(value)
+    problems.append(f"{where}: expected {SYNCHRONOUS} or {ASYNCHRONOUS}, {describe_actual(value)}")
+    return SYNCHRONOUS
+
+
 def _parse_number(value: object, where: str, problems: list[str]) -> float | None:
     if value is not None and not is_number(value):
         problems.append(f"{where}: expected a number, {describe_actual(value)}")
@@ -205,6 +215,25 @@ class Calibration:
     """Of the sampler. The seeds of replicates follow from their parameters."""
     stop_below: float | None = _field(_parse_number, None)
     """The search ends after a round with a smaller value."""
+    mode: str = _field(_parse_mode, SYNCHRONOUS)
+    """Whether all sets of a round are told together, or each as soon as it has ended, so that no worker waits. Then
+    what the sampler is told depends on the order of ends."""
+
+    @property
+    def is_asynchronous(self) -> bool:
+        """Return whether each set is a round of its own, which is told as soon as it has ended."""
+        return self.mode == ASYNCHRONOUS
+
+    @property
+    def most_rounds(self) -> int:
+        """Return how many rounds the budget has, each of a single set if the mode is asynchronous."""
+        return self.rounds * (self.sets_per_round if self.is_asynchronous else 1)
+
+    @property
+    def first_study(self) -> Study:
+        """Return the study whose tasks each set has at first. If a precision decides, the client asks for more."""
+        precision = self.study.precision
+        return self.study if precision is None else dataclasses.replace(self.study, n_replicates=precision.min)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the calibration as its file would have it."""
@@ -224,7 +253,7 @@ class Calibration:
 
     def searches_as(self, other: Calibration) -> bool:
         """Return whether its sampler would ask for the same sets as another one, if it is told the same values."""
-        names = ("parameters", "objective", "sets_per_round", "sampler", "options", "seed")
+        names = ("parameters", "objective", "sets_per_round", "sampler", "options", "seed", "mode")
         return all(getattr(self, name) == getattr(other, name) for name in names)
 
 
@@ -279,8 +308,8 @@ def parse_calibration(document: object, source: str = "") -> Calibration:
         study = parse_study({**own, "sampling_method": "calibration", "parameter_sets": [{}]})
     except StudyError as error:
         problems += error.problems
-    if study is not None and study.precision is not None:
-        problems.append("n_replicates: expected a whole number: a calibration has the same replicates in each set")
+    if study is not None and study.precision is not None and study.seeds == MODELOPS:
+        problems.append(f'seeds: expected another rule than {MODELOPS} with a precision, for example "{MOPS_JOBS}"')
     both = set(values["parameters"]) & set(values.get("fixed", ()))
     problems += [f"fixed.{name}: it is in parameters too" for name in sorted(both)]
     if values.get("stop_below") is not None and len(values["objective"].scalars) > 1:

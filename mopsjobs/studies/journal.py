@@ -9,24 +9,24 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mopsjobs.errors import NoManifestError, RecordError, UsageError
 from mopsjobs.ledger.scalars import extract_scalars
+from mopsjobs.registry.calibration_counts import NO_VALUE
 from mopsjobs.registry.keys import ROUND, TOLD
 from mopsjobs.store.base import ReadableStore
 from mopsjobs.studies.calibration import Calibration, Objective, parse_calibration
 from mopsjobs.studies.manifest import Manifest, load_manifest
 from mopsjobs.studies.rounds import read_rounds, round_key
+from mopsjobs.studies.study import ParameterSet, Study
 from mopsjobs.utils.intervals import mean, student_t
 from mopsjobs.utils.json_strict import is_count, is_number, read_json
 from mopsjobs.utils.scalar_keys import is_called, no_result_has, scalar_called, short_name
 
 TOLD_VERSION = 1
-
-NO_VALUE = "NoValue"
-"""The error of a set whose replicates have no finite value of what the objective names."""
 
 
 class Told(NamedTuple):
@@ -40,6 +40,8 @@ class Told(NamedTuple):
     """Half of the 95 % confidence interval of a single objective; None if the replicates do not tell it."""
     error: str | None = None
     """The type of the error of a set that failed."""
+    precise: bool | None = None
+    """Whether its replicates are as precise as the calibration asks; None if it failed, or if they have a number."""
 
     @property
     def value(self) -> float | None:
@@ -49,27 +51,45 @@ class Told(NamedTuple):
     def to_json(self) -> dict[str, object]:
         """Return the result as the journal has it."""
         values = None if self.values is None else list(self.values)
-        fields = {"values": values, "n": self.n, "half_width": self.half_width, "error": self.error}
+        fields = {**self._asdict(), "values": values}
         return {name: value for name, value in fields.items() if value is not None or name == "values"}
 
 
+class ToldRound(NamedTuple):
+    """The results that a sampler was told at once."""
+
+    results: tuple[Told, ...]
+    round: int | None = None
+    """In asynchronous mode, the number of the round with the set. What was told is numbered in its own order then."""
+    asked: int | None = None
+    """In asynchronous mode, how many rounds the job had."""
+
+    def to_json(self) -> bytes:
+        """Return the bytes of an object of the journal, the same for the same results."""
+        places = {} if self.round is None else {"round": self.round, "asked": self.asked}
+        document = {"version": TOLD_VERSION, **places, "results": [one.to_json() for one in self.results]}
+        return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
+
+
 def encode_told(results: Sequence[Told]) -> bytes:
-    """Return the bytes of a told round, the same for the same results."""
-    document = {"version": TOLD_VERSION, "results": [one.to_json() for one in results]}
-    return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
+    """Return the bytes of a told round of synchronous mode."""
+    return ToldRound(tuple(results)).to_json()
 
 
-def parse_told(value: bytes, key: str) -> tuple[Told, ...]:
-    """Return the results of a told round.
+def parse_told(value: bytes, key: str) -> ToldRound:
+    """Return what was told at once.
 
     Raises:
-        RecordError: if it is not one.
+        RecordError: if it is not that.
     """
     try:
         document: Any = read_json(value)
         if document["version"] != TOLD_VERSION:
             raise RecordError(f"unknown version of a told round {document['version']!r}: expected {TOLD_VERSION}")
-        return tuple(told_of(one) for one in document["results"])
+        places = document.get("round"), document.get("asked")
+        if not all(one is None or is_count(one) for one in places):
+            raise TypeError("expected numbers")
+        return ToldRound(tuple(told_of(one) for one in document["results"]), *places)
     except RecordError as error:
         raise RecordError(error.reason, key=key) from None
     except (TypeError, ValueError, KeyError, AttributeError) as error:
@@ -86,7 +106,10 @@ def told_of(row: Mapping[str, Any]) -> Told:
     is_sound = is_count(row["n"]) and (half_width is None or (is_number(half_width) and half_width >= 0))
     if values == [] or not is_sound or not all(map(is_number, values or ())):
         raise TypeError("expected finite numbers")
-    return Told(None if values is None else tuple(values), row["n"], half_width, None if error is None else str(error))
+    known = None if values is None else tuple(values)
+    precise = row.get("precise")
+    is_known = isinstance(precise, bool)
+    return Told(known, row["n"], half_width, None if error is None else str(error), precise if is_known else None)
 
 
 def told_key(job_id: str, number: int) -> str:
@@ -132,13 +155,16 @@ def judge_scalars(objective: Objective, replicates: Sequence[Replicate]) -> Told
     return Told(values, len(rows), _half_width(objective, rows) if len(values) == 1 else None)
 
 
-def lacking_scalar(objective: Objective, replicates: Iterable[Replicate]) -> str | None:
-    """Return a sentence about a scalar of the objective that no replicate has left, though they left others."""
+def lacking_scalar(calibration: Calibration, replicates: Iterable[Replicate]) -> str | None:
+    """Return a sentence about a scalar of a calibration that no replicate has left, though they left others."""
+    objective, precision = calibration.objective, calibration.study.precision
     left = [extract_scalars(one.outputs or {}) for one in replicates]
     keys = sorted({key for scalars in left for key, value in scalars.items() if isinstance(value, (int, float))})
-    for name in objective.scalars or tuple(objective.observed or ()):
+    named = [(name, "The objective") for name in objective.scalars or tuple(objective.observed or ())]
+    named += [(target.scalar, "n_replicates.until") for target in (precision.until if precision else ())]
+    for name, where in named:
         if keys and not any(is_called(key, name) for key in keys):
-            return f"The objective names '{name}', but {no_result_has(name, [*map(short_name, keys)])}"
+            return f"{where} names '{name}', but {no_result_has(name, [*map(short_name, keys)])}"
     return None
 
 
@@ -178,24 +204,24 @@ class Evaluation(NamedTuple):
     """The job that has its tasks."""
     round: int
     """The number of its round in the whole journal, from 1."""
-    place: int
-    """Its place among the sets of that job, from 0."""
     params: Mapping[str, Any]
     """All parameters of the model."""
     told: Told
 
 
 class Round(NamedTuple):
-    """A round of a job."""
+    """A round of a job: sets that a sampler asked for."""
 
     job_id: str
     number: int
-    """In its job, from 1."""
-    first: int
-    """How many sets of the job come before."""
+    """In its job, from 1. Rounds of further replicates have numbers, too."""
     sets: tuple[Mapping[str, Any], ...]
     told: tuple[Told, ...] | None
     """None if its tasks have not ended, or its client was not there."""
+    tasks: tuple[tuple[int, ...], ...] = ()
+    """The numbers of the tasks of each set, replicate by replicate. Empty if it was read from the cache."""
+    asked: int | None = None
+    """In asynchronous mode, how many rounds the job had when it was told."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -204,10 +230,13 @@ class Journal:
 
     calibration: Calibration
     rounds: tuple[Round, ...]
+    """In the order in which they were told; those that were not told come last."""
     inherited: int = 0
     """How many of the rounds belong to the calibrations that it extends."""
     has_ended: bool = False
     """Whether its job takes no further rounds."""
+    stored: int = 0
+    """How many rounds its job has, those of further replicates included."""
 
     @property
     def rounds_done(self) -> int:
@@ -217,13 +246,13 @@ class Journal:
     @property
     def rounds_planned(self) -> int:
         """Return how many rounds the calibration has at most."""
-        return self.calibration.rounds
+        return self.calibration.most_rounds
 
     def evaluations(self) -> Iterable[Evaluation]:
         """Yield the sets that were told, in their order."""
         for number, one in enumerate(self.rounds, 1):
-            for place, (params, told) in enumerate(zip(one.sets, one.told or (), strict=False), one.first):
-                yield Evaluation(one.job_id, number, place, params, told)
+            for params, told in zip(one.sets, one.told or (), strict=False):
+                yield Evaluation(one.job_id, number, params, told)
 
     @property
     def best(self) -> Evaluation | None:
@@ -292,7 +321,7 @@ def read_journal(store: ReadableStore, manifest: Manifest) -> Journal | None:
     calibration = calibration_of(manifest)
     if calibration is None:
         return None
-    own, has_ended = _read_rounds(store, manifest.job_id, calibration)
+    own, stored, has_ended = _read_rounds(store, manifest.job_id, calibration)
     inherited: list[Round] = []
     seen, earlier = {manifest.job_id}, (manifest.calibration or {}).get("extends")
     while earlier is not None:
@@ -305,28 +334,68 @@ def read_journal(store: ReadableStore, manifest: Manifest) -> Journal | None:
             raise NoManifestError(f"Job {earlier} is not a calibration.", job_id=earlier)
         inherited = [one for one in _read_rounds(store, earlier, searched)[0] if one.told is not None] + inherited
         earlier = (before.calibration or {}).get("extends")
-    return Journal(calibration, (*inherited, *own), len(inherited), has_ended)
+    return Journal(calibration, (*inherited, *own), len(inherited), has_ended, stored)
 
 
-def _read_rounds(store: ReadableStore, job_id: str, calibration: Calibration) -> tuple[list[Round], bool]:
-    asked = read_rounds(store, job_id)
-    told: dict[int, tuple[Told, ...]] = {}
+def _read_rounds(store: ReadableStore, job_id: str, calibration: Calibration) -> tuple[list[Round], int, bool]:
+    """Return the rounds of a job in the order of `Journal.rounds`, how many it has stored, and whether it has ended."""
+    asked, told = read_rounds(store, job_id), _read_told(store, job_id)
+    rounds = {one.number: one for one in _asked_rounds(job_id, asked.sets, calibration)}
+    objectives = len(calibration.objective.scalars or (None,))
+    ordered = []
+    for number, found in sorted(told.items()):
+        one = rounds.pop(number if found.round is None else found.round, None)
+        lengths = [len(told.values or range(objectives)) for told in found.results]
+        if one is None or lengths != [objectives] * len(one.sets):
+            raise RecordError("its values are not those of its round", key=told_key(job_id, number))
+        ordered.append(one._replace(told=found.results, asked=found.asked))
+    return [*ordered, *rounds.values()], len(asked.sets), asked.has_ended
+
+
+def _read_told(store: ReadableStore, job_id: str) -> dict[int, ToldRound]:
+    told = {}
     for entry in store.scan(ROUND.prefix_of(job_id)):
         parts = TOLD.parse(entry.key)
         if parts is not None:
-            value = entry.value
-            if value is None:
-                found = store.get(entry.key)
-                value = None if found is None else found.value
-            if value is not None:
-                told[int(parts["number"])] = parse_told(value, entry.key)
-    rounds, first, objectives = [], 0, calibration.objective.scalars or (None,)
-    for number, sets in enumerate(asked.sets, 1):
+            found = entry if entry.value is not None else store.get(entry.key)
+            if found is not None and found.value is not None:
+                told[int(parts["number"])] = parse_told(found.value, entry.key)
+    return told
+
+
+def _asked_rounds(job_id: str, stored: Sequence[Sequence[ParameterSet]], calibration: Calibration) -> Iterator[Round]:
+    """Yield the rounds that a sampler asked for. Sets that name a seed are further replicates of these.
+
+    Raises:
+        RecordError: if a round is neither.
+    """
+    study, count = calibration.first_study, 0
+    by_set: defaultdict[str, list[tuple[ParameterSet, list[int]]]] = defaultdict(list)
+    rounds: dict[int, tuple[Sequence[ParameterSet], list[list[int]]]] = {}
+    for number, sets in enumerate(stored, 1):
         if not all(calibration.parameters.keys() <= one.params.keys() for one in sets):
             raise RecordError("a set lacks parameters of the calibration", key=round_key(job_id, number))
-        results = told.get(number)
-        if results is not None and [len(one.values or objectives) for one in results] != [len(objectives)] * len(sets):
-            raise RecordError("its values are not those of its round", key=told_key(job_id, number))
-        rounds.append(Round(job_id, number, first, tuple(one.params for one in sets), results))
-        first += len(sets)
-    return rounds, asked.has_ended
+        is_asked = all(one.seed is None for one in sets)
+        if is_asked:
+            rounds[number] = sets, []
+        for one in sets:
+            if is_asked:
+                tasks = [*range(count, count + study.max_replicates)]
+                rounds[number][1].append(tasks)
+                by_set[one.param_id].append((one, tasks))
+            else:
+                known = reversed(by_set[one.param_id])
+                following = (tasks for first, tasks in known if further_seed(study, first, len(tasks)) == one.seed)
+                tasks = next(following, [])
+                if not tasks:
+                    raise RecordError("a seed that follows those of no set", key=round_key(job_id, number))
+                tasks.append(count)
+            count += study.replicates(one)
+    for number, (sets, numbers) in rounds.items():
+        yield Round(job_id, number, tuple(one.params for one in sets), None, tuple(map(tuple, numbers)))
+
+
+def further_seed(study: Study, one: ParameterSet, replicate: int) -> int | None:
+    """Return the seed of a further replicate of a set; None if the study lists fewer."""
+    is_listed = isinstance(study.seeds, tuple)
+    return None if is_listed and replicate >= len(study.seeds) else study.seed_of(one, replicate)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 from mopsjobs.errors import RecordError, UsageError
@@ -13,16 +14,24 @@ MAX_PARAMS = 4000
 """Characters of the parameters of the best set in a record, as JSON. Larger ones are left out: records stay small."""
 
 
+MAX_ERRORS = 3
+"""Types of errors in a record, the most frequent first."""
+
+
 def counts_of(journal: Journal) -> dict[str, Any]:
     """Return the counts of a calibration, and its best set; see `registry.calibration_counts`."""
-    told = [one.told.values for one in journal.evaluations()]
+    told = [one.told for one in journal.evaluations()]
+    errors = Counter(str(one.error) for one in told if one.values is None)
     best = journal.best
     return {
         "rounds": journal.rounds_done,
         "at_most": journal.rounds_planned,
         "inherited": journal.inherited,
         "sets": len(told),
-        "failed": sum(values is None for values in told),
+        "failed": errors.total(),
+        "errors": dict(errors.most_common(MAX_ERRORS)),
+        "not_precise": sum(one.precise is False for one in told),
+        "asynchronous": journal.calibration.is_asynchronous,
         "best": None if best is None else _best(journal, best),
     }
 
@@ -42,7 +51,6 @@ def encode_journal(journal: Journal) -> str:
         [
             one.job_id,
             one.number,
-            one.first,
             one.sets,
             None if one.told is None else [told.to_json() for told in one.told],
         ]
@@ -68,8 +76,8 @@ def decode_journal(text: str) -> Journal:
     try:
         document: Any = json.loads(text)
         rounds = [
-            Round(job_id, number, first, tuple(sets), None if told is None else tuple(map(told_of, told)))
-            for job_id, number, first, sets, told in document["rounds"]
+            Round(job_id, number, tuple(sets), None if told is None else tuple(map(told_of, told)))
+            for job_id, number, sets, told in document["rounds"]
         ]
         calibration = parse_calibration(document["spec"], "in the cache")
         return Journal(calibration, tuple(rounds), document["inherited"], document["has_ended"])

@@ -2,14 +2,20 @@
 
 It keeps nothing that is not in the journal, so it may be killed at any time. Another one rebuilds the sampler: it asks
 and tells once more what the journal has. An asked round without results is waited for.
+
+If a precision decides the number of replicates, a set is judged at its looks, as in an adaptive study. Its further
+replicates are rounds of the growing job, whose sets name their seeds.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
 
 from mopsjobs.bundles.bundle import load_bundle
@@ -17,16 +23,17 @@ from mopsjobs.engines.model_env import python_here
 from mopsjobs.engines.model_errors import ModelError
 from mopsjobs.engines.trust import python_of_launch
 from mopsjobs.errors import JobBusyError, MopsJobsError, NoManifestError, UsageError, command_line, shorten
-from mopsjobs.ledger.scalars import may_have_scalars
+from mopsjobs.ledger.scalars import extract_scalars, may_have_scalars
+from mopsjobs.registry.calibration_counts import NO_VALUE
 from mopsjobs.registry.notes import CALIBRATION
 from mopsjobs.studies.calibration import Calibration
 from mopsjobs.studies.journal import (
-    NO_VALUE,
     Journal,
     Replicate,
     Round,
     Told,
-    encode_told,
+    ToldRound,
+    calibration_of,
     failed_replicate,
     judge_scalars,
     lacking_scalar,
@@ -36,7 +43,8 @@ from mopsjobs.studies.journal import (
 )
 from mopsjobs.studies.journal_document import counts_of
 from mopsjobs.studies.manifest import Manifest, load_manifest
-from mopsjobs.studies.rounds import Stopped
+from mopsjobs.studies.precision import FAILED, PRECISE, Judgement, judge
+from mopsjobs.studies.rounds import Stopped, as_sets
 from mopsjobs.studies.study import param_id
 from mopsjobs.studies.validation import SAMPLER, TARGET
 from mopsjobs.submission.growing import EndedTask, continue_growing
@@ -52,6 +60,9 @@ LOOK_SECONDS = 10.0
 
 MAX_REASON = 1000
 """Characters of the reason of an early end."""
+
+ENOUGH_SETS = 20
+"""Sets without a value that end a search in which none has one: where one in four has, this is 0.3 %."""
 
 OnRound = Callable[[Journal], object]
 
@@ -91,7 +102,21 @@ class GrowingRounds(Protocol):
 
 
 class ObjectiveError(UsageError):
-    """The objective names a scalar that no task leaves, or fails for each set."""
+    """The objective names a scalar that no task leaves, or no set has a value."""
+
+
+class _OpenRound:
+    """A round that was asked, and not told."""
+
+    def __init__(self, asked: Round) -> None:
+        self.asked = asked
+        self.ends: dict[int, EndedTask] = {}
+        self.left = {number for numbers in asked.tasks for number in numbers}
+        """The tasks that have not ended."""
+
+    def replicates(self) -> list[list[Replicate]]:
+        """Return the replicates of each set. All of them have ended."""
+        return [[Replicate(*self.ends[number][:5]) for number in numbers] for numbers in self.asked.tasks]
 
 
 class Coordinator:
@@ -104,7 +129,8 @@ class Coordinator:
         warn: called with a warning.
         replays: for each inherited round, whether the sampler of its job asks as this one does.
         revive: called while no task ends.
-        note: called with the counts of the journal as soon as it has grown, for the record.
+        note: called with the counts of the journal as soon as it has grown, for the record. It is called in another
+            thread, so that nothing waits for it.
     """
 
     def __init__(
@@ -120,9 +146,22 @@ class Coordinator:
     ) -> None:
         self.journal = journal
         self._note = note
+        self._noted: Future[object] | None = None
+        self._counts: dict[str, Any] | None = None
         self._job, self._sampler, self._warn = job, sampler, warn
         self._replays, self._revive = replays, revive
         self._has_finished = self._is_other = False
+        self._has_value = self._is_below = False
+        """Whether a set has a value, and whether one has a value that ends the search."""
+        self._n_told = self._n_sets = 0
+        """How many rounds and sets were told."""
+        self._stored = journal.stored
+        self._open: dict[int, _OpenRound] = {}
+        """By the numbers of their rounds, in this order."""
+        self._owners: dict[int, _OpenRound] = {}
+        """For each task that has not ended, its round."""
+        self._ends: Iterator[EndedTask] = iter(())
+        self._has_news = True
         self._failure: str | None = None
         """How the function of the objective has failed first."""
 
@@ -134,59 +173,140 @@ class Coordinator:
         """Go on with the calibration until its budget is used, or its sampler has finished; then end the job.
 
         Args:
-            on_round: called with the journal after each further round that was told.
+            on_round: called with the journal after each further round that was told. In asynchronous mode, it is called
+                once per `sets_per_round` of these.
 
         Raises:
             ModelError: if the sampler fails. The job is then ended, as failed or partial.
-            ObjectiveError: if no set of the first round has a value, by the fault of the objective. The job is then
-                ended too.
+            ObjectiveError: if none of the first sets has a value. The job is then ended too.
             JobEndError: if the job has ended before.
             JobBusyError: if another client has told or asked something else.
             StoreError: if the registry does not answer for too long.
         """
-        try:
-            self._replay(on_round)
-            while self._goes_on():
-                asked = self._sampler.ask(self._calibration.sets_per_round)
-                if not asked:
-                    break
-                for params in asked:
-                    self._check(params)
-                sets = tuple(map(self._calibration.params_of, asked))
-                self._job.add([{"params": one} for one in sets])
-                following = self._next_round(sets)
-                self._note(counts_of(self.journal))  # here: its tasks are at work meanwhile
-                self._finish(following, on_round)
-        except (ModelError, ObjectiveError) as error:  # the code stays as it is packed: only another job can go on
-            reason = " ".join(error.message.split())[:MAX_REASON].rstrip(".")
-            with contextlib.suppress(MopsJobsError):  # another client has ended it
-                self._end(Stopped(SAMPLER if isinstance(error, ModelError) else TARGET, reason))
-            raise
-        self._end()
+        with ThreadPoolExecutor(1) as notes:
+            try:
+                self._replay()
+                self._note_counts(notes)
+                while True:
+                    self._ask()
+                    if not self._open:
+                        break
+                    self._finish(self._next_complete(), on_round, notes)
+            except (ModelError, ObjectiveError) as error:  # the code stays as it is packed: only another job can go on
+                reason = " ".join(error.message.split())[:MAX_REASON].rstrip(".")
+                with contextlib.suppress(MopsJobsError):  # another client has ended it
+                    self._end(notes, Stopped(SAMPLER if isinstance(error, ModelError) else TARGET, reason))
+                raise
+            self._end(notes)
         return self.journal
 
-    def _end(self, stopped: Stopped | None = None) -> None:
-        self._note(counts_of(self.journal))
+    def _end(self, notes: ThreadPoolExecutor, stopped: Stopped | None = None) -> None:
+        self._note_counts(notes)
+        if self._noted is not None:
+            self._noted.result()  # the record of a job that has ended is complete
         self._job.end(stopped)
 
-    def _replay(self, on_round: OnRound) -> None:
-        """Ask and tell the sampler what the journal has, and wait for a round that was not told."""
-        for number, one in enumerate(self.journal.rounds):
-            asks = self._replays[number] if number < len(self._replays) else True
-            if asks:
-                self._compare(one)
-            if one.told is None:
-                self._finish(one, on_round)
-            else:
-                self._tell(one)
+    def _note_counts(self, notes: ThreadPoolExecutor) -> None:
+        counts = counts_of(self.journal)
+        if counts != self._counts:
+            if self._noted is not None:
+                self._noted.result()
+            self._counts, self._noted = counts, notes.submit(self._note, counts)
 
-    def _goes_on(self) -> bool:
-        journal, limit = self.journal, self._calibration.stop_below
-        if limit is not None and journal.rounds:
-            values = [one.value for one in journal.rounds[-1].told or () if one.value is not None]
-            if values and min(values) < limit:
-                return False
-        return not self._has_finished and len(journal.rounds) < self._calibration.rounds
+    # --- the sampler ------------------------------------------------------------------------------------------
+
+    def _replay(self) -> None:
+        """Ask and tell the sampler what the journal has, in the order in which it was asked and told."""
+        rounds, inherited = self.journal.rounds, self.journal.inherited
+        jobs = itertools.groupby(range(len(rounds)), lambda place: rounds[place].job_id)
+        for _, places in jobs:
+            own = [*places]
+            first = own[0]
+            asks = first >= inherited or first >= len(self._replays) or self._replays[first]
+            self._replay_job([rounds[place] for place in own], asks=asks)
+
+    def _replay_job(self, rounds: Sequence[Round], *, asks: bool) -> None:
+        unasked = deque(sorted(rounds, key=lambda one: one.number) if asks else ())
+        n_open = 0
+        further: list[dict[str, Any]] = []
+        for one in rounds:
+            last: float = one.number
+            if self._calibration.is_asynchronous:
+                last = math.inf if one.asked is None else one.asked
+            group = []
+            while unasked and unasked[0].number <= last:
+                group.append(unasked.popleft())
+            if group:
+                further = self._compare(group, n_open)
+                n_open += len(group)
+            if one.told is not None:
+                n_open -= 1
+                self._tell(one)
+            else:
+                self._open_round(one)
+        if self._open and self._calibration.is_asynchronous:
+            self._add(further)  # a client was killed between two of these
+
+    def _compare(self, rounds: Sequence[Round], n_open: int) -> list[dict[str, Any]]:
+        """Ask the sampler for rounds of the journal, and warn once if it wants others.
+
+        Args:
+            rounds: the rounds; a single one in synchronous mode.
+            n_open: how many rounds were open then.
+
+        Returns:
+            What it asks for beyond them.
+        """
+        asked = [] if self._has_finished else self._sampler.ask(self._wanted(n_open))
+        known = [self._calibration.asked_of(params) for one in rounds for params in one.sets]
+        further = asked[len(known) :]
+        if asked[: len(known)] == known and (not further or self._calibration.is_asynchronous):
+            return further
+        if not self._is_other:
+            self._is_other = True
+            self._warn(
+                f"The sampler asks for other sets than in round {rounds[0].number} of {rounds[0].job_id}: it is told"
+                " those of the journal. A sampler that follows from its seed alone goes on as if nothing had happened."
+            )
+        return []
+
+    def _wanted(self, n_open: int) -> int:
+        """Return how many sets the sampler is asked for while this many rounds are open."""
+        size = self._calibration.sets_per_round
+        return size - n_open if self._calibration.is_asynchronous else 0 if n_open else size
+
+    def _ask(self) -> None:
+        """Ask for further sets, if the budget has any and enough have ended."""
+        wanted, budget = self._wanted(len(self._open)), self._calibration.most_rounds
+        if wanted <= 0 or self._has_finished or self._is_below or len(self.journal.rounds) >= budget:
+            return
+        asked = self._sampler.ask(wanted)
+        if not asked and not self.journal.rounds:
+            raise ModelError("The sampler asks for no set in the first round.")
+        self._add(asked)
+
+    def _add(self, asked: Sequence[Mapping[str, Any]]) -> None:
+        """Store sets that the sampler asks for: as one round, or as one each in asynchronous mode."""
+        for params in asked:
+            self._check(params)
+        sets, count = [*map(self._calibration.params_of, asked)], self._calibration.first_study.max_replicates
+        size = 1 if self._calibration.is_asynchronous else max(1, len(sets))
+        for start in range(0, len(sets), size):
+            group = sets[start : start + size]
+            numbers = self._store([{"params": one} for one in group])
+            tasks = tuple(tuple(numbers[first : first + count]) for first in range(0, len(numbers), count))
+            one = Round(self._job.job_id, self._stored, tuple(group), None, tasks)
+            self.journal = dataclasses.replace(self.journal, rounds=(*self.journal.rounds, one))
+            self._open_round(one)
+
+    def _store(self, sets: Sequence[Mapping[str, object]]) -> range:
+        numbers = self._job.add(sets)
+        self._stored += 1
+        return numbers
+
+    def _open_round(self, asked: Round) -> None:
+        one = self._open[asked.number] = _OpenRound(asked)
+        self._owners.update(dict.fromkeys(one.left, one))
 
     def _check(self, asked: Mapping[str, Any]) -> None:
         parameters = self._calibration.parameters
@@ -198,79 +318,137 @@ class Coordinator:
             expected = parameters[name].to_json() if name in parameters else "no such parameter"
             raise ModelError(f"The sampler asks for {name} = {actual}: expected {expected}.")
 
-    def _next_round(self, sets: tuple[dict[str, Any], ...]) -> Round:
-        own = self.journal.rounds[self.journal.inherited :]
-        one = Round(self._job.job_id, len(own) + 1, sum(len(other.sets) for other in own), sets, None)
-        self.journal = dataclasses.replace(self.journal, rounds=(*self.journal.rounds, one))
-        return one
-
-    def _compare(self, one: Round) -> None:
-        """Ask the sampler for a round of the journal, and warn once if it wants another one."""
-        asked = [] if self._has_finished else self._sampler.ask(self._calibration.sets_per_round)
-        known = [self._calibration.asked_of(params) for params in one.sets]
-        if asked != known and not self._is_other:
-            self._is_other = True
-            self._warn(
-                f"The sampler asks for other sets than in round {one.number} of {one.job_id}: it is told those of the"
-                " journal. A sampler that follows from its seed alone goes on as if nothing had happened."
-            )
-
     def _tell(self, one: Round) -> None:
+        results, limit = one.told or (), self._calibration.stop_below
+        values = [told.value for told in results if told.value is not None]
+        self._n_told += 1
+        self._n_sets += len(results)
+        self._has_value |= bool(values)
+        self._is_below |= limit is not None and bool(values) and min(values) < limit
         rows = [
             (self._calibration.asked_of(params), told.values, told.n, told.half_width)
-            for params, told in zip(one.sets, one.told or (), strict=True)
+            for params, told in zip(one.sets, results, strict=True)
         ]
         self._has_finished = self._sampler.tell(rows)
 
-    def _finish(self, one: Round, on_round: OnRound) -> None:
-        """Wait for the tasks of a round, store their values, and tell the sampler."""
-        replicates = self._wait_for(one)
-        results = self._judge(one, replicates)
-        is_without = all(told.values is None for told in results) and self.journal.best is None
-        lacks = None
-        if is_without:
-            has_numbers = any(told.error == NO_VALUE for told in results)  # a NaN is an answer of the function
-            lacks = lacking_scalar(self._calibration.objective, replicates) or (None if has_numbers else self._failure)
-        value = encode_told(results)
-        key = told_key(one.job_id, one.number)
+    # --- tasks ------------------------------------------------------------------------------------------------
+
+    def _next_complete(self) -> _OpenRound:
+        """Wait for a round whose tasks have ended, and which needs no further ones."""
+        while True:
+            for one in self._open.values():
+                if not one.left and not self._ask_for_more(one):
+                    return one
+            self._take_end()
+
+    def _take_end(self) -> None:
+        while (task := next(self._ends, None)) is None:
+            if not self._has_news:
+                self._revive(self._job.job_id)
+            self._has_news, self._ends = False, self._job.ended(LOOK_SECONDS)
+        self._has_news = True
+        one = self._owners.pop(task.number, None)
+        if one is not None:
+            one.ends[task.number] = task
+            one.left.discard(task.number)
+
+    def _ask_for_more(self, one: _OpenRound) -> bool:
+        """Ask for the replicates up to the next looks of the sets of a round. Return whether there are any."""
+        study, asked = self._calibration.first_study, one.asked
+        further = [
+            (place, replicate)
+            for place, replicates in enumerate(one.replicates())
+            for replicate in range(len(replicates), self._look(replicates))
+        ]
+        if not further:
+            return False
+        sets = as_sets([{"params": params} for params in asked.sets])
+        numbers = self._store(
+            [
+                {"params": asked.sets[place], "seed": study.seed_of(sets[place], replicate)}
+                for place, replicate in further
+            ]
+        )
+        tasks = [*map(list, asked.tasks)]
+        for (place, _), number in zip(further, numbers, strict=True):
+            tasks[place].append(number)
+            self._owners[number] = one
+            one.left.add(number)
+        one.asked = asked._replace(tasks=tuple(map(tuple, tasks)))
+        return True
+
+    def _look(self, replicates: Sequence[Replicate]) -> int:
+        judgement = self._precision_of(replicates)
+        return 0 if judgement is None else judgement.needed
+
+    def _precision_of(self, replicates: Sequence[Replicate]) -> Judgement | None:
+        precision = self._calibration.study.precision
+        if precision is None:
+            return None
+        return judge(precision, [None if one.outputs is None else extract_scalars(one.outputs) for one in replicates])
+
+    def _finish(self, one: _OpenRound, on_round: OnRound, notes: ThreadPoolExecutor) -> None:
+        """Store the values of a round, and tell the sampler."""
+        asked, replicates = one.asked, one.replicates()
+        results = tuple(map(self._judge_set, asked.sets, replicates))
+        is_asynchronous = self._calibration.is_asynchronous
+        told = ToldRound(results, asked.number, self._stored) if is_asynchronous else ToldRound(results)
+        own = self._n_told - self.journal.inherited
+        key = told_key(asked.job_id, own + 1 if is_asynchronous else asked.number)
+        told = self._keep(key, told)
+        del self._open[asked.number]
+        ended = asked._replace(told=told.results, asked=told.asked)
+        rounds = [other for other in self.journal.rounds if other.told is not None or other.number != asked.number]
+        rounds.insert(self._n_told, ended)
+        self.journal = dataclasses.replace(self.journal, rounds=tuple(rounds), stored=self._stored)
+        is_due = not is_asynchronous or not self._open or (own + 1) % self._calibration.sets_per_round == 0
+        if is_due:
+            self._note_counts(notes)
+        self._tell(ended)
+        if is_due:
+            on_round(self.journal)
+        if not self._has_value:
+            self._refuse_to_go_on(told.results, [*itertools.chain(*replicates)])
+
+    def _keep(self, key: str, told: ToldRound) -> ToldRound:
+        value = told.to_json()
         stored = self._job.keep(key, value)
-        if stored != value:
-            if self._calibration.objective.function is None or len(parse_told(stored, key)) != len(results):
-                raise JobBusyError(f"Another client has told other values of {one.job_id}.", job_id=one.job_id)
-            results = parse_told(stored, key)  # of a function that is not the same each time
-        told = one._replace(told=tuple(results))
-        rounds = [told if other is one else other for other in self.journal.rounds]
-        self.journal = dataclasses.replace(self.journal, rounds=tuple(rounds))
-        self._tell(told)
-        on_round(self.journal)
+        if stored == value:
+            return told
+        other = parse_told(stored, key)
+        is_same = (len(other.results), *other[1:]) == (len(told.results), *told[1:])
+        if self._calibration.objective.function is None or not is_same:  # it may differ from call to call
+            raise JobBusyError(f"Another client has told other values of {self._job.job_id}.", job_id=self._job.job_id)
+        return other
+
+    def _refuse_to_go_on(self, results: Sequence[Told], replicates: Sequence[Replicate]) -> None:
+        """End a search in which no set has a value, by the fault of the objective or after enough sets.
+
+        Raises:
+            ObjectiveError: if it should end.
+        """
+        has_numbers = any(told.error == NO_VALUE for told in results)  # a NaN is an answer of the function
+        lacks = lacking_scalar(self._calibration, replicates)
+        if lacks is None and not has_numbers and self._n_sets >= self._calibration.sets_per_round:
+            lacks = self._failure
+        if lacks is None and self._n_sets >= ENOUGH_SETS:
+            why = next((_error_text(one.error or {}) for one in replicates if one.outputs is None), "it is not finite")
+            lacks = f"None of the first {self._n_sets} sets has a value: {why}"
         if lacks is not None:
             raise ObjectiveError(lacks)
 
-    def _wait_for(self, one: Round) -> Sequence[Replicate]:
-        count = self._calibration.study.max_replicates
-        first = one.first * count
-        wanted = range(first, first + len(one.sets) * count)
-        ends: dict[int, EndedTask] = {}
-        while len(ends) < len(wanted):
-            known = len(ends)
-            for task in self._job.ended(LOOK_SECONDS):
-                if task.number in wanted:
-                    ends[task.number] = task
-            if len(ends) == known:
-                self._revive(self._job.job_id)
-        return [Replicate(*ends[number][:5]) for number in wanted]
-
-    def _judge(self, one: Round, replicates: Sequence[Replicate]) -> Sequence[Told]:
-        count = self._calibration.study.max_replicates
-        return [
-            self._judge_set(params, replicates[place * count : (place + 1) * count])
-            for place, params in enumerate(one.sets)
-        ]
-
     def _judge_set(self, params: Mapping[str, Any], replicates: Sequence[Replicate]) -> Told:
-        failed, objective = failed_replicate(replicates), self._calibration.objective
+        failed, judgement = failed_replicate(replicates), self._precision_of(replicates)
         if failed is not None:
             return failed
+        if judgement is not None and judgement.verdict == FAILED:
+            return Told(None, len(replicates), error=NO_VALUE)
+        told = self._value_of(params, replicates)
+        is_known = judgement is not None and told.values is not None
+        return told._replace(precise=judgement.verdict == PRECISE) if judgement is not None and is_known else told
+
+    def _value_of(self, params: Mapping[str, Any], replicates: Sequence[Replicate]) -> Told:
+        objective = self._calibration.objective
         if objective.scalars or objective.observed is not None:
             return judge_scalars(objective, replicates)
         tasks = [
@@ -281,14 +459,18 @@ class Coordinator:
         value = self._sampler.judge(params, tasks)
         if isinstance(value, dict):
             if self._failure is None:  # the journal has the type alone, since messages may differ from run to run
-                at = f" (at {value['at']})" if value.get("at") else ""
-                message = shorten(str(value["message"]), MAX_REASON)
-                self._failure = f"The objective fails: {value['type']}: {message}{at}"
+                self._failure = f"The objective fails: {_error_text(value)}"
                 self._warn(self._failure)
             return Told(None, len(replicates), error=str(value["type"]))
         if not math.isfinite(value):
             return Told(None, len(replicates), error=NO_VALUE)
         return Told((value,), len(replicates))
+
+
+def _error_text(error: Mapping[str, object]) -> str:
+    """Return an error in words, with its type and its place."""
+    at = f" (at {error['at']})" if error.get("at") else ""
+    return f"{error.get('type', 'Error')}: {shorten(str(error.get('message', '')), MAX_REASON)}{at}"
 
 
 # --- jobs ------------------------------------------------------------------------------------------------------------
@@ -342,7 +524,7 @@ def begin_calibration(
     if earlier is not None:
         _check_fork(calibration, earlier, extends or "")
     described = {"spec": calibration.to_dict(), **({} if extends is None else {"extends": extends})}
-    request = dataclasses.replace(request, study=calibration.study, grows=IDLE_SECONDS, calibration=described)
+    request = dataclasses.replace(request, study=calibration.first_study, grows=IDLE_SECONDS, calibration=described)
     with prepare(request, session) as prepared:
         archive = prepared.load_archive(session.store)
         python = python_here(prepared.launch.python, session.env)
@@ -364,22 +546,30 @@ def continue_calibration(job_id: str, session: Session, revive: Revive = lambda 
         ModelError: if sampler or objective cannot be loaded.
         NoManifestError, RecordError, StoreError: if its journal cannot be read.
     """
-    manifest, journal = load_manifest(session.store, job_id), journal_of(job_id, session)
-    archive = load_bundle(session.store, manifest.bundle)
-    python = python_of_launch(job_id, session.env)
-    with SamplerProcess(python, archive, sampler_setup(journal.calibration), session.env) as sampler:
+    with _sampler_of(job_id, session) as sampler:
         yield _open(job_id, sampler, session, revive)
+
+
+def _sampler_of(job_id: str, session: Session) -> SamplerProcess:
+    """Start the sampler of a calibration, on its packed code.
+
+    Raises: as `continue_calibration`.
+    """
+    calibration, manifest = calibration_of_job(job_id, session)
+    archive = load_bundle(session.store, manifest.bundle)
+    return SamplerProcess(python_of_launch(job_id, session.env), archive, sampler_setup(calibration), session.env)
 
 
 def _open(job_id: str, sampler: Sampler, session: Session, revive: Revive, warnings: tuple[str, ...] = ()) -> Begun:
     journal = journal_of(job_id, session)
     inherited = [one.job_id for one in journal.rounds[: journal.inherited]]
-    same = {one: journal_of(one, session).calibration.searches_as(journal.calibration) for one in set(inherited)}
+    same = {one: calibration_of_job(one, session)[0].searches_as(journal.calibration) for one in set(inherited)}
     replays = [same[one] for one in inherited]
     objective = journal.calibration.objective
     needs_all = objective.function is not None or objective.target is not None
     job = continue_growing(session, job_id, (lambda _name: True) if needs_all else may_have_scalars)
-    if job.rounds != len(journal.rounds) - journal.inherited:  # its next round would be none of this journal
+    job.leave_out(_told_tasks(journal))
+    if job.rounds != journal.stored:  # its next round would be none of this journal
         raise JobBusyError(f"Another client continues {job_id}.", job_id=job_id)
 
     def note(counts: dict[str, Any]) -> None:
@@ -387,6 +577,26 @@ def _open(job_id: str, sampler: Sampler, session: Session, revive: Revive, warni
             session.registry.update_fields(job_id, metadata={CALIBRATION: counts})
 
     return Begun(job_id, Coordinator(job, journal, sampler, session.warn, replays, revive=revive, note=note), warnings)
+
+
+def _told_tasks(journal: Journal) -> Iterator[int]:
+    """Yield the tasks of the job whose outputs nothing needs: those of sets that have a value."""
+    for one in journal.rounds[journal.inherited :]:
+        for numbers, told in zip(one.tasks, one.told or (), strict=False):
+            yield from numbers if told.values is not None else ()
+
+
+def calibration_of_job(job_id: str, session: Session) -> tuple[Calibration, Manifest]:
+    """Return a calibration with the manifest of its job. Errors are those of `journal_of`."""
+    try:
+        manifest = load_manifest(session.store, job_id)
+    except NoManifestError:
+        session.registry.require_job(job_id)
+        raise
+    calibration = calibration_of(manifest)
+    if calibration is None:
+        raise UsageError(f"Job {job_id} is not a calibration.", hint=f"Its results: {command_line('results', job_id)}")
+    return calibration, manifest
 
 
 def journal_of(job_id: str, session: Session) -> Journal:
@@ -397,14 +607,8 @@ def journal_of(job_id: str, session: Session) -> Journal:
         JobNotFoundError: if the job does not exist.
         NoManifestError, RecordError, StoreError: if it cannot be read.
     """
-    try:
-        manifest: Manifest = load_manifest(session.store, job_id)
-    except NoManifestError:
-        session.registry.require_job(job_id)
-        raise
-    journal = read_journal(session.store, manifest)
-    if journal is None:
-        raise UsageError(f"Job {job_id} is not a calibration.", hint=f"Its results: {command_line('results', job_id)}")
+    journal = read_journal(session.store, calibration_of_job(job_id, session)[1])
+    assert journal is not None  # noqa: S101 - it is a calibration
     return journal
 
 
@@ -420,12 +624,14 @@ def _check_fork(calibration: Calibration, earlier: Journal, job_id: str) -> None
         ("fixed", calibration.fixed, before.fixed),
         ("parameters", set(calibration.parameters), set(before.parameters)),
         ("model", calibration.study.entrypoint, before.study.entrypoint),
+        ("mode", calibration.mode, before.mode),
     ):
         if one != other:
             raise UsageError(f"Job {job_id} cannot be extended: its {name} is another one.")
-    if calibration.rounds <= earlier.rounds_done:
+    if calibration.most_rounds <= earlier.rounds_done:
+        word = "sets" if calibration.is_asynchronous else "rounds"
         raise UsageError(
-            f"Job {job_id} has {earlier.rounds_done} rounds: expected more in the new calibration, not"
-            f" {calibration.rounds}.",
+            f"Job {job_id} has {earlier.rounds_done} {word}: expected more in the new calibration, not"
+            f" {calibration.most_rounds}.",
             hint="rounds counts those of the earlier calibration too.",
         )

@@ -10,7 +10,7 @@ import dataclasses
 import math
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import wait
 from typing import NamedTuple, TypeVar
@@ -219,6 +219,21 @@ class GrowingJob:
         with self._storing:
             self._store_round(END if stopped is None else stopped.to_mark())
             self._channel.poke()
+
+    def leave_out(self, numbers: Iterable[int]) -> None:
+        """Yield no end of these tasks, which have succeeded. Outputs are only read of those that are asked for again.
+
+        It is called before the first look.
+        """
+        for number in numbers:
+            first = self._tasks.first_of[number]
+            waiting = self._open.get(first, [])
+            if number in waiting:
+                waiting.remove(number)
+            if not waiting:
+                self._open.pop(first, None)
+                task = self._tasks.tasks[first]
+                self._ends[first] = EndedTask(first, task.params, task.seed, None, None)
 
     def keep(self, key: str, value: bytes) -> bytes:
         """Store a value of the client beside the rounds, unless the key has one. Return the stored one.

@@ -52,7 +52,7 @@ def journal_of(
         if renames is not None:
             rows = [({renames[name]: params[name] for name in renames}, one) for params, one in rows]
         told = tuple(one for _, one in rows) if number < rounds else None
-        found.append(Round(job_id, number + 1, number * size, tuple(params for params, _ in rows), told))
+        found.append(Round(job_id, number + 1, tuple(params for params, _ in rows), told))
     return Journal(calibration, tuple(found))
 
 

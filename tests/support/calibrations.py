@@ -10,9 +10,11 @@ import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.studies.calibration import Calibration, parse_calibration
-from mopsjobs.studies.journal import Journal
-from mopsjobs.studies.rounds import Stopped
+from mopsjobs.studies.journal import Journal, read_journal
+from mopsjobs.studies.manifest import Manifest
+from mopsjobs.studies.rounds import Stopped, as_sets, encode_round, parse_round, round_key
 from mopsjobs.submission.calibrating import Coordinator, sampler_setup
 from mopsjobs.submission.growing import EndedTask
 from mopsjobs.submission.sampler_process import SamplerProcess
@@ -60,12 +62,18 @@ class JobInMemory:
     tasks: list[EndedTask] = dataclasses.field(default_factory=list)
     is_over: bool = False
     stopped: Stopped | None = None
+    yielded: set[int] = dataclasses.field(default_factory=set)
+    written: list[tuple[str, bytes]] = dataclasses.field(default_factory=list)
+    """The rounds and what was told, by their keys, in the order in which they were stored."""
+    rounds: int = 0
 
     def add(self, sets: Sequence[Mapping[str, Any]], replicates: int | None = None) -> range:
         """Run the sets of a round."""
         first = len(self.tasks)
+        self.rounds += 1
+        self.written.append((round_key(self.job_id, self.rounds), encode_round(as_sets(sets))))
         for one in sets:
-            for seed in range(replicates or self.replicates):
+            for seed in [one["seed"]] if "seed" in one else range(replicates or self.replicates):
                 number, outputs, error = len(self.tasks), None, None
                 try:
                     outputs = {"result.json": json.dumps(self.model(one["params"], seed)).encode()}
@@ -76,11 +84,16 @@ class JobInMemory:
 
     def keep(self, key: str, value: bytes) -> bytes:
         """Store a value once."""
+        if key not in self.values:
+            self.written.append((key, value))
         return self.values.setdefault(key, value)
 
     def ended(self, timeout: float | None) -> Iterator[EndedTask]:
-        """Yield all tasks, the last ones first."""
-        yield from reversed(self.tasks)
+        """Yield the tasks, the last ones first."""
+        ended = [task for task in reversed(self.tasks) if task.number not in self.yielded]
+        for task in ended:
+            self.yielded.add(task.number)
+            yield task
 
     def end(self, stopped: Stopped | None = None) -> None:
         """End the job."""
@@ -107,9 +120,32 @@ def run_in_memory(
         more: fields of `JobInMemory`, and `replays` and `note` of the coordinator.
     """
     options = {name: more.pop(name) for name in ("replays", "note") if name in more}
-    job, warnings = JobInMemory(replicates=calibration.study.max_replicates, **more), list[str]()
+    job, warnings = JobInMemory(replicates=calibration.first_study.max_replicates, **more), list[str]()
     journal = journal or Journal(calibration, ())
-    for one in journal.rounds[journal.inherited :]:
+    for one in sorted(journal.rounds[journal.inherited :], key=lambda one: one.number):
         job.add([{"params": params} for params in one.sets])
     with SamplerProcess(sys.executable, archive(files or {}), sampler_setup(calibration), {}) as sampler:
         return Coordinator(job, journal, sampler, warnings.append, **options).run(), job, warnings
+
+
+def read_back(
+    calibration: Calibration,
+    written: Sequence[tuple[str, bytes]],
+    model: Callable[[Mapping[str, Any], int], Mapping[str, Any]],
+) -> tuple[Journal, JobInMemory]:
+    """Return the journal that a client finds which had these objects stored, and its job, whose tasks have ended."""
+    store = InMemoryVersionedStore()
+    job = JobInMemory(calibration.first_study.max_replicates, model)
+    for key, value in written:
+        store.create_if_absent(key, value)
+        if (sets := None if "told" in key else parse_round(value, key)) is not None:
+            job.add([{"params": one.params} | ({} if one.seed is None else {"seed": one.seed}) for one in sets])
+        else:
+            job.keep(key, value)
+    manifest = Manifest(
+        job_id=job.job_id, study=calibration.first_study, bundle=f"sha256:{'0' * 64}", engine="local", owner="ada",
+        labels={}, grows=3600.0, calibration={"spec": calibration.to_dict()},
+    )  # fmt: skip
+    journal = read_journal(store, manifest)
+    assert journal is not None
+    return journal, job

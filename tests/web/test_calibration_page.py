@@ -25,7 +25,7 @@ def test_a_page_draws_what_it_has_read(cli: Cli, remote: Remote, capsys: pytest.
     first = web.ok("/jobs/cal")
     assert "Its rounds: Being read from the registry." in flat(first)
     page = web.complete("/jobs/cal")
-    assert "5 of 20 rounds, 40 sets, 3 failed; best" in flat(page)
+    assert "5 of 20 rounds, 40 sets, 3 failed (ValueError); best" in flat(page)
     assert journal.best is not None
     assert f"beta={journal.best.params['beta']:.4g}" in page
     assert re.findall(r"<h3[^>]*>([^<]*)</h3>", page) == [

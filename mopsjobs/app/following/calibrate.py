@@ -15,6 +15,7 @@ from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.local import runner_end
 from mopsjobs.engines.trust import Trust
 from mopsjobs.errors import EXIT_DONE, EXIT_JOB_FAILED, JobBusyError, UsageError
+from mopsjobs.registry.calibration_counts import failed_text, round_word
 from mopsjobs.registry.status import SWEEP, JobStatus
 from mopsjobs.studies.calibration import Calibration
 from mopsjobs.studies.journal import Evaluation, Journal
@@ -27,6 +28,7 @@ from mopsjobs.submission.client import SubmitResult
 from mopsjobs.submission.resume import ResumeRequest, resume
 from mopsjobs.submission.submit import SubmitRequest, submit
 from mopsjobs.utils.intervals import mean_text
+from mopsjobs.utils.text import pluralize
 
 CALIBRATION_LABEL = "calibration"
 """The label of a study of the best sets, with the job that found them."""
@@ -121,7 +123,7 @@ def _open(request: CalibrateRequest, app: App, trust: Trust) -> AbstractContextM
     assert calibration is not None  # noqa: S101 - one of the two is given
     if request.rounds is not None:
         calibration = dataclasses.replace(calibration, rounds=request.rounds)
-    submitted = request.submit(calibration.study)
+    submitted = request.submit(calibration.first_study)
     labels = dict(submitted.labels)
     if extends is not None:
         labels = {SWEEP: _sweep_of(extends, app, labels.get(SWEEP)), **labels}
@@ -199,10 +201,11 @@ def value_text(one: Evaluation) -> str:
 
 def describe_round(journal: Journal) -> str:
     """Return a sentence about the last round."""
-    counts, best = count_evaluations(journal), journal.best
-    failed = f", {counts['failed']} failed" if counts["failed"] else ""
+    counts, best = counts_of(journal), journal.best
     found = "no set has a value" if best is None else f"best {value_text(best)}"
-    return f"Round {journal.rounds_done} of {journal.rounds_planned}: {found}; {counts['evaluations']} sets{failed}."
+    sets = "" if counts["asynchronous"] else f"; {pluralize(counts['sets'], 'set')}"
+    word = round_word(counts).capitalize()
+    return f"{word} {journal.rounds_done} of {journal.rounds_planned}: {found}{sets}{failed_text(counts)}."
 
 
 def count_evaluations(journal: Journal) -> dict[str, int]:

@@ -403,11 +403,14 @@ def rounds_left_text(job: Mapping[str, Any]) -> str | None:
     counts, seconds = job["calibration"], job["run_seconds"]
     if counts is None or not job["is_active"] or waits_for_text(job) or not seconds:
         return None
+    from mopsjobs.registry.calibration_counts import round_word  # here: few jobs are one
+
     done, left = counts["rounds"] - counts["inherited"], counts["at_most"] - counts["rounds"]
     if done < MIN_ROUNDS or left <= 0:
         return None
     return (
-        f"in about {human_duration(seconds / done * left)}, if {pluralize(left, 'round')} more take as long as before"
+        f"in about {human_duration(seconds / done * left)}, if {pluralize(left, round_word(counts))} more take as long"
+        " as before"
     )
 
 

@@ -17,7 +17,7 @@ from mopsjobs.cache.queries.events import StoredEvent
 from mopsjobs.cache.queries.overview import ListedJob
 from mopsjobs.cache.queries.sweeps import Sweep
 from mopsjobs.ledger.attempt import FAILED_OUTCOMES
-from mopsjobs.registry.calibration_counts import best_text
+from mopsjobs.registry.calibration_counts import best_text, round_word
 from mopsjobs.registry.notes import TASK_HANGS
 from mopsjobs.registry.status import BEFORE_RUNNING, STATUSES
 from mopsjobs.utils.text import cut_to_length, out_of, strip_control_characters
@@ -174,7 +174,7 @@ def row(job: ListedJob, now: float, columns: Container[str]) -> dict[str, Any]:
 
 def calibration_row(found: dict[str, Any], counts: Mapping[str, Any]) -> dict[str, Any]:
     """Return the row of a calibration: with its rounds in place of its tasks, and its best set."""
-    text = f"{out_of(counts['rounds'], counts['at_most'])} rounds"
+    text = f"{out_of(counts['rounds'], counts['at_most'])} {round_word(counts)}s"
     share = min(100.0, round(100 * counts["rounds"] / max(1, counts["at_most"]), 1))
     return found | {"tasks": text, "bar": Bar(share, 0, text), "late": found["late"] or best_text(counts)}
 

@@ -25,6 +25,8 @@ SPEC: dict[str, Any] = {
     "rounds": 10,
 }
 
+UNTIL: dict[str, Any] = {"n_replicates": {"min": 2, "max": 9, "until": {"peak": {"relative": 0.1}}}}
+
 
 def test_a_calibration_reads_back_what_it_writes() -> None:
     """Fields of a study keep their meaning, defaults are left out, and the written document gives the same one."""
@@ -68,7 +70,9 @@ def test_a_parameter_knows_its_values(parameter: dict[str, Any], inside: list[ob
         ({"objective": ["a", "b"], "stop_below": 1}, "stop_below: expected one objective, not several"),
         ({"rounds": 0}, "rounds: expected a whole number from 1"),
         ({"sampler": "tpe"}, "sampler: expected random, latin-hypercube, sobol, optuna or package.module:factory"),
-        ({"n_replicates": {"min": 2, "max": 9, "until": {"peak": {"relative": 0.1}}}}, "the same replicates in each"),
+        ({**UNTIL, "seeds": "modelops"}, "seeds: expected another rule than modelops with a precision"),
+        ({"n_replicates": {"min": 1, "max": 9, "until": {"peak": {"relative": 0.1}}}}, "n_replicates.min: expected a"),
+        ({"mode": "async"}, 'mode: expected synchronous or asynchronous, not "async"'),
         ({"reduce": "a:b"}, "reduce: a calibration has an objective in its place"),
         ({"parameter_sets": [{"x": 1}]}, "parameter_sets: a calibration has parameters in their place, with bounds"),
         ({"samplr": "sobol"}, "samplr: unknown field, did you mean sampler?"),

@@ -17,11 +17,14 @@ import pytest
 from mopsjobs.engines.model_errors import ModelError
 from mopsjobs.engines.model_process import SAMPLER_SOURCE
 from mopsjobs.errors import JobBusyError, UsageError
+from mopsjobs.registry.calibration_counts import calibration_text
 from mopsjobs.studies.journal import Journal, Told
 from mopsjobs.studies.journal_document import counts_of
+from mopsjobs.studies.precision import PRECISE, judge
+from mopsjobs.studies.rounds import as_sets
 from mopsjobs.submission.calibrating import Coordinator, sampler_setup
 from mopsjobs.submission.sampler_process import SamplerProcess
-from support.calibrations import JobInMemory, archive, run_in_memory, simulate, spec
+from support.calibrations import JobInMemory, archive, read_back, run_in_memory, simulate, spec
 from support.docs import ROOT
 from support.runs import is_alive, until
 
@@ -40,7 +43,7 @@ SAMPLERS: list[Any] = [
 def _cut(journal: Journal, rounds: int) -> Journal:
     """Return a journal whose last round was asked, and not told."""
     kept = [*journal.rounds[: rounds - 1], journal.rounds[rounds - 1]._replace(told=None)]
-    return dataclasses.replace(journal, rounds=tuple(kept))
+    return dataclasses.replace(journal, rounds=tuple(kept), stored=rounds)
 
 
 @pytest.mark.parametrize("choice", SAMPLERS)
@@ -141,8 +144,101 @@ def test_a_scalar_that_no_task_leaves_ends_the_search_after_one_round(objective:
     assert (len(job.values), job.is_over) == (1, True)
     assert job.stopped is not None
     assert job.stopped.code == "TARGET"
-    journal, _, _ = run_in_memory(spec(), model=lambda _params, _seed: {"loss": math.nan})
-    assert (journal.rounds_done, journal.best) == (6, None)
+    journal, _, _ = run_in_memory(spec(rounds=4), model=lambda _params, _seed: {"loss": math.nan})
+    assert (journal.rounds_done, journal.best) == (4, None)
+
+
+def test_a_search_without_a_value_ends_after_some_sets() -> None:
+    """The error tells how many sets have none, and the first reason: of a task, or that the value is not finite."""
+
+    def fail(_params: Mapping[str, Any], _seed: int) -> dict[str, Any]:
+        raise ValueError("as asked")
+
+    for model, why in ((fail, "ValueError: as asked"), (lambda _params, _seed: {"loss": math.nan}, "it is not finite")):
+        with pytest.raises(UsageError, match=f"None of the first 20 sets has a value: {why}"):
+            run_in_memory(spec(), model=model)
+
+
+UNTIL = {"min": 4, "max": 12, "until": {"loss": {"absolute": 0.5}}}
+
+
+def noisy(params: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Return a result whose noise grows with `c`: sets get 4 replicates, more, or 12 that are not precise enough."""
+    if params["d"] == "bad" and seed % 3 == 0:
+        raise ValueError("as asked")
+    return {"loss": params["a"] ** 2 + params["c"] * (seed * 7919 % 101) / 101}
+
+
+def test_a_precision_decides_the_replicates_of_each_set() -> None:
+    """By the rule of adaptive studies. A failed replicate and the largest number prevent "precise", and are told."""
+    calibration = spec(n_replicates=UNTIL, sampler="optuna")
+    journal, job, _ = run_in_memory(calibration, model=noisy)
+    told = [one.told for one in journal.evaluations()]
+    for one in journal.evaluations():
+        (params,) = as_sets([{"params": one.params}])
+        seeds = [*range(4), *(calibration.study.seed_of(params, number) for number in range(4, 12))]
+        scalars = [noisy(one.params, seed) if one.told.values is not None else None for seed in seeds]
+        verdict = judge(calibration.study.precision, scalars)  # type: ignore[arg-type]
+        if one.told.values is not None:
+            assert (one.told.n, one.told.precise) == (verdict.n, verdict.verdict == PRECISE)
+    assert {one.precise for one in told} == {True, False, None}
+    assert {one.n for one in told if one.precise is False} == {12}
+    assert {one.precise for one in told if one.error} == {None}
+    assert sum(len(numbers) for one in journal.rounds for numbers in one.tasks) == len(job.tasks)
+    counts = counts_of(journal)
+    assert counts["not_precise"] == sum(one.precise is False for one in told)
+    assert f"failed (ValueError), {counts['not_precise']} not precise; best" in calibration_text(counts)
+
+
+def test_a_scalar_of_a_precision_that_no_task_leaves_ends_the_search() -> None:
+    """As one of the objective does."""
+    until = {**UNTIL, "until": {"los": {"absolute": 0.5}}}
+    with pytest.raises(UsageError, match=r"n_replicates.until names 'los', but no result has it. The numbers are: lo"):
+        run_in_memory(spec(n_replicates=until), model=noisy)
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        pytest.param({"n_replicates": UNTIL}, id="synchronous"),
+        pytest.param({"mode": "asynchronous"}, id="asynchronous"),
+        pytest.param({"mode": "asynchronous", "n_replicates": UNTIL}, id="asynchronous-until"),
+    ],
+)
+def test_a_client_goes_on_from_any_object_of_the_journal(choice: dict[str, Any]) -> None:
+    """Wherever another one was killed, the sampler asks what it has asked, and each set is told once.
+
+    In synchronous mode the journal is the same in the end. In asynchronous mode, what was stored before stays.
+    """
+    calibration, chosen = spec(sampler="random", rounds=2, **choice), sampler_setup
+    whole, first, _ = run_in_memory(calibration, model=noisy)
+    for count in range(len(first.written) + 1):
+        journal, job = read_back(calibration, first.written[:count], noisy)
+        warnings: list[str] = []
+        with SamplerProcess(sys.executable, archive({}), chosen(calibration), {}) as sampler:
+            again = Coordinator(job, journal, sampler, warnings.append).run()
+        assert (warnings, again.rounds_done, len(list(again.evaluations()))) == ([], whole.rounds_done, 8)
+        assert job.written[:count] == first.written[:count]
+        if not calibration.is_asynchronous:
+            assert job.written == first.written
+
+
+def test_a_worker_waits_for_no_other_set_in_asynchronous_mode() -> None:
+    """As soon as one set has ended, it is told and the next one asked. The journal has what was told in this order."""
+    calibration = spec(sampler="optuna", mode="asynchronous")
+    journal, job, _ = run_in_memory(calibration)
+    kinds = ["told" if "told" in key else "asked" for key, _ in job.written]
+    assert kinds == ["asked"] * 4 + ["told", "asked"] * 20 + ["told"] * 4
+    assert [json.loads(value)["round"] for key, value in job.written if "told" in key][:3] == [4, 3, 2]
+    assert [one.number for one in journal.rounds][:3] == [4, 3, 2]
+    assert "24 of 24 sets, " in calibration_text(counts_of(journal))
+    assert "asynchronous: the order in which sets end decides what is asked" in calibration_text(counts_of(journal))
+
+
+def test_a_sampler_that_asks_for_nothing_has_failed() -> None:
+    code = {"own.py": CUSTOM + "\ndef empty(space, seed):\n    return Own(space, seed, 1, 3)\n"}
+    with pytest.raises(ModelError, match="The sampler asks for no set in the first round"):
+        run_in_memory(spec(sampler="own:empty"), code)
 
 
 def test_the_search_stops_below_a_value() -> None:
@@ -156,8 +252,8 @@ def test_the_search_stops_below_a_value() -> None:
 
 CUSTOM = """
 class Own:
-    def __init__(self, space, seed, step=1):
-        self.space, self.step, self.told = space, step, 0
+    def __init__(self, space, seed, step=1, told=0):
+        self.space, self.step, self.told = space, step, told
     def ask(self, n):
         return [self.space.at([self.step / 10] * 4)] if self.told < 3 else []
     def tell(self, results):
@@ -275,11 +371,11 @@ def test_an_extension_is_a_longer_run_and_a_fork_learns() -> None:
     """Inherited rounds are replayed for the same sampler, and told alone to another one, which asks for new sets."""
     whole, _, _ = run_in_memory(spec(sampler="optuna"))
     short, _, _ = run_in_memory(spec(sampler="optuna", rounds=3))
-    inherited = dataclasses.replace(short, calibration=whole.calibration, inherited=3)
+    inherited = dataclasses.replace(short, calibration=whole.calibration, inherited=3, stored=0)
     longer, job, _ = run_in_memory(whole.calibration, None, inherited, replays=[True] * 3)
     assert [one.sets for one in longer.rounds] == [one.sets for one in whole.rounds]
     assert (len(job.tasks), longer.rounds_done) == (12, 6)
-    fork = dataclasses.replace(short, calibration=spec(sampler="sobol"), inherited=3)
+    fork = dataclasses.replace(short, calibration=spec(sampler="sobol"), inherited=3, stored=0)
     forked, job, warnings = run_in_memory(fork.calibration, None, fork, replays=[False] * 3)
     assert (len(job.tasks), forked.rounds_done, warnings) == (12, 6, [])
 

@@ -11,7 +11,6 @@ from mopsjobs.app.following.calibrate import (
     Calibrated,
     CalibrateRequest,
     calibrate,
-    count_evaluations,
     describe_round,
     document_of,
     submit_best,
@@ -25,9 +24,10 @@ from mopsjobs.cli.flags import add_trust, flag_of, full_id_type, labels_of, posi
 from mopsjobs.cli.launch_flags import add_launch_flags, code_to_pack
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.errors import UsageError, command_line
-from mopsjobs.registry.calibration_counts import params_text
+from mopsjobs.registry.calibration_counts import failed_text, params_text, round_word
 from mopsjobs.studies.calibration import read_calibration
 from mopsjobs.studies.journal import Journal
+from mopsjobs.studies.journal_document import counts_of
 from mopsjobs.studies.study import Study
 from mopsjobs.studies.study_parser import StudyError, read_document
 from mopsjobs.submission.submit import SubmitRequest
@@ -153,11 +153,11 @@ def _read_then(top: str, path: str) -> tuple[int, dict[str, Any], str]:
 
 
 def _lines(done: Calibrated) -> list[str]:
-    best, counts = done.journal.best, count_evaluations(done.journal)
-    sets, rounds = pluralize(counts["evaluations"], "set"), pluralize(done.journal.rounds_done, "round")
-    lines = [f"Job      {done.job_id}", f"Sets     {sets} in {rounds}, {counts['failed']} failed"]
+    best, counts = done.journal.best, counts_of(done.journal)
+    rounds = "" if counts["asynchronous"] else f" in {pluralize(counts['rounds'], 'round')}"
+    sets = f"{pluralize(counts['sets'], 'set')}{rounds}{failed_text(counts) or ', 0 failed'}"
+    lines = [f"Job      {done.job_id}", f"Sets     {sets}"]
     if best is not None:
-        names = done.journal.calibration.asked_of(best.params)
-        params = params_text(names)
-        lines += [f"Best     {value_text(best)} in round {best.round}", f"With     {params}"]
+        params = params_text(done.journal.calibration.asked_of(best.params))
+        lines += [f"Best     {value_text(best)} in {round_word(counts)} {best.round}", f"With     {params}"]
     return lines

@@ -48,7 +48,7 @@ from mopsjobs.errors import (
     UsageError,
     command_line,
 )
-from mopsjobs.registry.calibration_counts import calibration_text
+from mopsjobs.registry.calibration_counts import calibration_text, round_word
 from mopsjobs.studies.journal_document import counts_of
 from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.manifest import Manifest
@@ -279,7 +279,8 @@ def _of_calibration(args: argparse.Namespace, app: App) -> Result:
         else:
             _write_rows("-", columns, rows, app)
     elif found:
-        headers = ("RANK", "ROUND", value_name(journal).upper(), "REPLICATES", "PARAMETERS")
+        names = round_word(counts_of(journal)), value_name(journal)
+        headers = ("RANK", *(name.upper() for name in names), "REPLICATES", "PARAMETERS")
         result.body = Table(headers, [one.row(journal) for one in found])
         if any(one.may_be_best for one in found):
             result.notes = ["* may be the best: its interval overlaps that of the first.", note]
