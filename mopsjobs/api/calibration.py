@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from mopsjobs.api.table import Table
@@ -13,11 +14,11 @@ J = TypeVar("J")
 class Calibration(Generic[J]):
     """A calibration, as its journal was when it was read. Nothing of it is read again."""
 
-    def __init__(self, job: J, done: Calibrated) -> None:
+    def __init__(self, job: J, done: Calibrated, draw: Callable[[int], list[dict[str, Any]]]) -> None:
         """Take a calibration; see `Registry.calibrate`."""
         self.job = job
         """The handle on its job."""
-        self._job_id, self._journal = done.job_id, done.journal
+        self._job_id, self._journal, self._draw = done.job_id, done.journal, draw
         self.rounds: int = done.journal.rounds_done
         """The rounds that were told to the sampler, those of the calibrations that it extends included."""
 
@@ -30,6 +31,17 @@ class Calibration(Generic[J]):
     def top(self, count: int) -> list[dict[str, Any]]:
         """Return the parameter sets with the smallest values, this many, the best one first."""
         return [dict(one.params) for one in self._journal.top(count)]
+
+    def draws(self, count: int) -> list[dict[str, Any]]:
+        """Return parameter sets that the sampler draws from the posterior distribution, this many.
+
+        The sampler is begun anew, and told all evaluations.
+
+        Raises:
+            UsageError: if the sampler has no method `posterior(n)`.
+            MopsJobsError: if it fails, or if the registry cannot be read.
+        """
+        return self._draw(count)
 
     def front(self) -> list[dict[str, Any]]:
         """Return the evaluations that no other one beats in each of several objectives."""

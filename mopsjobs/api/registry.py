@@ -561,7 +561,7 @@ class Registry:
             MopsJobsError: if the sampler fails; and as for `submit`.
         """
         from mopsjobs.api.calibration import Calibration
-        from mopsjobs.app.following.calibrate import Calibrated, CalibrateRequest
+        from mopsjobs.app.following.calibrate import DRAWS, Calibrated, CalibrateRequest, sets_of
         from mopsjobs.app.following.calibrate import calibrate as run
         from mopsjobs.app.run.user_trust import user_trust
         from mopsjobs.studies.calibration import parse_calibration, read_calibration
@@ -596,12 +596,15 @@ class Registry:
             rounds=rounds,
         )
 
+        def handle(done: Calibrated) -> Calibration[Job]:
+            return Calibration(Job(self, done.job_id), done, lambda count: sets_of(done, DRAWS, count, app))
+
         def tell(told: str, journal: Journal) -> None:
             if on_round is not None:
-                on_round(Calibration(Job(self, told), Calibrated(told, journal, "running")))
+                on_round(handle(Calibrated(told, journal, "running")))
 
         done = run(request, app, user_trust(trust, app), lambda _job_id: None, tell)
-        return Calibration(Job(self, done.job_id), done)
+        return handle(done)
 
     def _request(  # noqa: PLR0917 - the arguments of two methods
         self,

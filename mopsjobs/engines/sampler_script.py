@@ -5,18 +5,20 @@ It reads JSON lines, and answers each with one:
 
     <- {"root": DIR, "sampler": NAME, "space": {NAME: [KIND, [BOUND, ...]]}, "seed": N, "options": {...},
         "objectives": N, "function": "MODULE:FUNCTION" | null, "target": "MODULE:FUNCTION" | null}
-    -> {"ready": true}
+    -> {"ready": true, "posterior": true | false}
     <- {"ask": N}                  -> {"sets": [{NAME: VALUE, ...}, ...]}
     <- {"tell": [[{NAME: VALUE, ...}, [VALUE, ...] | null, N, HALF_WIDTH | null], ...]}
                                    -> {"finished": true | false}
     <- {"params": {...}, "tasks": [{"task": N, "params": {...}, "param_id": ID, "seed": N, "outputs": {...}}, ...]}
                                    -> {"value": VALUE}
+    <- {"posterior": N}            -> {"sets": [{NAME: VALUE, ...}, ...]}
 
 An error of the model's code is `{"broken": {"type", "message", "traceback"}}`. One of the objective is the value's.
 
 A sampler is an object with `ask(n)`, `tell(results)` and maybe `finished()`, as ModelOps' AdaptiveAlgorithm. It may
-have `suggest(n)` and `ingest(points)` in their place, as generators of gest-api have. Its factory is called as
-`factory(space, seed=seed, **options)`, with `objectives=n` if there are several.
+have `suggest(n)` and `ingest(points)` in their place, as generators of gest-api have. If it has `posterior(n)`, this
+returns draws from the posterior distribution. Its factory is called as `factory(space, seed=seed, **options)`, with
+`objectives=n` if there are several.
 """
 
 from __future__ import annotations
@@ -203,11 +205,18 @@ class Calibrator:
             target = self._function(setup["target"])()
             self._judge = lambda _params, tasks: target.evaluate([_tables(task) for task in tasks]).loss
 
+    @property
+    def has_posterior(self) -> bool:
+        """Return whether the sampler has draws from the posterior distribution."""
+        return callable(getattr(self._sampler, "posterior", None))
+
     def answer(self, line: dict[str, Any]) -> dict[str, Any]:
         """Return the answer to a line."""
         if "ask" in line:
             asked = self._sampler.suggest(line["ask"]) if self._is_gest else self._sampler.ask(line["ask"])
             return {"sets": [self._params_of(one) for one in asked]}
+        if "posterior" in line:
+            return {"sets": [self._params_of(one) for one in self._sampler.posterior(line["posterior"])]}
         if "tell" in line:
             self._tell([Result(*one) for one in line["tell"]])
             finished = getattr(self._sampler, "finished", None)
@@ -287,7 +296,8 @@ def main() -> int:
     setup = json.loads(lines.readline())
     try:
         calibrator = Calibrator(setup, worker)
-        worker._write_answer(answers, {"ready": True})  # noqa: SLF001
+        ready = {"ready": True, "posterior": calibrator.has_posterior}
+        worker._write_answer(answers, ready)  # noqa: SLF001
         for line in lines:
             worker._write_answer(answers, calibrator.answer(json.loads(line)))  # noqa: SLF001
     except BaseException as error:  # noqa: BLE001 - the code of the model may raise anything

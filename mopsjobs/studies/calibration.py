@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mopsjobs.errors import UsageError
+from mopsjobs.errors import UsageError, command_line
 from mopsjobs.studies.field_values import (
     MISSING,
     check_json,
@@ -289,6 +289,9 @@ def parse_calibration(document: object, source: str = "") -> Calibration:
         document = from_modelops(document, problems)
     if not isinstance(document, dict):
         raise SpecError(source, problems or [f"expected an object, not {describe(document)}"])
+    if "parameter_sets" in document and not document.keys() & {"objective", "parameters"}:
+        run = f"Run it with {command_line('submit', source or 'STUDY', '--auto')}."
+        raise SpecError(source, ["it is a study, which has its parameter sets; expected a calibration"], hint=run)
     names = (*FIELDS, *SPEC_FIELDS)
     if "parameter_sets" in document:
         problems.append("parameter_sets: a calibration has parameters in their place, with bounds")
@@ -308,8 +311,9 @@ def parse_calibration(document: object, source: str = "") -> Calibration:
         study = parse_study({**own, "sampling_method": "calibration", "parameter_sets": [{}]})
     except StudyError as error:
         problems += error.problems
-    if study is not None and study.precision is not None and study.seeds == MODELOPS:
-        problems.append(f'seeds: expected another rule than {MODELOPS} with a precision, for example "{MOPS_JOBS}"')
+    has_precision = study is not None and study.precision is not None
+    if study is not None and has_precision and (study.seeds == MODELOPS or isinstance(study.seeds, tuple)):
+        problems.append(f'seeds: expected a rule that a precision can go on with, for example "{MOPS_JOBS}"')
     both = set(values["parameters"]) & set(values.get("fixed", ()))
     problems += [f"fixed.{name}: it is in parameters too" for name in sorted(both)]
     if values.get("stop_below") is not None and len(values["objective"].scalars) > 1:

@@ -28,6 +28,9 @@ from mopsjobs.utils.scalar_keys import is_called, no_result_has, scalar_called, 
 
 TOLD_VERSION = 1
 
+SETS_OF = ("calibration", "calibration_sets")
+"""The metadata of a study whose sets a calibration has found: its job, and which sets, for example `top=50`."""
+
 
 class Told(NamedTuple):
     """The result of a parameter set, as the sampler is told it."""
@@ -344,6 +347,8 @@ def _read_rounds(store: ReadableStore, job_id: str, calibration: Calibration) ->
     objectives = len(calibration.objective.scalars or (None,))
     ordered = []
     for number, found in sorted(told.items()):
+        if found.round is None and number not in rounds:
+            continue  # another client may have told it just now
         one = rounds.pop(number if found.round is None else found.round, None)
         lengths = [len(told.values or range(objectives)) for told in found.results]
         if one is None or lengths != [objectives] * len(one.sets):

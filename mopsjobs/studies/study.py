@@ -36,7 +36,7 @@ from mopsjobs.studies.seeds import (
     drawn_seed,
     drawn_seeds,
 )
-from mopsjobs.utils.text import cut_to_length, strip_control_characters
+from mopsjobs.utils.text import cut_to_length, short_number, strip_control_characters
 
 MAX_COMPARED = 100_000
 """Seeds that are compared as a set: faster than an index, but each takes 100 bytes."""
@@ -340,4 +340,4 @@ def _shown_parameters(params: Mapping[str, Any], varying: Varying) -> list[str]:
 
 
 def _shorten(value: object) -> str:
-    return cut_to_length(strip_control_characters(str(value)), MAX_VALUE_CHARACTERS)
+    return cut_to_length(strip_control_characters(str(short_number(value))), MAX_VALUE_CHARACTERS)

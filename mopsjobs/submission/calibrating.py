@@ -82,6 +82,9 @@ class Sampler(Protocol):
     def judge(self, params: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -> float | dict[str, Any]:
         """Return the value of a set, or an error."""
 
+    def draw(self, count: int) -> list[dict[str, Any]]:
+        """Return draws from the posterior distribution."""
+
 
 class GrowingRounds(Protocol):
     """The part of a growing job that the coordinator uses; see `submission.growing`."""
@@ -185,7 +188,7 @@ class Coordinator:
         """
         with ThreadPoolExecutor(1) as notes:
             try:
-                self._replay()
+                self._add(self._replay())
                 self._note_counts(notes)
                 while True:
                     self._ask()
@@ -199,6 +202,19 @@ class Coordinator:
                 raise
             self._end(notes)
         return self.journal
+
+    def draw(self, count: int) -> list[dict[str, Any]]:
+        """Return draws of the sampler from the posterior distribution, after all that the journal has.
+
+        Raises:
+            UsageError: if it has none.
+            ModelError: if it fails, or draws something else than sets.
+        """
+        self._replay()
+        draws = self._sampler.draw(count)
+        for one in draws:
+            self._check(one)
+        return [*map(self._calibration.params_of, draws)]
 
     def _end(self, notes: ThreadPoolExecutor, stopped: Stopped | None = None) -> None:
         self._note_counts(notes)
@@ -215,17 +231,23 @@ class Coordinator:
 
     # --- the sampler ------------------------------------------------------------------------------------------
 
-    def _replay(self) -> None:
-        """Ask and tell the sampler what the journal has, in the order in which it was asked and told."""
+    def _replay(self) -> list[dict[str, Any]]:
+        """Ask and tell the sampler what the journal has, in the order in which it was asked and told.
+
+        Returns:
+            Sets that it asked for last, and which a client that was killed has not stored any more.
+        """
+        further: list[dict[str, Any]] = []
         rounds, inherited = self.journal.rounds, self.journal.inherited
         jobs = itertools.groupby(range(len(rounds)), lambda place: rounds[place].job_id)
         for _, places in jobs:
             own = [*places]
             first = own[0]
             asks = first >= inherited or first >= len(self._replays) or self._replays[first]
-            self._replay_job([rounds[place] for place in own], asks=asks)
+            further = self._replay_job([rounds[place] for place in own], asks=asks)
+        return further if self._open and self._calibration.is_asynchronous else []
 
-    def _replay_job(self, rounds: Sequence[Round], *, asks: bool) -> None:
+    def _replay_job(self, rounds: Sequence[Round], *, asks: bool) -> list[dict[str, Any]]:
         unasked = deque(sorted(rounds, key=lambda one: one.number) if asks else ())
         n_open = 0
         further: list[dict[str, Any]] = []
@@ -244,8 +266,7 @@ class Coordinator:
                 self._tell(one)
             else:
                 self._open_round(one)
-        if self._open and self._calibration.is_asynchronous:
-            self._add(further)  # a client was killed between two of these
+        return further
 
     def _compare(self, rounds: Sequence[Round], n_open: int) -> list[dict[str, Any]]:
         """Ask the sampler for rounds of the journal, and warn once if it wants others.
@@ -506,6 +527,7 @@ def begin_calibration(
     *,
     extends: str | None = None,
     revive: Revive = lambda _job_id: None,
+    draws: bool = False,
 ) -> Iterator[Begun]:
     """Submit the job of a calibration, and start its sampler for the time of the block. The sampler is loaded first.
 
@@ -515,6 +537,7 @@ def begin_calibration(
         session: the registry and the environment.
         extends: an earlier calibration, whose journal is told first.
         revive: see `Coordinator`.
+        draws: whether the sampler has to have draws from the posterior distribution.
 
     Raises:
         UsageError: if the request is not valid, or if sampler or objective cannot be loaded.
@@ -533,6 +556,8 @@ def begin_calibration(
         except ModelError as error:
             raise UsageError(error.message, hint=error.hint) from None
         with sampler:
+            if draws:
+                sampler.require_posterior()
             submitted = submit_prepared(prepared, session)
             yield _open(submitted.job_id, sampler, session, revive, submitted.warnings)
 
@@ -548,6 +573,18 @@ def continue_calibration(job_id: str, session: Session, revive: Revive = lambda 
     """
     with _sampler_of(job_id, session) as sampler:
         yield _open(job_id, sampler, session, revive)
+
+
+def draw_posterior(job_id: str, count: int, session: Session) -> list[dict[str, Any]]:
+    """Rebuild the sampler of a calibration from its journal, and return its draws from the posterior distribution.
+
+    Raises:
+        UsageError: if the job is not a calibration, or if the sampler has no draws.
+        ModelError: if the sampler fails.
+        NoManifestError, RecordError, StoreError: if its journal cannot be read.
+    """
+    with _sampler_of(job_id, session) as sampler:
+        return _open(job_id, sampler, session, lambda _job_id: None).coordinator.draw(count)
 
 
 def _sampler_of(job_id: str, session: Session) -> SamplerProcess:

@@ -23,7 +23,7 @@ from mopsjobs.engines.model_process import (
     parse_answer,
     write_reduce_worker,
 )
-from mopsjobs.errors import shorten
+from mopsjobs.errors import UsageError, shorten
 from mopsjobs.utils.files import private_opener
 from mopsjobs.utils.text import last_line
 
@@ -50,6 +50,8 @@ class SamplerProcess:
         self._directory = tempfile.TemporaryDirectory(prefix="mops-jobs-", ignore_cleanup_errors=True)
         self._lines = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
         self._process: subprocess.Popen[bytes] | None = None
+        self.has_posterior = False
+        """Whether the sampler has draws from the posterior distribution."""
         try:
             self._start(archive, setup, env)
         except BaseException:
@@ -79,6 +81,7 @@ class SamplerProcess:
         if isinstance(broken := answer.get("broken"), dict):
             message = shorten(str(broken["message"]).replace(f"{root}/", ""), MAX_MESSAGE)
             raise load_error({**broken, "message": message}, WHAT)
+        self.has_posterior = bool(answer.get("posterior"))
 
     def ask(self, count: int) -> list[dict[str, Any]]:
         """Return the next sets that the sampler asks for; none if it has finished.
@@ -88,6 +91,29 @@ class SamplerProcess:
         """
         sets: list[dict[str, Any]] = self._answer({"ask": count})["sets"]
         return sets
+
+    def draw(self, count: int) -> list[dict[str, Any]]:
+        """Return draws of the sampler from the posterior distribution.
+
+        Raises:
+            UsageError: if it has none.
+            ModelError: if it fails.
+        """
+        self.require_posterior()
+        sets: list[dict[str, Any]] = self._answer({"posterior": count})["sets"]
+        return sets
+
+    def require_posterior(self) -> None:
+        """Refuse a sampler without draws from the posterior distribution.
+
+        Raises:
+            UsageError: if it has none.
+        """
+        if not self.has_posterior:
+            raise UsageError(
+                "The sampler has no posterior draws: it has no method posterior(n).",
+                hint="The sets with the smallest values: --then top=N.",
+            )
 
     def tell(self, results: Sequence[tuple[Mapping[str, Any], Sequence[float] | None, int, float | None]]) -> bool:
         """Tell the sampler the results of sets. Return whether it has finished.

@@ -12,6 +12,9 @@ MAX_DIGITS = 20
 MAX_NUMBER = 100_000
 """Workers, shards or pods. Kubernetes allows as many completions of an Indexed Job with a limit per index."""
 
+MAX_DIGITS = 12
+"""Characters of a number that is not shortened for people."""
+
 MAX_WORD = 100
 """Characters of a word that is compared and quoted."""
 
@@ -133,6 +136,11 @@ def repeats_text(count: int, jobs: int = 1) -> str:
     """Return what tasks do that have the parameters and the seed of an earlier one, or outputs of another job."""
     which = "an earlier one" if jobs == 1 else "another one"
     return f"{'repeats' if count == 1 else 'repeat'} {which} and {'shares' if count == 1 else 'share'} its outputs"
+
+
+def short_number(value: object) -> object:
+    """Return a number with many digits as one with 6, for people; anything else as it is."""
+    return float(f"{value:.6g}") if isinstance(value, float) and len(repr(value)) > MAX_DIGITS else value
 
 
 def describe_sets(count: int, different: object) -> str:

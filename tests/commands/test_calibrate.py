@@ -95,7 +95,42 @@ def test_the_best_sets_become_a_study(desk: Desk, spec: Path) -> None:
     assert (len(sets), manifest.study.n_replicates, manifest.bundle) == (6, 2, fit.bundle)
     assert sets[0] == {**done["best"]["params"], "e": 1}
     assert record(desk.jobs, done["then"]).labels == {"calibration": "fit", "sweep": "fit"}
-    assert manifest.study.metadata == {"calibration": "fit"}
+    assert manifest.study.metadata == {"calibration": "fit", "calibration_sets": "top=3"}
+
+
+DRAWING = """
+class Own:
+    def __init__(self, space, seed):
+        self.space, self.told = space, []
+    def ask(self, n):
+        return [self.space.at([len(self.told) / 100 + place / 10] * 4) for place in range(n)]
+    def tell(self, results):
+        self.told += [one.params for one in results if not one.failed]
+    def posterior(self, n):
+        return [self.told[place % 2] for place in range(n)]
+"""
+
+
+def test_posterior_draws_become_a_study(desk: Desk, spec: Path) -> None:
+    """The sampler is told the whole journal before. A set that is drawn again has further seeds."""
+    then = desk.home.with_name("then.json")
+    then.write_text(json.dumps({"n_replicates": 2, "outputs": ["result.json"]}))
+    (desk.home / "own.py").write_text(DRAWING)
+    fields = json.loads(spec.read_text())
+    spec.write_text(json.dumps({**fields, "sampler": "own:Own", "rounds": 1}))
+    done = _run(desk, str(spec), "--auto", "--job-id", "fit", "--workers", "2", "--then", "draws=3", str(then))
+    study = load_manifest(desk.store, done["then"]).study
+    tasks = [(task.param_id, task.seed) for task in study.tasks()]
+    assert (len(tasks), len(set(tasks)), study.different_sets) == (6, 6, 2)
+    found = desk.ok("provenance", done["then"], "--json").json
+    assert (found["calibration"], found["from_calibration"]) == (None, {"job_id": "fit", "sets": "draws=3"})
+    assert "Sets of    calibration fit, draws=3" in desk.ok("provenance", done["then"]).out
+    of = desk.ok("provenance", "fit", "--json").json
+    assert (of["calibration"]["sampler"], of["calibration"]["objective"]) == ("own:Own", "loss")
+    spec.write_text(json.dumps({**fields, "sampler": "random"}))
+    ran = desk("calibrate", str(spec), "--auto", "--job-id", "no", "--then", "draws=3", str(then))
+    said = "error: The sampler has no posterior draws: it has no method posterior(n)."
+    assert (ran.code, ran.err.splitlines()[0], desk.jobs.get_job("no")) == (2, said, None)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +139,11 @@ def test_the_best_sets_become_a_study(desk: Desk, spec: Path) -> None:
         (("spec.json",), {}, "error: one of these flags is required: --auto"),
         (("spec.json", "--auto"), {"rounds": 0}, "error: invalid calibration spec.json: rounds: expected a whole"),
         (("spec.json", "--auto"), {"sampler": "nothing:Own"}, "error: The sampler cannot be loaded: ModuleNotFound"),
-        (("spec.json", "--auto", "--then", "best", "x.json"), {}, "error: invalid --then 'best': expected top=N"),
+        (
+            ("spec.json", "--auto", "--then", "best", "x.json"),
+            {},
+            "error: invalid --then 'best': expected top=N or draws=N",
+        ),
         (("nothing.json",), {}, "error: Cannot read the calibration nothing.json: No such file"),
         (("nothing",), {}, "error: Job nothing not found"),
         (("nothing", "--auto"), {}, "error: --auto has no effect with the id of a calibration, unless --rounds"),
@@ -176,4 +215,6 @@ def test_a_second_job_is_in_the_sweep_that_is_named(desk: Desk, spec: Path) -> N
     _run(desk, str(spec), "--auto", "--job-id", "first", "--workers", "2")
     _run(desk, str(spec), "--extend", "first", "--rounds", "4", "--job-id", "second", "--sweep", "s1", "--workers", "2")
     _run(desk, "second", "--rounds", "5", "--job-id", "third", "--sweep", "s2", "--workers", "2")
+    extends = desk.ok("provenance", "second", "--json").json["calibration"]["extends"]
+    assert extends == "first"
     assert [record(desk.jobs, job).labels["sweep"] for job in ("first", "second", "third")] == ["s1", "s1", "s2"]

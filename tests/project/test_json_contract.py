@@ -398,8 +398,8 @@ def test_the_schema_describes_every_field(cli: Cli, name: str, fields: list[str]
 
 PROVENANCE_FIELDS = [
     "schema_version", "job_id", "parent_job_id", "status", "owner", "engine", "created_at", "started_at", "ended_at",
-    "submitted_by", "study", "bundle", "reused", "git_commit", "git_dirty", "files", "files_read", "environments",
-    "old_checkpoints", "image", "image_digest", "hosts",
+    "submitted_by", "study", "calibration", "from_calibration", "bundle", "reused", "git_commit", "git_dirty",
+    "files", "files_read", "environments", "old_checkpoints", "image", "image_digest", "hosts",
 ]  # fmt: skip
 DIFF_FIELDS = ["schema_version", "first", "second", "code", "study", "environment", "image", "results"]
 

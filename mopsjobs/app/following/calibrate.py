@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
@@ -18,12 +19,18 @@ from mopsjobs.errors import EXIT_DONE, EXIT_JOB_FAILED, JobBusyError, UsageError
 from mopsjobs.registry.calibration_counts import failed_text, round_word
 from mopsjobs.registry.status import SWEEP, JobStatus
 from mopsjobs.studies.calibration import Calibration
-from mopsjobs.studies.journal import Evaluation, Journal
+from mopsjobs.studies.journal import SETS_OF, Evaluation, Journal
 from mopsjobs.studies.journal_document import counts_of
 from mopsjobs.studies.manifest import load_manifest
-from mopsjobs.studies.study import Study
-from mopsjobs.studies.study_parser import parse_study
-from mopsjobs.submission.calibrating import Begun, begin_calibration, continue_calibration, journal_of
+from mopsjobs.studies.study import ParameterSet, Study
+from mopsjobs.studies.study_parser import parse_sets, parse_study
+from mopsjobs.submission.calibrating import (
+    Begun,
+    begin_calibration,
+    continue_calibration,
+    draw_posterior,
+    journal_of,
+)
 from mopsjobs.submission.client import SubmitResult
 from mopsjobs.submission.resume import ResumeRequest, resume
 from mopsjobs.submission.submit import SubmitRequest, submit
@@ -59,6 +66,8 @@ class CalibrateRequest:
     """The full id of an earlier calibration, whose journal comes first."""
     rounds: int | None = None
     """The rounds in place of those of the calibration, those of earlier ones included."""
+    draws: bool = False
+    """Whether the sampler has to have draws from the posterior distribution."""
 
 
 def calibrate(
@@ -130,45 +139,58 @@ def _open(request: CalibrateRequest, app: App, trust: Trust) -> AbstractContextM
         if submitted.code is None and submitted.bundle is None:
             submitted = dataclasses.replace(submitted, bundle=load_manifest(session.store, extends).bundle)
     submitted = dataclasses.replace(submitted, labels=labels)
-    return begin_calibration(calibration, submitted, session, extends=extends, revive=revive)
+    return begin_calibration(calibration, submitted, session, extends=extends, revive=revive, draws=request.draws)
 
 
-def submit_best(
-    done: Calibrated, count: int, document: Mapping[str, Any], source: str, request: CalibrateRequest, app: App
-) -> SubmitResult:
-    """Submit the best sets of a calibration as a study, on its code.
+TOP, DRAWS = "top", "draws"
+
+
+class Then(NamedTuple):
+    """The study that follows a calibration."""
+
+    kind: str
+    """`TOP` for the sets with the smallest values, or `DRAWS` for those that the sampler draws."""
+    size: int
+    document: Mapping[str, Any]
+    """The study. Model and scenario are those of the calibration unless it has its own. If it has parameter sets, each
+    is combined with each one of the calibration."""
+    source: str
+    """Where the document is from, for messages."""
+
+
+def submit_then(done: Calibrated, then: Then, request: CalibrateRequest, app: App) -> SubmitResult:
+    """Submit sets of a calibration as a study, on its code.
 
     Args:
         done: the calibration.
-        count: how many sets.
-        document: the study. Model and scenario are those of the calibration unless it has its own. If it has parameter
-            sets, each is combined with each of the best.
-        source: where the document is from, for messages.
+        then: the study.
         request: how it is run.
         app: the run.
 
     Raises:
         StudyError: if the study is invalid.
-        UsageError: if no evaluation has succeeded.
-        MopsJobsError: if the submission fails.
+        UsageError: if no evaluation has succeeded, or if the sampler has no draws.
+        MopsJobsError: if the sampler or the submission fails.
     """
-    best = done.journal.top(count)
-    if not best:
+    if done.journal.best is None:
         raise UsageError(f"Calibration {done.job_id} has no set with a value.")
-    own = document.get("parameter_sets") or [{}]
-    rows = own if isinstance(own, list) and all(isinstance(one, dict) for one in own) else [{}]
+    found = sets_of(done, then.kind, then.size, app)
+    rows = parse_sets(then.document.get("parameter_sets") or [{}], then.source)
     spec = done.journal.calibration.study
+    of = dict(zip(SETS_OF, (done.job_id, f"{then.kind}={then.size}"), strict=True))
     study = parse_study(
         {
             "model": spec.model,
             "scenario": spec.scenario,
             "sampling_method": "calibration",
-            **document,
-            "metadata": {**(document.get("metadata") or {}), "calibration": done.job_id},
-            "parameter_sets": [{**one.params, **row} for one in best for row in rows],
+            **then.document,
+            "metadata": {**(then.document.get("metadata") or {}), **of},
+            "parameter_sets": [{"params": {**one, **row.params}} for one in found for row in rows],
         },
-        source,
+        then.source,
     )
+    if then.kind == DRAWS:
+        study = _with_own_seeds(study)
     session = app.session()
     submitted = request.submit(study)
     labels = {
@@ -180,6 +202,27 @@ def submit_best(
     return submit(
         dataclasses.replace(submitted, code=None, bundle=bundle, job_id=None, labels=labels, foreground=False), session
     )
+
+
+def sets_of(done: Calibrated, kind: str, count: int, app: App) -> list[dict[str, Any]]:
+    """Return parameter sets of a calibration: see `Then`."""
+    if kind == DRAWS:
+        return draw_posterior(done.job_id, count, app.session())
+    return [dict(one.params) for one in done.journal.top(count)]
+
+
+def _with_own_seeds(study: Study) -> Study:
+    """Give a set that was drawn again further seeds: it would else be the same simulation."""
+    if study.precision is not None or isinstance(study.seeds, tuple):
+        return study
+    seen: Counter[str] = Counter()
+    sets: list[ParameterSet] = []
+    for one in study.parameter_sets:
+        first = seen[one.param_id]
+        seen[one.param_id] += study.max_replicates
+        seeds = (study.seed_of(one, first + number) for number in range(study.max_replicates))
+        sets += [one] if not first else (one._replace(seed=seed) for seed in seeds)
+    return dataclasses.replace(study, parameter_sets=tuple(sets))
 
 
 def _sweep_of(job_id: str, app: App, chosen: str | None) -> str:

@@ -36,6 +36,7 @@ from mopsjobs.errors import (
 from mopsjobs.ledger.environment import Environment, environment_keys, parse_environment
 from mopsjobs.ledger.format import FilesOpened
 from mopsjobs.store.base import VersionedStore
+from mopsjobs.studies.journal import SETS_OF, calibration_of
 from mopsjobs.studies.manifest import Manifest, Reuse, load_manifest
 from mopsjobs.studies.seeds import MOPS_JOBS
 from mopsjobs.studies.study import FIELDS, Study, json_of
@@ -113,6 +114,8 @@ class Provenance(NamedTuple):
             **{name: job[name] for name in ("created_at", "started_at", "ended_at")},
             "submitted_by": self.submitter,
             "study": None if manifest is None else study_json(manifest),
+            "calibration": None if manifest is None else calibration_json(manifest),
+            "from_calibration": None if manifest is None else origin_of_sets(manifest),
             "bundle": None if manifest is None else manifest.bundle,
             "reused": [{"job_id": one.job_id, "tasks": one.task_count} for one in self.reused],
             "git_commit": commit,
@@ -216,6 +219,28 @@ def study_json(manifest: Manifest) -> dict[str, Any]:
         **{name: getattr(study, name) for name, field in FIELDS.items() if field.is_own},
         "tasks": manifest.tasks_total,
     }
+
+
+CALIBRATION_FIELDS = ("objective", "parameters", "sampler", "options", "seed", "mode", "rounds", "sets_per_round")
+
+
+def calibration_json(manifest: Manifest) -> dict[str, Any] | None:
+    """Return what a calibration searches, and the one that it extends; None for any other job."""
+    try:
+        calibration = calibration_of(manifest)
+    except RecordError:
+        return None
+    if calibration is None:
+        return None
+    fields = {name: getattr(calibration, name) for name in CALIBRATION_FIELDS} | calibration.to_dict()
+    extends = (manifest.calibration or {}).get("extends")
+    return {**{name: fields[name] for name in CALIBRATION_FIELDS}, "extends": extends}
+
+
+def origin_of_sets(manifest: Manifest) -> dict[str, Any] | None:
+    """Return the calibration whose sets a study has, by `--then`, and which of them; None for any other study."""
+    job_id, sets = (manifest.study.metadata.get(name) for name in SETS_OF)
+    return {"job_id": job_id, "sets": sets if isinstance(sets, str) else None} if isinstance(job_id, str) else None
 
 
 def _read_environments(store: VersionedStore, job_id: str, problems: list[str]) -> Iterator[Environment]:

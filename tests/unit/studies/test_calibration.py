@@ -70,7 +70,7 @@ def test_a_parameter_knows_its_values(parameter: dict[str, Any], inside: list[ob
         ({"objective": ["a", "b"], "stop_below": 1}, "stop_below: expected one objective, not several"),
         ({"rounds": 0}, "rounds: expected a whole number from 1"),
         ({"sampler": "tpe"}, "sampler: expected random, latin-hypercube, sobol, optuna or package.module:factory"),
-        ({**UNTIL, "seeds": "modelops"}, "seeds: expected another rule than modelops with a precision"),
+        ({**UNTIL, "seeds": "modelops"}, "seeds: expected a rule that a precision can go on"),
         ({"n_replicates": {"min": 1, "max": 9, "until": {"peak": {"relative": 0.1}}}}, "n_replicates.min: expected a"),
         ({"mode": "async"}, 'mode: expected synchronous or asynchronous, not "async"'),
         ({"reduce": "a:b"}, "reduce: a calibration has an objective in its place"),
@@ -139,3 +139,6 @@ def test_a_calibration_is_no_study(document: dict[str, Any]) -> None:
     with pytest.raises(StudyError, match="whose sampler chooses the parameters") as refused:
         parse_study(document, "spec.json")
     assert refused.value.hint == "Run it with mops-jobs calibrate spec.json --auto."
+    with pytest.raises(StudyError, match="it is a study, which has its parameter sets") as refused:
+        parse_calibration({"model": "seir:simulate", "parameter_sets": [{"r0": 2}]}, "study.json")
+    assert refused.value.hint == "Run it with mops-jobs submit study.json --auto."

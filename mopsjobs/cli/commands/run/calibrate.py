@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from mopsjobs.app.following.calibrate import (
+    DRAWS,
+    TOP,
     Calibrated,
     CalibrateRequest,
+    Then,
     calibrate,
     describe_round,
     document_of,
-    submit_best,
+    submit_then,
     value_text,
 )
 from mopsjobs.app.run.app import App
@@ -72,7 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--then",
         metavar=("top=N", "STUDY"),
         nargs=2,
-        help="afterwards, submit the best N sets with replicates, outputs and other fields of STUDY (default: nothing)",
+        help="afterwards, submit the best N sets, or with draws=N posterior draws of the sampler, with replicates,"
+        " outputs and other fields of STUDY (default: nothing)",
     )
     add_trust(parser)
     add_launch_flags(parser, "with --engine")
@@ -94,6 +97,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
         submit=partial(_submit_request, args, app),
         extends=args.extend,
         rounds=args.rounds,
+        draws=then is not None and then.kind == DRAWS,
     )
 
     def on_begin(job_id: str) -> None:
@@ -105,7 +109,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
     done = calibrate(request, app, user_trust(args.trust, app), on_begin, on_round)
     document, notes = document_of(done), done.notes
     if then is not None:
-        submitted = submit_best(done, *then, request, app)
+        submitted = submit_then(done, then, request, app)
         document["then"] = submitted.job_id
         notes = (f"Launched {submitted.job_id}. Next: {command_line('wait', submitted.job_id)}",)
     body = Document(document) if args.json else Text(_lines(done), indent=9)
@@ -139,17 +143,17 @@ def _submit_request(args: argparse.Namespace, app: App, study: Study) -> SubmitR
     )
 
 
-def _read_then(top: str, path: str) -> tuple[int, dict[str, Any], str]:
-    name, _, number = top.partition("=")
-    if name != "top" or not number.isdecimal() or int(number) == 0:
-        raise UsageError(f"invalid --then '{top[:100]}': expected top=N, with a number of parameter sets.")
+def _read_then(sets: str, path: str) -> Then:
+    kind, _, number = sets.partition("=")
+    if kind not in (TOP, DRAWS) or not number.isdecimal() or int(number) == 0:
+        raise UsageError(f"invalid --then '{sets[:100]}': expected top=N or draws=N, with a number of parameter sets.")
     try:
         document = read_document(Path(path).read_bytes(), path)
     except OSError as error:
         raise UsageError(f"Cannot read the study {path}: {error.strerror}.") from None
     if not isinstance(document, dict):
         raise StudyError(path, ["expected an object"])
-    return int(number), document, path
+    return Then(kind, int(number), document, path)
 
 
 def _lines(done: Calibrated) -> list[str]:

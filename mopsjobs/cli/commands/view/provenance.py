@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Iterator
 from pathlib import Path
 
-from mopsjobs.app.origins.provenance import Provenance, printable, read_provenance, study_json
+from mopsjobs.app.origins.provenance import (
+    Provenance,
+    calibration_json,
+    origin_of_sets,
+    printable,
+    read_provenance,
+    study_json,
+)
 from mopsjobs.app.run.app import App
 from mopsjobs.cli.flags import add_job_names
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.console.terminal import TITLE_WIDTH, style_text, title_text
 from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE
 from mopsjobs.ledger.environment import Environment
+from mopsjobs.registry.calibration_counts import params_text
+from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.seeds import describe_seeds
-from mopsjobs.utils.text import describe_sets, pluralize
+from mopsjobs.utils.text import cut_to_length, describe_sets, pluralize, strip_control_characters
 from mopsjobs.utils.times import whole_seconds
 
 HELP = "show code, study, packages and machines of a job, or export them"
@@ -40,6 +51,9 @@ SHOWN_PACKAGES = 40
 SHOWN_HOSTS = 10
 
 SHORT_HASH = 12
+
+MAX_OBJECTIVE = 300
+"""Characters of the objective of a calibration."""
 
 Line = str | list[str]
 
@@ -97,6 +111,8 @@ def _lines(found: Provenance) -> list[Line]:
     if found.reused:
         add("Reused", ", ".join(f"{pluralize(one.task_count, 'task')} of {one.job_id}" for one in found.reused))
     add("Study", _study(found))
+    if found.manifest is not None:
+        lines += _calibration(found.manifest)
     add("Code", _code(found))
     add("Git", found.git and found.git.commit + _CHANGES[found.git.is_dirty])
     if found.allows_old_checkpoints:
@@ -142,6 +158,21 @@ def _study(found: Provenance) -> str | None:
         f" {up_to}{pluralize(of.max_replicates, 'replicate')}, {at_most}{pluralize(study['tasks'], 'task')}"
         f", seeds: {describe_seeds(of.seeds)}"
     )
+
+
+def _calibration(manifest: Manifest) -> Iterator[Line]:
+    """Yield what a calibration searches and by which sampler, and where the sets of a study come from."""
+    searched, origin = calibration_json(manifest), origin_of_sets(manifest)
+    if searched is not None:
+        options = params_text(searched["options"])
+        words = [searched["sampler"], f"seed {searched['seed']}", searched["mode"], *([options] if options else [])]
+        yield [title_text("Sampler"), ", ".join(words)]
+        yield [title_text("Objective"), cut_to_length(json.dumps(searched["objective"]), MAX_OBJECTIVE)]
+        if searched["extends"] is not None:
+            yield [title_text("Extends"), str(searched["extends"])]
+    if origin is not None:
+        which = f", {origin['sets']}" if origin["sets"] else ""
+        yield [title_text("Sets of"), strip_control_characters(f"calibration {origin['job_id']}{which}")]
 
 
 def _code(found: Provenance) -> str | None:

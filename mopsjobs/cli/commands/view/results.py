@@ -57,7 +57,7 @@ from mopsjobs.studies.results import TABLE, Output, check_same_family, count_tas
 from mopsjobs.utils.interpreters import Interpreter
 from mopsjobs.utils.intervals import mean_text
 from mopsjobs.utils.table_files import Column, Row, check_table_file, csv_pieces, form_of, write_table_file
-from mopsjobs.utils.text import cut_to_length, describe_duplicates, out_of, parse_whole_number, pluralize
+from mopsjobs.utils.text import cut_to_length, describe_duplicates, out_of, parse_whole_number, pluralize, short_number
 from mopsjobs.utils.times import parse_duration
 from mopsjobs.utils.written_tables import note_table
 
@@ -557,7 +557,7 @@ def sets_table(sets: ResultSets, page: SetPage, rows: Iterable[Sequence[object]]
             [
                 *mark,
                 *([of["job_id"]] if len(sets.job_ids) > 1 else []),
-                *(cut_to_length(value_text(of[name]), MAX_VALUE) for name in varying),
+                *(cut_to_length(value_text(short_number(of[name])), MAX_VALUE) for name in varying),
                 out_of(int(str(of["done"])), int(str(of["tasks"]))),
                 *([] if sets.targets is None else [sets.precision_text(of)]),
                 *(_cell(row, place, of["done"]) for _, place in means),

@@ -31,7 +31,7 @@ from mopsjobs.cli.flags import (
 )
 from mopsjobs.console.result import Body, Document, RawText, Result, Table, Tsv
 from mopsjobs.console.terminal import style_text
-from mopsjobs.utils.text import cut_to_length, pluralize, strip_control_characters
+from mopsjobs.utils.text import cut_to_length, pluralize, short_number, strip_control_characters
 from mopsjobs.utils.times import human_seconds
 
 HELP = "list the tasks of a job: parameters, outcome, time, memory, error"
@@ -210,4 +210,4 @@ def _value(one: ListedTask, name: str) -> object:
     value = one.params[name]
     if value is None:
         return "null"
-    return cut_to_length(value, MAX_VALUE) if isinstance(value, str) else value
+    return cut_to_length(value, MAX_VALUE) if isinstance(value, str) else short_number(value)
