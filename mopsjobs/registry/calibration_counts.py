@@ -42,8 +42,8 @@ def calibration_counts(metadata: object) -> dict[str, Any] | None:
         return None
     errors, not_precise = found.get(ERRORS), found.get(NOT_PRECISE)
     errors = errors if isinstance(errors, Mapping) else {}
-    counts[ERRORS] = {str(name): count for name, count in errors.items() if type(count) is int and count > 0}
-    counts[NOT_PRECISE] = not_precise if type(not_precise) is int and not_precise >= 0 else 0
+    counts[ERRORS] = {str(name): count for name, count in errors.items() if is_count(count) and count}
+    counts[NOT_PRECISE] = not_precise if is_count(not_precise) else 0
     counts[ASYNCHRONOUS] = found.get(ASYNCHRONOUS) is True
     return {**counts, "best": _best(found.get("best"))}
 

@@ -230,9 +230,9 @@ def _round(value: bytes) -> None:
 
 def _told(value: bytes) -> None:
     """Check what a journal with it says, and that its record is told as it is."""
-    told = parse_told(value, "t")
+    told = parse_told(value, "t").results
     sets = tuple({"x": number, "k": "a"} for number in range(len(told)))
-    journal = Journal(parse_calibration(CALIBRATION), (Round("a", 1, 0, sets, told),))
+    journal = Journal(parse_calibration(CALIBRATION), (Round("a", 1, sets, told),))
     again = decode_journal(encode_journal(journal))
     whole(counts := counts_of(again))
     shown = calibration_counts({"calibration": counts})
