@@ -12,7 +12,6 @@ from reliability.trial import PromiseBroken, Trial
 
 KINDS = {
     "storm": "storm.storms",
-    "network": "storm.bad_networks",
     "crashes": "crashes.kinds",
     "hostile": "hostile.inputs",
     "views": "views.sequences",

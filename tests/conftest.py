@@ -116,7 +116,6 @@ LONG = (
     "tests/project/test_zipapp.py::test_two_builds",
     "tests/resilience/test_crash_kills.py::test_a_killed_",
     "tests/resilience/test_storm.py::test_a_storm_",
-    "tests/resilience/test_storm.py::test_a_sync_mirrors_all_records",
     "tests/resilience/test_views.py::test_after_each_command_all_views_agree_with_the_model[azure]",
 )
 """Beginnings of the ids of storms, time windows, the longest crash trials, and other long tests with a shorter kind.

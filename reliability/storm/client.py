@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.machine import ROOT
@@ -42,7 +43,7 @@ from mopsjobs.store.base import Versioned, VersionToken
 from mopsjobs.store.urls import identity
 from mopsjobs.utils.times import utc_now
 from reliability.storm import messages
-from reliability.storm.mutations import MUTATIONS, remove_cache
+from reliability.storm.mutations import MUTATIONS
 from reliability.storm.store_history import Log, RecordingStore
 
 
@@ -296,7 +297,8 @@ class Client:
         """Fill an empty cache. What a killed process has left is gone on with."""
         path = f"{self._spec.cache}.begun"
         if self._sync(cache=path):
-            remove_cache(path)
+            for suffix in ("", "-wal", "-shm"):
+                Path(path + suffix).unlink(missing_ok=True)
 
     def _command(self) -> None:
         """Run the command once, on jobs that only commands are at."""

@@ -9,14 +9,12 @@ import contextlib
 import importlib
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from mopsjobs.cache.sync import mirror
 from mopsjobs.cache.sync.records import DeltaSync
 from mopsjobs.errors import StoreError, StoreUnavailableError
 from mopsjobs.registry import transitions
-from mopsjobs.store import cas, fetcher
+from mopsjobs.store import cas
 from mopsjobs.store.base import Entry, VersionToken
 
 Change = Callable[[], None]
@@ -163,74 +161,6 @@ def _look_at_half_of_what_was_announced() -> None:
 
     DeltaSync.run = run  # type: ignore[method-assign]
 
-
-# --- defects of a sync under bad conditions ---------------------------------------------------------------------------
-
-
-def _end_at_the_first_unsent_record() -> None:
-    def fail(store: Any, key: str, error: StoreError) -> str | None:
-        raise error
-
-    fetcher.why_unread = fail  # type: ignore[assignment]
-
-
-def _take_an_unsent_record_for_a_missing_one() -> None:
-    fetcher.why_unread = lambda store, key, error: None  # type: ignore[assignment]
-
-
-def remove_cache(path: str) -> None:
-    """Remove a cache."""
-    for suffix in ("", "-wal", "-shm"):
-        Path(path + suffix).unlink(missing_ok=True)
-
-
-def _lose_the_rows_of_a_failed_sync() -> None:
-    original = mirror.sync
-
-    def sync(registry: Any, path: str, *positional: Any, **options: Any) -> Any:
-        try:
-            return original(registry, path, *positional, **options)
-        except StoreError:
-            remove_cache(path)
-            raise
-
-    mirror.sync = sync
-
-
-def _begin_each_sync_anew() -> None:
-    original = mirror.sync
-
-    def sync(registry: Any, path: str, *positional: Any, **options: Any) -> Any:
-        remove_cache(path)
-        return original(registry, path, *positional, **options)
-
-    mirror.sync = sync
-
-
-class SyncDefect(NamedTuple):
-    """One thing that is wrong with a sync, and the condition under which it shows."""
-
-    put_in: Change
-    condition: str
-    sentence: str
-    """The sentence about it, as a regular expression."""
-
-
-SYNC_MUTATIONS = {
-    "a sync ends at the first record that the server does not send": SyncDefect(
-        _end_at_the_first_unsent_record, "one record never sent: forbidden", r"\d+ of \d+ records are mirrored"
-    ),
-    "a record that the server does not send is taken for a missing one": SyncDefect(
-        _take_an_unsent_record_for_a_missing_one, "one record never sent: gone", "does not report"
-    ),
-    "the rows of a failed sync are lost": SyncDefect(
-        _lose_the_rows_of_a_failed_sync, "away after some requests", r"\d+ of \d+ records are mirrored"
-    ),
-    "each sync begins with an empty cache": SyncDefect(
-        _begin_each_sync_anew, "away after some requests", r"sync \d lost"
-    ),
-}
-"""What may be wrong with the syncs of a trial under bad conditions."""
 
 _STORES = {
     "Azure": ("mopsjobs.store.azure.store", "AzureVersionedStore"),

@@ -18,7 +18,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mopsjobs.registry.job_state import JobState
-from reliability.storm import bad_networks, messages
+from reliability.storm import messages
 from reliability.storm import storms as storm
 from reliability.storm.linearizable import Operation, unexplained
 from reliability.storm.mutations import MUTATIONS
@@ -26,7 +26,6 @@ from reliability.storm.proxy import FAULTS
 from reliability.storm.store_history import Call, histories, step
 from reliability.storm.verdict import Verdict
 from reliability.trial import Trial
-from support.servers import Azurite
 
 # --- the checker of histories ---------------------------------------------------------------------------------------
 
@@ -244,14 +243,3 @@ def test_a_storm_on_a_bad_line_loses_nothing_and_fools_nobody(tmp_path: Path, ba
     assert counts["acknowledged"] == counts["acknowledged and found"] > 0
     assert sum(counts[fault] for fault in FAULTS) > 0
     assert counts["caches equal to the registry"] >= 3  # one more for each process that was too fast for its kill
-
-
-# --- syncs under bad conditions --------------------------------------------------------------------------------------
-
-FEW = bad_networks.LEAST_RECORDS
-
-
-def test_a_sync_mirrors_all_records_but_one_that_is_never_sent(older_azurite: Azurite, tmp_path: Path) -> None:
-    """Over an older Azurite. `./build.sh reliability --only network` has all conditions."""
-    name = "one record never sent: gone"
-    assert bad_networks.try_condition(older_azurite, tmp_path, name, FEW, ours=False) == 1
