@@ -113,6 +113,8 @@ LONG = (
     "tests/integration/test_slurm_engine.py::test_a_time_limit",
     "tests/integration/test_slurm_engine.py::test_tasks_that_never_began_have_no_attempt[time]",
     "tests/integration/test_scale.py::",
+    "tests/project/test_doc_examples.py::test_examples_run_as_they_stand[docs/guides/ecosystem.md]",
+    "tests/project/test_release.py::test_packages_do_not_depend_on_umask",
     "tests/project/test_zipapp.py::test_two_builds",
     "tests/resilience/test_crash_kills.py::test_a_killed_",
     "tests/resilience/test_storm.py::test_a_storm_",

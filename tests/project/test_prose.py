@@ -134,6 +134,9 @@ BANNED = {
 }
 """Phrases that a reader has to decode, by name. The named thing stands in their place."""
 
+_ANY_BANNED = re.compile(rf"\b(?:{'|'.join(BANNED.values())})", re.IGNORECASE)
+"""Each of them begins at a word. Almost all texts have none, and one search tells."""
+
 NO_NAME = (
     r"(?i:whether|what|how|if|where|when|which|who|as|there|this|it|also|after|at|between|by|for|from|in|of|on|with)\b"
 )
@@ -226,7 +229,7 @@ def hints(nodes: Iterable[ast.AST]) -> Iterator[tuple[int, str]]:
 
 def banned(text: str) -> Iterator[tuple[str, re.Match[str]]]:
     """Yield the banned phrases of a text, each by its name and its place."""
-    for name, pattern in BANNED.items():
+    for name, pattern in BANNED.items() if _ANY_BANNED.search(text) else ():
         for match in re.finditer(pattern, text, re.IGNORECASE):
             yield name, match
 

@@ -88,7 +88,13 @@ def _found_by_pyright(programs: Path, interpreter: Path) -> set[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("find", [_found_by_mypy, _found_by_pyright], ids=["mypy", "pyright"])
+@pytest.mark.parametrize(
+    "find",
+    [
+        pytest.param(_found_by_mypy, id="mypy"),
+        pytest.param(_found_by_pyright, id="pyright", marks=pytest.mark.long),
+    ],
+)
 def test_a_program_of_a_user_is_typed(
     find: Callable[[Path, Path], set[str]], programs: Path, interpreter: Path
 ) -> None:

@@ -38,14 +38,20 @@ def find_pythons() -> dict[tuple[str, str], str]:
 
 
 def pythons() -> list[Any]:
-    """Return every Python as a parameter of a test."""
-    return [pytest.param(executable, id=version) for (version, _), executable in find_pythons().items()]
+    """Return every Python as a parameter of a test: with `--long`, those too that are not the newest of their minor."""
+    return [
+        pytest.param(executable, id=version, marks=[] if executable in _newest().values() else [pytest.mark.long])
+        for (version, _), executable in find_pythons().items()
+    ]
 
 
 def pythons_by_minor() -> list[Any]:
     """Return the newest Python of each minor version as a parameter of a test."""
-    newest = {version.rpartition(".")[0]: executable for (version, _), executable in find_pythons().items()}
-    return [pytest.param(executable, id=minor) for minor, executable in newest.items()]
+    return [pytest.param(executable, id=minor) for minor, executable in _newest().items()]
+
+
+def _newest() -> dict[str, str]:
+    return {version.rpartition(".")[0]: executable for (version, _), executable in find_pythons().items()}
 
 
 def _numbers(version: str) -> tuple[int, ...]:
