@@ -33,6 +33,7 @@ from bench import (
     tools,
     updating,
 )
+from mopsjobs.cache.sync.mirror import SMALL_REGISTRY
 
 BENCHMARKS = {
     "list": listing.run,
@@ -99,6 +100,8 @@ def main() -> int:
         parser.error("needs at least 100 jobs and one run")
 
     chosen = args.only or [name for name in BENCHMARKS if name not in ON_REQUEST]
+    if args.jobs <= SMALL_REGISTRY and (large := {"sync", "grow"}.intersection(chosen)):
+        parser.error(f"{' and '.join(sorted(large))}: needs more than {SMALL_REGISTRY:,} jobs, fewer are always listed")
     sections: dict[str, list[report.Line]] = {}
     with tempfile.TemporaryDirectory(prefix="mops-jobs-bench-") as directory:
         setup = machine.Setup(args.jobs, args.runs, Path(directory), tuple(args.condition), args.max_seconds)

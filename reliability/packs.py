@@ -192,7 +192,7 @@ class Storm:
     def look(self) -> None:
         """Read all outputs as a reader does, on a good line. What was seen before is there still.
 
-        Of two runners, one may pack what the other one has stored as an object. Then readers see that of the pack.
+        Two runners may store a task at the same moment, one of them as an object. Then readers see that of the pack.
 
         Raises:
             PromiseBroken: if an output is gone.
