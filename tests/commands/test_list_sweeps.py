@@ -115,6 +115,7 @@ def test_a_resumed_job_counts_once(cli: Cli, jobs: JobRegistry) -> None:
     add(jobs, "c", "failed", labels={"sweep": "one"}, tasks_total=5)
     add(jobs, "c.2", "succeeded", labels={"sweep": "one"}, tasks_total=5, tasks_completed=5, parent_job_id="c")
     assert rows(cli, "--sort", "created")[1][:3] == ["sweep=one", "1 succeeded", "5/5"]
+    assert "5 jobs, " in cli.ok("list").err
 
 
 def test_rows_below_a_long_sweep_are_found(cli: Cli, jobs: JobRegistry, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -333,7 +333,8 @@ def test_views_of_a_job_that_lost_its_runner_change_nothing(
     kill(pid)
     until(lambda: runner_pid("grows", env) is None, "its runner to be gone")
     for _ in range(3):
-        assert reg.job("grows", refresh=True).status()["is_active"]
+        shown = reg.job("grows", refresh=True).status(refresh=True)
+        assert (shown["is_active"], shown["suspect"]) == (True, "runner_ended")
         assert [one["suspect"] for one in reg.jobs()] == ["runner_ended"]
         assert reconcile_jobs([], reg.app) == []
     assert [event for event in reg.job("grows").events("runner") if event.get("error")] == []

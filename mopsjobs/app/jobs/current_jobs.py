@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from mopsjobs.app.run.freshness import FreshnessPolicy
+from mopsjobs.cache.job_json import RUNNER_ENDED
 from mopsjobs.cache.queries import jobs as job_queries
 
 TYPE_CHECKING = False
@@ -57,8 +58,14 @@ def find_current_job(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
         return found
     from mopsjobs.app.jobs.reconcile import ask_who_runs  # here: few jobs need it
 
-    is_newer = ask_who_runs(found.job, app, must_answer=policy.refresh)
-    return find_job(str(found.job["job_id"]), app, policy) if is_newer else found
+    job_id = str(found.job["job_id"])
+    if ask_who_runs(found.job, app, must_answer=policy.refresh):
+        return find_job(job_id, app, policy)
+    # That the runner of a growing job has ended is a mark in the cache alone: its record says what its client wants.
+    cached = app.cache.read_cached(lambda cache: job_queries.find_exact(cache, job_id, now=app.now().timestamp()))
+    if cached is None or cached["suspect"] != RUNNER_ENDED:
+        return found
+    return found._replace(job={**found.job, "suspect": RUNNER_ENDED})
 
 
 def _may_know_more(job: Job) -> bool:

@@ -27,6 +27,8 @@ class Sweep(NamedTuple):
     name: str
     jobs: int
     """A job that was resumed counts as the one that took up its tasks."""
+    resumed: int
+    """How many do so."""
     all_jobs: int
     """Those that do not pass included."""
     is_group: bool
@@ -205,7 +207,8 @@ def _sum_up(
         sql = "SELECT best, job_id FROM job WHERE sweep = ? AND best = ? ORDER BY created_ts, job_id LIMIT 1"
         best = connection.execute(sql, (name, min(values))).fetchone()
     return Sweep(
-        name, sum(jobs), all_jobs, is_group, statuses, sum(active), sum(suspect), sum(total), sum(completed),
+        name, sum(jobs), jobs.count(-1), all_jobs, is_group, statuses, sum(active), sum(suspect), sum(total),
+        sum(completed),
         _common(owner, last_owner), _common(study, last_study), min(created), max(changed), best,
         max(ended) if ended and not sum(active) else None,
     )  # fmt: skip

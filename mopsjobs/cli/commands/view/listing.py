@@ -177,7 +177,7 @@ def _footer(
     args: argparse.Namespace, page: job_queries.JobList, freshness: Freshness, sweeps: Sequence[Sweep | None] = ()
 ) -> str:
     counted = pluralize(page.total, "job")
-    listed = len(page) + sum(sweep.jobs - 1 for sweep in sweeps if sweep is not None)
+    listed = len(page) + sum(sweep.jobs + sweep.resumed - 1 for sweep in sweeps if sweep is not None)
     if listed < page.total:
         counted = f"{listed:,} of {counted} (--limit 0 shows all; active ones are never cut)"
     window = f", last {args.hours:g} h" if args.hours is not None else ""
