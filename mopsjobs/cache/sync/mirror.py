@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from mopsjobs.cache import counters, deferred_indexes, pruning, rows, sync_state
+from mopsjobs.cache import counters, pruning, rows, sync_state
 from mopsjobs.cache.database import open_to_write, translate_sqlite_errors
 from mopsjobs.cache.sync import identity as registry_identity
 from mopsjobs.cache.sync.records import GET_COST, DeltaSync, FullSync, OnProgress, SyncReport
@@ -168,7 +168,6 @@ class _Sync:
         if not self.report.seen and not accepts_loss:
             registry_identity.check_not_emptied(self._connection, self._generation)
         full_sync.confirm_vanished()
-        deferred_indexes.create_indexes(self._connection)
         foreign = self._foreign_writes(full_sync.changed)
         with sync_state.transaction_if_latest(self._connection, self._generation, sync_state.FULL_GENERATION):
             full_sync.finish()
@@ -209,7 +208,6 @@ class _Sync:
         return "yes" if changed - announced else "no"
 
     def _complete(self) -> None:
-        deferred_indexes.create_rest(self._connection)
         # The data is as old as the begin of the listing, not its end.
         names = ("seen", "added", "changed", "unchanged", "removed", "fetched")
         counts: dict[str, float] = {"seconds": round(time.monotonic() - self._started_at, 3)}

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mopsjobs.cache import deferred_indexes, pruning, rows, sync_state, totals
+from mopsjobs.cache import pruning, rows, sync_state, totals
 from mopsjobs.errors import MAX_REASON, StoreError, shorten
 from mopsjobs.registry.announcements import MAX_NAMES
 from mopsjobs.registry.job_registry import JobRegistry
@@ -309,8 +309,6 @@ class FullSync(_RecordSync):
         """Whether the next request is for records, too."""
         self._may_carry = True
         """Whether no listing that was asked for records came without them, as those of S3 do."""
-        self._is_first = sync_state.get_meta(connection, sync_state.SYNCED_AT) is None
-        """Whether no sync was complete, so that indexes may come after the rows."""
         self._after = ""
         self._share = 1.0
         """The share of news among the last entries of a listing with records, an average that forgets."""
@@ -396,9 +394,6 @@ class FullSync(_RecordSync):
         self._report.seen += planned.seen - planned.news
         self._report.fetched += len(planned.missing)
         self._write_as_read(planned.records, planned.changed_records(self._report), on_progress)
-        if self._is_first and self._report.added >= deferred_indexes.MIN_JOBS:
-            deferred_indexes.defer_indexes(self._connection)
-            self._is_first = False
 
     def confirm_vanished(self) -> None:
         """Read the records that the listing lacked. `finish` then removes those that are gone.
