@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mopsjobs.api.cell import Cell, cell
     from mopsjobs.api.checkpoint import Checkpoint, checkpoint
     from mopsjobs.api.current import CurrentTask, current, log
-    from mopsjobs.api.info import JobInfo, TaskInfo
+    from mopsjobs.api.info import JobInfo
     from mopsjobs.api.registry import Job, Registry, connect
     from mopsjobs.api.report import Report, report
     from mopsjobs.api.session import Evaluation, Session
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
         MopsJobsError,
         NoManifestError,
         NoOutputsError,
-        NotDeterministicError,
         RecordError,
         StoreAccessError,
         StoreError,
@@ -91,7 +90,6 @@ __all__ = [
     "MopsJobsError",
     "NoManifestError",
     "NoOutputsError",
-    "NotDeterministicError",
     "NotTrustedError",
     "RecordError",
     "Registry",
@@ -105,7 +103,6 @@ __all__ = [
     "StudyError",
     "Table",
     "TaskFailedError",
-    "TaskInfo",
     "TerminalStateError",
     "TooManyRetriesError",
     "UsageError",
@@ -126,7 +123,7 @@ _MODULES = {
     "mopsjobs.api.cell": ("Cell", "cell"),
     "mopsjobs.api.checkpoint": ("Checkpoint", "checkpoint"),
     "mopsjobs.api.current": ("CurrentTask", "current", "log"),
-    "mopsjobs.api.info": ("JobInfo", "TaskInfo"),
+    "mopsjobs.api.info": ("JobInfo",),
     "mopsjobs.api.registry": ("Job", "Registry", "connect"),
     "mopsjobs.api.report": ("Report", "report"),
     "mopsjobs.api.session": ("Evaluation", "Session"),

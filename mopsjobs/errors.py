@@ -398,12 +398,6 @@ class TerminalStateError(InvalidTransitionError):
 # --- engines -----------------------------------------------------------------------------------------------------
 
 
-class NotDeterministicError(MopsJobsError):
-    """Tasks left other outputs when they were run twice, or none that can be compared."""
-
-    exit_code = EXIT_DIFFERENT
-
-
 class EngineError(MopsJobsError):
     """An engine refused a request, or sent an unexpected response."""
 

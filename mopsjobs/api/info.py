@@ -1,49 +1,20 @@
-"""What is known of a job at one moment, and of a task that has ended."""
+"""What is known of a job at one moment."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from mopsjobs.utils.text import error_line, out_of
+from mopsjobs.utils.text import out_of
 
 
-class _Fields(Mapping[str, Any]):
-    """A JSON object that nothing changes. Its members are attributes too."""
-
-    __slots__ = ("_fields",)
-    _kind = "job"
-
-    def __init__(self, fields: Mapping[str, Any]) -> None:
-        self._fields = dict(fields)
-
-    def __getitem__(self, name: str) -> Any:
-        return self._fields[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._fields)
-
-    def __len__(self) -> int:
-        return len(self._fields)
-
-    if not TYPE_CHECKING:  # a type checker would take any name for a field
-
-        def __getattr__(self, name: str) -> Any:
-            if name != "_fields" and name in self._fields:
-                return self._fields[name]
-            raise AttributeError(f"a {self._kind} has no field {name!r}")
-
-    def __dir__(self) -> list[str]:
-        return [*super().__dir__(), *self._fields]
-
-
-class JobInfo(_Fields):
+class JobInfo(Mapping[str, Any]):
     """A job at one moment, with the fields of `status --json`, as members and as attributes.
 
     `info["status"]` and `info.status` are the same. A field that is not known is None.
     """
 
-    __slots__ = ("age",)
+    __slots__ = ("_fields", "age")
 
     # The fields, for editors and type checkers; a test compares them with the schema.
     job_id: str
@@ -113,59 +84,30 @@ class JobInfo(_Fields):
             fields: the job in its JSON form.
             age: how old the data is, in words.
         """
-        super().__init__(fields)
+        self._fields = dict(fields)
         self.age: str = age
         """How old the data is, in words."""
+
+    def __getitem__(self, name: str) -> Any:
+        return self._fields[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fields)
+
+    def __len__(self) -> int:
+        return len(self._fields)
+
+    if not TYPE_CHECKING:  # a type checker would take any name for a field
+
+        def __getattr__(self, name: str) -> Any:
+            if name != "_fields" and name in self._fields:
+                return self._fields[name]
+            raise AttributeError(f"a job has no field {name!r}")
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self._fields]
 
     def __repr__(self) -> str:
         total = self["tasks_total"]
         counts = f", {out_of(self['tasks_completed'], total)} tasks" if total else ""
         return f"<{self['job_id']}: {self['status']}{counts}; {self.age}>"
-
-
-class TaskInfo(_Fields):
-    """A task that has ended, with the fields of `tasks --json` as members and as attributes.
-
-    It equals a row of `Job.tasks()`.
-    """
-
-    __slots__ = ("scalars",)
-    _kind = "task"
-
-    param_id: str
-    """The id of its parameter set."""
-    params: Mapping[str, Any]
-    """Its parameters."""
-    seed: int
-    """Its seed."""
-    seconds: float | None
-    """The duration of the last attempt, in seconds; None if it was not measured."""
-
-    def __init__(self, fields: Mapping[str, Any], scalars: Mapping[str, Any]) -> None:
-        """Keep the fields.
-
-        Args:
-            fields: the task in its JSON form.
-            scalars: the scalars of its outputs.
-        """
-        super().__init__(fields)
-        self.scalars = scalars
-        """The scalars of its outputs, by the columns of `Job.results()`; none unless it has succeeded."""
-
-    @property
-    def number(self) -> int:
-        """Return the number of the task in its study, from 0: the field `task`."""
-        return int(self["task"])
-
-    @property
-    def status(self) -> str:
-        """Return the field `outcome`: `succeeded`, `failed`, …; `missing` if the job ended without an attempt at it."""
-        return str(self["outcome"])
-
-    @property
-    def error(self) -> str | None:
-        """Return the error as `type: message`; None without one."""
-        return error_line(self["error_type"], self["error_message"])
-
-    def __repr__(self) -> str:
-        return f"<Task {self.number}: {self.status}{f', {self.error}' if self.error else ''}>"

@@ -32,7 +32,7 @@ from mopsjobs.api.arguments import (
     task_query,
     task_set,
 )
-from mopsjobs.api.info import JobInfo, TaskInfo
+from mopsjobs.api.info import JobInfo
 from mopsjobs.api.study import Study, as_plain, check_is_study, growing_study
 from mopsjobs.api.table import Failures, Results, Table, table_of_dicts
 from mopsjobs.app.run import freshness as freshness_module
@@ -380,7 +380,6 @@ class Registry:
         labels: Mapping[str, object] | None = None,
         sweep: str | None = None,
         extend: Job | str | None = None,
-        check_determinism: int | None = None,
         without_targets: bool = False,
         **options: Unpack[RunnerOptions],
     ) -> Job:
@@ -397,7 +396,6 @@ class Registry:
             labels: labels of the job.
             sweep: the label `sweep`, which groups jobs.
             extend: an earlier job, or its full id: what it has done is reused, and not run again. None to run all.
-            check_determinism: first run this many tasks twice, here, and submit nothing if their outputs differ.
             without_targets: run the simulations of a study with targets, which are not evaluated.
             options: see `RunnerOptions`. A `cell` runs in the Python of this program, unless `python` names another.
 
@@ -405,7 +403,6 @@ class Registry:
             UsageError: if an argument is invalid, if the code cannot be packed, or if it does not have the model.
             JobExistsError: if the id is taken.
             JobBusyError: if the job to extend has not ended.
-            NotDeterministicError: if tasks left other outputs when they were run twice.
             StoreAccessError: if the registry refuses the credentials.
             EngineError: if the engine refuses the job.
         """
@@ -418,10 +415,6 @@ class Registry:
         request = replace(request, job_id=job_id, owner=owner, labels=labels_to_set(labels, sweep))
         session = self.app.session()
         with prepare(request, session) as prepared:
-            if check_determinism is not None:
-                from mopsjobs.app.origins.determinism import check_determinism as check  # here: few submissions need it
-
-                check(prepared, check_determinism, self.app)
             submitted = submit_prepared(prepared, session)
         _warn(self.app, submitted.warnings)
         return Job(self, submitted.job_id)
@@ -743,18 +736,6 @@ class Job:
         if waited.is_cached:
             return self.status(offline=True)  # with the age of the cache
         return self._live(waited.states[0])
-
-    def as_completed(self, timeout: Duration | None = None, *, interval: Duration | None = None) -> Iterator[TaskInfo]:
-        """Yield each task of the job once, as it ends, until the job has ended or the time is up.
-
-        A failed task raises nothing. One that is tried again is yielded at its end. Arguments and errors are those of
-        `wait`; without a manifest, `NoManifestError` is raised too.
-        """
-        from mopsjobs.app.following.ended_tasks import ended_tasks
-
-        batches = ended_tasks(self.id, self._app, timeout=seconds_of(timeout), interval=seconds_of(interval))
-        tasks = (TaskInfo(ended.task.to_json(), ended.scalars) for batch in batches for ended in batch)
-        return _until_interrupted(tasks, [self.id])
 
     def raise_for_status(self) -> None:
         """Raise an error unless the job has succeeded. Its `exit_code` is that of `status --exit-status`.

@@ -1,4 +1,4 @@
-"""`replay JOB TASK` and `submit --check-determinism N`: tasks run twice, and their outputs are compared."""
+"""`replay JOB TASK`: a task runs once more, and its outputs are compared."""
 
 from __future__ import annotations
 
@@ -158,61 +158,6 @@ def test_a_task_that_the_job_lacks_is_refused(ran: Desk, task: str) -> None:
     found = ran("replay", "job", "--", task)
     assert (found.code, found.out) == (2, "")
     assert f"invalid task '{task}'" in found.err
-
-
-# --- before a submission --------------------------------------------------------------------------------------------
-
-
-def test_a_submission_is_refused_if_tasks_differ(drawing: Desk, noted: Path) -> None:
-    """Two of four tasks are run twice, at equal distances: the second one and the fourth one."""
-    sets = sets_of(4, calls=str(noted))
-    sets[3]["is_random"] = True
-    found = drawing("submit", drawing.write(sets, outputs=OUTPUTS), "--auto", "--check-determinism", "2")
-    assert (found.code, found.out) == (9, "")
-    assert "1 of 2 tasks left other outputs when run twice: task 3 (x=3, is_random=True). Nothing was submitted." in (
-        " ".join(found.err.split())
-    )
-    assert sorted(noted.read_text().split()) == ["1", "1", "3", "3"]
-    assert list(drawing.jobs.list_jobs()) == []
-
-
-def test_a_submission_goes_on_if_tasks_are_equal(drawing: Desk, noted: Path) -> None:
-    sets = sets_of(3, calls=str(noted))
-    drawing.submit(sets, "--check-determinism", "9", outputs=OUTPUTS)
-    assert drawing.ended() == "succeeded"
-    assert sorted(noted.read_text().split()) == sorted("000111222")
-
-
-def test_a_task_that_fails_twice_is_not_compared(drawing: Desk, noted: Path) -> None:
-    """It is neither equal nor different. Without any other task, the check has found nothing out."""
-    sets = sets_of(2, calls=str(noted))
-    sets[1]["fail"] = True
-    words = ("submit", drawing.write(sets), "--auto", "--job-id", "job", "--check-determinism", "2")
-    said = " ".join(drawing.ok(*words).err.split())
-    drawing.ended()
-    failed = "of 2 tasks failed both times, and left nothing to compare: task"
-    assert f"1 {failed} 1 (x=1" in said
-    assert "1 task run twice: equal outputs" in said
-    sets[0]["fail"] = True
-    drawing.write(sets)
-    found = drawing(*words)
-    assert (found.code, found.out) == (9, "")
-    assert f"2 {failed} 0 (x=0): ValueError: as asked. Nothing was submitted." in " ".join(found.err.split())
-    assert "equal outputs" not in found.err
-
-
-def test_other_engines_cannot_be_checked_here(drawing: Desk, noted: Path) -> None:
-    words = ("--engine", "dask", "--scheduler", "tcp://127.0.0.1:9", "--check-determinism", "1")
-    found = drawing("submit", drawing.write(sets_of(1, calls=str(noted))), "--auto", *words)
-    assert found.code == 2
-    assert "--check-determinism has no effect with the dask engine" in found.err
-
-
-def test_a_dry_run_runs_no_task_twice(drawing: Desk, noted: Path) -> None:
-    sets = sets_of(1, calls=str(noted), is_random=True)
-    said = drawing.ok("submit", drawing.write(sets), "--auto", "--dry-run", "--check-determinism", "1").err
-    assert said.strip() == "Nothing was done."
-    assert not noted.exists()
 
 
 STEPS = '''

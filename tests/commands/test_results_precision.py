@@ -73,7 +73,7 @@ def test_each_view_says_how_precise_the_sets_are(desk: Desk, monkeypatch: pytest
         monkeypatch.setenv(name, value)
     with mopsjobs.connect() as registry:
         assert registry.job("job").status()["precision"] == counts
-        assert len(list(registry.job("job").as_completed())) == tasks
+        assert len(registry.job("job").tasks()) == tasks
         assert [one["precision"] for one in registry.job("job").results().sets().rows] == [
             one["precision"] for one in sets
         ]

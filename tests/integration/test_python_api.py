@@ -93,28 +93,6 @@ def test_a_study_runs_and_other_processes_find_it(
         assert reg.app.settings.is_local or reg.app._store is None, "offline, nothing is opened"
 
 
-def test_tasks_come_while_the_job_runs(env: dict[str, str], tmp_path: Path) -> None:
-    """A task that waits for a file goes on only after the tasks before it came. Each comes once, also later."""
-    gate = tmp_path / "gate"
-    sets = [{"x": 1}, {"x": 2, "fail": True}, {"x": 3, "gate": str(gate)}, {"x": 4}]
-    study = mj.Study("model:simulate", sets, outputs=["result.json"])
-    found: list[mj.TaskInfo] = []
-    with mj.connect(env=env) as reg:
-        job = reg.submit(study, code(tmp_path / "code"), job_id="py-3", workers=1, python=sys.executable)
-        for task in job.as_completed(PATIENCE, interval=0.1):
-            found.append(task)
-            if len(found) == 2:
-                assert job.status(refresh=True).status == "running"
-                gate.touch()
-        until(lambda: runner_pid(job.id, env) is None, "its runner to end")
-        assert [task.number for task in found] == [0, 1, 2, 3]
-        assert found == job.tasks().rows == list(job.as_completed())
-        assert [task.error for task in found] == [None, "ValueError: as asked", None, None]
-        assert [task.scalars.get("result.x") for task in found] == [1, None, 3, 4]
-        assert all(task.seconds is not None for task in found)
-        assert list(reg.as_completed([job])) == [job]
-
-
 def test_missing_tasks_are_resumed(tmp_path: Path) -> None:
     """A child has them; a job without missing tasks gives none."""
     env = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "MOPS_JOBS_REGISTRY": f"sqlite://{tmp_path}/registry.db"}

@@ -115,12 +115,6 @@ def note_lost_outputs(connection: sqlite3.Connection, job_id: str, count: int) -
     connection.execute("UPDATE ledger SET outputs_lost = ? WHERE job_id = ?", (count, job_id))
 
 
-def readable_chunks(connection: sqlite3.Connection, job_id: str) -> list[str]:
-    """Return the keys of the chunks whose attempts are in the cache."""
-    sql = "SELECT key FROM ledger_chunk WHERE job_id = ? AND problem IS NULL"
-    return [key for (key,) in connection.execute(sql, (job_id,))]
-
-
 def count_chunks(connection: sqlite3.Connection, job_id: str) -> int:
     """Count the chunks of the ledger of a job that the cache has."""
     row = connection.execute("SELECT count(*) FROM ledger_chunk WHERE job_id = ?", (job_id,)).fetchone()

@@ -208,16 +208,6 @@ class TaskList:
         after = Place(first - 1) if first else None
         return list(_with_parameters(islice(self._merged(Order(), after, with_rows=True), limit)))
 
-    def ended(self, numbers: Iterable[int]) -> list[ListedTask]:
-        """Return those of these tasks that have a row."""
-        rows = self._connection.execute(
-            f"SELECT {_COLUMNS} FROM json_each(?) AS one CROSS JOIN task"  # noqa: S608 - constant names
-            " ON job_id = ? AND task.task = one.value",
-            (json.dumps(sorted(numbers)), self._study.job_id),
-        )
-        found = ((row, self._study.set_of(row.task)) for row in map(TaskRow._make, rows))
-        return list(_with_parameters((row, one) for row, one in found if one is not None))
-
     def _rows(self, limit: int, after: Place | None, max_seen: int | None) -> Iterator[tuple[TaskRow, StoredSet]]:
         """Yield the tasks after a place that pass the filter, in order; at least the first `limit`, all for 0."""
         statuses, _, order, *_ = self._query

@@ -86,12 +86,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="wait until the job has ended, and exit as wait does; on this machine, run it in the foreground",
     )
-    parser.add_argument(
-        "--check-determinism",
-        metavar="N",
-        type=positive_number,
-        help="first run N tasks twice here, and submit nothing if their outputs differ (default: no check)",
-    )
     flags = parser.add_mutually_exclusive_group()
     flags.add_argument(
         "--dry-run", action="store_true", help="print what would be submitted, and what it will cost; submit nothing"
@@ -139,10 +133,6 @@ def run(args: argparse.Namespace, app: App) -> Result:
             return _manifest(prepared.launch, app, as_json=args.json)
         if args.dry_run:
             return _plan(prepared, app, args.probe, as_json=args.json)
-        if args.check_determinism is not None:
-            from mopsjobs.app.origins.determinism import check_determinism  # here: few need the pools of a runner
-
-            check_determinism(prepared, args.check_determinism, app)
         submitted = submit_prepared(prepared, session)
     if args.wait:
         for warning in submitted.warnings:
