@@ -20,7 +20,7 @@ UNCHANGED_RATIO = 1.3
 CHANGED_RATIO = 1.5
 """A sync with 10 jobs changed, as a multiple of one with nothing changed."""
 
-RECORD_RATIO = 1.2
+RECORD_RATIO = 2.0
 """A record of a first mirror of the largest registry, as a multiple of one of the small registry's."""
 
 PEAK_MB = 120

@@ -39,7 +39,8 @@ def run(setup: Setup) -> list[Line]:
             name = f"{what}, {count:,} cached"
             lines.append(Line(name, f"{case.seconds * 1000:.0f} ms", "the floor", *case.ratios_to(floor), goal))
         few, many = cases.values()
-        lines.append(_growth(what, counts, many.ratios_to(few)))
+        if what == "metrics":  # `summary` reads the jobs
+            lines.append(_growth(what, counts, many.ratios_to(few)))
     return [*lines, *_charts(setup, counts)]
 
 

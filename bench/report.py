@@ -29,8 +29,6 @@ REASONS = {
     "serve: 50 browsers, a change each 1 s, 100,000 cached: busiest tab": "an open page asks every four seconds, and"
     " gets all of itself after a change: 5 kB, and 1.2 kB of headers both ways. Without a change, it gets the headers"
     " alone. Rows alone took a stream, which held a connection of the browser, and a comparison of rendered pages.",
-    "summary --json, 1,000,000 against 10,000 cached": "two medians and two percentiles are found by counting along an"
-    " index; all else is read from kept sums.",
 }
 """Why a goal was missed, by the figure."""
 HEADERS = ("what", "median", "compared with", "ratio", "of processor time", "goal", "next goal")

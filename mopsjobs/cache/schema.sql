@@ -72,10 +72,8 @@ CREATE TABLE failure_summary (job_id TEXT PRIMARY KEY, state TEXT NOT NULL, docu
 -- The sums of totals.py.
 CREATE TABLE tally (
     status TEXT NOT NULL, namespace TEXT NOT NULL, owner TEXT NOT NULL, jobs INTEGER NOT NULL,
-    verified INTEGER NOT NULL, missing INTEGER NOT NULL, unchecked INTEGER NOT NULL, queued INTEGER NOT NULL,
-    ran INTEGER NOT NULL, measured INTEGER NOT NULL, cpu_jobs INTEGER NOT NULL, cpu INTEGER NOT NULL,
-    task_jobs INTEGER NOT NULL, task INTEGER NOT NULL, held_jobs INTEGER NOT NULL, held INTEGER NOT NULL,
-    held_with_cpu INTEGER NOT NULL, PRIMARY KEY (status, namespace, owner)
+    verified INTEGER NOT NULL, missing INTEGER NOT NULL, unchecked INTEGER NOT NULL,
+    PRIMARY KEY (status, namespace, owner)
 ) WITHOUT ROWID;
 
 -- The order of indexes matters: between two that are as good for a query, SQLite takes one by it.
@@ -100,11 +98,6 @@ CREATE INDEX idx_job_owner_changed_ts ON job (owner, changed_ts, status, is_acti
 CREATE INDEX idx_job_active_tallies ON job (
     status, changed_ts, suspect, heartbeat_ts, tasks_total, tasks_completed, created_ts, owner, study, forecast
 ) WHERE is_active = 1;
--- The conditions are those of totals.py.
-CREATE INDEX idx_job_queue_seconds ON job (max(started_ts - created_ts, 0.0))
-    WHERE started_ts IS NOT NULL AND has_history = 1;
-CREATE INDEX idx_job_run_seconds ON job (max(ended_ts - started_ts, 0.0))
-    WHERE started_ts IS NOT NULL AND ended_ts IS NOT NULL;
 CREATE INDEX idx_job_ended ON job (status, ended_ts) WHERE is_active = 0;
 CREATE INDEX idx_job_note ON job (note) WHERE note IS NOT NULL;
 CREATE INDEX idx_job_created_ts ON job (created_ts);
@@ -112,8 +105,6 @@ CREATE INDEX idx_job_created_ts ON job (created_ts);
 CREATE INDEX idx_job_times ON job (
     ended_ts, created_ts, started_ts, has_history, status, owner, is_active, usage, job_id
 );
-CREATE INDEX idx_job_max_rss ON job (coalesce(owner, ''), json_extract(usage, '$.max_rss_bytes'))
-    WHERE usage IS NOT NULL;
 CREATE INDEX idx_job_cancelled_failures ON job (changed_ts)
     WHERE status = 'cancelled' AND json_extract(record, '$.tasks_failed') > 0;
 CREATE INDEX idx_job_budget ON job (changed_ts) WHERE instr(record, '_max_cpu_hours');

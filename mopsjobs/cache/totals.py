@@ -1,4 +1,4 @@
-"""Sums over jobs, their outputs and what they used, per status, namespace and owner, kept beside the jobs.
+"""Sums over jobs and their outputs, per status, namespace and owner, kept beside the jobs.
 
 With a million jobs, reading the sums takes a thousandth of the time of adding up. Triggers would double the cost of
 writing a row. So writers change rows within `track_changes`, a batch at a time. See
@@ -13,26 +13,8 @@ from collections.abc import Iterator, Sequence
 
 MAX_KEYS = 500
 
-WAS_QUEUED = "started_ts IS NOT NULL AND has_history = 1"
-"""The condition for a job whose wait for its first task is known."""
-
-HAS_RUN = "started_ts IS NOT NULL AND ended_ts IS NOT NULL"
-"""The condition for a job whose run time is known."""
-
-PER_SECOND = 100
-"""Sums of seconds are in hundredths, to which records round them: whole numbers stay exact when a job goes again."""
-
 MAX_SUMMED = 2**43
-"""The most that counts of a job in a sum: of hundredths, nearly 3,000 years. So a million jobs fit into 64 bits."""
-
-
-def _used(name: str) -> str:
-    return f"json_extract(usage, '$.{name}_seconds')"
-
-
-def _hundredths(name: str) -> str:
-    return f"CAST(round(min({_used(name)} * {PER_SECOND}, {MAX_SUMMED})) AS INTEGER)"
-
+"""The most that counts of a job in a sum. So a million jobs fit into 64 bits."""
 
 _NOT_VERIFIED = f"min(max(outputs_expected - outputs_verified, 0), {MAX_SUMMED})"
 
@@ -41,25 +23,10 @@ _EXPRESSIONS = {
     "verified": f"sum(min(outputs_verified, {MAX_SUMMED}))",
     "missing": f"sum(iif(is_validated, {_NOT_VERIFIED}, 0))",
     "unchecked": f"sum(iif(is_validated, 0, {_NOT_VERIFIED}))",
-    "queued": f"sum({WAS_QUEUED})",
-    "ran": f"sum({HAS_RUN})",
-    "measured": "count(usage)",
-    "cpu_jobs": f"count({_used('cpu')})",
-    "cpu": f"coalesce(sum({_hundredths('cpu')}), 0)",
-    "task_jobs": f"count({_used('task')})",
-    "task": f"coalesce(sum({_hundredths('task')}), 0)",
-    "held_jobs": f"count({_used('held_core')})",
-    "held": f"coalesce(sum({_hundredths('held_core')}), 0)",
-    "held_with_cpu": f"coalesce(sum(iif({_used('cpu')} IS NULL, NULL, {_hundredths('held_core')})), 0)",
 }
 
 COLUMNS = tuple(_EXPRESSIONS)
-"""The sums.
-
-They count jobs, and outputs that exist, that are missing and that were not checked. They count jobs with a known queue
-time, with a known run time, and with usage. Of each time that usage has, they count the jobs that tell it, and add it
-up. The last one is the held time of the jobs that tell their processor time.
-"""
+"""The sums: jobs, and outputs that exist, that are missing and that were not checked."""
 
 SUMS = f"SELECT status, coalesce(namespace, ''), coalesce(owner, ''), {', '.join(_EXPRESSIONS.values())} FROM job"  # noqa: S608 - constant names
 

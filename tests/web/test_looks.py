@@ -364,8 +364,8 @@ def test_jobs_and_charts_need_no_script(plain: Page, server: Server) -> None:
     expect(plain.get_by_role("link", name="Remove the filter label:site=basel")).to_be_visible()
     expect(plain.get_by_role("button", name="Keys")).to_be_hidden()
     plain.goto(f"{server.url}/charts")
-    plain.get_by_role("region", name="Ended").locator("a path").nth(20).click()
-    expect(plain).to_have_url(re.compile("ended_since=.*&ended_until="))
+    plain.get_by_role("region", name="Queued and running").locator("a path").nth(20).click()
+    expect(plain).to_have_url(re.compile("ended_since=.*&until="))
     expect(plain.locator("#jobs tbody tr").first).to_be_visible()
 
 

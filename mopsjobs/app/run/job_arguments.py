@@ -271,7 +271,6 @@ _TABLE = (
         "ended_since", TEXT, "jobs that ended since this time, or are active",
         lambda chosen, text, now: chosen.end_after(_moment(text, now)), on=PAGE,
     ),
-    FilterArgument("ended_until", TEXT, "jobs that ended before this time", _assign("ended_until", _moment), on=PAGE),
     FilterArgument("study", CHOICES, "jobs of one of these studies", require_choice("study"), on=PAGE),
     FilterArgument("error", TEXT, "jobs with this text in an error", _assign("error"), on=PAGE),
     FilterArgument(

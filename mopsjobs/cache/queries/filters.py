@@ -128,8 +128,6 @@ class Filter:
     stuck = ""
     ended_since: float | None = None
     """Ended at or after this time, or still active, as in the charts."""
-    ended_until: float | None = None
-    """Ended before this time. Then no active job passes `ended_since`."""
     text: str | None = None
     """The id, the Kubernetes name, the owner, the study, the error, a note or a label's value contains it, in any ASCII
     case."""
@@ -161,11 +159,6 @@ class Filter:
     def end_after(self, time: float) -> None:
         """Require that jobs ended at or after this time too, or are active."""
         self.ended_since = time if self.ended_since is None else max(time, self.ended_since)
-
-    @property
-    def is_everything(self) -> bool:
-        """Return True if all jobs pass. Then the sums of the cache have the counts."""
-        return self.clauses() == [("true", [])]
 
     def clauses(self) -> list[Condition]:
         """Return WHERE clauses with their parameters. Each job that passes meets exactly one of them.
@@ -216,14 +209,9 @@ class Filter:
 
     def _page_conditions(self) -> Iterator[Condition]:
         """Yield the conditions that only pages have."""
-        if self.ended_since is not None and self.ended_until is not None:
-            # The index by ends has them side by side.
-            yield "is_active = 0 AND ended_ts >= ? AND ended_ts < ?", [self.ended_since, self.ended_until]
-        elif self.ended_since is not None:
+        if self.ended_since is not None:
             # `+`: most jobs may pass, and then the index of another condition, or of the order, is better.
             yield "(is_active = 1 OR +ended_ts >= ?)", [self.ended_since]
-        elif self.ended_until is not None:
-            yield "is_active = 0 AND +ended_ts < ?", [self.ended_until]
         for name, sign, number, text in self.params:
             yield _has_parameter(name, sign, number, text)
         if self.is_open:

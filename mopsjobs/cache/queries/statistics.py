@@ -1,7 +1,7 @@
-"""Add up jobs of the cache: all of them from its sums, in no time; those that pass a filter from indexes.
+"""Add up jobs of the cache that pass a filter: by status, owner and day, how long they took, and what they used.
 
-The figures of the charts follow: load over time, how jobs ended, how long they took, and what owners used. Days are in
-UTC. All figures come from columns of the rows. Only the records of jobs with a budget are parsed.
+The figures of the charts follow: load over time, and what owners used. Days are in UTC. All figures come
+from columns of the rows. Only the records of jobs with a budget are parsed.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import json
 import math
 import sqlite3
 from bisect import bisect_right
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import chain, pairwise, repeat
 from itertools import count as count_from
@@ -24,7 +24,6 @@ from mopsjobs.cache import totals
 from mopsjobs.cache.job_json import NO_UPDATE
 from mopsjobs.cache.pruning import count_ended
 from mopsjobs.cache.queries.filters import Filter, is_suspect, where_clauses
-from mopsjobs.registry.status import TERMINAL
 from mopsjobs.registry.usage import ShardUsage, usage_from_json
 
 
@@ -118,12 +117,10 @@ class Spread(NamedTuple):
 
 
 class Duration(NamedTuple):
-    """A duration of jobs, in seconds: an index has just these."""
+    """A duration of jobs, in seconds, and the condition for jobs of which it is known."""
 
     seconds: str
     condition: str
-    total: str
-    """The sum of `totals.COLUMNS` that counts those jobs."""
 
 
 class OwnerCount(NamedTuple):
@@ -165,8 +162,8 @@ USAGE_GROUPS = {"owner": "nullif(owner, '')", "day": "date(created_ts, 'unixepoc
 """By what usage is summed, besides labels."""
 
 USAGE_SUMS = (
-    "sum(cpu_seconds) AS cpu, sum(task_seconds), sum(held_core_seconds),"
-    " min(1.0, 1.0 * sum(cpu_seconds) / nullif(sum(iif(cpu_seconds IS NULL, NULL, held_core_seconds)), 0)),"
+    "sum(1.0 * cpu_seconds) AS cpu, sum(1.0 * task_seconds), sum(1.0 * held_core_seconds),"
+    " min(1.0, sum(1.0 * cpu_seconds) / nullif(sum(iif(cpu_seconds IS NULL, NULL, 1.0 * held_core_seconds)), 0)),"
     " max(max_rss_bytes)"
 )
 """The usage of some jobs, from columns with that of each; see `UsageSum`."""
@@ -177,9 +174,9 @@ DAYS = 30
 
 SECONDS_PER_DAY = 86_400
 
-QUEUE = Duration("max(started_ts - created_ts, 0.0)", totals.WAS_QUEUED, "queued")
+QUEUE = Duration("max(started_ts - created_ts, 0.0)", "started_ts IS NOT NULL AND has_history = 1")
 
-RUN = Duration("max(ended_ts - started_ts, 0.0)", totals.HAS_RUN, "ran")
+RUN = Duration("max(ended_ts - started_ts, 0.0)", "started_ts IS NOT NULL AND ended_ts IS NOT NULL")
 
 
 def store_counts(connection: sqlite3.Connection, ended_before: float) -> StoreCounts:
@@ -200,8 +197,6 @@ def mirrored_sizes(connection: sqlite3.Connection) -> MirroredSizes:
 
 def by_status(connection: sqlite3.Connection, job_filter: Filter) -> dict[str, int]:
     """Count the jobs that pass a filter per status."""
-    if job_filter.is_everything:
-        return dict(connection.execute("SELECT status, sum(jobs) FROM tally WHERE jobs > 0 GROUP BY status").fetchall())
     # `+`: the index of the condition is better than the index by status.
     sql, values = _select(connection, job_filter, "+status AS status")
     rows = connection.execute(f"SELECT status, count(*) FROM ({sql}) GROUP BY status", values)  # noqa: S608 - constant names
@@ -210,18 +205,10 @@ def by_status(connection: sqlite3.Connection, job_filter: Filter) -> dict[str, i
 
 def by_owner(connection: sqlite3.Connection, job_filter: Filter) -> list[OwnerCount]:
     """Count the jobs that pass a filter per owner, most jobs first."""
-    values: list[object]
-    if job_filter.is_everything:
-        ended = ", ".join(f"'{status}'" for status in sorted(TERMINAL))
-        columns = f"nullif(owner, '') AS owner, jobs, iif(status IN ({ended}), 0, jobs) AS active, status"
-        sql, values = f"SELECT {columns} FROM tally WHERE jobs > 0", []  # noqa: S608 - constant names
-    else:
-        sql, values = _select(
-            connection, job_filter, "nullif(owner, '') AS owner, 1 AS jobs, is_active AS active, status"
-        )
+    sql, values = _select(connection, job_filter, "nullif(owner, '') AS owner, is_active, status")
     rows = connection.execute(
-        f"SELECT owner, sum(jobs), sum(active), sum(iif(status = 'failed', jobs, 0)) FROM ({sql})"  # noqa: S608
-        " GROUP BY owner ORDER BY sum(jobs) DESC, owner",
+        f"SELECT owner, count(*), sum(is_active), sum(status = 'failed') FROM ({sql})"  # noqa: S608
+        " GROUP BY owner ORDER BY count(*) DESC, owner",
         values,
     )
     return [OwnerCount(*row) for row in rows]
@@ -231,8 +218,7 @@ def by_day(connection: sqlite3.Connection, job_filter: Filter, now: datetime) ->
     """Count the jobs that pass a filter by the days on which they began and ended, today last."""
     first = now.astimezone(UTC).date() - timedelta(days=DAYS - 1)
     begin = datetime(first.year, first.month, first.day, tzinfo=UTC).timestamp()
-    count = _count_all_by_day if job_filter.is_everything else _count_by_day
-    counts = count(connection, job_filter, begin)
+    counts = _count_by_day(connection, job_filter, begin)
     return [
         DayCount(f"{first + timedelta(days=day)}", *(counts[day, event] for event in DayCount._fields[1:]))
         for day in range(DAYS)
@@ -250,38 +236,10 @@ def _count_by_day(connection: sqlite3.Connection, job_filter: Filter, begin: flo
     return counts
 
 
-def _count_all_by_day(connection: sqlite3.Connection, _: Filter, begin: float) -> Counter[tuple[int, str]]:
-    """Return the same for all jobs, in a tenth of the time: a range of an index is counted without reading its rows."""
-    counts: Counter[tuple[int, str]] = Counter()
-    ended = "SELECT count(*) FROM job WHERE is_active = 0 AND status = ? AND ended_ts >= ? AND ended_ts < ?"
-    for day in range(DAYS):
-        edges = (begin + day * SECONDS_PER_DAY, begin + (day + 1) * SECONDS_PER_DAY)
-        created = connection.execute("SELECT count(*) FROM job WHERE created_ts >= ? AND created_ts < ?", edges)
-        (counts[day, "created"],) = created.fetchone()
-        for status in DayCount._fields[2:]:
-            (counts[day, status],) = connection.execute(ended, (status, *edges)).fetchone()
-    return counts
-
-
 def spread(connection: sqlite3.Connection, job_filter: Filter, duration: Duration) -> Spread:
     """Return median and 90th percentile, by the nearest rank, of `QUEUE` or `RUN` over the jobs that pass a filter."""
-    if job_filter.is_everything:
-        return _spread_of_all(connection, duration)
     sql, values = _select(connection, job_filter, duration.seconds, duration.condition)
     return spread_of(chain.from_iterable(connection.execute(sql, values)))
-
-
-def _spread_of_all(connection: sqlite3.Connection, duration: Duration) -> Spread:
-    """Return the spread of all jobs: an index has their durations in order."""
-    seconds, condition, total = duration
-    (jobs,) = connection.execute(f"SELECT coalesce(sum({total}), 0) FROM tally").fetchone()  # noqa: S608 - constants
-    if not jobs:
-        return Spread(0, None, None)
-    ranked = f"SELECT {seconds} FROM job WHERE {condition} ORDER BY {seconds}"  # noqa: S608 - constants
-    # The rank is counted from the nearer end.
-    (median,) = connection.execute(f"{ranked} LIMIT 1 OFFSET ?", (_rank(0.5, jobs) - 1,)).fetchone()
-    (p90,) = connection.execute(f"{ranked} DESC LIMIT 1 OFFSET ?", (jobs - _rank(0.9, jobs),)).fetchone()
-    return Spread(jobs, median, p90)
 
 
 def spread_of(seconds: Iterable[float]) -> Spread:
@@ -305,12 +263,9 @@ def usage(connection: sqlite3.Connection, job_filter: Filter, by: str | None = N
         job_filter: which jobs.
         by: `owner`, `day`, or `label:KEY`; None for one sum of all jobs, or for none if no job tells.
     """
-    if by in (None, "owner") and job_filter.is_everything:
-        return _usage_of_all(connection, by)
     label = by.removeprefix(LABEL_GROUP) if by is not None and by.startswith(LABEL_GROUP) else None
     group = "NULL" if by is None or label is not None else USAGE_GROUPS[by]
-    # `+`: the index of peaks has the jobs with usage, but not the columns.
-    sql, values = _select(connection, job_filter, f"job_id, {group} AS grp, usage", "+usage IS NOT NULL")
+    sql, values = _select(connection, job_filter, f"job_id, {group} AS grp, usage", "usage IS NOT NULL")
     if label is not None:
         labels = "(SELECT job_id, value FROM job_label WHERE label = ?)"
         sql = f"SELECT value AS grp, usage FROM ({sql}) LEFT JOIN {labels} USING (job_id)"  # noqa: S608
@@ -318,7 +273,7 @@ def usage(connection: sqlite3.Connection, job_filter: Filter, by: str | None = N
     columns = ", ".join(f"json_extract(usage, '$.{name}') AS {name}" for name in ShardUsage._fields)
     rows = connection.execute(
         f"SELECT grp, count(*), {USAGE_SUMS} FROM (SELECT grp, {columns} FROM ({sql}))"  # noqa: S608
-        " GROUP BY grp ORDER BY sum(cpu_seconds) DESC, sum(held_core_seconds) DESC, grp",
+        " GROUP BY grp ORDER BY cpu DESC, sum(1.0 * held_core_seconds) DESC, grp",
         values,
     )
     return [UsageSum(*row) for row in rows]
@@ -335,21 +290,6 @@ def budget(connection: sqlite3.Connection, job_filter: Filter) -> tuple[int, flo
     jobs = [(budget_of(json.loads(record)), used) for record, used in connection.execute(sql, values)]
     found = [(hours, usage_from_json(used).cpu_seconds or 0.0) for hours, used in jobs if hours is not None]
     return (len(found), sum(used for _, used in found), sum(hours for hours, _ in found)) if found else None
-
-
-def _usage_of_all(connection: sqlite3.Connection, by: str | None) -> list[UsageSum]:
-    """Return what all jobs used, also per owner, from the sums. The largest peak of an owner is found in an index."""
-    group = "NULL" if by is None else USAGE_GROUPS[by]
-    seconds = [f"iif(sum({name}_jobs), total({name}) / {totals.PER_SECOND}, NULL)" for name in ("cpu", "task", "held")]
-    peak = "json_extract(usage, '$.max_rss_bytes')"
-    # `+`: as a column of text, it would not be compared with an expression of the index.
-    peaks = f"SELECT max({peak}) FROM job WHERE coalesce(owner, '') = +tally.owner AND usage IS NOT NULL"  # noqa: S608 - constant names
-    rows = connection.execute(
-        f"SELECT {group} AS grp, sum(measured), {', '.join(seconds)},"  # noqa: S608
-        f" min(1.0, total(cpu) / nullif(total(held_with_cpu), 0.0)), max(({peaks}))"
-        f" FROM tally WHERE measured > 0 GROUP BY grp ORDER BY {seconds[0]} DESC, {seconds[2]} DESC, grp"
-    )
-    return [UsageSum(*row) for row in rows]
 
 
 def _select(
@@ -380,41 +320,6 @@ class Level(NamedTuple):
     running: int
 
 
-class Peak(NamedTuple):
-    """The largest number of jobs at the same time, and the first moment at which there were as many."""
-
-    jobs: int
-    at: float
-
-
-class Levels(NamedTuple):
-    """Queued and running jobs over a window."""
-
-    parts: list[Level]
-    queued: Peak
-    running: Peak
-
-
-class Day(NamedTuple):
-    """The jobs that ended on a day."""
-
-    start: float
-    ended: Mapping[str, int]
-    queued: Spread
-    """Seconds from the registration to the first task, of the jobs that ended on this day."""
-    ran: Spread
-    """Seconds from the first task to the end."""
-
-    @property
-    def failure_rate(self) -> float | None:
-        """Return the share of failed jobs among those that ended without being cancelled; None if there are none.
-
-        A cancellation says nothing about how well jobs run.
-        """
-        counted = sum(self.ended.values()) - self.ended.get("cancelled", 0)
-        return _failure_rate(self.ended.get("failed", 0), counted)
-
-
 class Owner(NamedTuple):
     """The jobs of an owner, and what they used."""
 
@@ -433,12 +338,9 @@ class Owner(NamedTuple):
 
     @property
     def failure_rate(self) -> float | None:
-        """Return the share of failed jobs, as for a day."""
-        return _failure_rate(self.failed, self.jobs - self.active - self.cancelled)
-
-
-def _failure_rate(failed: int, counted: int) -> float | None:
-    return failed / counted if counted else None
+        """Return the share of failed jobs among those that ended without being cancelled; None if there are none."""
+        counted = self.jobs - self.active - self.cancelled
+        return self.failed / counted if counted else None
 
 
 def window_start(days: int, now: float) -> float:
@@ -476,8 +378,8 @@ def charted_jobs(connection: sqlite3.Connection, job_filter: Filter) -> Iterator
         connection.execute("DROP TABLE IF EXISTS temp.charted")
 
 
-def levels(connection: sqlite3.Connection, *, since: float, until: float, count: int) -> Levels:
-    """Return the peaks of queued and of running jobs in each of `count` equal parts of a window, and in all of it.
+def levels(connection: sqlite3.Connection, *, since: float, until: float, count: int) -> list[Level]:
+    """Return the peaks of queued and of running jobs in each of `count` equal parts of a window.
 
     A job is queued from its registration until its first task ran, or until it ended without that, and then runs until
     its end. Jobs whose first task ran at an unknown time are left out: see `count_undated`.
@@ -501,12 +403,11 @@ def levels(connection: sqlite3.Connection, *, since: float, until: float, count:
     edges = [since + (until - since) * number / count for number in range(count + 1)]
     running = peaks(started, ended, edges)
     queued = peaks(created, started + ended_in_queue, edges)
-    parts = [Level(edge, *both) for edge, *both in zip(edges, queued[0], running[0], strict=False)]
-    return Levels(parts, queued[1], running[1])
+    return [Level(edge, *both) for edge, *both in zip(edges, queued, running, strict=False)]
 
 
-def peaks(begins: list[float], ends: list[float], edges: Sequence[float]) -> tuple[list[int], Peak]:
-    """Return, for each part between two edges, how many intervals overlap at most, and the peak of all parts.
+def peaks(begins: list[float], ends: list[float], edges: Sequence[float]) -> list[int]:
+    """Return, for each part between two edges, how many intervals overlap at most.
 
     No interval includes its end. The lists are sorted in place.
     """
@@ -514,16 +415,10 @@ def peaks(begins: list[float], ends: list[float], edges: Sequence[float]) -> tup
     ends.sort()
     after_begin = list(map(sub, count_from(1), map(bisect_right, repeat(ends), begins)))
     places = [bisect_right(begins, edge) for edge in edges]
-    parts = [
+    return [
         max(first - bisect_right(ends, left), max(after_begin[first:last], default=0))
         for left, (first, last) in zip(edges, pairwise(places), strict=False)
     ]
-    most = max(parts)
-    part = parts.index(most)
-    first = places[part]
-    # Only in the first part may as many overlap at the left edge already: a part has its right edge too.
-    is_at_edge = first - bisect_right(ends, edges[part]) == most
-    return parts, Peak(most, edges[part] if is_at_edge else begins[after_begin.index(most, first)])
 
 
 def charted_statuses(connection: sqlite3.Connection) -> dict[str, int]:
@@ -534,28 +429,6 @@ def charted_statuses(connection: sqlite3.Connection) -> dict[str, int]:
 def count_undated(connection: sqlite3.Connection) -> int:
     """Count the jobs that `levels` leaves out: their records do not tell when the first task ran, or that none has."""
     return int(connection.execute("SELECT count(*) FROM charted WHERE has_history = 0").fetchone()[0])
-
-
-def days(connection: sqlite3.Connection, *, since: float, until: float) -> list[Day]:
-    """Return what ended on each day from that of `since` to that of `until`, empty days included."""
-    first, last = int(since // SECONDS_PER_DAY), int(until // SECONDS_PER_DAY)
-    ended: dict[int, Counter[str]] = defaultdict(Counter)
-    queued: dict[int, list[float]] = defaultdict(list)
-    ran: dict[int, list[float]] = defaultdict(list)
-    rows = connection.execute(
-        "SELECT CAST(ended_ts / ? AS INTEGER), status, max(started_ts - created_ts, 0.0),"
-        " max(ended_ts - started_ts, 0.0) FROM charted WHERE ended_ts >= ? AND ended_ts < ?",
-        (SECONDS_PER_DAY, first * SECONDS_PER_DAY, (last + 1) * SECONDS_PER_DAY),
-    )
-    for day, status, waited, took in rows:
-        ended[day][status] += 1
-        if waited is not None:
-            queued[day].append(waited)
-            ran[day].append(took)
-    return [
-        Day(day * SECONDS_PER_DAY, ended[day], spread_of(queued[day]), spread_of(ran[day]))
-        for day in range(first, last + 1)
-    ]
 
 
 def total_usage(connection: sqlite3.Connection) -> UsageSum:

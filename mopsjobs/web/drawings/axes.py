@@ -1,6 +1,6 @@
 """Axes of drawings. Pure.
 
-The values of a parameter have places: single values, bins of numbers, or categories. Counts, shares and durations have
+The values of a parameter have places: single values, bins of numbers, or categories. Counts and shares have
 round numbers from 0, and times have days.
 """
 
@@ -10,12 +10,12 @@ import json
 import math
 import sys
 from bisect import bisect_right
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mopsjobs.studies.conditions import category, is_number
 from mopsjobs.utils.text import cut_to_length
-from mopsjobs.utils.times import from_timestamp, human_duration
+from mopsjobs.utils.times import from_timestamp
 
 MAX_PLACES = 100
 """Places of an axis. More numbers than that become bins, and more categories one last place."""
@@ -30,9 +30,6 @@ MAX_STEPS = 5
 
 MAX_WHOLE = 1e9
 """Steps between 0 and an axis, at most. Numbers further away differ in their last digits only, and are not rounded."""
-
-DURATION_STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
-"""Seconds between ticks, up to a day. Longer ones are 1, 2 or 5 times a power of ten of days."""
 
 MAX_DATES = 7
 """Days with a date beside an axis, at most."""
@@ -175,23 +172,11 @@ class Axis:
 
 
 def count_scale(name: str, most: float, *, unit: str = "") -> Scale:
-    """Return whole numbers from 0 to at least `most`, each with a unit."""
-    return _scale(name, most, (), 1.0, lambda value: f"{value:,.0f}{unit}")
-
-
-def duration_scale(name: str, most: float) -> Scale:
-    """Return round durations from 0 to at least `most` seconds."""
-    return _scale(name, most, DURATION_STEPS, 86400.0, lambda value: human_duration(value) if value else "0")
-
-
-def _scale(name: str, most: float, steps: Iterable[float], unit: float, text: Callable[[float], str]) -> Scale:
-    """Return the ticks of an axis whose steps are one of `steps`, or 1, 2 or 5 times a power of ten of `unit`."""
-    exact = max(most, 0.0) / MAX_STEPS
-    step = next((one for one in steps if one >= exact), None)
-    if step is None:
-        step = unit * _round_step(max(exact / unit, 1.0))
+    """Return whole numbers from 0 to at least `most`, each with a unit: steps of 1, 2 or 5 times a power of ten."""
+    step = _round_step(max(most / MAX_STEPS, 1.0))
     count = max(1, math.ceil(most / step))
-    return Scale(AxisTexts(name, [text(step * number) for number in range(count, -1, -1)]), step * count, count)
+    texts = [f"{step * number:,.0f}{unit}" for number in range(count, -1, -1)]
+    return Scale(AxisTexts(name, texts), step * count, count)
 
 
 def day_texts(days: list[float]) -> AxisTexts:

@@ -30,18 +30,9 @@ def line(points: Sequence[tuple[float, float]], *, x: tuple[float, float], y_max
         x: the values at the left and at the right edge.
         y_max: the value at the top; 0 is at the bottom.
     """
-    return "M" + "L".join(f"{across:.1f} {down:.1f}" for across, down in _places(points, x, y_max)) if points else ""
-
-
-def dots(points: Sequence[tuple[float, float]], *, x: tuple[float, float], y_max: float) -> str:
-    """Return a dot for each point: a line without a length, which has round ends."""
-    return "".join(f"M{across:.1f} {down:.1f}h0" for across, down in _places(points, x, y_max))
-
-
-def _places(points: Sequence[tuple[float, float]], x: tuple[float, float], y_max: float) -> list[tuple[float, float]]:
-    span = (x[1] - x[0]) or 1.0
-    top = y_max or 1.0
-    return [((at - x[0]) / span * WIDTH, HEIGHT - value / top * HEIGHT) for at, value in points]
+    span, top = (x[1] - x[0]) or 1.0, y_max or 1.0
+    places = (((at - x[0]) / span * WIDTH, HEIGHT - value / top * HEIGHT) for at, value in points)
+    return "M" + "L".join(f"{across:.1f} {down:.1f}" for across, down in places) if points else ""
 
 
 def steps(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -52,22 +43,6 @@ def steps(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
             corners.append((at, corners[-1][1]))
         corners.append((at, value))
     return corners
-
-
-def stacked(columns: Sequence[Sequence[tuple[str, float]]], *, y_max: float) -> dict[str, str]:
-    """Return bars beside each other, each a stack of `(kind, value)` from the bottom: a path per kind."""
-    paths: dict[str, str] = {}
-    spacing = WIDTH / max(1, len(columns))
-    width = round(spacing * 0.86, 2)
-    for place, column in enumerate(columns):
-        y = HEIGHT
-        for kind, value in column:
-            height = value / (y_max or 1.0) * HEIGHT
-            y -= height
-            if height:
-                left = (place + 0.07) * spacing
-                paths[kind] = f"{paths.get(kind, '')}M{left:.1f} {y:.1f}h{width}v{height:.1f}h-{width}z"
-    return paths
 
 
 def spans(parts: Sequence[tuple[str, float, str]], *, least: float = 2.0) -> list[Bar]:

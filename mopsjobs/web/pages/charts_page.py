@@ -1,4 +1,4 @@
-"""The page of charts: load over time, how jobs ended, how long they took, and what each owner used."""
+"""The page of charts: load over time, and what each owner used. How jobs ended and how long they took: `summary`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from mopsjobs.app.run.freshness import Freshness
 from mopsjobs.app.run.job_arguments import DAYS
 from mopsjobs.cache.queries import statistics
 from mopsjobs.errors import command_line
-from mopsjobs.registry.status import BEFORE_RUNNING, END_STATUSES, STATUSES
+from mopsjobs.registry.status import BEFORE_RUNNING, STATUSES
 from mopsjobs.utils.text import pluralize
 from mopsjobs.utils.times import from_timestamp, human_duration, json_time
 from mopsjobs.web.drawings import svg
-from mopsjobs.web.drawings.axes import AxisTexts, Scale, count_scale, day_texts, duration_scale
+from mopsjobs.web.drawings.axes import AxisTexts, Scale, count_scale, day_texts
 from mopsjobs.web.queries import query_params, view_models
 from mopsjobs.web.site.rendering import Renderer, link
 
@@ -53,28 +53,23 @@ class Chart(NamedTuple):
     """What the colours mean: class, name, mark."""
 
 
-def level_chart(levels: statistics.Levels, days: Sequence[float], to: DayLink, now: Mapping[str, int]) -> Chart:
+def level_chart(parts: Sequence[statistics.Level], days: Sequence[float], to: DayLink, now: Mapping[str, int]) -> Chart:
     """Return queued and running jobs over time.
 
     Args:
-        levels: the peaks of each part of the window, which may end before the last day does.
+        parts: the largest numbers in each part of the window, which may end before the last day does.
         days: when the days begin.
         to: returns the address of the jobs that were there at some time.
         now: how many jobs are `queued` and `running`.
     """
     window = (days[0], days[-1] + statistics.SECONDS_PER_DAY)
-    parts = levels.parts
     length = parts[1].start - parts[0].start if len(parts) > 1 else statistics.SECONDS_PER_DAY
-    scale = count_scale("Jobs at the same time", max(levels.queued.jobs, levels.running.jobs))
+    scale = count_scale("Jobs at the same time", max(max(one.queued, one.running) for one in parts))
     paths = []
     for name, kind in (("queued", "line scheduled dashed"), ("running", "line running")):
         values = [(level.start, getattr(level, name)) for level in parts]
         corners = svg.steps([*values, (parts[-1].start + length, values[-1][1])])
         paths.append((kind, svg.line(corners, x=window, y_max=scale.top)))
-        peak = getattr(levels, name)
-        if peak.jobs:
-            dot = svg.dots([(max(peak.at, days[0]), peak.jobs)], x=window, y_max=scale.top)
-            paths.append((f"mark peak {kind.split()[1]}", dot))
     by_day: dict[float, list[statistics.Level]] = {day: [] for day in days}
     for level in parts:
         by_day.setdefault(level.start // statistics.SECONDS_PER_DAY * statistics.SECONDS_PER_DAY, []).append(level)
@@ -92,94 +87,13 @@ def level_chart(levels: statistics.Levels, days: Sequence[float], to: DayLink, n
         [
             ("running", f"{now['running']:,} running now", "━"),
             ("scheduled", f"{now['queued']:,} queued now", "╍"),
-            ("weak", "peak", "●"),
         ],
-    )
-
-
-def ended_chart(days: Sequence[statistics.Day], to: DayLink) -> Chart:
-    """Return the jobs that ended on each day, by status."""
-    scale = count_scale("Jobs", max(sum(day.ended.values()) for day in days))
-    columns = [[(name, float(day.ended.get(name, 0))) for name in END_STATUSES] for day in days]
-    starts = [day.start for day in days]
-    titles = [
-        f"{date(day.start)}: "
-        + ", ".join(f"{day.ended[name]:,} {name}" for name in END_STATUSES if day.ended.get(name))
-        if day.ended
-        else ""
-        for day in days
-    ]
-    return Chart(
-        "Ended jobs per day",
-        "Jobs that ended, by status.",
-        *_axes(starts, scale),
-        [(f"fill {kind}", data) for kind, data in svg.stacked(columns, y_max=scale.top).items()],
-        _places(starts, titles, to),
-        [(name, name, "■") for name in END_STATUSES],
-    )
-
-
-def failure_chart(days: Sequence[statistics.Day], to: DayLink) -> Chart | None:
-    """Return the failure rate per day; None if no job ended, except by `cancel`."""
-    rates = {day.start: day.failure_rate * 100 for day in days if day.failure_rate is not None}
-    if not rates:
-        return None
-    starts = [day.start for day in days]
-    scale = count_scale("Failed jobs, per cent", max(rates.values()), unit=" %")
-    titles = [
-        f"{date(day.start)}: {rates[day.start]:.1f} %, {day.ended.get('failed', 0):,} failed"
-        if day.start in rates
-        else ""
-        for day in days
-    ]
-    return Chart(
-        "Failure rate per day",
-        "Failed jobs, as a share of those that ended except cancelled ones.",
-        *_axes(starts, scale),
-        _points("failed", starts, rates, scale),
-        _places(starts, titles, to),
-        [("failed", "failed, of all ended but cancelled ones", "●")],
-    )
-
-
-def spread_chart(days: Sequence[statistics.Day], which: str, name: str, to: DayLink) -> Chart | None:
-    """Return median and 90th percentile per day, of `queued` or `ran`; None if no job has that time."""
-    spreads = {day.start: getattr(day, which) for day in days if getattr(day, which).jobs}
-    if not spreads:
-        return None
-    starts = [day.start for day in days]
-    scale = duration_scale(name, max(spread.p90 for spread in spreads.values()))
-    titles = [
-        f"{date(at)}: median {human_duration(spread.median)}, 90 % within {human_duration(spread.p90)}"
-        if (spread := spreads.get(at)) is not None
-        else ""
-        for at in starts
-    ]
-    medians = {at: spread.median for at, spread in spreads.items()}
-    highs = {at: spread.p90 for at, spread in spreads.items()}
-    return Chart(
-        f"{name} per day",
-        f"{name} of the jobs that ended.",
-        *_axes(starts, scale),
-        [*_points("weak dashed", starts, highs, scale), *_points("running", starts, medians, scale)],
-        _places(starts, titles, to),
-        [("running", "median", "●"), ("weak", "90th percentile", "╍")],
     )
 
 
 def date(seconds: float) -> str:
     """Return the date of a time, in UTC."""
     return f"{from_timestamp(seconds):%Y-%m-%d}"
-
-
-def _points(kind: str, starts: Sequence[float], values: Mapping[float, float], scale: Scale) -> list[tuple[str, str]]:
-    """Return a line and its dots, each in the middle of its day."""
-    points = [(at + statistics.SECONDS_PER_DAY / 2, value) for at, value in values.items()]
-    window = (starts[0], starts[-1] + statistics.SECONDS_PER_DAY)
-    return [
-        (f"line {kind}", svg.line(points, x=window, y_max=scale.top)),
-        (f"mark {kind.split(maxsplit=1)[0]}", svg.dots(points, x=window, y_max=scale.top)),
-    ]
 
 
 def _axes(starts: Sequence[float], scale: Scale) -> tuple[AxisTexts, AxisTexts, str]:
@@ -237,20 +151,13 @@ def _view(connection: sqlite3.Connection, query: query_params.ChartsQuery, until
     parts = int((until - query.since) // length) + 1
     with statistics.charted_jobs(connection, query.filter):
         counts = statistics.charted_statuses(connection)
-        days = statistics.days(connection, since=query.since, until=until)
         levels = statistics.levels(connection, since=query.since, until=query.since + parts * length, count=parts)
         undated = statistics.count_undated(connection)
         total = statistics.total_usage(connection)
         owners = statistics.charted_owners(connection, limit=SHOWN_GROUPS + 1)
     filters = link(query.params[1:], {})
     begin = f"/jobs{filters}{'&' * (len(filters) > 1)}"
-
-    def ended(since: float, until: float, status: str = "") -> str:
-        """Return the address of the jobs that ended in a window."""
-        return f"{begin}{status and f'status={status}&'}ended_since={_time(since)}&ended_until={_time(until)}"
-
-    def failed(since: float, until: float) -> str:
-        return ended(since, until, "failed")
+    days = [query.since + place * statistics.SECONDS_PER_DAY for place in range(query.days)]
 
     def present(since: float, until: float) -> str:
         """Return the address of the jobs that were there at some time of a window."""
@@ -264,12 +171,6 @@ def _view(connection: sqlite3.Connection, query: query_params.ChartsQuery, until
     def of_status(name: str) -> str | None:
         return "/jobs" + link([("status", name), *query.params], {}) if name in STATUSES else None
 
-    def peak(name: str, found: statistics.Peak) -> dict[str, str]:
-        """Return a peak in words, with the address of the jobs of its part of the window."""
-        first = query.since + (found.at - query.since) // length * length
-        at = f"{from_timestamp(found.at):%Y-%m-%d at %H:%M} UTC"
-        return {"text": f"Peak: {found.jobs:,} {name}", "at": at, "to": present(first, first + length)}
-
     now = {
         "queued": sum(counts.get(name, 0) for name in BEFORE_RUNNING),
         "running": sum(counts.get(name, 0) for name in ("running", "validating")),
@@ -279,15 +180,10 @@ def _view(connection: sqlite3.Connection, query: query_params.ChartsQuery, until
     measured = [owner for owner in owners if owner.measured]
     costs = sorted(measured, key=lambda owner: (-(owner.cpu_seconds or 0.0), owner.name))
     unknown = sum(counts.values()) - total.jobs
-    spreads = (("queued", "Queue time"), ("ran", "Run time"))
     return {
         "begin": date(query.since),
-        "levels": level_chart(levels, [day.start for day in days], present, now),
-        "peaks": [peak(name, getattr(levels, name)) for name in ("running", "queued")],
+        "levels": level_chart(levels, days, present, now),
         "undated": undated,
-        "ended": ended_chart(days, ended),
-        "failures": failure_chart(days, failed),
-        "spreads": [spread_chart(days, which, name, ended) for which, name in spreads],
         "owners": sorted(owners, key=lambda owner: (-owner.jobs, owner.name)),
         "of_owner": of_owner,
         "used": f"{usage_text(total._asdict()) or UNKNOWN} ({pluralize(total.jobs, 'job')})" if total.jobs else None,

@@ -172,7 +172,7 @@ def _recent(job_filter: filters.Filter, now: float) -> filters.Filter:
 
 
 def _has_window(job_filter: filters.Filter) -> bool:
-    ends = (job_filter.since, job_filter.until, job_filter.ended_since, job_filter.ended_until)
+    ends = (job_filter.since, job_filter.until, job_filter.ended_since)
     return any(end is not None for end in ends)
 
 

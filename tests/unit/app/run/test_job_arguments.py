@@ -128,7 +128,7 @@ def test_a_flag_with_an_invalid_number_is_named(text: str) -> None:
 
 
 def test_without_a_condition_all_jobs_pass() -> None:
-    assert job_filter(START).is_everything
+    assert job_filter(START).clauses() == [("true", [])]
 
 
 @pytest.mark.usefixtures("machine")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 import hypothesis.strategies as st
 import pytest
@@ -42,10 +41,8 @@ def levels(
     fill(cache, numbered(jobs))
     with statistics.charted_jobs(cache, Filter(ended_since=since)):
         found = statistics.levels(cache, since=since, until=until, count=count)
-        assert [level.start for level in found.parts] == [
-            since + (until - since) * part / count for part in range(count)
-        ]
-        return [(level.queued, level.running) for level in found.parts], statistics.count_undated(cache)
+        assert [level.start for level in found] == [since + (until - since) * part / count for part in range(count)]
+        return [(level.queued, level.running) for level in found], statistics.count_undated(cache)
 
 
 @pytest.mark.parametrize(
@@ -75,20 +72,6 @@ JOBS = st.lists(
     ).map(lambda job: job if job.ended is not None else job._replace(status="scheduled")),
     max_size=30,
 )
-
-
-@given(spans=st.lists(st.tuples(MOMENTS, MOMENTS).map(sorted), max_size=20), count=st.integers(1, 8))
-@settings(max_examples=200)
-def test_a_peak_tells_the_first_moment_of_the_most(spans: list[list[int]], count: int) -> None:
-    """As many overlap then as the highest part says, and fewer before it in the window."""
-    begins, ends = [float(begin) for begin, _ in spans], [float(end) for _, end in spans]
-    parts, peak = statistics.peaks(begins, ends, [10.0 + 5 * number for number in range(count + 1)])
-
-    def overlapping(moment: float) -> int:
-        return sum(begin <= moment < end for begin, end in spans)
-
-    assert peak.jobs == max(parts) == overlapping(peak.at)
-    assert all(overlapping(moment) < peak.jobs for moment in range(10, int(peak.at)))
 
 
 @given(jobs=JOBS, since=st.integers(0, 40), length=st.integers(1, 20), count=st.integers(1, 8))
@@ -213,48 +196,3 @@ def test_charts_of_a_window_read_its_part_of_an_index(cache: sqlite3.Connection)
         f"{index} (ended_ts=?)",
         f"{index} (ended_ts>?)",
     }
-
-
-NOW = datetime(2026, 3, 31, 12, tzinfo=UTC)
-SOME_STATUSES = ("pending", "running", "succeeded", "partial", "failed", "cancelled", "of-the-future")
-ENDED = SOME_STATUSES[2:6]
-
-
-@st.composite
-def ages(draw: st.DrawFn) -> Job:
-    """Draw a job of the last 40 days. Clocks of writers may be apart."""
-    status = draw(st.sampled_from(SOME_STATUSES))
-    days = st.integers(-40 * 4, 4).map(lambda quarters: NOW.timestamp() + quarters * 21_600)
-    seconds = st.integers(-100, 90_000).map(float)
-    created = draw(days)
-    started = draw(st.none() | seconds.map(lambda after: created + after))
-    ended = (started or created) + draw(seconds) if status in ENDED else None
-    return Job(status, created, created, started, ended, draw(st.booleans()))
-
-
-def some() -> Filter:
-    """Return a filter that all of these jobs pass, and that is not known to be one for all jobs."""
-    return Filter(until=NOW.timestamp() + 10**9)
-
-
-@given(jobs=st.lists(ages(), max_size=30))
-def test_figures_of_all_jobs_are_those_of_a_filter(cache: sqlite3.Connection, jobs: list[Job]) -> None:
-    """Days, and ranks of durations, do not depend on whether a filter is given."""
-    fill(cache, numbered(jobs))
-    assert statistics.by_day(cache, Filter(), NOW) == statistics.by_day(cache, some(), NOW)
-    for duration in (statistics.QUEUE, statistics.RUN):
-        assert statistics.spread(cache, Filter(), duration) == statistics.spread(cache, some(), duration)
-
-
-def test_figures_of_all_jobs_read_no_rows(cache: sqlite3.Connection) -> None:
-    """Each statement is answered from the sums, or from an index alone in its order: nothing is sorted."""
-    statements: list[str] = []
-    fill(cache, {"job": at(1.0, 2.0, 3.0)})
-    cache.set_trace_callback(statements.append)
-    statistics.by_day(cache, Filter(), NOW)
-    statistics.spread(cache, Filter(), statistics.QUEUE)
-    statistics.spread(cache, Filter(), statistics.RUN)
-    cache.set_trace_callback(None)
-    plans = {row[3] for sql in set(statements) for row in cache.execute(f"EXPLAIN QUERY PLAN {sql}")}
-    assert len(plans) > 3
-    assert all("INDEX idx_job_" in plan or plan == "SCAN tally" for plan in plans), plans
