@@ -365,9 +365,9 @@ class JobRegistry(job_registry.JobRegistry):
             if task.number in numbers
         ]
 
-    def _change(self, job_id: str, change: job_registry.Change, operation: str) -> job_state.JobState:
+    def _change(self, job_id: str, change: job_registry.Change) -> job_state.JobState:
         try:
-            return super()._change(job_id, change, operation)
+            return super()._change(job_id, change)
         except TerminalStateError as error:
             error.message = f"Cannot modify terminal state {error.from_status}: {error.message}"
             raise

@@ -11,10 +11,9 @@ import json
 import sqlite3
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from mopsjobs.cache.job_row import JobRow
-from mopsjobs.cache.sync_state import transaction
 
 FINISHED = "finished"
 """Jobs that ended; labels: status, namespace."""
@@ -22,14 +21,10 @@ RUN = "run_seconds"
 """Jobs by their run time, from the first task to the end; labels: status, upper bound of the bucket."""
 QUEUE = "queue_seconds"
 """Jobs by their waiting time, from the registration to the first task; label: upper bound of the bucket."""
-USED = ("cpu_seconds", "task_seconds", "held_core_seconds")
-"""What the tasks of jobs that ended have used; label: status."""
 SUM = "_sum"
 """Suffix for the sum of the seconds, without the label of the bucket."""
 SYNC_ERRORS = "sync_errors"
 """Syncs that failed, or left records out; label: kind."""
-CAS_CONFLICTS = "cas_conflicts"
-"""Lost races for a record, of writes from this machine; label: operation."""
 
 BUCKETS = (60, 300, 900, 1800, 3600, 7200, 14400, 28800, 43200, 86400, 129600, 172800)
 """Upper bounds of durations in seconds, from a minute to two days. Longer ones are in the bucket `UNBOUNDED`."""
@@ -73,12 +68,6 @@ def add(connection: sqlite3.Connection, increments: Increments) -> None:
     )
 
 
-def add_conflicts(connection: sqlite3.Connection, conflicts: Mapping[str, int]) -> None:
-    """Count lost races, by operation, in a transaction of their own."""
-    with transaction(connection):
-        add(connection, {(CAS_CONFLICTS, (operation,)): count for operation, count in conflicts.items()})
-
-
 def read(connection: sqlite3.Connection) -> dict[str, dict[Labels, float]]:
     """Return the values of all counters, by name and labels."""
     counters: dict[str, dict[Labels, float]] = {}
@@ -94,9 +83,6 @@ def _count_row(increments: Increments, row: JobRow, status: str | None, started:
     if row.is_active or status == row.status:
         return
     increments[FINISHED, (row.status, row.namespace or "")] += 1
-    used = {} if row.usage is None else json.loads(row.usage)
-    for name in USED:
-        increments[name, (row.status,)] += used.get(name) or 0.0
     if row.started_ts is not None and row.ended_ts is not None:
         _observe(increments, RUN, (row.status,), row.ended_ts - row.started_ts)
 

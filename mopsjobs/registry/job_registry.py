@@ -46,12 +46,9 @@ Change = Callable[[JobState, transitions.Write], "JobState | None"]
 class _RecordWrite:
     """One write of a record, recognised by its id: the `cas.Update` of the registry."""
 
-    def __init__(
-        self, write_id: str, announce: Callable[[], None], *, on_conflict: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, write_id: str, announce: Callable[[], None]) -> None:
         self._id = write_id
         self.before_write = announce
-        self.on_conflict = on_conflict
         self.last_read: Versioned | None = None
         """The record as it was last read; None if only a write followed."""
 
@@ -114,8 +111,6 @@ class JobRegistry:
         self._on_write = on_write
         self._backdated_to: datetime | None = None
         self._user: str | None = None
-        self.conflicts: Counter[str] = Counter()
-        """Number of lost races per kind of write."""
 
     def with_on_write(self, on_write: OnWrite) -> JobRegistry:
         """Return the same registry with another `on_write`."""
@@ -317,15 +312,13 @@ class JobRegistry:
                 return transitions.guard_terminal(state, changed)
             return transitions.advance(state, changed, target, write)
 
-        return self._change(job_id, change, "status")
+        return self._change(job_id, change)
 
     def update_fields(self, job_id: str, **fields: object) -> JobState:
         """Set fields of a job, and keep its status. See `update_status` for merging and errors."""
         values = transitions.validate_fields(fields)
         return self._change(
-            job_id,
-            lambda state, _: transitions.guard_terminal(state, transitions.merge_fields(state, values)),
-            "fields",
+            job_id, lambda state, _: transitions.guard_terminal(state, transitions.merge_fields(state, values))
         )
 
     def add_note(self, job_id: str, text: str) -> JobState:
@@ -358,7 +351,7 @@ class JobRegistry:
             new_labels = {label: value for label, value in merged.items() if label not in remove}
             return transitions.guard_terminal(state, state.evolve(labels=new_labels))
 
-        return self._change(job_id, change, "labels")
+        return self._change(job_id, change)
 
     def update_progress(
         self,
@@ -396,7 +389,7 @@ class JobRegistry:
                 return transitions.advance(state, changed, JobStatus.RUNNING, write)
             return transitions.guard_terminal(state, changed)
 
-        return self._change(job_id, change, "progress")
+        return self._change(job_id, change)
 
     def report_shard(self, job_id: str, shard: int, shards: int, report: transitions.ShardReport) -> JobState:
         """Report the progress of one shard, and give a sign of life. The job's counts become the sums over its shards.
@@ -423,7 +416,7 @@ class JobRegistry:
                 return transitions.advance(state, changed, JobStatus.RUNNING, write)
             return transitions.guard_terminal(state, changed)
 
-        return self._change(job_id, change, "shard")
+        return self._change(job_id, change)
 
     def finalize_job(
         self,
@@ -475,7 +468,7 @@ class JobRegistry:
                 changed = changed.evolve(usage=MappingProxyType(usage_at_least(state.usage, used)))
             return transitions.end_inferred(state, changed, target, write, judged=judged)
 
-        return self._change(judged.job_id, change, "status")
+        return self._change(judged.job_id, change)
 
     def cancel_job(self, job_id: str, reason: str | None = None) -> JobState:
         """Mark a job as cancelled. For a cancelled job, this changes nothing, with any reason.
@@ -492,9 +485,9 @@ class JobRegistry:
                 return None
             return transitions.advance(state, state.evolve(**values), JobStatus.CANCELLED, write)
 
-        return self._change(job_id, change, "cancel")
+        return self._change(job_id, change)
 
-    def _change(self, job_id: str, change: Change, operation: str) -> JobState:
+    def _change(self, job_id: str, change: Change) -> JobState:
         """Apply `change(state, write)` to a record by compare-and-swap. If it returns None, nothing is written."""
         key = self.key_of(job_id)
         take = self._observe(key)
@@ -516,11 +509,7 @@ class JobRegistry:
                 changed.evolve(updated_at=at, write_id=write_id, revision=state.revision + 1)
             )
 
-        write = _RecordWrite(
-            write_id,
-            lambda: self._announcer.announce(job_id),
-            on_conflict=lambda: self.conflicts.update((operation,)),
-        )
+        write = _RecordWrite(write_id, lambda: self._announcer.announce(job_id))
         try:
             outcome = self._update(key, apply, write)
             write.last_read = Versioned(outcome.value, outcome.version)

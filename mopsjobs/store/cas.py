@@ -69,9 +69,6 @@ class Update(Protocol):
     def before_write(self) -> None:
         """Prepare a write. Called before each one; an error from here counts as an error of the write."""
 
-    def on_conflict(self) -> None:
-        """Count a lost race. Called after each write that met another version."""
-
 
 class LostReplyTracker:
     """Track whether a write to one key may have landed although its reply was lost."""
@@ -187,8 +184,6 @@ def update(
         else:
             if version is not None:
                 return CasResult(value, version, written=True, attempts=attempt)
-            if callbacks is not None:
-                callbacks.on_conflict()
         if attempt < attempts:
             backoff.wait()
     if replies.may_have_landed:

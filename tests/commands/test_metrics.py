@@ -57,9 +57,7 @@ def test_metrics_tell_what_is_so(cli: Cli) -> None:
         'mops_sync_blobs{outcome="invalid"}': 1,
         'mops_sync_errors_total{kind="parse"}': 1,
         'mops_sync_errors_total{kind="network"}': 0,
-        'mops_cas_conflicts_total{operation="status"}': 0,
         "mops_sync_last_success_timestamp_seconds": cli.clock.now().timestamp(),
-        "mops_sync_last_full_timestamp_seconds": cli.clock.now().timestamp(),
     }
     assert {name: found.get(name) for name in expected} == expected
     assert found["mops_cache_size_bytes"] > 0

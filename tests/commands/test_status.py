@@ -621,26 +621,6 @@ def test_summary_sums_up_by_owner_day_and_label(cli: Cli, job: Remote) -> None:
     assert "Used         CPU 1h 30m of 2h held (75 %)" in table
 
 
-def test_metrics_count_what_ended_jobs_used(cli: Cli, job: Remote) -> None:
-    """Once, when a job ends."""
-
-    def counted() -> dict[str, float]:
-        lines = cli.ok("metrics").out.splitlines()
-        return {
-            line.split("{")[0]: float(line.split()[-1]) for line in lines if '_seconds_total{status="failed"}' in line
-        }
-
-    assert set(counted().values()) == {0.0}
-    for _ in range(2):
-        job.jobs.update_status("a", "failed")
-        cli.ok("sync", "-q")
-        assert counted() == {
-            "mops_job_cpu_seconds_total": 5400.0,
-            "mops_job_task_seconds_total": 6000.0,
-            "mops_job_held_core_seconds_total": 7200.0,
-        }
-
-
 def test_the_family_has_the_sum_of_its_jobs(cli: Cli, job: Remote) -> None:
     """In text and in JSON."""
     add(job.jobs, "b", "running", parent_job_id="a", tasks_total=680)

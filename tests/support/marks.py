@@ -46,9 +46,6 @@ class Marking:
     def leaves_permanent_trace(self, value: bytes) -> bool:
         return False
 
-    def on_conflict(self) -> None:
-        """Do nothing: no test counts these."""
-
     def on_read(self, current: Versioned) -> None:
         """Ignore them."""
 

@@ -15,6 +15,7 @@ import pytest
 from flask import Flask
 from jinja2 import BytecodeCache
 
+from mopsjobs.utils.user_dirs import user_name
 from mopsjobs.web.server.pages import make_app
 from mopsjobs.web.server.security import own_names
 from mopsjobs.web.site.background import ChangeSignal
@@ -181,7 +182,7 @@ class Web:
         """Make the application; with `reads`, one that reads what its pages ask for when `read_asked` says so."""
         self.app = cli.app()
         self.changes = ChangeSignal()
-        self.site = Site(self.app, self.changes, None)
+        self.site = Site(self.app, self.changes, user=user_name(self.app.env))
         if reads:
             self.site.reads = self.site.make_reads()
         self.client = make_client(self.site, ["jobs.example.org"])

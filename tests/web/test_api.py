@@ -115,17 +115,6 @@ def test_a_page_of_tasks_goes_on_where_the_last_one_ended(web: Web, cli: Cli, re
     assert sorted(task["task"] for task in [*first.get_json()["tasks"], *rest]) == list(range(20))
 
 
-def test_attempts_are_those_of_the_view(web: Web, cli: Cli) -> None:
-    """As `query` prints them, page by page."""
-    sql = "SELECT * FROM attempts WHERE job_id = 'twice' ORDER BY task, run, seq, shard"
-    whole = cli.ok("query", "--json", sql).json
-    assert web.get("/api/v1/attempts?job=twice").get_json() == whole
-    assert whole["returned"] == 3
-    found = pages(web, "/api/v1/attempts?job=twice&limit=1")
-    assert [row for page in found for row in page["rows"]] == whole["rows"]
-    assert [page["truncated"] for page in found] == [True, True, False]
-
-
 def test_results_of_the_api_are_the_rows_of_the_table(web: Web, cli: Cli, remote: Remote, tmp_path: Path) -> None:
     """As `results --table FILE.jsonl` writes them, page by page, with names and types of the columns."""
     leave_scalars(remote.jobs, "night", {number: {"peak": number / 3, "day": number} for number in range(20)})
@@ -176,7 +165,7 @@ def test_results_that_were_not_read_are_read_for_the_next_request(web: Web, remo
     assert web.get("/api/v1/results?job=twice").get_json()["returned"] == 4
 
 
-@pytest.mark.parametrize("kind", ["tasks", "attempts", "failures", "results"])
+@pytest.mark.parametrize("kind", ["tasks", "failures", "results"])
 def test_a_job_of_another_program_is_not_asked_for_again(web: Web, kind: str) -> None:
     """A 503 would say that its tasks may be there later."""
     answer = web.get(f"/api/v1/{kind}?job=running-1")
@@ -201,7 +190,7 @@ def test_a_job_whose_ledger_was_never_synced_is_told(web: Web, cli: Cli, remote:
     add_job(remote.jobs, "unseen", [{"params": {"beta": 1.0}}])
     cli.ok("sync")
     before = dict(remote.store.calls)
-    for path in ("tasks", "attempts", "failures"):
+    for path in ("tasks", "failures"):
         answer = web.get(f"/api/v1/{path}?job=unseen")
         assert answer.status_code == 503
         assert answer.get_json()["hint"] == "Run: mops-jobs tasks unseen"
@@ -215,7 +204,6 @@ def test_a_job_whose_ledger_was_never_synced_is_told(web: Web, cli: Cli, remote:
     [
         ("tasks", "missing job: expected the id of a job"),
         ("tasks?job=night&param=beta", "invalid condition 'beta'"),
-        ("attempts?job=night&after=1.g.2.3", "invalid cursor"),
         ("results?job=night&after=x", "invalid after 'x': expected the number of a task"),
         ("failures?job=night&owner=ada", "Jobs and filters contradict each other"),
         (f"failures?{'&'.join(['job=night'] * 101)}", "too many jobs (101)"),

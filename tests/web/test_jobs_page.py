@@ -177,6 +177,8 @@ def test_mine_is_the_user_of_the_server_or_of_the_browser(web: Web) -> None:
     assert "invalid mine" in refused.text
     assert "Set-Cookie" not in refused.headers
     assert address(web, "mine=true") == user
+    web.site.user = None  # as behind a proxy
+    assert "Nothing says which jobs are yours." in web.get("/jobs?mine=true").text
     web.client.set_cookie("mops_jobs_mine", "Ad%C3%A4%20L", path="/jobs")
     assert address(web, "mine=true") == {"owner": "Adä L"}
 

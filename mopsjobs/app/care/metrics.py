@@ -36,8 +36,6 @@ REASONS = ("no_update", RUNNER_ENDED, "task_hangs", "pod_gone", "k8s_job_missing
 
 ERROR_KINDS = ("auth", "network", "throttled", "parse")
 
-OPERATIONS = ("status", "progress", "shard", "fields", "cancel")
-
 OTHER = "other"
 
 
@@ -142,7 +140,7 @@ def _active(connection: sqlite3.Connection, now: float) -> Iterator[Metric]:
 
 
 def _ends(counted: _Counted) -> Iterator[Metric]:
-    """Yield how long jobs ran and waited, and what they used."""
+    """Yield how long jobs ran and waited."""
     text = "From the first task of a job to its end."
     run = HistogramMetricFamily("mops_job_run_duration_seconds", text, labels=("status",))
     for status in END_STATUSES:
@@ -152,19 +150,6 @@ def _ends(counted: _Counted) -> Iterator[Metric]:
     queue = HistogramMetricFamily("mops_job_queue_duration_seconds", text)
     queue.add_metric((), *_histogram(counted, counters.QUEUE, ()))
     yield queue
-    for name, text in (
-        ("cpu_seconds", "Processor time that tasks used, of jobs that ended."),
-        ("task_seconds", "How long tasks took, of jobs that ended."),
-        ("held_core_seconds", "How long workers were held for tasks, of jobs that ended."),
-    ):
-        yield _counter(f"mops_job_{name}", text, "status", END_STATUSES, counted.get(name, {}))
-
-
-def _counter(
-    name: str, text: str, label: str, values: Iterable[str], counted: Mapping[counters.Labels, float]
-) -> Metric:
-    series = (((value,), counted.get((value,), 0.0)) for value in values)
-    return _family(CounterMetricFamily, name, text, (label,), series)
 
 
 def _histogram(counted: _Counted, name: str, labels: counters.Labels) -> tuple[list[tuple[str, float]], float]:
@@ -186,13 +171,9 @@ def _outputs(tallies: list[statistics.Tally]) -> Metric:
 
 def _syncs(meta: Mapping[str, str], connection: sqlite3.Connection, counted: _Counted) -> Iterator[Metric]:
     """Yield the age of the cache, and what the last sync did."""
-    for name, key, text in (
-        ("success", "synced_at", "When the last complete sync began; 0 if there was none."),
-        ("full", "full_synced_at", "When the last complete scan of the whole registry began; 0 if there was none."),
-        ("attempt", "attempted_at", "When the last sync began; 0 if there was none."),
-    ):
-        moment = parse_time(meta[key]).timestamp() if key in meta else 0.0
-        yield GaugeMetricFamily(f"mops_sync_last_{name}_timestamp_seconds", text, value=moment)
+    text = "When the last complete sync began; 0 if there was none."
+    moment = parse_time(meta["synced_at"]).timestamp() if "synced_at" in meta else 0.0
+    yield GaugeMetricFamily("mops_sync_last_success_timestamp_seconds", text, value=moment)
     last = json.loads(meta.get("last_sync", "{}"))
     text = "How long the last complete sync took."
     yield GaugeMetricFamily("mops_sync_duration_seconds", text, value=last.get("seconds", 0.0))
@@ -204,10 +185,9 @@ def _syncs(meta: Mapping[str, str], connection: sqlite3.Connection, counted: _Co
     }
     text = "Records of the last complete sync."
     yield _family(GaugeMetricFamily, "mops_sync_blobs", text, ("outcome",), blobs.items())
-    text = "Syncs that failed or left records out."
-    yield _counter("mops_sync_errors", text, "kind", ERROR_KINDS, counted.get(counters.SYNC_ERRORS, {}))
-    text, conflicts = "Races for a record that were lost here.", counted.get(counters.CAS_CONFLICTS, {})
-    yield _counter("mops_cas_conflicts", text, "operation", OPERATIONS, conflicts)
+    text, failed = "Syncs that failed or left records out.", counted.get(counters.SYNC_ERRORS, {})
+    errors = (((kind,), failed.get((kind,), 0.0)) for kind in ERROR_KINDS)
+    yield _family(CounterMetricFamily, "mops_sync_errors", text, ("kind",), errors)
     yield GaugeMetricFamily("mops_cache_size_bytes", "Size of the cache file.", value=statistics.cache_size(connection))
     build = (((__version__, str(SCHEMA_VERSION)), 1),)
     labels = ("version", "schema")

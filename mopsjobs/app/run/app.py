@@ -151,8 +151,6 @@ class App:
 
     def close(self) -> None:
         """Close what was opened."""
-        if self._registry is not None and self._registry.conflicts:
-            self.cache.count_conflicts(self._registry.conflicts)
         if self._store is not None:
             self._store.close()
 

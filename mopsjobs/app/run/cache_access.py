@@ -396,11 +396,3 @@ class CacheAccess:
             yield
         except Exception as error:  # noqa: BLE001 - the next sync brings a record; else only a count is missing
             self._out.debug(f"The cache did not take a change: {error}")
-
-    def count_conflicts(self, conflicts: Mapping[str, int]) -> None:
-        """Add lost races to the counters of the cache. A failure does not spoil the run."""
-        from mopsjobs.cache.counters import add_conflicts
-
-        with self._failures_ignored():
-            if os.path.exists(self.path):
-                self.write(lambda cache: add_conflicts(cache, conflicts))

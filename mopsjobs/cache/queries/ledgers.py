@@ -46,15 +46,6 @@ _FAILED_SQL = f"""
 """  # noqa: S608 - constant names
 
 
-class AttemptPlace(NamedTuple):
-    """The place of an attempt in the order of `read_attempts`."""
-
-    task: int
-    run: str
-    seq: int
-    shard: int
-
-
 class Ledger(NamedTuple):
     """The mirror of the ledger of a job."""
 
@@ -125,25 +116,6 @@ def hosts_of(connection: sqlite3.Connection, job_id: str) -> list[str]:
     """Return the names of the machines that ran attempts at the tasks of a job, sorted; none without a ledger."""
     sql = "SELECT DISTINCT host FROM attempt WHERE job_id = ? AND host IS NOT NULL ORDER BY host LIMIT ?"
     return [host for (host,) in connection.execute(sql, (job_id, MAX_HOSTS))]
-
-
-def read_attempts(
-    connection: sqlite3.Connection, job_id: str, *, after: AttemptPlace | None, limit: int
-) -> tuple[list[str], list[tuple[object, ...]]]:
-    """Return the columns of the view `attempts`, and the rows of a job by task, run, number in the run, and shard.
-
-    Args:
-        connection: the cache.
-        job_id: the full id of the job.
-        after: the last attempt of the page before; None for the first page.
-        limit: how many rows, at most.
-    """
-    behind = "" if after is None else " AND (task, run, seq, shard) > (?, ?, ?, ?)"
-    rows = connection.execute(
-        f"SELECT * FROM attempts WHERE job_id = ?{behind} ORDER BY task, run, seq, shard LIMIT ?",  # noqa: S608 - constant texts
-        (job_id, *(after or ()), limit),
-    )
-    return [column[0] for column in rows.description], rows.fetchall()
 
 
 def reusing_jobs(connection: sqlite3.Connection, sources: Container[str]) -> dict[str, list[str]]:

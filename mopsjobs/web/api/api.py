@@ -13,7 +13,7 @@ from flask import Flask, Response, jsonify, request
 from mopsjobs.app.care import metrics
 from mopsjobs.app.jobs.find_job import FoundJob, Job, with_family
 from mopsjobs.app.jobs.job_tasks import JobTasks, never_mirrored_error
-from mopsjobs.app.run.freshness import Freshness, query_document
+from mopsjobs.app.run.freshness import Freshness
 from mopsjobs.app.run.job_arguments import API
 from mopsjobs.app.tasks.failures import NewFailures, failures_of_cache, keep_new_failures
 from mopsjobs.app.tasks.result_sets import SetChoice, sets_document
@@ -21,21 +21,19 @@ from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries.events import cache_id, parse_cursor, public_event, read_events
 from mopsjobs.cache.queries.failures import jobs_with_failures
 from mopsjobs.cache.queries.filters import hide_archived, parse_sort
-from mopsjobs.cache.queries.ledgers import read_attempts, read_ledger
+from mopsjobs.cache.queries.ledgers import read_ledger
 from mopsjobs.cache.queries.task_filters import Place, invalid_cursor
 from mopsjobs.console.result import Document
 from mopsjobs.errors import NoManifestError, UsageError, command_line
 from mopsjobs.utils.table_files import json_objects, type_of
 from mopsjobs.utils.times import human_age, json_time, json_timestamp
 from mopsjobs.web.api.openapi import (
-    ATTEMPTS,
     EVENTS,
     FAILURES,
     JOBS,
     RESULTS,
     SETS,
     TASKS,
-    attempt_place,
     check_failures,
     document,
     tasks_query,
@@ -62,7 +60,7 @@ PROBLEM = "application/problem+json"
 def add_routes(app: Flask, site: Site) -> None:
     """Add the routes `/api/v1/`, `/metrics` and `/healthz`."""
     handlers = _Handlers(site)
-    for name in ("jobs", "tasks", "attempts", "results", "sets", "failures", "events"):
+    for name in ("jobs", "tasks", "results", "sets", "failures", "events"):
         app.add_url_rule(f"/api/v1/{name}", f"api_{name}", getattr(handlers, name))
     app.add_url_rule("/api/v1/jobs/<path:job_id>", "api_job", handlers.job)
     app.add_url_rule("/api/v1/openapi.json", "api_openapi", lambda: jsonify(document()))
@@ -177,24 +175,6 @@ class _Handlers:
             return _document(head, "tasks", taken), tasks.place_of(
                 listed[len(taken) - 1].row
             ) if is_cut else tasks.seen_up_to
-
-        text, after = self._site.read(view)
-        return _page(text, "after", after)
-
-    def attempts(self) -> Response:
-        """Return the attempts at the tasks of a job: the document of `query --json` over the view `attempts`."""
-        query = parse_query(ATTEMPTS, request.args.items(multi=True))
-        begin, limit = attempt_place(query["after"]), query["limit"]
-
-        def view(connection: sqlite3.Connection, freshness: Freshness) -> tuple[str, str | None]:
-            job = job_queries.find_job(connection, query["job"], now=0.0)
-            _check_mirrored(connection, job)
-            columns, rows = read_attempts(connection, str(job["job_id"]), after=begin, limit=limit + 1)
-            is_cut = len(rows) > limit
-            document = query_document(columns, rows[:limit], freshness, is_cut=is_cut)
-            last = dict(zip(columns, rows[limit - 1], strict=True)) if is_cut else {}
-            after = ".".join(str(last[name]) for name in ("task", "run", "seq", "shard")) if is_cut else None
-            return "".join(Document(document).pieces(None)), after
 
         text, after = self._site.read(view)
         return _page(text, "after", after)

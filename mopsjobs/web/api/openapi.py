@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.resources import files
@@ -12,7 +11,6 @@ from typing import Any
 from mopsjobs.app.jobs.log_selection import MAX_TASK
 from mopsjobs.app.run.job_arguments import API, DEFAULT_LIMIT, filters_on
 from mopsjobs.cache.queries import filters, task_filters
-from mopsjobs.cache.queries.ledgers import AttemptPlace
 from mopsjobs.cache.queries.tasks import TaskQuery
 from mopsjobs.errors import UsageError
 from mopsjobs.utils.schemas import load_schema
@@ -33,7 +31,6 @@ MAX_FAILURE_JOBS = 100
 _SORTS = f"-?({'|'.join(filters.SORTS)})"
 _STATUSES = f"({'|'.join(task_filters.STATUSES)})"
 _ID = {"type": "string", "minLength": 1}
-_ATTEMPT = re.compile(r"(\d{1,18})\.([0-9a-f]{1,32})\.(\d{1,18})\.(\d{1,18})", re.ASCII)
 
 JOB = Parameter(
     expected="the id of a job, or @latest",
@@ -87,12 +84,6 @@ TASKS = {
         schema={"type": "string", "pattern": f"^-?({'|'.join(task_filters.SORTS)})$", "default": "task"},
     ),
     "limit": whole_number(DEFAULT_LIMIT, 1, MAX_LIMIT, "The number of tasks, at most."),
-    "after": AFTER,
-}
-
-ATTEMPTS = {
-    "job": JOB,
-    "limit": whole_number(MAX_LIMIT, 1, MAX_LIMIT, "The number of attempts, at most."),
     "after": AFTER,
 }
 
@@ -167,20 +158,6 @@ def check_failures(query: JobsQuery) -> None:
         raise UsageError("Jobs and filters contradict each other: both select jobs.")
 
 
-def attempt_place(cursor: str | None) -> AttemptPlace | None:
-    """Return the last attempt of the page before; None for the first page.
-
-    Raises:
-        UsageError: if the cursor is malformed.
-    """
-    if cursor is None:
-        return None
-    match = _ATTEMPT.fullmatch(cursor)
-    if match is None:
-        raise task_filters.invalid_cursor(cursor)
-    return AttemptPlace(int(match[1]), match[2], int(match[3]), int(match[4]))
-
-
 _LINK = {"description": "Leads to the next page, if there is one (RFC 8288).", "schema": {"type": "string"}}
 
 
@@ -190,8 +167,6 @@ def _operations() -> Iterator[tuple[str, str, str, Mapping[str, Parameter], bool
     yield "jobs", "Jobs, as `list --json` prints them", "list", which | JOBS, False
     yield "jobs/{job_id}", "One job, as `status JOB --json` prints it", "job", {"job_id": JOB}, True
     yield "tasks", "The tasks of a job, as `tasks --json` prints them", "tasks", TASKS, True
-    attempts = "Attempts at the tasks of a job, as `query --json` prints the view `attempts`"
-    yield "attempts", attempts, "query", ATTEMPTS, True
     results = "The results of a job, with the rows that `results --table FILE.jsonl` writes"
     yield "results", results, "results", RESULTS, True
     yield "sets", "The parameter sets of a job, as `results --by set --json` prints them", "sets", SETS, True
@@ -223,7 +198,6 @@ def document() -> dict[str, Any]:
                 "list": _with_items(_schema("list"), "jobs", "job"),
                 "task": _schema("tasks")["$defs"]["task"],
                 "tasks": _with_items(_schema("tasks"), "tasks", "task"),
-                "query": _schema("query"),
                 "failures": _schema("failures"),
                 "sets": _schema("results"),
                 "event": _schema("event"),

@@ -23,7 +23,6 @@ from mopsjobs.utils.times import from_timestamp, human_duration, json_time
 from mopsjobs.web.queries import query_params, view_models
 from mopsjobs.web.queries.search_box import Params, describe_filters, expand_search, switches, token
 from mopsjobs.web.site.rendering import Renderer, link, paging
-from mopsjobs.web.site.viewer import MAX_NAME
 
 SHOWN_ROWS = {"running": 8, "waiting": 3}
 """Rows of a section, at most, while sections below it have rows too. A link leads to the others."""
@@ -31,6 +30,9 @@ SHOWN_ROWS = {"running": 8, "waiting": 3}
 SHOWN_GROUPS = 100
 
 COOKIE = "mops_jobs_mine"
+
+MAX_NAME = 256
+"""Characters of a name that a browser remembers."""
 """Has the owner whose jobs are `mine` in this browser, if it is not the user of the server. The script sets it."""
 
 HOURS = {"": "any time", "1": "an hour", "24": "a day", "48": "2 days", "168": "a week", "720": "30 days"}
@@ -84,7 +86,7 @@ class JobsPage:
         return self._renderer.page("jobs.html", view)
 
     def _find_mine(self, params: Params) -> Response | None:
-        """Lead from `mine=true` to the owner who sent the request, see `Viewers`.
+        """Lead from `mine=true` to the owner whom the browser remembers, or to the user who runs the server.
 
         Raises:
             UsageError: if the request has no name, or `mine` has another value.
@@ -95,9 +97,8 @@ class JobsPage:
         hint = "Filter by owner, as with owner:ada."
         if value != "true":
             raise UsageError(f"invalid mine '{value}': expected true.", hint=hint)
-        owner = self._renderer.site.viewers.name(request.headers, unquote(request.cookies.get(COOKIE, "")))
+        owner = unquote(request.cookies.get(COOKIE, "")) or self._renderer.site.user
         if owner is None:
-            hint += " Or let a proxy sign users in: see serve --trust-header."
             raise UsageError("Nothing says which jobs are yours.", hint=hint)
         return _lead_to([one for one in params if one[0] != "mine"], {"owner": owner})
 

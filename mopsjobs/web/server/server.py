@@ -26,7 +26,6 @@ from mopsjobs.web.server.pages import make_app
 from mopsjobs.web.server.security import own_names
 from mopsjobs.web.site.background import MAX_WAIT_SECONDS, ChangeSignal, Watcher
 from mopsjobs.web.site.site import Site
-from mopsjobs.web.site.viewer import Viewers
 
 THREADS = 12
 
@@ -52,7 +51,6 @@ def serve(
     sync_every: float | None,
     on_start: Callable[[str], None],
     behind_proxy: bool = False,
-    trust_header: str | None = None,
 ) -> int:
     """Serve until SIGINT or SIGTERM.
 
@@ -64,19 +62,17 @@ def serve(
         sync_every: seconds between two syncs; None for no syncs.
         on_start: called with the URL when the server listens.
         behind_proxy: whether all clients come through a proxy.
-        trust_header: the header in which that proxy sends the name of a user; None if it sends none.
 
     Returns:
         The number of the signal that ended it.
 
     Raises:
-        UsageError: if the server cannot listen there, or no header can have that name.
+        UsageError: if the server cannot listen there.
     """
     is_own = is_loopback(host) and not behind_proxy
-    viewers = Viewers(trust_header, user=user_name(app.env) if is_own else None)
     limit_malloc_arenas()
     listening = _listen(host, port)
-    site = Site(app, ChangeSignal(), viewers=viewers)
+    site = Site(app, ChangeSignal(), user=user_name(app.env) if is_own else None)
     if sync_every is not None:
         site.prepare_syncs(sync_every)
     wsgi_app = _load_app(site, own_names(host, allowed))

@@ -20,7 +20,6 @@ from mopsjobs.cache.queries.jobs import find_job
 from mopsjobs.errors import MopsJobsError, command_line
 from mopsjobs.utils.sqlite_file import FileIdentity, file_identity
 from mopsjobs.utils.times import parse_duration
-from mopsjobs.utils.user_dirs import user_name
 from mopsjobs.web.site.background import ChangeSignal, RenderedPage, Syncer
 from mopsjobs.web.site.job_reads import FAILURES, JOURNAL, OUTPUT, PROVENANCE, RESULTS, JobReads
 from mopsjobs.web.site.kept import (
@@ -35,7 +34,6 @@ from mopsjobs.web.site.kept import (
     read_results,
 )
 from mopsjobs.web.site.memo import LastUsed, Memo
-from mopsjobs.web.site.viewer import Viewers
 
 T = TypeVar("T")
 
@@ -112,10 +110,11 @@ class Site:
     """The state of a server."""
 
     def __init__(
-        self, app: App, changes: ChangeSignal, syncer: Syncer | None = None, viewers: Viewers | None = None
+        self, app: App, changes: ChangeSignal, syncer: Syncer | None = None, *, user: str | None = None
     ) -> None:
         self.app = app
-        self.viewers = viewers or Viewers(user=user_name(app.env))
+        self.user = user
+        """Who runs a server for this machine alone; None if other people may send requests."""
         self.changes = changes
         self.syncer = syncer
         """None if the server does not sync."""

@@ -8,7 +8,7 @@ import signal
 from mopsjobs.app.run.app import App
 from mopsjobs.cli.flags import argument_type
 from mopsjobs.console.result import Result, Text
-from mopsjobs.errors import EXIT_INTERRUPTED, MopsJobsError, UsageError
+from mopsjobs.errors import EXIT_INTERRUPTED, MopsJobsError
 from mopsjobs.utils.hosts import is_loopback
 from mopsjobs.utils.text import read_whole_number
 from mopsjobs.utils.times import parse_duration
@@ -23,7 +23,6 @@ DESCRIPTION = (
 EXAMPLES = (
     "mops-jobs serve",
     "mops-jobs serve --offline --host 0.0.0.0 --allow-host jobs.example.org",
-    "mops-jobs serve --allow-host jobs.example.org --behind-proxy --trust-header X-Forwarded-User",
 )
 
 DEFAULT_PORT = 8765
@@ -47,8 +46,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--allow-host", metavar="HOST", action="append", default=[], help=allow)
     proxy = "all clients come through a proxy, so none of them is the user who runs the server"
     parser.add_argument("--behind-proxy", action="store_true", help=proxy)
-    trust = "with --behind-proxy: take the name of the user from this header; it sets 'mine', and nothing else"
-    parser.add_argument("--trust-header", metavar="NAME", help=trust)
     how = parser.add_mutually_exclusive_group()
     every = f"time between two syncs (default: {SYNC_EVERY}, or {SYNC_EVERY_LOCAL} for an embedded registry)"
     how.add_argument("--sync-every", metavar="DURATION", help=every)
@@ -57,8 +54,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, app: App) -> Result:
     """Serve."""
-    if args.trust_header is not None and not args.behind_proxy:
-        raise UsageError("--trust-header needs --behind-proxy: only a proxy that signs users in sends such a header.")
     default = SYNC_EVERY_LOCAL if app.settings.is_local else SYNC_EVERY
     every = None if args.offline else parse_duration(args.sync_every or default)
 
@@ -77,7 +72,6 @@ def run(args: argparse.Namespace, app: App) -> Result:
         sync_every=every,
         on_start=on_start,
         behind_proxy=args.behind_proxy,
-        trust_header=args.trust_header,
     )
     if number == 0:
         raise MopsJobsError("The server has stopped unexpectedly.")
