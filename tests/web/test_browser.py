@@ -85,7 +85,6 @@ def test_progress_moves_while_a_job_runs(page: Page, cli: Cli) -> None:
     cli.ok("progress", "night-1", "7/10", "-q")
     expect(page.locator("#events li").last).to_contain_text("running 7/10 tasks")
     expect(page.locator("#state")).to_contain_text("7/10")
-    expect(page.locator("#over-time path.line")).to_have_count(1)
     shoot(page, "job-live-progress", full_page=True)
     cli.ok("update", "night-1", "failed", "--error", "killed at 12 GiB", "-q")
     expect(page.locator("#state")).to_contain_text("killed at 12 GiB")

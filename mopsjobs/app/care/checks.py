@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import platform
 import re
@@ -11,7 +10,6 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from statistics import median
 from typing import NamedTuple
 
 from mopsjobs.app.care.store_size import EVENTS_AGE, PRUNE_COMMAND, StoreSize, find_store_size
@@ -33,10 +31,6 @@ from mopsjobs.errors import (
 )
 from mopsjobs.events.retention import OldestKeys, events_limit, oldest_keys
 from mopsjobs.registry.announcements import MAX_CLOCK_SKEW
-from mopsjobs.registry.job_registry import JobRegistry
-from mopsjobs.store.base import Versioned
-from mopsjobs.store.bulk import bulk_reads, pacer_of
-from mopsjobs.store.fetcher import FailedRead, ParallelFetcher
 from mopsjobs.utils.file_systems import network_file_system
 from mopsjobs.utils.text import pluralize
 from mopsjobs.utils.times import human_age, human_duration, parse_time
@@ -51,11 +45,6 @@ FIRST_JOB = "submit STUDY --auto"
 SET_CLOCK = "synchronize the clock, for example by NTP: timedatectl set-ntp true"
 
 SNAPSHOTS = "snapshots/"
-
-SAMPLE = 200
-
-PINGS = 5
-"""Reads one after the other, for the latency."""
 
 SLURM_SECONDS = 10.0
 
@@ -76,9 +65,6 @@ class CheckResult(NamedTuple):
 def failed(name: str, error: MopsJobsError, fix: str = "", state: str = "fail") -> CheckResult:
     """Return the result of a check that an error has ended."""
     return CheckResult(name, state, str(error), error.hint or fix or None, error.exit_code)
-
-
-NOTHING_TO_READ = CheckResult("network", "warn", "not measured, since the registry has no jobs to read", "see `access`")
 
 
 class Problem(NamedTuple):
@@ -307,57 +293,6 @@ def check_conditions(diagnosis: Diagnosis) -> CheckResult | None:
         detail = f"kept; the key of the probe stays, since the credentials may not delete {result.left_key}"
         return CheckResult("conditions", "warn", detail, "remove that key, or allow the credentials to delete keys")
     return CheckResult("conditions", "ok", "kept: the server refuses second creations and updates of stale versions")
-
-
-def check_network(diagnosis: Diagnosis) -> CheckResult:
-    """Read a few records one by one and at once, and estimate what a full mirror takes."""
-    app = diagnosis.app
-    if app.settings.is_local:
-        return CheckResult("network", "ok", "the registry is on this machine")
-    if diagnosis.state_of("access") != "ok":
-        return NOTHING_TO_READ
-    try:
-        with bulk_reads(app.store):
-            return _measure(diagnosis, app.registry)
-    except MopsJobsError as error:
-        return failed("network", error, "check the network")
-
-
-def _measure(diagnosis: Diagnosis, registry: JobRegistry) -> CheckResult:
-    app, store = diagnosis.app, registry.store
-    start = app.monotonic()
-    records = (entry for entry in registry.scan() if registry.job_id_of(entry.key) is not None)
-    entries = list(itertools.islice(records, SAMPLE))
-    if not entries:
-        return NOTHING_TO_READ
-    listing_seconds = app.monotonic() - start
-    latencies = []
-    for entry in entries[:PINGS]:
-        start = app.monotonic()
-        with ParallelFetcher(store, threads=0) as fetcher:
-            list(fetcher.fetch([entry.key]))
-        latencies.append(app.monotonic() - start)
-    start = app.monotonic()
-    with ParallelFetcher.for_store(store) as fetcher:
-        values = list(fetcher.fetch([entry.key for entry in entries]))
-    seconds = max(app.monotonic() - start, 0.001)
-    size = sum(len(value.value) for value in values if isinstance(value, Versioned))
-    failed = sum(isinstance(value, FailedRead) for value in values)
-    retries = pacer.retries if (pacer := pacer_of(store)) is not None else 0
-    jobs = max(app.cache.read_cached(job_queries.count_jobs) or 0, len(entries))
-    reads = sum(entry.value is None for entry in entries) / len(entries) * seconds
-    estimate = (listing_seconds + reads) * jobs / len(entries)
-    facts = [
-        f"latency {median(latencies) * 1000:.0f} ms",
-        f"{len(entries) / seconds:.0f} reads/s",
-        f"{size / seconds / 1000:.0f} kB/s",
-        f"{retries} retries",
-        f"{failed} failed",
-    ]
-    detail = f"{', '.join(facts)}; a full mirror of {pluralize(jobs, 'job')} takes about {human_duration(estimate)}"
-    if failed or retries > len(entries) // 10:
-        return CheckResult("network", "warn", detail, f"see the reasons: {command_line('sync --full -v')}")
-    return CheckResult("network", "ok", detail)
 
 
 CHECKS: tuple[Callable[[Diagnosis], CheckResult | None], ...] = (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import sqlite3
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -76,8 +75,6 @@ class MergedGroup(NamedTuple):
     last_ts: float | None
     separates: list[dict[str, Any]]
     """Each with the job in which it was found."""
-    hours: Counter[int]
-    """Hours since 1970 in which some of them failed, with the number of tasks."""
     suspected: list[dict[str, Any]]
     """Without such conditions, those that further parameter sets would decide, each with its job."""
 
@@ -443,10 +440,6 @@ def _merge(groups: Sequence[tuple[str, FailureGroup]]) -> MergedGroup:
         message, example = normalise(message), example or message
     separates = [{**one, "job_id": job_id} for job_id, group in groups for one in group.separates]
     suspected = [{**one, "job_id": job_id} for job_id, group in groups for one in group.suspected if not separates]
-    hours: Counter[int] = Counter()
-    for _, group in groups:
-        for hour, count in group.hours:
-            hours[hour] += count
     return MergedGroup(
         first,
         [job_id for job_id, _ in groups],
@@ -457,7 +450,6 @@ def _merge(groups: Sequence[tuple[str, FailureGroup]]) -> MergedGroup:
         min(_known(group.first_ts for _, group in groups), default=None),
         max(_known(group.last_ts for _, group in groups), default=None),
         separates[:MAX_CONDITIONS],
-        hours,
         suspected[:MAX_CONDITIONS],
     )
 
@@ -530,8 +522,7 @@ def overview_of_filter(
 def _from_record(job: FailedJob, error: str) -> JobFailures:
     """Return the error of a record in the form of failed tasks: a group of its own kind, which names none."""
     key, code, message = _read_error(error)
-    hours = [[int(job.ended_ts // 3600), 1]]
-    group = FailureGroup(key, 1, code, None, message, None, [], job.ended_ts, job.ended_ts, [], hours, [])
+    group = FailureGroup(key, 1, code, None, message, None, [], job.ended_ts, job.ended_ts, [], [])
     return JobFailures([group], 0, 0, job.tasks_total, 0)
 
 

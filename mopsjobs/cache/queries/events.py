@@ -14,9 +14,6 @@ from mopsjobs.utils.text import error_line
 
 PAGE = 1000
 
-MAX_POINTS = 5000
-"""State events of one job that are read for its progress. A run of ten hours may have one per second."""
-
 LATEST_STATES = 1000
 """State events that are compared with the rows of their jobs."""
 
@@ -90,22 +87,6 @@ def events_before(
         (job_id, before, None if kinds is None else json.dumps(sorted(kinds)), limit, task),
     )
     return [StoredEvent(seq, json.loads(body)) for seq, body in rows]
-
-
-def progress_points(connection: sqlite3.Connection, job_id: str) -> list[tuple[float, int, int]]:
-    """Return the progress of a job by its state events: seconds since 1970, tasks completed, tasks in all.
-
-    The points are in the order of time. If there are more events than `MAX_POINTS`, every second, third, … one is used.
-    """
-    sql = (
-        "WITH point AS (SELECT at_ts, json_extract(body, '$.tasks_completed') AS done,"
-        " json_extract(body, '$.tasks_total') AS total, row_number() OVER (ORDER BY at_ts, seq) AS place,"
-        " count(*) OVER () AS count FROM event WHERE job_id = ?1 AND kind = ?3)"
-        " SELECT at_ts, done, total FROM point WHERE typeof(done) = 'integer' AND typeof(total) = 'integer'"
-        " AND total > 0 AND done BETWEEN 0 AND total"
-        " AND (place % (count / ?2 + 1) = 0 OR place IN (1, count)) ORDER BY place"
-    )
-    return connection.execute(sql, (job_id, MAX_POINTS, STATE)).fetchall()
 
 
 def task_errors(connection: sqlite3.Connection, job_id: str) -> dict[int, str]:

@@ -10,7 +10,6 @@ import heapq
 import json
 import sqlite3
 import sys
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -21,7 +20,7 @@ from mopsjobs.studies.further_sets import find_suspicion
 from mopsjobs.studies.separating import Finding, Separation, SetOutcomes
 from mopsjobs.utils.ranges import is_in_ranges
 
-VERSION = 8
+VERSION = 9
 """Of the kept form, and of the way in which it is made."""
 
 _HAVE_FAILED_TASKS = "json_extract(record, '$.tasks_failed') > 0"
@@ -42,9 +41,6 @@ MAX_SEEN_GROUPS = 20_000
 """Groups of a job that are told apart. An error beyond them is only counted."""
 
 MAX_SAMPLES = 5
-
-MAX_HOURS = 1000
-"""Hours of a group that are kept with the number of tasks that failed in them, the last ones: some 40 days."""
 
 MAX_COMPARED_TASKS = 1_000_000
 """Ended tasks of a job up to which parameters are compared."""
@@ -86,8 +82,6 @@ class FailureGroup(NamedTuple):
     last_ts: float | None
     separates: list[dict[str, Any]]
     """Conditions on parameters that separate them from tasks that succeeded, with `condition`, `failed`, …"""
-    hours: list[list[int]]
-    """Hours since 1970 in which some of them failed, in their order, each with the number of tasks."""
     suspected: list[dict[str, Any]]
     """Without such conditions, the one that further parameter sets would decide: see `studies.further_sets`."""
 
@@ -238,7 +232,6 @@ class _Group:
         self.has_one_message = True
         self.tasks: list[int] = []
         self.times: list[float] = []
-        self.hours: Counter[int] = Counter()
 
     def add(self, one: _Failure) -> None:
         self.size += 1
@@ -247,7 +240,6 @@ class _Group:
             self.tasks.append(one.task)
         if one.at is not None:
             self.times = [min(one.at, *self.times), max(one.at, *self.times)] if self.times else [one.at, one.at]
-            self.hours[int(one.at // 3600)] += 1
 
     def finished(self, separates: list[dict[str, Any]], suspected: list[dict[str, Any]]) -> FailureGroup:
         """Return the group with its conditions, and with what is suspected."""
@@ -258,9 +250,8 @@ class _Group:
             message, example = normalise(message), message
         first, last = self.times or (None, None)
         key, kind, where = self.first.key, self.first.type, self.first.where
-        hours = [[hour, count] for hour, count in sorted(self.hours.items())[-MAX_HOURS:]]
         return FailureGroup(
-            key, self.size, kind, where, message, example, self.tasks, first, last, separates, hours, suspected
+            key, self.size, kind, where, message, example, self.tasks, first, last, separates, suspected
         )
 
 

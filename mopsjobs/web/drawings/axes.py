@@ -187,17 +187,6 @@ def day_texts(days: list[float]) -> AxisTexts:
     return AxisTexts("Day (month-day, UTC)", texts, each=True)
 
 
-def time_texts(begin: float, end: float) -> AxisTexts:
-    """Return `TICKS` times from the begin to the end of a window, each shorter by what the name of the axis has."""
-    times = [from_timestamp(begin + (end - begin) * one / (TICKS - 1)) for one in range(TICKS)]
-    is_day = times[0].date() == times[-1].date()
-    form = "%H:%M:%S" if is_day and end - begin < 3600 else "%H:%M" if is_day else "%m-%d %H:%M"
-    return AxisTexts(
-        f"Time (UTC) on {times[0]:%Y-%m-%d}" if is_day else f"Time (UTC) from {times[0]:%Y-%m-%d}",
-        [f"{at:{form}}" for at in times],
-    )
-
-
 def round_range(low: float, high: float) -> RoundRange:
     """Return round numbers from at most `low` to at least `high`.
 

@@ -9,9 +9,6 @@ WIDTH = 720.0
 HEIGHT = 160.0
 """The size of a drawing, in its own units."""
 
-SPARK_HEIGHT = 20.0
-"""The height of a drawing in a row of a table."""
-
 
 class Bar(NamedTuple):
     """A rectangle with its title."""
@@ -56,13 +53,6 @@ def spans(parts: Sequence[tuple[str, float, str]], *, least: float = 2.0) -> lis
         bars.append(Bar(x, width, kind, title))
         x += width
     return bars
-
-
-def columns(counts: Sequence[int], *, height: float = SPARK_HEIGHT, least: float = 2.0) -> str:
-    """Return the path of a column for each number, one unit wide, all to one scale. One above 0 is `least` high."""
-    top = max(counts, default=0) or 1
-    heights = [max(least, count / top * height) if count else 0.0 for count in counts]
-    return "".join(f"M{place} {height:g}v-{high:.1f}h.8V{height:g}z" for place, high in enumerate(heights) if high)
 
 
 def grid(rows: int, columns: int = 1) -> str:

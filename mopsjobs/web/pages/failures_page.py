@@ -18,8 +18,6 @@ from mopsjobs.cache.queries import statistics
 from mopsjobs.cache.queries.failures import FailedJob
 from mopsjobs.errors import command_line
 from mopsjobs.utils.text import cut_to_length, join_first, pluralize
-from mopsjobs.utils.times import from_timestamp
-from mopsjobs.web.drawings import svg
 from mopsjobs.web.pages.readings import MAX_READ_TASKS, Reading
 from mopsjobs.web.queries.query_params import MAX_FAILED_JOBS, FailuresPageQuery
 from mopsjobs.web.queries.search_box import Params, describe_filters
@@ -40,7 +38,6 @@ STATUSES = ("failed", "partial", "active", "cancelled")
 
 COLUMNS = {
     "error": "Error",
-    "time": "",  # names its window
     "tasks": "Tasks",
     "jobs": "Jobs",
     "owners": "Owners",
@@ -66,55 +63,17 @@ SHOWN_OWNERS = 2
 MAX_MESSAGE = 300
 """Characters of a message. The log has all."""
 
-PART_HOURS = (1, 2, 3, 6, 12, 24, 48, 168, 336, 8760)
 
-MAX_PARTS = 32
-
-
-class Window:
-    """The time that a page shows, and its parts."""
-
-    def __init__(self, since: float, until: float, default_hours: float | None) -> None:
-        """Divide it.
-
-        Args:
-            since: where it begins, in seconds since 1970.
-            until: where it ends: now.
-            default_hours: its length, if the query of the page does not say where it begins.
-        """
-        self.until = until
-        self.default_hours = default_hours
-        first, last = int(since // 3600), int(until // 3600)
-        self._hours = next((hours for hours in PART_HOURS if (last - first) // hours < MAX_PARTS), PART_HOURS[-1])
-        self._begin = first // self._hours
-        self.parts = last // self._hours - self._begin + 1
-        days, hours = divmod(self._hours, 24)
-        self.part_text = pluralize(hours, "hour") if hours else pluralize(days, "day")
-        self.begin_text = f"{from_timestamp(self._begin * self._hours * 3600):%Y-%m-%d %H:%M} UTC"
-
-    def spark_line(self, hours: Counter[int]) -> tuple[str, str] | None:
-        """Return the path of how many tasks failed in each part, and words; None if none did, or nothing tells when."""
-        counts = [0] * self.parts
-        for hour, count in hours.items():
-            place = hour // self._hours - self._begin
-            if 0 <= place < self.parts:
-                counts[place] += count
-        most = max(counts)
-        if not most:
-            return None
-        at = from_timestamp((self._begin + counts.index(most)) * self._hours * 3600)
-        words = f"{sum(counts):,} failed, in parts of {self.part_text}; most, {most:,}, from {at:%Y-%m-%d %H:%M} UTC"
-        return svg.columns(counts), words
-
-
-def failure_row(group: MergedGroup, owners: Mapping[str, str | None], params: Params, window: Window) -> dict[str, Any]:
+def failure_row(
+    group: MergedGroup, owners: Mapping[str, str | None], params: Params, default_hours: float | None
+) -> dict[str, Any]:
     """Return the row of a group.
 
     Args:
         group: the failures with one error.
         owners: the owner of each job.
         params: the query of the page.
-        window: the time that the page shows.
+        default_hours: the length of the window, if the query does not say where it begins.
     """
     by_owner = Counter(owner for job_id in group.jobs if (owner := owners.get(job_id)) is not None).most_common()
     shown = by_owner if len(by_owner) <= SHOWN_OWNERS else by_owner[:1]
@@ -125,10 +84,9 @@ def failure_row(group: MergedGroup, owners: Mapping[str, str | None], params: Pa
         "is_example": group.example not in (None, group.message),
         "condition": describe_condition(group.separates[0]) if group.separates else None,
         "named": list(zip(group.jobs, group.sizes, strict=True))[:SHOWN_JOBS],
-        "jobs_to": _jobs_link(group, params, window.default_hours),
+        "jobs_to": _jobs_link(group, params, default_hours),
         "owners": [(owner, link(list(params), {"owner": owner})) for owner, _ in shown],
         "more_owners": len(by_owner) - len(shown),
-        "spark": window.spark_line(group.hours),
     }
 
 
@@ -168,7 +126,7 @@ class FailuresPage:
                 "looked_at": looked_at,
                 "reading": self._read(found.unread, query),
                 **_form(params, query),
-                **_listed(found, params, query, self._site.app.now().timestamp()),
+                **_listed(found, params, query),
             }
 
         return self._renderer.page("failures.html", view)
@@ -222,9 +180,8 @@ def _command(query: FailuresPageQuery) -> str:
     return command_line("failures", options=" ".join([*flags, "--limit 0"]))
 
 
-def _listed(found: FailureOverview, params: Params, query: FailuresPageQuery, now: float) -> dict[str, Any]:
+def _listed(found: FailureOverview, params: Params, query: FailuresPageQuery) -> dict[str, Any]:
     """Return the headline, and the rows of the page."""
-    window = Window(query.filter.since or 0.0, now, query.default_hours)
     ordered = sorted(found.groups, key=SORT_KEYS[query.values["sort"]], reverse=True)
     begin = (query.values["page"] - 1) * PAGE_SIZE
     shown = ordered[begin : begin + PAGE_SIZE]
@@ -235,14 +192,13 @@ def _listed(found: FailureOverview, params: Params, query: FailuresPageQuery, no
         "record_jobs": sum(len(group.jobs) for group in ordered if not group.first.tasks),
         "reasons": pluralize(len(ordered) + found.more_groups, "reason"),
         "last": max(ends, default=None),
-        "window": window,
-        "rows": [failure_row(group, found.owners, params, window) for group in shown],
+        "rows": [failure_row(group, found.owners, params, query.default_hours) for group in shown],
         "unexplained": join_first(found.unexplained),
         "all_jobs": link(list(params), {"limit": str(most)}) if query.values["limit"] < most else None,
         "columns": [
             {
                 "name": name,
-                "title": f"Since {window.begin_text[:10]}, by {window.part_text}" if name == "time" else title,
+                "title": title,
                 "order": "descending" if name == query.values["sort"] else None,
                 "to": link(list(params), {"sort": name}) if name in SORT_KEYS else None,
             }

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
@@ -31,9 +30,8 @@ from mopsjobs.cache.queries.ledgers import describe_failures, memory_ends, read_
 from mopsjobs.cache.queries.overview import jobs_of_study, listed_job
 from mopsjobs.cache.rows import study_of
 from mopsjobs.utils.text import cut_to_length, pluralize, strip_control_characters
-from mopsjobs.utils.times import from_timestamp, human_duration, parse_time, whole_seconds
+from mopsjobs.utils.times import from_timestamp, human_duration, whole_seconds
 from mopsjobs.web.drawings import svg
-from mopsjobs.web.drawings.axes import TICKS, count_scale, time_texts
 from mopsjobs.web.pages.calibration_section import draw_calibration
 from mopsjobs.web.pages.readings import ask
 from mopsjobs.web.queries.query_params import parse_query
@@ -108,7 +106,6 @@ class JobPage:
             first = next_command(last or job, stale=freshness.stale, ends=ends)
             title = metadata_of(job).get("title")
             events = event_queries.last_events(connection, whole_id, limit=SHOWN_EVENTS)
-            progress = event_queries.progress_points(connection, whole_id)
             others = {name: section for name, section in card.items() if name not in ELSEWHERE}
             return {
                 "row": row(listed_job(connection, whole_id, now=now), now, SHOWN_COLUMNS),
@@ -123,7 +120,6 @@ class JobPage:
                 "comparisons": _comparisons(connection, job, family),
                 "notes": annotations_of(job),
                 "timeline": _timeline(job, now),
-                "progress": progress_chart(progress, job["ended_at"]),
                 "next": first,
                 "commands": [(why, command) for why, command in next_commands(job, last, ends) if command != first],
                 "unreadable": job_queries.unreadable_records(connection, whole_id),
@@ -240,25 +236,3 @@ def _timeline(job: Job, now: float) -> dict[str, Any]:
             text = f"{', '.join(one.name for one in names)}: {human_duration(seconds)}"
             parts.append((names[0].kind if len(names) == 1 else "unknown", seconds, strip_control_characters(text)))
     return {"bars": svg.spans(parts), "rows": rows}
-
-
-def progress_chart(points: Sequence[tuple[float, int, int]], ended_at: object) -> dict[str, Any] | None:
-    """Return progress over time, up to the end of the job; None with less than two points."""
-    # A label after the end writes an event too.
-    end = math.inf if ended_at is None else parse_time(str(ended_at)).timestamp()
-    shares = [(min(at, end), done / total * 100) for at, done, total in points]
-    if len(shares) < 2 or shares[-1][0] <= shares[0][0]:
-        return None
-    begin, end = shares[0][0], shares[-1][0]
-    # Whole seconds, of which no two are the same: the axis has their texts.
-    window = (float(math.floor(begin)), float(max(math.ceil(end), math.floor(begin) + TICKS - 1)))
-    scale = count_scale("Tasks done, per cent", 100.0, unit=" %")
-    return {
-        "x": time_texts(*window),
-        "y": scale.texts,
-        "grid": svg.grid(scale.steps, TICKS - 1),
-        "line": svg.line(svg.steps(shares), x=window, y_max=scale.top),
-        "begin": f"{from_timestamp(begin):%Y-%m-%d %H:%M:%SZ}",
-        "end": f"{from_timestamp(end):%Y-%m-%d %H:%M:%SZ}",
-        "last": int(shares[-1][1]),
-    }

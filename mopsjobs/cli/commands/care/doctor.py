@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from mopsjobs.app.care.checks import check_network, run_checks
+from mopsjobs.app.care.checks import run_checks
 from mopsjobs.app.care.store_size import StoreSize
 from mopsjobs.app.run.app import App
 from mopsjobs.console.result import Document, Result, Text
@@ -21,7 +21,7 @@ DESCRIPTION = (
 )
 
 EXAMPLES = (
-    "mops-jobs doctor --network",
+    "mops-jobs doctor",
     "mops-jobs doctor --engine kubernetes",
     "mops-jobs doctor --json | jq '.checks[] | select(.state != \"ok\")'",
 )
@@ -45,8 +45,6 @@ DETAIL_COLUMN = 17
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    network = "measure the line to the registry, and estimate a full mirror"
-    parser.add_argument("--network", action="store_true", help=network)
     engine = "check also that this user can run jobs on a cluster; nothing is created"
     parser.add_argument("--engine", choices=CLUSTER_ENGINES, help=engine)
     for name, (_, text) in PLACES.items():
@@ -68,8 +66,6 @@ def run(args: argparse.Namespace, app: App) -> Result:
             if args.engine == "kubernetes"
             else engine_checks.check_slurm_launch(app.env, args.partition, args.account)
         )
-    if args.network:
-        diagnosis.results.append(check_network(diagnosis))
     problems, exit_code = diagnosis.problems or [], diagnosis.exit_code
     if args.json:
         document = {

@@ -67,9 +67,9 @@ def test_the_largest_job_array_is_said_in_shards(tmp_path: Path, size: str, limi
 
 
 def test_every_check_of_the_module_is_run_once() -> None:
-    """`CHECKS` has each of its functions that begins with `check_`, except two that are called by name."""
+    """`CHECKS` has each of its functions that begins with `check_`, except one that is called by name."""
     own = [name for name, function in vars(checks).items() if getattr(function, "__module__", "") == checks.__name__]
-    by_name = {"check_settings", "check_network"}  # before all others, and with --network
+    by_name = {"check_settings"}  # before all others
     assert sorted(check.__name__ for check in CHECKS) == sorted(
         name for name in own if name.startswith("check_") and name not in by_name
     )

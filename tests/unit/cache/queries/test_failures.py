@@ -141,22 +141,6 @@ def test_what_is_kept_goes_with_the_ledger(remote: Remote, mirror: sqlite3.Conne
     assert read_failures(mirror, "job") is None
 
 
-def test_a_group_has_the_hours_of_its_failures(
-    remote: Remote, read: Callable[[], JobFailures], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In their order, with the number of tasks that failed in each; at most the last ones are kept."""
-    add(remote, [{"params": {"n": number}} for number in range(5)])
-    starts = (7200.0, 3600.0, 7300.0, 90000.0, None)
-    Ledger(remote.store.inner)(*(attempt(task, "failed", started_at=at, seconds=0.0) for task, at in enumerate(starts)))
-    [group] = read().groups
-    assert group.hours == [[1, 1], [2, 2], [25, 1]]
-    assert group.size == 5
-    monkeypatch.setattr(failures, "MAX_HOURS", 2)
-    monkeypatch.setattr(failures, "VERSION", 0)
-    [group] = read().groups
-    assert group.hours == [[2, 2], [25, 1]]
-
-
 JOBS = st.lists(
     made_of(
         status=STATUSES,

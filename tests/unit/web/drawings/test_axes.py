@@ -20,7 +20,6 @@ from mopsjobs.web.drawings.axes import (
     day_texts,
     round_range,
     summarize_values,
-    time_texts,
 )
 
 VALUES = st.one_of(
@@ -158,14 +157,3 @@ def test_some_days_have_dates() -> None:
         places = [place for place, text in enumerate(texts) if text]
         assert len(places) <= MAX_DATES
         assert {after - before for before, after in pairwise(places)} == {-(-count // MAX_DATES)}
-
-
-def test_times_of_an_axis_are_as_long_as_their_window_needs() -> None:
-    """Seconds within an hour, minutes within a day, dates beyond; the name has the rest."""
-    assert time_texts(0, 60)[:3] == (
-        "Time (UTC) on 1970-01-01",
-        ["00:00:00", "00:00:15", "00:00:30", "00:00:45", "00:01:00"],
-        False,
-    )
-    assert time_texts(0, 8 * 3600).ticks[:2] == ["00:00", "02:00"]
-    assert time_texts(0, 4 * 86400).ticks[1] == "01-02 00:00"
