@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from mopsjobs.api.current import CurrentTask, current, log
     from mopsjobs.api.info import JobInfo
     from mopsjobs.api.registry import Job, Registry, connect
-    from mopsjobs.api.report import Report, report
     from mopsjobs.api.session import Evaluation, Session
     from mopsjobs.api.study import Study, grid
     from mopsjobs.api.table import Failures, Results, Table
@@ -93,7 +92,6 @@ __all__ = [
     "NotTrustedError",
     "RecordError",
     "Registry",
-    "Report",
     "Results",
     "Session",
     "StoreAccessError",
@@ -114,7 +112,6 @@ __all__ = [
     "grid",
     "log",
     "open_store",
-    "report",
 ]
 
 
@@ -125,7 +122,6 @@ _MODULES = {
     "mopsjobs.api.current": ("CurrentTask", "current", "log"),
     "mopsjobs.api.info": ("JobInfo",),
     "mopsjobs.api.registry": ("Job", "Registry", "connect"),
-    "mopsjobs.api.report": ("Report", "report"),
     "mopsjobs.api.session": ("Evaluation", "Session"),
     "mopsjobs.api.study": ("Study", "grid"),
     "mopsjobs.api.table": ("Failures", "Results", "Table"),

@@ -32,7 +32,7 @@ Written by `python docs/tools/generate_python.py` from the docstrings. Do not ed
 names but those of the types of arguments.
 """
 
-FIRST = ("connect", "Registry", "Job", "JobInfo", "Study", "grid", "Results", "Table", "Report")
+FIRST = ("connect", "Registry", "Job", "JobInfo", "Study", "grid", "Results", "Table")
 """The order of the names. All others follow, in that of `mopsjobs.__all__`; errors are a table at the end."""
 
 MADE_BY_OTHERS = {"JobInfo", "Registry", "Results", "Table"}

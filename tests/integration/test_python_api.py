@@ -118,8 +118,8 @@ import multiprocessing, os, sys
 import mopsjobs as mj
 
 def report(name):
-    with mj.report(name, registry=reg):
-        pass
+    reg.app.registry.register_job(name)
+    reg.app.registry.finalize_job(name, "succeeded")
     return reg.job(name).status().status
 
 with mj.connect() as reg:

@@ -129,14 +129,6 @@ def survey(reg: mj.Registry) -> int:
     return len(active)
 
 
-def nightly(days: range) -> list[int]:
-    reported: mj.Report
-    with mj.report("nightly-1", owner="me", labels={"exp": 7}, total=len(days)) as reported:
-        squares = [day * day for day in reported.track(days)]
-        log.info("%s %d/%s", reported.job.id, reported.done, reported.total)
-    return squares
-
-
 def record(url: str) -> int:
     records = mj.JobRegistry(mj.open_store(url))
     state = records.register_job("nightly-2", owner="me", tasks_total=10)
@@ -162,5 +154,4 @@ if __name__ == "__main__":
         print(*finish(submitted), peaks(registry, [submitted, submit_cell(registry)]), survey(registry), sep="\n")
         look(submitted)
         stop(registry, submitted.id)
-    nightly(range(10))
     record("memory:")

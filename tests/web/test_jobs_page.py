@@ -199,20 +199,6 @@ def test_a_search_by_parameters_says_what_it_leaves_out(web: Web) -> None:
     assert shown(web, "?param=beta") == ["lost"]
 
 
-@pytest.mark.parametrize(
-    ("group", "names"),
-    [("owner", ["ada", "grace"]), ("study", ["seir.model:run/baseline", ""]), ("label:exp", ["7", "8"])],
-)
-def test_groups_lead_to_their_jobs(web: Web, group: str, names: list[str]) -> None:
-    """Each has as many jobs as its link shows."""
-    page = flat(web.ok(f"/jobs?group={group}&hours=24"))
-    rows = re.findall(r'<tr data-key="([^"]*)">.*?(?:href="([^"]+)">[^<]*</a>|\(none\))</th><td>(\d+)</td>', page)
-    assert sorted(name for name, _, _ in rows if name) == sorted(filter(None, names))
-    for _, link, count in rows:
-        if link:
-            assert len(shown(web, link.replace("&amp;", "&"))) == int(count)
-
-
 def test_columns_are_in_the_address(web: Web) -> None:
     """In their order; the default ones are left out of it."""
     page = web.ok("/jobs?columns=cpu&columns=owner")

@@ -141,7 +141,6 @@ def _compare(ids: list[str], **more: str) -> str:
 MANY = {
     "jobs": "/jobs",
     "jobs-failed": "/jobs?status=failed&owner=ada,grace&columns=error&columns=cpu&columns=created",
-    "jobs-groups": "/jobs?group=study",
     "charts": "/charts",
     "failures-many": "/failures",
 }
@@ -169,7 +168,6 @@ COLUMNS = "&".join(f"columns={name}" for name in ("study", "owner", "progress", 
 
 HOSTILE_PAGES = {
     "jobs": f"/jobs?q=x&{COLUMNS}",
-    "jobs-groups": "/jobs?group=owner",
     "jobs-filtered": f"/jobs?q={quote(HOSTILE)}&owner={quote(HOSTILE + LONG)}&label={quote(RTL)}&name={LONG}",
     "jobs-refused": f"/jobs?q={quote('ownr:' + HOSTILE + LONG)}&sort={quote(HOSTILE)}",
     "job": f"/jobs/{STUDY}",
@@ -308,7 +306,7 @@ SMALL_TARGETS = """() => [...document.querySelectorAll("a, button, input, select
 def test_a_finger_hits_each_link_on_a_phone(browser: Browser, server: Server) -> None:
     """Each link and each control has 24 pixels in both directions (WCAG 2.2, 2.5.8)."""
     with open_tab(browser, 390) as page:
-        for path in ("/jobs", "/jobs?columns=compare", "/jobs?group=study", "/failures", "/api"):
+        for path in ("/jobs", "/jobs?columns=compare", "/failures", "/api"):
             page.goto(server.url + path)
             check_layout(page)
             assert page.evaluate(SMALL_TARGETS) == [], path
@@ -349,7 +347,7 @@ def plain(browser: Browser, has_failed: Callable[[], bool]) -> Iterator[Page]:
 
 
 def test_jobs_and_charts_need_no_script(plain: Page, server: Server) -> None:
-    """Search, a filter, a chip, groups, columns and the days of a chart are plain forms and links."""
+    """Search, a filter, a chip, columns and the days of a chart are plain forms and links."""
     plain.goto(f"{server.url}/jobs")
     plain.get_by_label("Search").fill("owner:ada error:oom")
     plain.get_by_label("Search").press("Enter")
@@ -358,10 +356,9 @@ def test_jobs_and_charts_need_no_script(plain: Page, server: Server) -> None:
         assert "OOM" in text
     plain.get_by_role("link", name="Remove the filter error:oom").click()
     plain.get_by_text("View", exact=True).click()
-    plain.get_by_label("Group by").fill("label:site")
+    plain.get_by_label("Engine").check()
     plain.get_by_role("button", name="Show").click()
-    plain.locator("#groups").get_by_role("link", name="basel").click()
-    expect(plain.get_by_role("link", name="Remove the filter label:site=basel")).to_be_visible()
+    expect(plain.get_by_role("columnheader", name="Engine")).to_be_visible()
     expect(plain.get_by_role("button", name="Keys")).to_be_hidden()
     plain.goto(f"{server.url}/charts")
     plain.get_by_role("region", name="Queued and running").locator("a path").nth(20).click()

@@ -23,9 +23,6 @@ from mopsjobs.registry.notes import CALIBRATION
 
 SHOWN_ERRORS = 4
 
-GROUPS = ("study", "owner")
-
-LABEL_GROUP = "label:"
 
 _COLUMNS = (
     "job_id, status, is_active, created_ts, changed_ts, ended_ts, heartbeat_ts, suspect, owner, study, error,"
@@ -86,19 +83,6 @@ class OpenFailures(NamedTuple):
     others: int
 
 
-class JobGroup(NamedTuple):
-    """The jobs of one study, of one owner, or with one value of a label."""
-
-    name: str | None
-    jobs: int
-    running: int
-    waiting: int
-    succeeded: int
-    failed: int
-    changed: float
-    """The last change of one of them, in seconds since 1970."""
-
-
 def active_jobs(connection: sqlite3.Connection, job_filter: Filter, now: float) -> tuple[ActiveJobs, ActiveJobs]:
     """Return what runs and what waits, of the jobs that pass a filter whatever their phase."""
     chosen = copy.copy(job_filter)
@@ -154,38 +138,6 @@ def resumed_as(connection: sqlite3.Connection, job_ids: Sequence[str]) -> dict[s
         (json.dumps(job_ids),),
     )
     return {parent: (job_id, status) for parent, job_id, status in rows}
-
-
-def groups(connection: sqlite3.Connection, job_filter: Filter, by: str, limit: int) -> list[JobGroup]:
-    """Return groups of the jobs that pass a filter, the last changed first.
-
-    Args:
-        connection: the cache.
-        job_filter: which jobs.
-        by: a name of `GROUPS`, or `label:KEY`.
-        limit: how many groups, at most.
-    """
-    label = by.removeprefix(LABEL_GROUP) if by.startswith(LABEL_GROUP) else None
-    name = by if label is None else "job_label.value"
-    # From the jobs that pass to their labels: from labels to jobs, it would read all jobs, in random order.
-    source = "job" if label is None else "job CROSS JOIN job_label USING (job_id)"
-    selects: list[str] = []
-    parameters: list[object] = []
-    for condition, values in where_clauses(connection, job_filter):
-        mine = "true" if label is None else "job_label.label = ?"
-        selects.append(
-            f"SELECT {name} AS name, status, is_active, changed_ts FROM {source}"  # noqa: S608 - constant names
-            f" WHERE {mine} AND {condition}"
-        )
-        parameters += [*([] if label is None else [label]), *values]
-    is_waiting = f"sum(is_active AND {IS_WAITING})"
-    rows = connection.execute(
-        f"SELECT name, count(*), sum(is_active) - {is_waiting}, {is_waiting},"  # noqa: S608
-        " sum(status = 'succeeded'), sum(status IN ('failed', 'partial')), max(changed_ts) AS changed"
-        f" FROM ({' UNION ALL '.join(selects)}) GROUP BY name ORDER BY changed DESC LIMIT ?",
-        (*parameters, limit),
-    )
-    return [JobGroup(*row) for row in rows]
 
 
 def unsearched_jobs(connection: sqlite3.Connection, job_filter: Filter) -> int:

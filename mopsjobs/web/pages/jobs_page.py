@@ -1,10 +1,9 @@
-"""The page of jobs: what failed, what runs and what waits, the search, and a table or groups of jobs."""
+"""The page of jobs: what failed, what runs and what waits, the search, and a table of jobs."""
 
 from __future__ import annotations
 
 import copy
 import functools
-import re
 import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,8 +26,6 @@ from mopsjobs.web.site.rendering import Renderer, link, paging
 SHOWN_ROWS = {"running": 8, "waiting": 3}
 """Rows of a section, at most, while sections below it have rows too. A link leads to the others."""
 
-SHOWN_GROUPS = 100
-
 COOKIE = "mops_jobs_mine"
 
 MAX_NAME = 256
@@ -50,7 +47,6 @@ SORTED = ("status", "name", "owner", "progress", "created", "updated", "duration
 
 MAX_SUGGESTIONS = 60
 
-LABEL_KEY = re.compile("label:.*=", re.DOTALL)
 """A suggestion that names the key of a label, and no value."""
 
 MAX_OWNERS = 30
@@ -124,14 +120,9 @@ class JobsPage:
         counts = statistics.by_status(connection, query.filter)
         failures = overview.open_failures(connection, _recent(query.filter_any_status, now))
         active = overview.active_jobs(connection, query.filter_any_status, now)
-        found: dict[str, Any] = {"sections": [], "groups": None}
-        if query.group is None:
-            found["sections"] = _sections(connection, query, params, counts, now)
-        else:
-            groups = overview.groups(connection, query.filter, query.group, SHOWN_GROUPS + 1)
-            found["groups"] = [(group, _group_link(group.name, query.group, params)) for group in groups]
-        paged = found["sections"][-1]["row_total"] if found["sections"] else 0
-        rows = [row for section in found["sections"] for row in section["rows"] if row["sweep"] is None]
+        sections = _sections(connection, query, params, counts, now)
+        paged = sections[-1]["row_total"] if sections else 0
+        rows = [row for section in sections for row in section["rows"] if row["sweep"] is None]
         return {
             "panels": {**_panels(failures, *active, query, params, now), "unknown": freshness.unknown_since},
             "total": sum(counts.values()),
@@ -142,10 +133,9 @@ class JobsPage:
             "first_commands": [(why, command_line(command)) for why, command in FIRST_COMMANDS],
             "paging": paging(list(params), query.page, max(1, -(-paged // query_params.PAGE_SIZE))),
             "broken": statistics.count_unreadable_records(connection),
-            "shown_groups": SHOWN_GROUPS,
             "tasks_command": command_line("tasks JOB"),
             "unsearched": overview.unsearched_jobs(connection, query.filter) if query.filter.params else 0,
-            **found,
+            "sections": sections,
             **_form(params, query.values, _suggestions(connection, rows)),
         }
 
@@ -179,7 +169,7 @@ def _has_window(job_filter: filters.Filter) -> bool:
 
 def _form(params: Params, values: Mapping[str, Any], suggestions: Sequence[str]) -> dict[str, Any]:
     """Return what the search and the chips need, also for values that could not be read."""
-    own = ("q", "hours", "group", "columns", "page")
+    own = ("q", "hours", "columns", "page")
     hours = str(values.get("hours") or "").removesuffix(".0")
     chosen = [value for name, value in params if name == "columns" and value]
     owner = next((value for name, value in reversed(params) if name == "owner" and value), "")
@@ -189,14 +179,12 @@ def _form(params: Params, values: Mapping[str, Any], suggestions: Sequence[str])
             "hours": view_models.choices(HOURS, hours, f"{hours} hours"),
             "chosen_hours": hours,
             "has_window": bool(values.get("since")),
-            "group": values.get("group") or "",
             "columns": [
                 (name, title, name in (chosen or query_params.DEFAULT_COLUMNS))
                 for name, title in query_params.COLUMNS.items()
             ],
             "hidden": [(name, value) for name, value in params if name not in own and value],
             "suggestions": suggestions,
-            "groupings": ["study", "owner", *(word[:-1] for word in suggestions if LABEL_KEY.fullmatch(word))],
             "compare": _with_boxes(params, chosen),
             "mine": link(list(params), {"owner": "", "mine": "true"}),
             "owner": owner if "," not in owner and len(owner) <= MAX_NAME else None,
@@ -223,7 +211,7 @@ def _panels(
     now: float,
 ) -> dict[str, Any]:
     """Return the answers to the three first questions, each with a link to its jobs."""
-    plain = [(name, value) for name, value in params if name not in (*query_params.UNPANELED, "sort", "group")]
+    plain = [(name, value) for name, value in params if name not in (*query_params.UNPANELED, "sort")]
     window = {} if _has_window(query.filter) else {"hours": f"{query_params.FAILURE_HOURS:g}"}
     to_failures = {"open": "true", **window}
     oldest = waiting.oldest
@@ -335,15 +323,6 @@ def _add_details(connection: sqlite3.Connection, rows: Sequence[dict[str, Any]])
             known = describe_failures(connection, row["id"], failed, is_active=row["ended"] is None)
             count = f"{pluralize(failed, 'task')} failed"
         row["error"] = known or row["error"] or count
-
-
-def _group_link(name: str | None, by: str, params: Params) -> str | None:
-    """Return the address of the jobs of a group; None for those without its owner, study or label."""
-    others = [one for one in params if one[0] != "group"]
-    label = by.removeprefix(overview.LABEL_GROUP)
-    if not name:
-        return None
-    return link(others, {by: name}) if label == by else link([*others, ("label", f"{label}={name}")], {})
 
 
 def _suggestions(connection: sqlite3.Connection, rows: Sequence[Mapping[str, Any]]) -> list[str]:

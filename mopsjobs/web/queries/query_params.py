@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from mopsjobs.app.run.job_arguments import API, NUMBER, PAGE, REPEATED, SWITCH, filters_on, job_filter
-from mopsjobs.cache.queries import filters, overview
+from mopsjobs.cache.queries import filters
 from mopsjobs.cache.queries.statistics import window_start
 from mopsjobs.errors import UsageError
 from mopsjobs.utils.text import parse_whole_number
@@ -87,17 +87,11 @@ def filter_parameters(place: str) -> dict[str, Parameter]:
     }
 
 
-def _group(text: str) -> str | None:
-    key = text.removeprefix(overview.LABEL_GROUP)
-    return text if text in overview.GROUPS or (key and key != text) else None
-
-
 UNPANELED = ("status", "open", "stuck")
 """Filters that the panels do not follow: each panel has its own."""
 
 JOBS_PAGE = {
     "sort": Parameter(),
-    "group": Parameter(read=_group, expected="study, owner or label:KEY"),
     "columns": choice((), COLUMNS),
     "page": whole_number(1, 1, MAX_PAGE),
 }
@@ -190,7 +184,6 @@ class JobsPageQuery(JobsQuery):
         self.order = None if self.sort is None else filters.parse_sort(self.sort)
         """The ORDER BY clause; None for the order that is most useful in each phase."""
         self.page: int = self.values["page"]
-        self.group: str | None = self.values["group"]
         shown = self.values["columns"] or DEFAULT_COLUMNS
         self.columns = tuple(name for name in COLUMNS if name in shown)
         self.filter_any_status = job_filter(now, **self.chosen | dict.fromkeys(UNPANELED))

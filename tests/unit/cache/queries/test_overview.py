@@ -1,4 +1,4 @@
-"""What the page of jobs counts, groups and orders, against plain Python over the same jobs."""
+"""What the page of jobs counts and orders, against plain Python over the same jobs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import sqlite3
 from typing import Any
 
 import hypothesis.strategies as st
-import pytest
 from hypothesis import given, settings
 
 from mopsjobs.cache.job_json import SILENT_SECONDS
@@ -108,37 +107,6 @@ def test_each_phase_has_its_own_order(cache: sqlite3.Connection, jobs: dict[str,
     assert waiting == sorted(waiting)
     ended = [job.changed for job in found["ended"]]
     assert ended == sorted(ended, reverse=True)
-
-
-@pytest.mark.parametrize("by", ["owner", "label:k"])
-@settings(max_examples=60, deadline=None)
-@given(jobs=JOBS, since=st.none() | st.floats(0, 1000))
-def test_groups_have_each_job_that_passes_once(
-    cache: sqlite3.Connection, jobs: dict[str, Job], since: float | None, by: str
-) -> None:
-    """Jobs without the label are in no group; a window keeps active jobs."""
-    fill(cache, jobs)
-    passing = [job for job in jobs.values() if since is None or job.changed >= since or job.is_active]
-    groups = overview.groups(cache, filters.Filter(since=since), by, 20)
-    assert [group.changed for group in groups] == sorted((group.changed for group in groups), reverse=True)
-    members: dict[str | None, list[Job]] = {}
-    for job in passing:
-        if by == "owner" or "k" in job.labels:
-            members.setdefault(job.owner if by == "owner" else job.labels["k"], []).append(job)
-    assert {group.name for group in groups} == members.keys()
-    assert len(groups) == len(members)
-    for group in groups:
-        mine = members[group.name]
-        waiting = sum(job.status in BEFORE_RUNNING for job in mine)
-        assert group == overview.JobGroup(
-            group.name,
-            len(mine),
-            sum(job.is_active for job in mine) - waiting,
-            waiting,
-            sum(job.status == "succeeded" for job in mine),
-            sum(job.status in ("failed", "partial") for job in mine),
-            max(job.changed for job in mine),
-        )
 
 
 def test_a_search_is_made_once_for_all_queries(cache: sqlite3.Connection) -> None:

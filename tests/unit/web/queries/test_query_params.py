@@ -19,7 +19,7 @@ def test_empty_values_count_as_defaults() -> None:
     for query in (JobsQuery(API, JOBS, empty, START), JobsQuery(API, JOBS, [], START)):
         assert (query.values["limit"], query.values["skip"], query.filter.clauses()) == (50, 0, [("true", [])])
     page = JobsPageQuery([("q", ""), ("page", ""), ("owner", "")], START)
-    assert (page.page, page.order, page.group, page.filter.clauses()) == (1, None, None, [("true", [])])
+    assert (page.page, page.order, page.filter.clauses()) == (1, None, [("true", [])])
     charts = ChartsQuery([("owner", ""), ("label", ""), ("days", "")], START)
     assert (charts.owner, charts.labels, charts.days) == ("", (), 30)
 
