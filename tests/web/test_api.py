@@ -277,7 +277,7 @@ def test_schemathesis_finds_nothing(web: Web, pytestconfig: pytest.Config) -> No
 
         ask()
     assert set(found) == set(document["paths"])
-    assert len(document["paths"]) == 10
+    assert len(document["paths"]) == 9
 
 
 def test_the_openapi_document_is_valid(web: Web) -> None:

@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl
 import pytest
 
 from support.cli import Cli, Remote, add, foreign, key
-from support.web import Web, flat, text_of
+from support.web import Web, text_of
 
 MODEL = {"model": "seir.model:run", "scenario": "baseline", "bundle": "sha256:0"}
 
@@ -151,7 +151,6 @@ def test_a_row_says_why_a_job_failed(web: Web) -> None:
     [
         ("status=nope&owner=ada", "invalid status 'nope'"),
         ("columns=size&owner=ada", "invalid columns 'size': expected one of compare, study,"),
-        ("param=%3D5&owner=ada", "invalid condition '=5'"),
     ],
 )
 def test_bad_filters_keep_the_form(web: Web, query: str, sentence: str) -> None:
@@ -181,22 +180,6 @@ def test_mine_is_the_user_of_the_server_or_of_the_browser(web: Web) -> None:
     assert "Nothing says which jobs are yours." in web.get("/jobs?mine=true").text
     web.client.set_cookie("mops_jobs_mine", "Ad%C3%A4%20L", path="/jobs")
     assert address(web, "mine=true") == {"owner": "Adä L"}
-
-
-def test_a_search_by_parameters_says_what_it_leaves_out(web: Web) -> None:
-    """Jobs of studies whose tasks the cache does not have; other filters choose among them, as in the list."""
-    assert "not searched for parameters" not in web.ok("/jobs")
-    assert "3 jobs are not searched for parameters" in flat(web.ok("/jobs?param=beta"))
-    assert "1 job is not searched for parameters" in flat(web.ok("/jobs?param=beta%3E0.9&owner=grace"))
-    assert "not searched for parameters" not in web.ok("/jobs?param=beta&status=running")
-    web.app.cache.write(
-        lambda cache: cache.execute(
-            "INSERT INTO ledger (job_id, looked_at, tasks_total, parameters, varying)"
-            " VALUES ('lost', 0, 1, '[\"beta\"]', '[]')"
-        )
-    )
-    assert "2 jobs are not searched for parameters" in flat(web.ok("/jobs?param=beta"))
-    assert shown(web, "?param=beta") == ["lost"]
 
 
 def test_columns_are_in_the_address(web: Web) -> None:
@@ -300,7 +283,7 @@ def test_pages_count_rows_of_sweeps(swept: Web, cli: Cli, remote: Remote) -> Non
     "query",
     [
         "open=true", "stuck=true", "hours=1", "until=1h", "days=7", "q=night", "error=OOM", "status=failed,running",
-        "q=n-&sort=-updated", "ended_since=2026-02-01T00:00:00Z", "study=seir.model:run/baseline", "param=beta",
+        "q=n-&sort=-updated", "ended_since=2026-02-01T00:00:00Z", "study=seir.model:run/baseline",
     ],
 )  # fmt: skip
 def test_each_filter_holds_for_sweeps(swept: Web, query: str) -> None:

@@ -209,13 +209,6 @@ def _set_days(chosen: filters.Filter, days: int, now: datetime) -> None:
     chosen.end_after(window_start(days, now.timestamp()))
 
 
-def _parse_params(texts: Sequence[str], _now: datetime) -> tuple[object, ...]:
-    from mopsjobs.cache.queries.task_filters import check_count, parse_parameter  # here: only pages have it
-
-    check_count(texts)
-    return tuple(map(parse_parameter, texts))
-
-
 _WORDS = "|".join([*STATUSES, *GROUPS])
 
 _WHEN = {"pattern": r"^(\d{1,4}[smhdw]|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)$"}
@@ -273,10 +266,6 @@ _TABLE = (
     ),
     FilterArgument("study", CHOICES, "jobs of one of these studies", require_choice("study"), on=PAGE),
     FilterArgument("error", TEXT, "jobs with this text in an error", _assign("error"), on=PAGE),
-    FilterArgument(
-        "param", REPEATED, "jobs with a parameter set that has this parameter, or meets this condition",
-        _assign("params", _parse_params), on=PAGE,
-    ),
     FilterArgument("open", SWITCH, "failed or partial jobs that no resume has taken up", _assign("is_open"), on=PAGE),
 )  # fmt: skip
 

@@ -133,8 +133,6 @@ class Filter:
     case."""
     error: str | None = None
     """The error of the record, or of failed tasks as they were kept, contains this text, in any ASCII case."""
-    params: tuple[tuple[str, str | None, float | None, str], ...] = ()
-    """A parameter set meets each of these: a parameter, an operator or None, and the value as number and text."""
     is_open = False
     """Failed or partial, and not resumed; see `IS_OPEN`."""
     phase: str | None = None
@@ -212,8 +210,6 @@ class Filter:
         if self.ended_since is not None:
             # `+`: most jobs may pass, and then the index of another condition, or of the order, is better.
             yield "(is_active = 1 OR +ended_ts >= ?)", [self.ended_since]
-        for name, sign, number, text in self.params:
-            yield _has_parameter(name, sign, number, text)
         if self.is_open:
             yield IS_OPEN, []
         if self.phase is not None:
@@ -230,25 +226,6 @@ class Filter:
 def _containing(text: str) -> str:
     """Return the pattern of LIKE for texts that contain a text."""
     return "%" + re.sub(r"([\\%_])", r"\\\1", text) + "%"
-
-
-def _has_parameter(name: str, sign: str | None, number: float | None, text: str) -> Condition:
-    """Return the condition that a parameter set of a job meets a condition. Only jobs with a mirrored study do."""
-    has = "EXISTS (SELECT 1 FROM json_each(ledger.parameters) AS name WHERE name.value = ?)"
-    values: list[object] = [name]
-    if sign is not None:
-        from mopsjobs.cache.queries.task_filters import json_word  # here: few listings search for parameters
-
-        # The first condition keeps it from reading parameter sets that lack the parameter.
-        has += (
-            " AND EXISTS (SELECT 1 FROM parameter_set CROSS JOIN json_each(params) AS one"  # noqa: S608 - operators
-            " WHERE parameter_set.job_id = ledger.job_id AND one.key = ? AND CASE"
-            f" WHEN ? IS NOT NULL AND one.type IN ('integer', 'real') THEN one.value {sign} ?"
-            f" WHEN one.type IN ('true', 'false', 'null') THEN one.type {sign} ?"
-            f" ELSE CAST(one.value AS TEXT) {sign} ? END)"
-        )
-        values += [name, number, number, json_word(text), text]
-    return f"job_id IN (SELECT job_id FROM ledger WHERE {has})", values  # noqa: S608
 
 
 def is_one_of(column: str, text: str) -> Condition:

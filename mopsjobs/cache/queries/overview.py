@@ -140,23 +140,6 @@ def resumed_as(connection: sqlite3.Connection, job_ids: Sequence[str]) -> dict[s
     return {parent: (job_id, status) for parent, job_id, status in rows}
 
 
-def unsearched_jobs(connection: sqlite3.Connection, job_filter: Filter) -> int:
-    """Count the jobs of studies whose parameters the cache does not have, and that pass the filter apart from those.
-
-    A search for parameters cannot find them.
-    """
-    chosen = copy.copy(job_filter)
-    chosen.params = ()
-    return sum(
-        connection.execute(
-            f"SELECT count(*) FROM job WHERE {condition} AND study IS NOT NULL"  # noqa: S608 - constant names
-            " AND job_id NOT IN (SELECT job_id FROM ledger)",
-            values,
-        ).fetchone()[0]
-        for condition, values in where_clauses(connection, chosen)
-    )
-
-
 def owners(connection: sqlite3.Connection, limit: int) -> list[str]:
     """Return owners of jobs in their order."""
     rows = connection.execute(

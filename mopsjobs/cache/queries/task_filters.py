@@ -175,19 +175,6 @@ def parse_condition(text: str) -> Condition:
     return Condition(_without_quotes(name), sign, _without_quotes(value))
 
 
-def parse_parameter(text: str) -> tuple[str, str | None, float | None, str]:
-    """Read a condition such as `beta>0.9`, or the name of a parameter alone, as a filter of jobs has it.
-
-    Raises:
-        UsageError: if it is a condition, and malformed.
-    """
-    if not any(sign in text for sign in "=<>"):
-        return text, None, None, ""
-    condition = parse_condition(text)
-    number = as_number(condition.value)
-    return condition.name, condition.sign, None if number is None else float(number), condition.value
-
-
 def check_count(conditions: Sequence[object]) -> None:
     """Refuse more than `MAX_CONDITIONS`.
 

@@ -8,12 +8,10 @@ from typing import Any, NamedTuple
 
 from flask import Response, request
 
-from mopsjobs.app.care.store_size import EVENTS_AGE, PRUNE_COMMAND, count_jobs_of_store
 from mopsjobs.app.jobs.job_card import UNKNOWN, usage_text
 from mopsjobs.app.run.freshness import Freshness
 from mopsjobs.app.run.job_arguments import DAYS
 from mopsjobs.cache.queries import statistics
-from mopsjobs.errors import command_line
 from mopsjobs.registry.status import BEFORE_RUNNING, STATUSES
 from mopsjobs.utils.text import pluralize
 from mopsjobs.utils.times import from_timestamp, human_duration, json_time
@@ -136,11 +134,8 @@ class ChartsPage:
                 "query": query,
                 "windows": [(days, f"{days} days") for days in DAYS],
                 "shown_groups": SHOWN_GROUPS,
-                "events_days": EVENTS_AGE.days,
-                "count_command": command_line(f"{PRUNE_COMMAND} --dry-run"),
                 "as_of": view_models.moment(json_time(now), now.timestamp()).at,
                 **_view(connection, query, now.timestamp()),
-                "store": count_jobs_of_store(connection, now),
             }
 
         return self._renderer.page("charts.html", view, max_age=MAX_CHARTS_AGE, follows=False)

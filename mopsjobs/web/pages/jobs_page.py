@@ -133,8 +133,6 @@ class JobsPage:
             "first_commands": [(why, command_line(command)) for why, command in FIRST_COMMANDS],
             "paging": paging(list(params), query.page, max(1, -(-paged // query_params.PAGE_SIZE))),
             "broken": statistics.count_unreadable_records(connection),
-            "tasks_command": command_line("tasks JOB"),
-            "unsearched": overview.unsearched_jobs(connection, query.filter) if query.filter.params else 0,
             "sections": sections,
             **_form(params, query.values, _suggestions(connection, rows)),
         }

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import fnmatch
-import json
 import os
 import re
 import signal
 import sqlite3
 import subprocess
-from datetime import UTC, datetime
 from typing import Any
 
 import hypothesis.strategies as st
@@ -20,7 +18,6 @@ from mopsjobs.app.run.job_arguments import FILTERS
 from mopsjobs.cache.queries import filters, matching, statistics
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.registry.status import ACTIVE, TERMINAL, JobStatus
-from mopsjobs.web.queries.query_params import JobsPageQuery
 from support.cached_jobs import STATUSES, Job, fill, made_of
 from support.cli import START, Cli, Remote, add, command, environment
 
@@ -129,38 +126,6 @@ def test_a_search_that_has_found_all_jobs_ends(cache: sqlite3.Connection) -> Non
     cache.set_trace_callback(None)
     assert len(searches) == 1
     assert "job_id LIKE" in searches[0]
-
-
-@pytest.mark.parametrize(
-    ("parameter", "found"),
-    [
-        ("beta", ["sampled"]),
-        ("gamma", []),
-        ("beta>0.9", ["sampled"]),
-        ("beta>1.5", []),
-        ("beta>abc", []),
-        ("mode=fast", ["sampled"]),
-        ("mode!=fast", []),
-        ("flag=True", ["sampled"]),
-        ("flag=1", []),
-    ],
-)
-def test_jobs_are_found_by_their_parameters(cache: sqlite3.Connection, parameter: str, found: list[str]) -> None:
-    """By those whose study the cache has, with the conditions of `tasks --param`."""
-    fill(cache, {"sampled": Job(), "other": Job()})
-    cache.execute(
-        "INSERT OR REPLACE INTO ledger (job_id, looked_at, tasks_total, parameters, varying)"
-        " VALUES ('sampled', 0, 2, '[\"beta\", \"mode\", \"flag\"]', '[]')"
-    )
-    for number, params in enumerate(({"beta": 0.5, "mode": "fast", "flag": True}, {"beta": 1.1, "mode": "fast"})):
-        cache.execute(
-            "INSERT OR REPLACE INTO parameter_set (job_id, first_task, tasks, param_id, params)"
-            " VALUES ('sampled', ?, 1, '', ?)",
-            (number, json.dumps(params)),
-        )
-    chosen = JobsPageQuery([("param", parameter)], datetime.now(UTC)).filter
-    [(condition, values)] = filters.where_clauses(cache, filters.Filter(params=chosen.params))
-    assert [job_id for (job_id,) in cache.execute(f"SELECT job_id FROM job WHERE {condition}", values)] == found
 
 
 HARD_ID = "a" * 60
