@@ -156,7 +156,7 @@ STUDIES = {
     "results": ("/jobs/grid/results", ".plot svg"),
     "results-family": ("/jobs/trial.2/results?x=arm", "#reduced-title"),
     "compare": (_compare(COMPARED), "#plot svg"),
-    "compare-all": (_compare(COMPARED, show="all", y="population"), "#plot svg"),
+    "compare-plot": (_compare(COMPARED, y="population"), "#plot svg"),
     "jobs-boxes": ("/jobs?columns=compare&columns=study&columns=progress&columns=done&name=[bfw]*", "td.compare input"),
     "failures": ("/failures", "#errors tbody tr"),
     "failures-resumed": ("/failures?resumed=true&sort=last&limit=9&owner=ada,grace", "#errors tbody tr"),

@@ -55,9 +55,6 @@ SHOWN_SETS = 3
 
 MAX_TEXT = 300
 
-MAX_FOLDED = 60
-"""Characters of a value that is equal."""
-
 SAME_COST = 1.1
 """How many times as much as another an amount may be that does not differ: no two runs take the same time."""
 
@@ -101,37 +98,25 @@ class Row(NamedTuple):
     differs: bool
     is_name: bool = False
     """Whether the name comes from a record."""
-    same: str | None = None
-    """The values of all jobs in one text, if they are not exactly equal and do not differ either."""
 
     @property
-    def is_known(self) -> bool:
-        """Return whether each job has a value here."""
-        return not any(cell.is_weak for cell in self.cells)
+    def is_shown(self) -> bool:
+        """Return whether it differs, or is not known of each job."""
+        return self.differs or any(cell.is_weak for cell in self.cells)
 
 
 class Section(NamedTuple):
-    """Rows of one kind."""
+    """Rows of one kind: those that differ, and those that are not known of each job."""
 
     key: str
     rows: list[Row]
-    equal: list[str]
-    """What is equal, besides rows: counts of files and packages."""
     gap: str | None
+    """What is said in place of rows, if there is nothing to compare."""
 
     @property
     def differing(self) -> int:
         """Return how many rows differ."""
         return sum(row.differs for row in self.rows)
-
-    @property
-    def folded(self) -> list[tuple[str, str]]:
-        """Return the names of rows that are equal, with the value of all jobs."""
-        return [
-            (row.name, cut_to_length(row.same or row.cells[0].text, MAX_FOLDED))
-            for row in self.rows
-            if not row.differs and row.is_known
-        ]
 
 
 class Scalar(NamedTuple):
@@ -213,14 +198,14 @@ def make_row(
 
 
 def sections(sides: Sequence[Side], names: Sequence[str]) -> list[Section]:
-    """Return all rows.
+    """Return the rows that are shown.
 
     Args:
         sides: the jobs, two or more. Scalars are compared with those of the first one.
         names: the scalars.
     """
     compared = compare([None if side.provenance is None else side.provenance.provenance for side in sides])
-    found: dict[str, Iterable[Row | str | None]] = {
+    found: dict[str, Iterable[Row | None]] = {
         "outcome": _outcome(sides),
         "study": _study(sides),
         "parameters": _parameters(sides, compared),
@@ -231,10 +216,8 @@ def sections(sides: Sequence[Side], names: Sequence[str]) -> list[Section]:
     }
     made = []
     for key, parts in found.items():
-        listed = [part for part in parts if part is not None]
-        rows = [part for part in listed if isinstance(part, Row)]
-        equal = [part for part in listed if isinstance(part, str)]
-        made.append(Section(key, rows, equal, None if listed else _gap(key, sides)))
+        rows = [row for row in parts if row is not None]
+        made.append(Section(key, [row for row in rows if row.is_shown], None if rows else _gap(key, sides)))
     return made
 
 
@@ -327,7 +310,7 @@ def _parameters(sides: Sequence[Side], compared: Comparison) -> Iterator[Row | N
         )
 
 
-def _code(sides: Sequence[Side], compared: Comparison) -> Iterator[Row | str | None]:
+def _code(sides: Sequence[Side], compared: Comparison) -> Iterator[Row | None]:
     bundles = [metadata_of(side.job).get("bundle") for side in sides]
     texts = [bundle if isinstance(bundle, str) else Missing(NOT_RECORDED) for bundle in bundles]
     yield make_row("Bundle", texts, lambda text: text.removeprefix("sha256:")[:SHORT_HASH])
@@ -349,16 +332,12 @@ def _code(sides: Sequence[Side], compared: Comparison) -> Iterator[Row | str | N
             for side, of_job, some, version in zip(sides, files, opened, versions, strict=True)
         ]
         yield Row(printable(name), cells, differs=True, is_name=True)
-    total = len({file.name for some in files if some is not None for file in some})
-    yield from _others(sides, "file", len(compared.files), SHOWN_FILES, total)
+    yield _more(sides, "file", len(compared.files) - SHOWN_FILES)
 
 
-def _others(sides: Sequence[Side], noun: str, differing: int, shown: int, total: int) -> Iterator[Row | str]:
-    """Yield how many more differ than are shown, and how many are equal."""
-    if differing > shown:
-        yield Row(pluralize(differing - shown, f"more {noun}"), [Cell("") for _ in sides], differs=True)
-    if total > differing:
-        yield pluralize(total - differing, noun)
+def _more(sides: Sequence[Side], noun: str, count: int) -> Row | None:
+    """Return a row for those that differ and are not shown."""
+    return Row(pluralize(count, f"more {noun}"), [Cell("") for _ in sides], differs=True) if count > 0 else None
 
 
 def _file_cell(file: BundleFile | None, *, is_unread: bool) -> Cell:
@@ -371,7 +350,7 @@ def _file_cell(file: BundleFile | None, *, is_unread: bool) -> Cell:
     return Cell(f"{(file.sha256 or '')[:SHORT_HASH]}", notes)
 
 
-def _environment(sides: Sequence[Side], compared: Comparison) -> Iterator[Row | str | None]:
+def _environment(sides: Sequence[Side], compared: Comparison) -> Iterator[Row | None]:
     yield make_row("Engine", [engine_of(side.job) for side in sides])
     yield make_row("Image", [side.known(image) for side, image in zip(sides, compared.images, strict=True)])
 
@@ -387,8 +366,7 @@ def _environment(sides: Sequence[Side], compared: Comparison) -> Iterator[Row | 
         return
     for name, versions in islice(found.packages.items(), SHOWN_PACKAGES):
         yield make_row(name, noted(versions), is_name=True)
-    total = len({name for side in sides for one in side.environments for name in one.packages})
-    yield from _others(sides, "package", len(found.packages), SHOWN_PACKAGES, total)
+    yield _more(sides, "package", len(found.packages) - SHOWN_PACKAGES)
 
 
 def _cost(sides: Sequence[Side]) -> Iterator[Row | None]:
@@ -424,8 +402,7 @@ def _amounts(name: str, values: Sequence[float | None], text: Callable[[float], 
         for cell, value in zip(row.cells, values, strict=True)
     ]
     known = sorted(value for value in values if value is not None)
-    texts = list(dict.fromkeys(text(value) for value in (known[0], known[-1])))
-    return row._replace(cells=cells, differs=known[-1] > SAME_COST * known[0], same=" to ".join(texts))
+    return row._replace(cells=cells, differs=known[-1] > SAME_COST * known[0])
 
 
 def _results(sides: Sequence[Side], names: Sequence[str]) -> Iterator[Row]:
@@ -497,11 +474,9 @@ MAX_SHOWN_IDS = 20
 
 PARAMETERS = {
     "job": Parameter(()),
-    "show": Parameter("", lambda text: text if text == "all" else None, "all"),
     "y": Parameter(),
     "x": Parameter(),
 }
-"""With `show`, rows that are equal are shown too."""
 
 Readings = list[tuple[str, Reading]]
 """What is missing of a job, and why."""
@@ -535,7 +510,7 @@ class ComparePage:
                 header=self._site.header(),
                 problem=str(error),
                 hint=error.hint,
-                form=_form(query["job"], query),
+                form=_form(query["job"]),
             )
             return page, 400 if isinstance(error, UsageError) else 404
 
@@ -554,33 +529,24 @@ class ComparePage:
         found = sections(sides, names[:MAX_SCALARS])
         first_that_differs = (row.name for one in found if one.key == RESULTS_KEY for row in one.rows if row.differs)
 
-        def to(jobs: Sequence[str] = ids, **changes: str) -> str:
-            values = {name: query[name] for name in ("show", "y", "x")} | changes
-            return f"/compare?{urlencode([*(('job', one) for one in jobs), *((k, v) for k, v in values.items() if v)])}"
+        def to_plot(name: str) -> str:
+            more = [("y", name), *([("x", query["x"])] if query["x"] else [])]
+            return f"/compare?{urlencode([*(('job', one) for one in ids), *more])}#plot"
 
-        def column(job: Job, job_id: str, letter: str) -> dict[str, Any]:
-            others = [one for one in ids if one != job_id]
-            return {
-                "letter": letter,
-                "id": job_id,
-                "path": job_path(job_id),
-                "created": moment(job["created_at"], now),
-                "without": to(others) if len(others) >= MIN_JOBS else None,
-                "first": None if job_id == ids[0] else to([job_id, *others]),
-            }
-
+        columns = [
+            {"letter": letter, "id": job_id, "path": job_path(job_id), "created": moment(job["created_at"], now)}
+            for job, job_id, letter in zip(jobs, ids, LETTERS, strict=False)
+        ]
         return {
-            "columns": [column(*one) for one in zip(jobs, ids, LETTERS, strict=False)],
+            "columns": columns,
             "sections": found,
-            "all": bool(query["show"]),
-            "toggle": to(show="" if query["show"] else "all"),
             "readings": _sentences([readings for _, readings in known], sides),
             "waiting": next((one for _, readings in known for _, one in readings if one.is_waiting), None),
             "plot_gaps": ["no value" if side.results else side.scalars_missing for side in sides],
             "more_scalars": max(0, len(names) - MAX_SCALARS),
-            "scalar_links": {name: f"{to(y=name)}#plot" for name in names},
+            "scalar_links": {name: to_plot(name) for name in names},
             "commands": [command_line("diff", ids[0], f"{shlex.quote(other)} --code") for other in ids[1:]],
-            "form": _form(ids, query),
+            "form": _form(ids),
             **plot_results(results, {**query, "y": query["y"] or next(first_that_differs, None)}),
         }
 
@@ -633,7 +599,7 @@ def _sentences(of_jobs: Sequence[Readings], sides: Sequence[Side]) -> list[str]:
     return [f"{name} of {', '.join(some)}: {text}" for (name, text), some in letters.items()]
 
 
-def _form(ids: Sequence[str], query: Mapping[str, Any]) -> dict[str, Any]:
+def _form(ids: Sequence[str]) -> list[str]:
     """Return the values of the form: the jobs, and room for one more."""
     room = max(len(ids) < MAX_COMPARED, MIN_JOBS - len(ids))
-    return {"ids": [*ids[:MAX_SHOWN_IDS], *[""] * room], "show": query["show"]}
+    return [*ids[:MAX_SHOWN_IDS], *[""] * room]
