@@ -172,9 +172,7 @@ def translate_sqlite_errors(path: str) -> Iterator[None]:
     try:
         yield
     except sqlite3.DatabaseError as error:
-        if str(error).startswith(
-            "user-defined function raised"
-        ):  # the limit of a search by a regular expression, or Ctrl-C
+        if str(error).startswith("user-defined function raised"):  # Ctrl-C within a search by a regular expression
             from mopsjobs.cache.queries.matching import raise_search_error
 
             raise_search_error()

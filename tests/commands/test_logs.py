@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from mopsjobs.cache.queries import matching
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.base import VersionedStore
@@ -231,10 +230,6 @@ def test_a_job_that_its_engine_does_not_know_is_not_waited_for(
     assert ran.err.count("a: suspect (k8s_job_missing). If its runner is gone: mops-jobs resume a") == 1
 
 
-HARD = "(a+)+b$"
-"""An expression for which `re` takes longer than a lifetime, on sixty times `a`."""
-
-
 @pytest.fixture
 def three_jobs(cli: Cli, remote: Remote) -> None:
     """Leave three jobs with lines, the last an hour older than the others."""
@@ -330,21 +325,6 @@ def test_requests_that_contradict_are_refused(cli: Cli, three_jobs: None, argv: 
 def test_an_unknown_job_prints_nothing_of_others(cli: Cli, three_jobs: None) -> None:
     """All jobs are found before the first line is printed."""
     cli.fails(3, "logs", "old", "none")
-
-
-@pytest.mark.parametrize("argv", [("job",), (), ("job", "--tail", "1"), ("job", "-f")])
-def test_an_expression_without_end_is_refused(
-    cli: Cli, remote: Remote, write: Writer, monkeypatch: pytest.MonkeyPatch, argv: tuple[str, ...]
-) -> None:
-    """After a bound, with one sentence that names the expression, a hint, and exit code 2."""
-    monkeypatch.setattr(matching, "MAX_SECONDS", 0.1)
-    monkeypatch.setattr(matching, "TICK_SECONDS", 0.05)
-    add(remote.jobs, "job", "succeeded")
-    write("a" * 60)
-    said = cli.fails(2, "logs", *argv, "--grep", HARD)
-    assert f"The expression '{HARD}' takes longer than" in said
-    assert "hint: Use an expression without a repetition inside another one." in said
-    assert cli.ok("logs", "job", "--grep", "^a+$").lines == ["a" * 60]
 
 
 ERROR = {"type": "ValueError", "message": "no", "traceback": "Traceback\nValueError: no"}

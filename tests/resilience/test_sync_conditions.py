@@ -123,25 +123,6 @@ def test_a_busy_server_and_a_bad_line_cost_time_only(place: Place, cli: Cli, con
     assert len(cli.ids("--limit", "0")) == FEW
 
 
-def test_doctor_measures_the_line(place: Place, cli: Cli) -> None:
-    """And says what a full mirror will take. Failures are counted, and warned of."""
-    place.write_foreign(FEW)
-    place.store.create_if_absent("jobs/job-001/manifest.json", b"{}")  # beside a record: it does not count
-
-    def network() -> dict[str, str]:
-        found = cli("doctor", "--network", "--json").json
-        (check,) = [check for check in found["checks"] if check["name"] == "network"]
-        return check
-
-    check = network()
-    assert check["state"] == "ok"
-    for word in ("latency", "reads/s", "kB/s", "0 retries", "0 failed", f"full mirror of {FEW} jobs takes about"):
-        assert word in check["detail"]
-    place.impose(Conditions(poisons={BAD: "gone"}))
-    check = network()
-    assert (check["state"], "1 failed" in check["detail"]) == ("warn", True)
-
-
 @pytest.fixture
 def _short_reads(monkeypatch: pytest.MonkeyPatch, _many_tries: None) -> None:
     """Let each read wait for 0.3 s, but the first one as long as ever."""

@@ -117,7 +117,7 @@ def test_a_child_shows_what_its_parent_left(web: Web, cli: Cli, remote: Remote) 
 
 
 def test_a_reused_task_shows_the_log_of_the_job_that_ran_it(web: Web, cli: Cli, remote: Remote) -> None:
-    """There it has another number. The command names both."""
+    """There it has another number. The command names the job."""
     _night(cli, remote, {"result.json": b"3"})
     events = Writer(remote.store.inner, cli.clock, "night")
     events("of task 1", task=1)
@@ -136,11 +136,7 @@ def test_a_reused_task_shows_the_log_of_the_job_that_ran_it(web: Web, cli: Cli, 
     assert 'Task 1 ran in <a href="/jobs/night/logs?task=3">night</a>, whose outputs are reused.' in log
     assert "Task 0 ran" not in log
     said = cli.ok("logs", "more", "--task", "1").err
-    assert "Task 1 of more ran in night, whose outputs are reused: mops-jobs logs night --task 3\n" in said
-    assert (
-        "Reused, so without lines here: 1 of 2 tasks, from night."
-        in cli("logs", "more", "--task", "1", "--offline").err
-    )
+    assert "Reused, so without lines here: 1 of 2 tasks, from night." in said
 
 
 def test_outputs_appear_when_the_task_has_ended(web: Web, cli: Cli, remote: Remote) -> None:

@@ -31,17 +31,12 @@ from mopsjobs.engines.trust import NotTrustedError
 from mopsjobs.errors import (
     EXIT_DONE,
     EngineError,
-    NoManifestError,
     OptionError,
-    RecordError,
-    StoreError,
     StoreUnavailableError,
-    command_line,
     exit_code_of,
 )
 from mopsjobs.events.format import DROPPED
 from mopsjobs.registry.status import BEFORE_RUNNING, TERMINAL
-from mopsjobs.studies.manifest import load_manifest
 from mopsjobs.utils.text import pluralize, strip_control_characters
 
 OVERLAP_SECONDS = 10.0
@@ -88,7 +83,7 @@ def read_logs(request: LogRequest, app: App, show: OnLines) -> int:
         The exit code: of the job's end if it was followed, of the outage if the registry does not answer, else 0.
 
     Raises:
-        UsageError: if the request is not valid, or if searching takes too long.
+        UsageError: if the request is not valid.
         JobNotFoundError: if a job does not exist.
         StoreUnavailableError: if the registry does not answer, and neither cache nor machine has lines of the job.
     """
@@ -184,31 +179,11 @@ class _LogReader:
         self._app.out.note(f"Job {feed.job_id} has no log lines{end}.{why}")
 
     def _note_reused(self, job: Mapping[str, object]) -> bool:
-        """Name the jobs that ran those of the tasks that a job reuses. Return whether there are any."""
-        tasks = sorted(task for task in self._request.tasks or () if task not in self._tasks_shown)
-        if not tasks or not reused_tasks(job)[0]:
+        """Name the jobs that ran tasks which a job reuses, if some of the selected ones had no line. Return if so."""
+        if not reused_tasks(job)[0] or self._tasks_shown.issuperset(self._request.tasks or ()):
             return False
-        job_id, has_noted = str(job["job_id"]), False
-        try:
-            if self._request.offline:
-                raise StoreUnavailableError("")
-            manifest = load_manifest(self._app.store, job_id)
-            reused = {task.number: task for _, task in manifest.tasks() if task.number in tasks}
-            for source in manifest.reused:
-                numbers = [number for number in tasks if source.has(number)]
-                if not numbers:
-                    continue
-                there = load_manifest(self._app.store, source.job_id)
-                found = (there.number_of(reused[number].param_id, reused[number].seed) for number in numbers)
-                options = f"--task {','.join(str(number) for number in found if number is not None)}"
-                which = f"Task{'' if len(numbers) == 1 else 's'} {', '.join(map(str, numbers))} of {job_id}"
-                run = command_line("logs", source.job_id, options)
-                self._app.out.note(f"{which} ran in {source.job_id}, whose outputs are reused: {run}")
-                has_noted = True
-        except (StoreError, NoManifestError, RecordError):
-            self._app.out.note(f"Reused, so without lines here: {reused_text(job)}.")
-            return True
-        return has_noted
+        self._app.out.note(f"Reused, so without lines here: {reused_text(job)}.")
+        return True
 
     def _note_end(self, feed: EventFeed) -> None:
         """Print a note if the job was ended before its tasks."""

@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-from mopsjobs.cache.queries.matching import HINT, MAX_SECONDS, TimedSearch
 from mopsjobs.errors import OptionError, UsageError
 from mopsjobs.events.format import DROPPED, LOG, RUNNER, TASK_FAILED
-from mopsjobs.utils.text import error_line, parse_whole_number
+from mopsjobs.utils.text import compile_pattern, error_line, parse_whole_number
 from mopsjobs.utils.times import parse_time
 
 KINDS = frozenset((LOG, TASK_FAILED, RUNNER, DROPPED))
 """The kinds of events that have lines, or tell that lines are missing."""
-
-LINES_PER_SEARCH = 1000
-"""Lines among which a regular expression may take `MAX_SECONDS`. A follower may read for days."""
 
 MAX_TASK = 2**53
 
@@ -45,32 +41,14 @@ class LogSelection:
         """
         self.after = after
         self.tasks = tasks
-        self._searched = 0
-        error = UsageError(
-            f"The expression '{pattern}' takes longer than {MAX_SECONDS:g} seconds for {LINES_PER_SEARCH:,} lines.",
-            hint=f"Use {HINT}",
-        )
-        self._search = None if pattern is None else TimedSearch(pattern, error)
+        self._search = None if pattern is None else compile_pattern(pattern).search
 
     def has_match(self, text: str) -> bool:
-        """Return True if a line contains a match of the pattern.
-
-        Raises:
-            UsageError: if searching takes too long.
-        """
-        if self._search is None:
-            return True
-        self._searched += 1
-        if self._searched % LINES_PER_SEARCH == 0:
-            self._search.restart()
-        return self._search(text)
+        """Return True if a line contains a match of the pattern."""
+        return self._search is None or self._search(text) is not None
 
     def lines(self, event: Mapping[str, object]) -> list[LogLine]:
-        """Return the lines of an event if it is selected: all of them, if one of a traceback contains a match.
-
-        Raises:
-            UsageError: if searching takes too long.
-        """
+        """Return the lines of an event if it is selected: all of them, if one of a traceback contains a match."""
         task = event.get("task")
         if event["kind"] != LOG and not _is_error(event):
             return []

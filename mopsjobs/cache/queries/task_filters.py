@@ -6,7 +6,6 @@ import functools
 import json
 import math
 import operator
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeGuard
 
@@ -51,9 +50,6 @@ SORTS = {
 """The names for the order of tasks, with their fields of `TaskRow` and their columns."""
 
 
-_PLACE = re.compile(r"(\d{1,18})(?:(:)(-?\d{1,18}(?:\.\d{1,20})?(?:e[-+]\d{1,2})?)?)?", re.ASCII)
-
-
 class Condition(NamedTuple):
     """A condition on one parameter."""
 
@@ -86,22 +82,6 @@ class Condition(NamedTuple):
         return number is not None and is_number(found) and found != number and math.isclose(found, number)
 
 
-class Place(NamedTuple):
-    """The place of a task in an order: a page of tasks begins after it."""
-
-    task: int
-    has_row: bool = False
-    """Whether an attempt at the task has ended. Only then it has a place by its value."""
-    value: float | None = None
-    """What the order compares; None if the task lacks it."""
-
-    def __str__(self) -> str:
-        """Return the place as a cursor."""
-        if not self.has_row:
-            return str(self.task)
-        return f"{self.task}:{'' if self.value is None else json.dumps(self.value)}"
-
-
 class Order(NamedTuple):
     """The order of tasks: a name of `SORTS`, and whether the largest comes first."""
 
@@ -125,16 +105,6 @@ class Order(NamedTuple):
         if self.name == "task":
             return f"task.task {direction}"
         return f"{self.column} {direction} NULLS LAST, task.task"
-
-    def rows_after(self, place: Place) -> tuple[str, list[float]]:
-        """Return the condition of rows that come after a place, and its values."""
-        sign = "<" if self.is_descending else ">"
-        if self.name == "task":
-            return f"task.task {sign} ?", [place.task]
-        if place.value is None:
-            return f"{self.column} IS NULL AND task.task > ?", [place.task]
-        condition = f"({self.column} {sign} ? OR {self.column} = ? AND task.task > ? OR {self.column} IS NULL)"
-        return condition, [place.value, place.value, place.task]
 
 
 def parse_task_statuses(text: str) -> frozenset[str]:
@@ -196,19 +166,6 @@ def parse_order(text: str) -> Order:
         hint = "For descending order, put a - in front, as in -seconds."
         raise UsageError(invalid_choice("sort column", name, SORTS), hint=hint)
     return Order(name, text.strip().startswith("-"))
-
-
-def parse_place(text: str) -> Place:
-    """Read the cursor of a page of tasks.
-
-    Raises:
-        UsageError: if it is not one.
-    """
-    match = _PLACE.fullmatch(text)
-    if match is None:
-        raise invalid_cursor(text)
-    task, has_row, value = match.groups()
-    return Place(int(task), has_row is not None, json.loads(value) if value else None)
 
 
 def invalid_cursor(text: str) -> UsageError:

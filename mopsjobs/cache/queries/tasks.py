@@ -20,7 +20,6 @@ from mopsjobs.cache.queries.task_filters import (
     WAITING,
     Condition,
     Order,
-    Place,
     as_number,
     check_names,
     check_order,
@@ -121,9 +120,8 @@ class TaskQuery(NamedTuple):
     statuses: frozenset[str] | None = None
     conditions: tuple[Condition, ...] = ()
     order: Order = Order()
-    after: Place | None = None
-    max_seen: int | None = None
-    """How many tasks are compared with the conditions, at most; None for all. See `TaskList.seen_up_to`."""
+    after: int | None = None
+    """Only tasks with larger numbers. For the order by their numbers."""
 
 
 class TaskList:
@@ -161,9 +159,6 @@ class TaskList:
         self._query = query
         self._unseen = WAITING if is_active else MISSING
         self.has_duplicates = has_duplicates
-        self._left: int | None = None
-        self.seen_up_to: Place | None = None
-        """Where the search ended, since it had compared `max_seen` tasks; None if it went on to its end."""
         for condition in query.conditions:
             if not condition.is_equality and as_number(condition.value) is None:
                 check_order(condition, (json.loads(one.params) for one in self._study.sets()))
@@ -188,30 +183,21 @@ class TaskList:
             )
         if not exact and self.ledger.tasks_total > MAX_COUNTED:
             return None
-        return sum(1 for _ in self._rows(0, None, None))
-
-    def place_of(self, row: TaskRow) -> Place:
-        """Return the place of a task in the order of the list."""
-        order = self._query.order
-        if order.name == "task" or not row.has_row:
-            return Place(row.task)
-        value: float | None = getattr(row, order.field)
-        return Place(row.task, has_row=True, value=value)
+        return sum(1 for _ in self._rows(0, None))
 
     def tasks(self, limit: int) -> Iterator[ListedTask]:
         """Yield the first `limit` tasks of the page, all for 0."""
-        rows = self._rows(limit, self._query.after, self._query.max_seen)
+        rows = self._rows(limit, self._query.after)
         return _with_parameters(islice(rows, limit) if limit else rows)
 
     def page(self, first: int, limit: int) -> list[ListedTask]:
         """Return up to `limit` tasks by their numbers, from `first` on. It costs what it returns."""
-        after = Place(first - 1) if first else None
+        after = first - 1 if first else None
         return list(_with_parameters(islice(self._merged(Order(), after, with_rows=True), limit)))
 
-    def _rows(self, limit: int, after: Place | None, max_seen: int | None) -> Iterator[tuple[TaskRow, StoredSet]]:
-        """Yield the tasks after a place that pass the filter, in order; at least the first `limit`, all for 0."""
-        statuses, _, order, *_ = self._query
-        self._left = max_seen
+    def _rows(self, limit: int, after: int | None) -> Iterator[tuple[TaskRow, StoredSet]]:
+        """Yield the tasks that pass the filter, in order; at least the first `limit`, all for 0."""
+        statuses, _, order, _ = self._query
         needs_unseen = (
             statuses is None
             or (self._unseen in statuses and self._count_unseen() > 0)
@@ -220,22 +206,19 @@ class TaskList:
         if order.name == "task" and needs_unseen:
             yield from self._merged(order, after, with_rows=True)
             return
-        if after is None or after.has_row or order.name == "task":
-            yield from self._ended(limit, after)
-            after = None
-        if needs_unseen and self.seen_up_to is None:
-            yield from self._merged(Order(), after, with_rows=False)
+        yield from self._ended(limit, after)
+        if needs_unseen:
+            yield from self._merged(Order(), None, with_rows=False)
 
-    def _ended(self, limit: int, after: Place | None) -> Iterator[tuple[TaskRow, StoredSet]]:
+    def _ended(self, limit: int, after: int | None) -> Iterator[tuple[TaskRow, StoredSet]]:
         """Yield the tasks with rows; at least the first `limit`, all for 0."""
         condition, values = self._row_condition()
         if after is not None:
-            behind, more = self._query.order.rows_after(after)
-            condition, values = f"{condition} AND {behind}", [*values, *more]
-        most = self._left if self._query.conditions else limit
+            condition, values = f"{condition} AND task.task > ?", [*values, after]
         order = self._query.order.sql
-        if most:  # then an index may tell which tasks these are; without a limit, SQLite sorts all rows whole
-            first = f"SELECT task FROM task WHERE {condition} ORDER BY {order} LIMIT {most:d}"  # noqa: S608 - constant names
+        if limit and not self._query.conditions:
+            # An index may tell which tasks these are. Without a limit, SQLite sorts all rows whole.
+            first = f"SELECT task FROM task WHERE {condition} ORDER BY {order} LIMIT {limit:d}"  # noqa: S608 - constant names
             condition = f"job_id = ? AND task IN ({first})"
             values = [self._study.job_id, *values]
         passes = self._set_filter()
@@ -245,8 +228,6 @@ class TaskList:
             one = self._study.set_of(row.task)
             if one is not None and passes(one):
                 yield row, one
-            if self._stops_at(self.place_of(row)):
-                return
 
     def _row_condition(self) -> tuple[str, list[str | float]]:
         """Return the WHERE clause of rows, without the conditions on parameters."""
@@ -258,24 +239,18 @@ class TaskList:
             values += sorted(statuses)
         return condition, values
 
-    def _merged(self, order: Order, after: Place | None, *, with_rows: bool) -> Iterator[tuple[TaskRow, StoredSet]]:
+    def _merged(self, order: Order, after: int | None, *, with_rows: bool) -> Iterator[tuple[TaskRow, StoredSet]]:
         """Yield tasks by their numbers, also those without rows; only those if `with_rows` is False."""
         statuses, descending = self._query.statuses, order.is_descending
         passes = self._set_filter()
-        begin = None if after is None else after.task
-        behind, more = ("true", []) if after is None else order.rows_after(after)
         rows = self._connection.execute(
-            f"SELECT {_COLUMNS} FROM task WHERE job_id = ? AND {behind} ORDER BY {order.sql}",  # noqa: S608 - constant names
-            (self._study.job_id, *more),
+            f"SELECT {_COLUMNS} FROM task WHERE job_id = ? AND task.task > ? ORDER BY {order.sql}",  # noqa: S608 - constant names
+            (self._study.job_id, -1 if after is None else after),
         )
         row = next(rows, None)
-        for one in self._study.sets(descending=descending, after=begin):
-            if not passes(one) and self._stops_at(
-                Place(one.first_task if descending else one.first_task + one.tasks - 1)
-            ):
-                return
+        for one in self._study.sets(descending=descending, after=after):
             if passes(one):
-                for number in self._study.numbers_of(one, descending=descending, after=begin):
+                for number in self._study.numbers_of(one, descending=descending, after=after):
                     while row is not None and (row[0] > number if descending else row[0] < number):
                         row = next(rows, None)
                     is_ended = row is not None and row[0] == number
@@ -283,18 +258,6 @@ class TaskList:
                         found = TaskRow(*row) if row is not None and is_ended else self._without_row(one, number)
                         if statuses is None or found.outcome in statuses:
                             yield found, one
-                    if self._stops_at(Place(number)):
-                        return
-
-    def _stops_at(self, place: Place) -> bool:
-        """Count a task that was compared; return True if it is the last of a search that ends after some."""
-        if self._left is None:
-            return False
-        self._left -= 1
-        if self._left > 0:
-            return False
-        self.seen_up_to = place
-        return True
 
     def _without_row(self, one: StoredSet, number: int) -> TaskRow:
         """Return a task that has no row: of a duplicate, that of the earlier task, with the number of its own."""

@@ -22,7 +22,7 @@ from mopsjobs.cache.queries.events import cache_id, parse_cursor, public_event, 
 from mopsjobs.cache.queries.failures import jobs_with_failures
 from mopsjobs.cache.queries.filters import hide_archived, parse_sort
 from mopsjobs.cache.queries.ledgers import read_ledger
-from mopsjobs.cache.queries.task_filters import Place, invalid_cursor
+from mopsjobs.cache.queries.task_filters import invalid_cursor
 from mopsjobs.console.result import Document
 from mopsjobs.errors import NoManifestError, UsageError, command_line
 from mopsjobs.utils.table_files import json_objects, type_of
@@ -161,7 +161,7 @@ class _Handlers:
         query = parse_query(TASKS, request.args.items(multi=True))
         which, limit = tasks_query(query), query["limit"]
 
-        def view(connection: sqlite3.Connection, freshness: Freshness) -> tuple[str, Place | None]:
+        def view(connection: sqlite3.Connection, freshness: Freshness) -> tuple[str, int | None]:
             job = job_queries.find_job(connection, query["job"], now=self._site.app.now().timestamp())
             _check_mirrored(connection, job)
             found = JobTasks(self._site.app, FoundJob(job, freshness))
@@ -170,11 +170,9 @@ class _Handlers:
             listed = list(tasks.tasks(limit + 1))  # one more, to know whether there are more
             texts = (json.dumps(one.to_json(), allow_nan=False) for one in islice(listed, limit))
             taken = _take_bytes(texts, MAX_ANSWER_BYTES)
-            is_cut = len(taken) < len(listed)
             head = found.document_head(tasks, len(taken), total)
-            return _document(head, "tasks", taken), tasks.place_of(
-                listed[len(taken) - 1].row
-            ) if is_cut else tasks.seen_up_to
+            after = listed[len(taken) - 1].row.task if len(taken) < len(listed) else None
+            return _document(head, "tasks", taken), after
 
         text, after = self._site.read(view)
         return _page(text, "after", after)

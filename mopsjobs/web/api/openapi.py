@@ -23,9 +23,6 @@ MAX_LIMIT = 1000
 
 MAX_SKIP = 10**12 - 1
 
-MAX_SEEN = 100_000
-"""Tasks that one answer compares with conditions, at most. Its Link leads to the rest."""
-
 MAX_FAILURE_JOBS = 100
 
 _SORTS = f"-?({'|'.join(filters.SORTS)})"
@@ -41,6 +38,14 @@ JOB = Parameter(
 
 AFTER = Parameter(
     description="Begin after this cursor. The Link header with rel=next of an answer leads to the next page."
+)
+
+AFTER_TASK = Parameter(
+    None,
+    lambda text: parse_whole_number(text, 0, MAX_TASK),
+    "the number of a task",
+    AFTER.description,
+    {"type": "integer", "minimum": 0, "maximum": MAX_TASK},
 )
 
 JOBS = {
@@ -79,24 +84,14 @@ TASKS = {
             "maxItems": task_filters.MAX_CONDITIONS,
         },
     ),
-    "sort": Parameter(
-        description="The order of the tasks; - for descending.",
-        schema={"type": "string", "pattern": f"^-?({'|'.join(task_filters.SORTS)})$", "default": "task"},
-    ),
     "limit": whole_number(DEFAULT_LIMIT, 1, MAX_LIMIT, "The number of tasks, at most."),
-    "after": AFTER,
+    "after": AFTER_TASK,
 }
 
 RESULTS = {
     "job": JOB,
     "limit": whole_number(MAX_LIMIT, 1, MAX_LIMIT, "The number of rows, at most."),
-    "after": Parameter(
-        None,
-        lambda text: parse_whole_number(text, 0, MAX_TASK),
-        "the number of a task",
-        AFTER.description,
-        {"type": "integer", "minimum": 0, "maximum": MAX_TASK},
-    ),
+    "after": AFTER_TASK,
 }
 
 SETS = {
@@ -139,9 +134,7 @@ def tasks_query(values: Mapping[str, Any]) -> TaskQuery:
     return TaskQuery(
         None if values["status"] is None else task_filters.parse_task_statuses(values["status"]),
         tuple(map(task_filters.parse_condition, values["param"])),
-        task_filters.Order() if values["sort"] is None else task_filters.parse_order(values["sort"]),
-        after=None if values["after"] is None else task_filters.parse_place(values["after"]),
-        max_seen=MAX_SEEN,
+        after=values["after"],
     )
 
 
