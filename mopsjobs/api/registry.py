@@ -151,7 +151,7 @@ class _SharedApp(App):
 
 
 class Registry:
-    """An open registry with its cache. Several threads may use it; after a fork, both processes may."""
+    """An open registry with its cache. Several threads may use it; after a fork, the parent alone if it is embedded."""
 
     def __init__(self, app: App) -> None:
         """Use a run; see `connect`."""

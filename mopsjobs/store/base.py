@@ -79,8 +79,8 @@ class VersionedStore(Protocol):
     A container or table that does not exist yet holds no keys. The first write creates it, a read never does.
 
     Every method may be called from several threads at once. A process may fork while it has a store open that several
-    processes can have open. Then parent and child can both use it; or the child refuses to, as while other threads use
-    an embedded store. A listing that has begun belongs to the parent.
+    processes can have open. Then parent and child can both use it; of an embedded store, the child refuses to. A
+    listing that has begun belongs to the parent.
     """
 
     def get(self, key: str) -> Versioned | None:

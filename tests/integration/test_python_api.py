@@ -113,29 +113,6 @@ def test_missing_tasks_are_resumed(tmp_path: Path) -> None:
 
 # A runner outlives the program that launched it.
 
-FORK = """
-import multiprocessing, os, sys
-import mopsjobs as mj
-
-def report(name):
-    reg.app.registry.register_job(name)
-    reg.app.registry.finalize_job(name, "succeeded")
-    return reg.job(name).status().status
-
-with mj.connect() as reg:
-    report("before")
-    child = os.fork()
-    if child == 0:
-        report("child")
-        os._exit(0)
-    report("parent")
-    assert os.waitpid(child, 0)[1] == 0
-    with multiprocessing.get_context("fork").Pool(2) as pool:
-        assert pool.map(report, ["a", "b", "c", "d"]) == ["succeeded"] * 4
-    report("after")
-    print(*sorted(row["job_id"] for row in reg.jobs(status="succeeded", refresh=True)))
-"""
-
 FORK_WHILE_OPENING = """
 import os, signal, threading
 import mopsjobs as mj
@@ -160,11 +137,6 @@ with mj.connect() as reg:
     done.set()
     thread.join()
 """
-
-
-def test_both_sides_of_a_fork_use_a_registry(env: dict[str, str]) -> None:
-    """By os.fork and in a pool of multiprocessing: no write is lost on either side."""
-    assert _program(env, FORK).split() == ["a", "after", "b", "before", "c", "child", "d", "parent"]
 
 
 def test_a_fork_while_another_thread_opens_the_registry(env: dict[str, str]) -> None:

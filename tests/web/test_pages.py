@@ -384,11 +384,9 @@ def test_owner_and_labels_lead_to_their_jobs(web: Web) -> None:
 
 
 def test_charts_count_each_job(web: Web) -> None:
-    """By status, and by owner with the failure rate. Each owner is a link to the own charts."""
+    """By status."""
     page = web.ok("/charts")
-    assert "50.0 %" in page
     assert 'href="/jobs?status=failed&amp;days=30"' in page
-    assert 'href="?days=30&amp;owner=ada"' in page
     alone = web.ok("/charts?days=30&owner=ada")
     assert 'href="/jobs?status=succeeded&amp;days=30&amp;owner=ada"' in alone
 

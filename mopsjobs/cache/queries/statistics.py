@@ -320,29 +320,6 @@ class Level(NamedTuple):
     running: int
 
 
-class Owner(NamedTuple):
-    """The jobs of an owner, and what they used."""
-
-    name: str
-    jobs: int
-    active: int
-    failed: int
-    cancelled: int
-    measured: int
-    """Jobs whose records tell what they used. The sums are of these; a number is None if none of them has it."""
-    cpu_seconds: float | None
-    task_seconds: float | None
-    held_core_seconds: float | None
-    cpu_efficiency: float | None
-    max_rss_bytes: int | None
-
-    @property
-    def failure_rate(self) -> float | None:
-        """Return the share of failed jobs among those that ended without being cancelled; None if there are none."""
-        counted = self.jobs - self.active - self.cancelled
-        return self.failed / counted if counted else None
-
-
 def window_start(days: int, now: float) -> float:
     """Return where a window of that many days begins: at midnight, since today is the last of them."""
     return (now // SECONDS_PER_DAY - days + 1) * SECONDS_PER_DAY
@@ -437,13 +414,10 @@ def total_usage(connection: sqlite3.Connection) -> UsageSum:
     return UsageSum(*connection.execute(sql).fetchone())
 
 
-def charted_owners(connection: sqlite3.Connection, *, limit: int) -> list[Owner]:
-    """Return the owners with the most jobs, and those that used the most. Jobs without an owner have the empty name."""
-    owners = (
-        "SELECT coalesce(owner, '') AS name, count(*) AS jobs, sum(is_active), sum(status = 'failed'),"  # noqa: S608
-        f" sum(status = 'cancelled'), count(is_measured) AS measured, {USAGE_SUMS} FROM charted GROUP BY name"
+def owners_usage(connection: sqlite3.Connection, *, limit: int) -> list[UsageSum]:
+    """Return the owners who used the most processor time. Jobs without an owner have the empty name."""
+    sql = (
+        f"SELECT coalesce(owner, '') AS name, count(*), {USAGE_SUMS} FROM charted WHERE is_measured"  # noqa: S608
+        " GROUP BY name ORDER BY cpu DESC, name LIMIT ?"
     )
-    orders = ("jobs DESC, name", "measured > 0 DESC, cpu DESC, name")
-    tops = (f"SELECT * FROM (SELECT * FROM owners ORDER BY {order} LIMIT ?)" for order in orders)  # noqa: S608
-    sql = f"WITH owners AS MATERIALIZED ({owners}) {' UNION '.join(tops)}"
-    return [Owner(*row) for row in connection.execute(sql, (limit, limit))]
+    return [UsageSum(*row) for row in connection.execute(sql, (limit,))]

@@ -18,7 +18,7 @@ from typing import Any
 
 from mopsjobs.errors import StoreAccessError, StoreError, StoreUnavailableError, ValueTooLargeError
 from mopsjobs.store.base import Entry, Versioned, VersionToken, WantsValues, always, check_key
-from mopsjobs.store.sqlite.thread_connections import ThreadConnection, check_not_inherited, register_creation
+from mopsjobs.store.sqlite.thread_connections import ThreadConnection, check_not_inherited
 from mopsjobs.utils.files import make_directory
 from mopsjobs.utils.sqlite_file import FileIdentity, connect, create, file_identity
 
@@ -303,8 +303,7 @@ class SQLiteVersionedStore:
 
         try:
             make_directory(os.path.dirname(self.path))
-            with register_creation(self.path):
-                create(os.path.realpath(self.path), fill)
+            create(os.path.realpath(self.path), fill)
         except TimeoutError as error:
             raise StoreUnavailableError(
                 f"Cannot create the registry {self.path}: {error.strerror}.", sent=False

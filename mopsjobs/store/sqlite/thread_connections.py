@@ -1,42 +1,30 @@
-"""One connection to SQLite per thread, which a fork closes.
+"""One connection to SQLite per thread, which a forked child refuses to use.
 
 POSIX gives locks on files to processes, so SQLite keeps a table of the locks of its process. A forked child inherits
 the table. It relies on the locks of its parent and takes none of its own. When the parent has left, the next process to
 leave removes the WAL, with all writes of the child that were acknowledged. To close the inherited connections does not
 help (https://www.sqlite.org/howtocorrupt.html, "Carrying an open database connection across a fork()").
 
-So a fork first closes the idle connections, which open again on both sides. It waits for the others for a bounded time,
-since to wait for a lock without end could deadlock. The child refuses the files that are still in use by then. See
-docs/decisions/0008-forks.md.
+So a forked child refuses the files that its parent had open. See docs/decisions/0008-forks.md.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sqlite3
 import threading
-import time
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 from mopsjobs.errors import StoreError
 from mopsjobs.utils.sqlite_file import FileIdentity
 
-WAIT_SECONDS = 1.0
-"""How long a fork waits for other threads. A call takes milliseconds, unless another process holds the file."""
-
-POLL_SECONDS = 0.001
-
 
 class _OpenFile(NamedTuple):
-    """A file that is open, or being made."""
+    """A file that is open."""
 
     path: str
     file: FileIdentity | None
-    thread: int
-    connection: Callable[[], ThreadConnection | None]
 
 
 class _Files:
@@ -50,23 +38,6 @@ class _Files:
         """Inherited connections. SQLite forbids a child to close them, so this list keeps them alive."""
         self._pid = os.getpid()
 
-    def close_unused(self) -> None:
-        """Close all connections that become idle within `WAIT_SECONDS`. Called before a fork."""
-        end = time.monotonic() + WAIT_SECONDS
-        while self._are_others_left() and time.monotonic() < end:
-            time.sleep(POLL_SECONDS)
-
-    def _are_others_left(self) -> bool:
-        """Close the idle connections, and return whether another thread still has one open, or has one again.
-
-        A call of this thread is not waited for: it would not end before the fork.
-        """
-        for opened in list(self.opened.values()):
-            if (connection := opened.connection()) is not None:
-                with contextlib.suppress(sqlite3.Error):
-                    connection.close()
-        return any(opened.thread != threading.get_ident() for opened in list(self.opened.values()))
-
     def detect_fork(self) -> None:
         """Note, in a forked child, that the open files are those of the parent."""
         if self._pid != os.getpid():
@@ -79,7 +50,7 @@ _files = _Files()
 
 
 class ThreadConnection:
-    """The connection of one thread to a file, until the thread ends, its store is closed, or the process forks.
+    """The connection of one thread to a file, until the thread ends or its store is closed.
 
     A call takes it, and gives it back at its end. A new connection is taken from the start.
     """
@@ -96,7 +67,7 @@ class ThreadConnection:
         self._pid = os.getpid()
         self._token = object()
         # Registered before it is open, so that no fork comes in between.
-        _files.opened[self._token] = _OpenFile(os.path.realpath(path), file, threading.get_ident(), weakref.ref(self))
+        _files.opened[self._token] = _OpenFile(os.path.realpath(path), file)
         try:
             self.connection = connect()
         except BaseException:
@@ -157,7 +128,7 @@ def _is_closed(connection: sqlite3.Connection) -> bool:
 
 
 def check_not_inherited(path: str, file: FileIdentity | None) -> None:
-    """Refuse a file that was in use, or being made, when this process was forked.
+    """Refuse a file that was open when this process was forked.
 
     Raises:
         StoreError: if it was.
@@ -166,22 +137,6 @@ def check_not_inherited(path: str, file: FileIdentity | None) -> None:
     real = os.path.realpath(path) if _files.inherited else ""
     if any(opened.path == real or (file is not None and opened.file == file) for opened in _files.inherited):
         raise StoreError(
-            f"The registry {path} was in use when this process was forked, and SQLite would lose writes from here.",
+            f"The registry {path} was open when this process was forked, and SQLite would lose writes from here.",
             hint="Close the store before the fork, or start the process by spawn or forkserver.",
         )
-
-
-@contextlib.contextmanager
-def register_creation(path: str) -> Iterator[None]:
-    """Register a file that the block makes, so that a child which is forked in the block refuses it."""
-    token = object()
-    _files.opened[token] = _OpenFile(os.path.realpath(path), None, threading.get_ident(), lambda: None)
-    try:
-        yield
-    finally:
-        _files.opened.pop(token, None)
-
-
-# C code may fork without these hooks, and other hooks may run earlier: `detect_fork` then compares the process id.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_files.close_unused, after_in_child=_files.detect_fork)

@@ -149,7 +149,7 @@ def _view(connection: sqlite3.Connection, query: query_params.ChartsQuery, until
         levels = statistics.levels(connection, since=query.since, until=query.since + parts * length, count=parts)
         undated = statistics.count_undated(connection)
         total = statistics.total_usage(connection)
-        owners = statistics.charted_owners(connection, limit=SHOWN_GROUPS + 1)
+        costs = statistics.owners_usage(connection, limit=SHOWN_GROUPS + 1)
     filters = link(query.params[1:], {})
     begin = f"/jobs{filters}{'&' * (len(filters) > 1)}"
     days = [query.since + place * statistics.SECONDS_PER_DAY for place in range(query.days)]
@@ -158,10 +158,9 @@ def _view(connection: sqlite3.Connection, query: query_params.ChartsQuery, until
         """Return the address of the jobs that were there at some time of a window."""
         return f"{begin}ended_since={_time(since)}&until={_time(until)}"
 
-    def of_owner(name: str, status: str = "") -> str:
+    def of_owner(name: str) -> str:
         """Return the query string of the jobs of an owner."""
-        others = [(key, value) for key, value in query.params if key != "owner"]
-        return link([*others, ("owner", name)], {"status": status})
+        return link([*((key, value) for key, value in query.params if key != "owner"), ("owner", name)], {})
 
     def of_status(name: str) -> str | None:
         return "/jobs" + link([("status", name), *query.params], {}) if name in STATUSES else None
@@ -172,14 +171,11 @@ def _view(connection: sqlite3.Connection, query: query_params.ChartsQuery, until
     }
     # In the order in which a job passes them. Jobs of an unknown status cannot be filtered by it.
     ordered = [*filter(counts.__contains__, STATUSES), *(name for name in counts if name not in STATUSES)]
-    measured = [owner for owner in owners if owner.measured]
-    costs = sorted(measured, key=lambda owner: (-(owner.cpu_seconds or 0.0), owner.name))
     unknown = sum(counts.values()) - total.jobs
     return {
         "begin": date(query.since),
         "levels": level_chart(levels, days, present, now),
         "undated": undated,
-        "owners": sorted(owners, key=lambda owner: (-owner.jobs, owner.name)),
         "of_owner": of_owner,
         "used": f"{usage_text(total._asdict()) or UNKNOWN} ({pluralize(total.jobs, 'job')})" if total.jobs else None,
         "unknown": f"{pluralize(unknown, 'job')} of {sum(counts.values()):,}" if unknown else None,

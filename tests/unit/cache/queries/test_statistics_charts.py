@@ -121,41 +121,31 @@ USED = st.lists(
 
 
 def expected_owners(jobs: Sequence[Job]) -> set[tuple[object, ...]]:
-    """Return name, jobs, active and failed ones, measured ones, and sums, by counting the jobs one by one."""
-    members: dict[str, list[Job]] = defaultdict(list)
+    """Return name, measured jobs, and sums, by counting the jobs one by one."""
+    members: dict[str, list[dict[str, int | None]]] = defaultdict(list)
     for job in jobs:
-        members[job.owner or ""].append(job)
+        if job.usage is not None:
+            members[job.owner or ""].append(job.usage)
     owners = set()
-    for name, some in members.items():
-        known = [job.usage for job in some if job.usage is not None]
+    for name, known in members.items():
         columns = [[used[name] for used in known if used[name] is not None] for name in FIELDS]
         cpu, task, held = (sum(column) if column else None for column in columns[:3])
         both = sum(used["held_core_seconds"] or 0 for used in known if used["cpu_seconds"] is not None)
         share = min(1.0, cpu / both) if cpu is not None and both else None
-        active = sum(job.ended is None for job in some)
-        peak = max(columns[3], default=None)
-        owners.add((name, len(some), active, len(some) - active, 0, len(known), cpu, task, held, share, peak))
+        owners.add((name, len(known), cpu, task, held, share, max(columns[3], default=None)))
     return owners
 
 
 @given(jobs=USED)
 @settings(max_examples=150)
 def test_sums_by_owner_are_exact(cache: sqlite3.Connection, jobs: list[Job]) -> None:
-    """Jobs without usage count as such, and a number that no job has is not 0."""
+    """A number that no job has is not 0."""
     fill(cache, numbered(jobs))
     with statistics.charted_jobs(cache, Filter()):
-        owners = set(statistics.charted_owners(cache, limit=9))
+        owners = set(statistics.owners_usage(cache, limit=9))
         total = statistics.total_usage(cache)
     assert owners == expected_owners(jobs)
     assert total.jobs == sum(job.usage is not None for job in jobs)
-
-
-def test_the_owner_who_used_the_most_is_found_among_many(cache: sqlite3.Connection) -> None:
-    """Also if others have more jobs: a list of costs is not cut to the busiest owners."""
-    few = [Job(owner="one", usage=dict(zip(FIELDS, (900, 1000, 1000, 1), strict=True)))]
-    fill(cache, numbered([*few, *(Job(owner=f"many-{number}") for number in range(5) for _ in range(2))]))
-    with statistics.charted_jobs(cache, Filter()):
-        assert "one" in {owner.name for owner in statistics.charted_owners(cache, limit=2)}
 
 
 @given(jobs=USED, since=st.none() | st.integers(0, 60), owner=st.none() | st.just("ada"), has_label=st.booleans())
@@ -183,7 +173,7 @@ def test_charts_of_a_window_read_its_part_of_an_index(cache: sqlite3.Connection)
     statements: list[str] = []
     cache.set_trace_callback(statements.append)
     with statistics.charted_jobs(cache, Filter(ended_since=5.0)):
-        statistics.charted_owners(cache, limit=9)
+        statistics.owners_usage(cache, limit=9)
         cache.set_trace_callback(None)
         plans = {
             row[3]
