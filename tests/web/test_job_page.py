@@ -10,9 +10,7 @@ import re
 import pytest
 from markupsafe import escape
 
-from mopsjobs.app.run.app import App
 from mopsjobs.engines.worker import real_numbers
-from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.events.writer import record_event
 from mopsjobs.ledger.attempt import Resumed
 from mopsjobs.web.pages import logs_page, readings
@@ -520,20 +518,6 @@ def test_results_of_a_family_are_one_table(web: Web, cli: Cli, remote: Remote) -
     assert "20 tasks" in web.ok("/jobs/night.2/results")
     assert '<a href="/jobs/night.2/results">night.2</a>' in web.ok("/jobs/night/results")
     assert web.get("/jobs/night.2/results.csv").text == cli.ok("results", "night.2", "--table", "-").out
-
-
-def test_results_are_shown_if_the_reductions_cannot_be_read(grid: Web, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An outage leaves the table, and is one of its problems."""
-    grid.ok("/jobs/grid/results")
-
-    def read(_job_id: str, _app: App) -> None:
-        raise StoreUnavailableError("Cannot reach the registry.")
-
-    monkeypatch.setattr(kept, "read_reduced_job", read)
-    assert grid.read_asked() == 1
-    page = grid.ok("/jobs/grid/results")
-    assert '<p class="problem">The outputs of a reduce function cannot be read: Cannot reach the registry.</p>' in page
-    assert "<h2><bdi>attack_rate</bdi> over <bdi>beta</bdi></h2>" in page
 
 
 def test_results_too_large_for_a_page_name_the_command(grid: Web, monkeypatch: pytest.MonkeyPatch) -> None:

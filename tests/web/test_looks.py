@@ -154,7 +154,7 @@ STUDIES = {
     "task": ("/jobs/live/results?task=40", "#task h3"),
     "log": ("/jobs/grid/logs", ".log time"),
     "results": ("/jobs/grid/results", ".plot svg"),
-    "results-family": ("/jobs/trial.2/results?x=arm", "#reduced-title"),
+    "results-family": ("/jobs/trial.2/results?x=arm", ".plot svg"),
     "compare": (_compare(COMPARED), "#plot svg"),
     "compare-plot": (_compare(COMPARED, y="population"), "#plot svg"),
     "jobs-boxes": ("/jobs?columns=compare&columns=study&columns=progress&columns=done&name=[bfw]*", "td.compare input"),

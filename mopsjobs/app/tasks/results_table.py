@@ -55,7 +55,7 @@ from mopsjobs.studies.manifest import Manifest, load_manifest
 from mopsjobs.studies.output_directory import RefusedFileError
 from mopsjobs.studies.output_scalars import OutputReader, TaskOutputs
 from mopsjobs.studies.precision import Precision
-from mopsjobs.studies.reductions import ReducedOutputs, find_all_reduced, find_reduced
+from mopsjobs.studies.reductions import find_all_reduced, find_reduced
 from mopsjobs.studies.results import count_tasks, parameter_columns, read_output
 from mopsjobs.studies.study import param_id
 from mopsjobs.utils.scalar_keys import path_of
@@ -839,7 +839,11 @@ def read_reduced(job_id: str, params: Mapping[str, Any] | None, app: App) -> dic
         StoreError: if the registry cannot be read.
         MopsJobsError: if the store does not send an output.
     """
-    function, found = find_reduced_of_job(job_id, app, params)
+    manifest = load_manifest(app.store, job_id)
+    function, found = manifest.study.reduce, None
+    if function is not None:
+        family = family_of(app.store, job_id, manifest)
+        found = find_reduced(app.store, family, None if params is None else param_id(params))
     if found is None:
         what = "names no reduce function" if function is None else f"has no outputs of {function} for that"
         raise NoOutputsError(f"Job {job_id} {what}.", job_id=job_id)
@@ -852,25 +856,3 @@ def read_reduced(job_id: str, params: Mapping[str, Any] | None, app: App) -> dic
         if one is not None:
             outputs[name] = one.value
     return outputs
-
-
-def find_reduced_of_job(
-    job_id: str, app: App, params: Mapping[str, Any] | None = None
-) -> tuple[str | None, ReducedOutputs | None]:
-    """Return the reduce function that the study of a job names, and its last outputs. Either may be missing.
-
-    Args:
-        job_id: the full id of the job.
-        app: the run.
-        params: the parameters of a set; None for the whole job.
-
-    Raises:
-        NoManifestError: if mops-jobs did not submit the job.
-        StoreError: if the registry cannot be read.
-    """
-    manifest = load_manifest(app.store, job_id)
-    function = manifest.study.reduce
-    if function is None:
-        return None, None
-    family = family_of(app.store, job_id, manifest)
-    return function, find_reduced(app.store, family, None if params is None else param_id(params))

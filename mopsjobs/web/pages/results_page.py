@@ -31,7 +31,7 @@ from mopsjobs.errors import UsageError, command_line, shorten
 from mopsjobs.studies.conditions import split_condition
 from mopsjobs.studies.field_values import is_output_name
 from mopsjobs.utils.table_files import csv_pieces
-from mopsjobs.utils.text import did_you_mean, parse_whole_number, strip_control_characters
+from mopsjobs.utils.text import did_you_mean, parse_whole_number, pluralize, strip_control_characters
 from mopsjobs.web.drawings import plots
 from mopsjobs.web.drawings.axes import Axis
 from mopsjobs.web.drawings.heat_map import KINDS, Axes, HeatMap, SetTasks, choose_axes, lay_out, map_values, sets_of
@@ -51,7 +51,7 @@ from mopsjobs.web.queries.view_models import (
     value_text,
 )
 from mopsjobs.web.site.job_reads import OUTPUT
-from mopsjobs.web.site.kept import KeptOutput, Results, size_text
+from mopsjobs.web.site.kept import KeptOutput, Results
 from mopsjobs.web.site.memo import Memo
 from mopsjobs.web.site.rendering import Renderer, as_file, link
 
@@ -324,7 +324,11 @@ class ResultsPage:
             "params": [(name, value_text(value)) for name, value in values[:SHOWN_PARAMETERS]],
             "has_more_params": len(values) > SHOWN_PARAMETERS,
             "outputs": [
-                (name, size_text(size), f"{_select(params, query)}task={number}&{urlencode({'output': name})}#task")
+                (
+                    name,
+                    "" if size is None else pluralize(size, "byte"),
+                    f"{_select(params, query)}task={number}&{urlencode({'output': name})}#task",
+                )
                 for name, size in output.sizes.items()
             ],
             "file": None if output.value is None else f"{job_path(job['job_id'])}/output?{file}",

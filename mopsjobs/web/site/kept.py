@@ -32,20 +32,17 @@ from mopsjobs.app.tasks.results_table import (
     ResultsState,
     ResultsTable,
     find_cached_results,
-    find_reduced_of_job,
     read_results_table,
     results_state,
 )
-from mopsjobs.app.tasks.task_outputs import MAX_OUTPUT_BYTES, TaskOutput, read_task_output
-from mopsjobs.errors import MopsJobsError, NoManifestError, RecordError, command_line
+from mopsjobs.app.tasks.task_outputs import TaskOutput, read_task_output
+from mopsjobs.errors import MopsJobsError, RecordError, command_line
 from mopsjobs.ledger.scalars import csv_rows, is_not_finite, read_result
 from mopsjobs.studies.conditions import is_number
-from mopsjobs.studies.output_directory import RefusedFileError
-from mopsjobs.studies.results import read_output
 from mopsjobs.studies.separating import Finding
 from mopsjobs.studies.study import Study
 from mopsjobs.utils.table_files import BATCH, Column, is_numeric
-from mopsjobs.utils.text import cut_to_length, pluralize
+from mopsjobs.utils.text import cut_to_length
 from mopsjobs.web.drawings.axes import ValueSummary, summarize_values
 from mopsjobs.web.drawings.heat_map import FAILED, KIND_OF, KINDS, SetTasks
 from mopsjobs.web.drawings.plots import Series
@@ -194,62 +191,6 @@ FAILED_OR_NOT = {KIND_OF[FAILED]: True, KIND_OF[SUCCEEDED]: False}
 COMPRESSION = 1
 """The level of zlib: numbers compress to a quarter with any."""
 
-MAX_SHOWN = 5
-"""Outputs that are shown. They are kept in memory, with the results of the job."""
-
-
-class ReducedJob(NamedTuple):
-    """Outputs of the reduce function of a whole job."""
-
-    function: str
-    tasks: int
-    outputs: list[tuple[str, str, Preview]]
-    """Name, size, and what is shown of each."""
-    left_out: int
-    command: str
-    """Downloads all."""
-
-
-def read_reduced_job(job_id: str, app: App) -> ReducedJob | None:
-    """Read the outputs of the whole job, as far as they are shown. It costs up to seven requests.
-
-    Returns:
-        None if there are none, or if the study names no reduce function. That costs the read of a manifest.
-
-    Raises:
-        StoreError: if the registry cannot be read.
-    """
-    try:
-        function, found = find_reduced_of_job(job_id, app)
-    except NoManifestError:
-        return None
-    if function is None or found is None:
-        return None
-    outputs = [
-        (name, size_text(entry.size), _read(name, entry.key, entry.size, app))
-        for name, entry in islice(found.entries.items(), MAX_SHOWN)
-    ]
-    command = command_line("results", job_id, "--download DIRECTORY")
-    return ReducedJob(function, found.tasks, outputs, len(found.entries) - len(outputs), command)
-
-
-def _read(name: str, key: str, size: int | None, app: App) -> Preview:
-    if (size or 0) > MAX_OUTPUT_BYTES:
-        return Preview(note=f"Too large for a page, of at most {MAX_OUTPUT_BYTES:,} bytes.")
-    try:
-        found = read_output(app.store, key)
-    except RefusedFileError as error:
-        return Preview(note=f"The output cannot be read: {error}.")
-    if found is None or len(found.value) > MAX_OUTPUT_BYTES:
-        return Preview(note="It was deleted." if found is None else "Too large for a page.")
-    shown = preview(name, found.value)
-    return shown if shown.image is None else Preview(note="An image: download it to see it.")
-
-
-def size_text(size: int | None) -> str:
-    """Return the size of an output in words; an empty text if it is not known."""
-    return "" if size is None else pluralize(size, "byte")
-
 
 class Results(NamedTuple):
     """The results of a job and its ancestors, of one moment."""
@@ -274,7 +215,6 @@ class Results(NamedTuple):
     separates: list[Finding]
     """What separates the failed tasks, whatever their errors, from those that succeeded."""
     table: ResultSets | None = None
-    reduced: ReducedJob | None = None
 
     def series(self, name: str) -> Series:
         """Return a scalar to plot; an empty series if no task has it."""
@@ -377,12 +317,7 @@ def read_results(job_id: str, app: App) -> Results:
         results = _collect(table, job_id, now, state)
         return results._replace(table=make_sets(table, *file, ResultSets.copy))
 
-    results = read_results_table([family], app, view, FreshnessPolicy(), check)
-    try:
-        return results._replace(reduced=read_reduced_job(job_id, app))
-    except MopsJobsError as error:  # the table is shown without them
-        problem = f"The outputs of a reduce function cannot be read: {error}"
-        return results._replace(problems=[*results.problems, problem])
+    return read_results_table([family], app, view, FreshnessPolicy(), check)
 
 
 def _collect(table: ResultsTable, job_id: str, now: float, state: ResultsState) -> Results:
