@@ -15,9 +15,7 @@ from mopsjobs.events.writer import record_event
 from mopsjobs.ledger.attempt import AttemptError
 from mopsjobs.registry.job_id import MAX_JOB_ID_LENGTH
 from mopsjobs.registry.job_registry import JobRegistry
-from mopsjobs.registry.keys import NAMES_NAME
 from mopsjobs.store import open_store
-from mopsjobs.studies.outputs import reduction_key
 from mopsjobs.utils.times import json_time, record_time, utc_now
 from support.browser import (
     ROWS,
@@ -83,10 +81,8 @@ def _run_studies(jobs: JobRegistry) -> None:
         run_study(
             jobs, job_id, sets, lambda task, last=only: "failed" if last is None and task.number > 160 else "succeeded",
             lambda task: {"result.json/response": task.params["dose"] ** 0.5 * (1 + task.seed % 9 / 30)},
-            only=only, status="partial" if only is None else "succeeded", n_replicates=5, reduce="model:summarise",
+            only=only, status="partial" if only is None else "succeeded", n_replicates=5,
         )  # fmt: skip
-    for name, value in (("doses.csv", b"dose,response\n0.1,0.3\n0.2,0.5\n"), ("best.json", b"{}"), (NAMES_NAME, b"[]")):
-        jobs.store.create_if_absent(reduction_key("trial.2", None, 200, name), value)
     run_study(
         jobs, "live", [{"r0": 1 + number / 10} for number in range(30)],
         lambda task: None if task.number > 250 else "failed" if task.number % 12 > 9 else "succeeded",
