@@ -140,25 +140,6 @@ def resumed_as(connection: sqlite3.Connection, job_ids: Sequence[str]) -> dict[s
     return {parent: (job_id, status) for parent, job_id, status in rows}
 
 
-def owners(connection: sqlite3.Connection, limit: int) -> list[str]:
-    """Return owners of jobs in their order."""
-    rows = connection.execute(
-        "SELECT DISTINCT owner FROM tally WHERE jobs > 0 AND owner != '' ORDER BY owner LIMIT ?", (limit,)
-    )
-    return [owner for (owner,) in rows]
-
-
-def label_keys(connection: sqlite3.Connection, limit: int) -> list[str]:
-    """Return the keys of labels in their order, each by one step in an index."""
-    rows = connection.execute(
-        "WITH RECURSIVE step(label) AS (SELECT min(label) FROM job_label UNION ALL"
-        " SELECT (SELECT min(label) FROM job_label WHERE label > step.label) FROM step WHERE step.label IS NOT NULL)"
-        " SELECT label FROM step WHERE label IS NOT NULL LIMIT ?",
-        (limit,),
-    )
-    return [label for (label,) in rows]
-
-
 def in_phase(job_filter: Filter, phase: str) -> Filter:
     """Return a filter for those of the jobs that are in a phase."""
     chosen = copy.copy(job_filter)

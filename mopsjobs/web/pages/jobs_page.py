@@ -20,7 +20,7 @@ from mopsjobs.registry.status import ARCHIVED, BEFORE_RUNNING, STATUSES, SWEEP, 
 from mopsjobs.utils.text import pluralize
 from mopsjobs.utils.times import from_timestamp, human_duration, json_time
 from mopsjobs.web.queries import query_params, view_models
-from mopsjobs.web.queries.search_box import Params, describe_filters, expand_search, switches, token
+from mopsjobs.web.queries.search_box import Params, describe_filters, expand_search
 from mopsjobs.web.site.rendering import Renderer, link, paging
 
 SHOWN_ROWS = {"running": 8, "waiting": 3}
@@ -44,13 +44,6 @@ FIRST_COMMANDS = (
 
 SORTED = ("status", "name", "owner", "progress", "created", "updated", "duration")
 """Columns that can be sorted by, under the same names."""
-
-MAX_SUGGESTIONS = 60
-
-"""A suggestion that names the key of a label, and no value."""
-
-MAX_OWNERS = 30
-"""Owners among the suggestions. So there is room for labels."""
 
 MAX_CHIPS = 50
 """Parameters of which the filters have chips. Each chip has a link with all others."""
@@ -106,7 +99,7 @@ class JobsPage:
             header=self._renderer.site.header(),
             problem=str(error),
             hint=error.hint,
-            **_form(params, values, ()),
+            **_form(params, values),
         )
 
     def _view(
@@ -122,7 +115,6 @@ class JobsPage:
         active = overview.active_jobs(connection, query.filter_any_status, now)
         sections = _sections(connection, query, params, counts, now)
         paged = sections[-1]["row_total"] if sections else 0
-        rows = [row for section in sections for row in section["rows"] if row["sweep"] is None]
         return {
             "panels": {**_panels(failures, *active, query, params, now), "unknown": freshness.unknown_since},
             "total": sum(counts.values()),
@@ -134,7 +126,7 @@ class JobsPage:
             "paging": paging(list(params), query.page, max(1, -(-paged // query_params.PAGE_SIZE))),
             "broken": statistics.count_unreadable_records(connection),
             "sections": sections,
-            **_form(params, query.values, _suggestions(connection, rows)),
+            **_form(params, query.values),
         }
 
 
@@ -165,7 +157,7 @@ def _has_window(job_filter: filters.Filter) -> bool:
     return any(end is not None for end in ends)
 
 
-def _form(params: Params, values: Mapping[str, Any], suggestions: Sequence[str]) -> dict[str, Any]:
+def _form(params: Params, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the search and the chips need, also for values that could not be read."""
     own = ("q", "hours", "columns", "page")
     hours = str(values.get("hours") or "").removesuffix(".0")
@@ -182,7 +174,6 @@ def _form(params: Params, values: Mapping[str, Any], suggestions: Sequence[str])
                 for name, title in query_params.COLUMNS.items()
             ],
             "hidden": [(name, value) for name, value in params if name not in own and value],
-            "suggestions": suggestions,
             "compare": _with_boxes(params, chosen),
             "mine": link(list(params), {"owner": "", "mine": "true"}),
             "owner": owner if "," not in owner and len(owner) <= MAX_NAME else None,
@@ -321,18 +312,6 @@ def _add_details(connection: sqlite3.Connection, rows: Sequence[dict[str, Any]])
             known = describe_failures(connection, row["id"], failed, is_active=row["ended"] is None)
             count = f"{pluralize(failed, 'task')} failed"
         row["error"] = known or row["error"] or count
-
-
-def _suggestions(connection: sqlite3.Connection, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return what the search box can complete: owners, keys of labels, and what the rows have."""
-    words = [f"is:{name}" for name in switches()]
-    words += [f"status:{name}" for name in filters.URGENCY]
-    words += [token("owner", owner) for owner in overview.owners(connection, MAX_OWNERS)]
-    words += [f"label:{key}=" for key in overview.label_keys(connection, MAX_SUGGESTIONS)]
-    words += [token("study", row["study"]) for row in rows if row["study"]]
-    words += [token("label", label) for row in rows for label in row["labels"].split(", ") if label]
-    words += [token("error", row["error"].partition(":")[0]) for row in rows if row["error"]]
-    return list(dict.fromkeys(words))[:MAX_SUGGESTIONS]
 
 
 def _columns(query: query_params.JobsPageQuery, params: Params) -> list[dict[str, Any]]:
