@@ -57,7 +57,6 @@ if TYPE_CHECKING:
     from mopsjobs.api.calibration import Calibration
     from mopsjobs.api.cell import Cell
     from mopsjobs.api.session import Session
-    from mopsjobs.app.following.notify.notifier import OnEvent
     from mopsjobs.app.following.wait import WaitResult
     from mopsjobs.app.tasks.contrasts import ContrastChoice
     from mopsjobs.app.tasks.result_sets import ResultSets, SetChoice, SetsDocument
@@ -693,9 +692,7 @@ class Job:
         _warn(self._app, found.warnings)
         return JobInfo(found.job, "live" if found.freshness is None else found.freshness.describe())
 
-    def wait(
-        self, timeout: Duration | None = None, *, interval: Duration | None = None, on_event: OnEvent | None = None
-    ) -> JobInfo:
+    def wait(self, timeout: Duration | None = None, *, interval: Duration | None = None) -> JobInfo:
         """Wait until the job ends, however it ends, or until the time is up. See `raise_for_status`.
 
         An interrupt ends only the wait.
@@ -703,8 +700,6 @@ class Job:
         Args:
             timeout: a text like `2h`, or seconds; None for no limit.
             interval: the time between two reads; None for that of `wait`.
-            on_event: called once with the notification of its end, of many failures, and of a suspect, as a webhook
-                gets it.
 
         Raises:
             JobNotFoundError: if the job does not exist.
@@ -712,7 +707,7 @@ class Job:
         """
         from mopsjobs.app.following.wait import wait_for
 
-        return self._wait(wait_for, timeout, interval, on_event=on_event)
+        return self._wait(wait_for, timeout, interval)
 
     def watch(self, timeout: Duration | None = None, *, interval: Duration | None = None) -> JobInfo:
         """Show the job until it ends, or until the time is up, and wait for that as `wait` does.
@@ -724,15 +719,13 @@ class Job:
 
         return self._wait(wait_with_view, timeout, interval)
 
-    def _wait(
-        self, wait: Callable[..., WaitResult], timeout: Duration | None, interval: Duration | None, **more: object
-    ) -> JobInfo:
+    def _wait(self, wait: Callable[..., WaitResult], timeout: Duration | None, interval: Duration | None) -> JobInfo:
         """Return the job at the end of a wait."""
         from mopsjobs.app.following.wait import StopCondition
 
         app, until = self._app, StopCondition(timeout=seconds_of(timeout))
         with _noting_what_goes_on([self.id]):
-            waited = wait([self.id], app, until, interval=seconds_of(interval), **more)
+            waited = wait([self.id], app, until, interval=seconds_of(interval))
         if waited.is_cached:
             return self.status(offline=True)  # with the age of the cache
         return self._live(waited.states[0])

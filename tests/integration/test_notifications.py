@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import ssl
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-import mopsjobs
 from mopsjobs.app.following.notify import recipients
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.utils.times import record_time, utc_now
@@ -246,27 +244,6 @@ def test_no_secret_is_shown(cli: Cli, remote: Remote, hook: Hook) -> None:
     kept = [remote.store.inner.get(name) for name in remote.store.inner.list_keys("notified/")]
     assert [one for one in kept if one is None or b"secret-path" in one.value] == []
     assert len(kept) == 1
-
-
-# --- Python ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_function_gets_each_event_once(cli: Cli, remote: Remote) -> None:
-    """What a webhook would get, in the thread of the wait, without a rule and without a claim."""
-    told: list[dict[str, Any]] = []
-    add(remote.jobs, "job", "running", tasks_total=20)
-
-    def go_on(count: int) -> None:
-        if count == 1:
-            remote.jobs.update_progress("job", 5, 20, tasks_failed=10)
-        elif count == 3:
-            remote.jobs.update_status("job", "failed")
-
-    cli.clock.on_sleep = go_on
-    with mopsjobs.Registry(cli.app()) as registry:
-        assert registry.job("job").wait(on_event=told.append).status == "failed"
-    assert [one["event"] for one in told] == ["failures", "end"]
-    assert list(remote.store.inner.list_keys("notified/")) == []
 
 
 # --- a server that goes on -------------------------------------------------------------------------------------------

@@ -41,7 +41,6 @@ from mopsjobs.utils.text import out_of, strip_control_characters
 from mopsjobs.utils.times import human_duration, human_range, parse_time
 
 if TYPE_CHECKING:
-    from mopsjobs.app.following.notify.notifier import OnEvent
     from mopsjobs.console.printer import Printer
     from mopsjobs.console.progress_line import ProgressLine
 
@@ -87,7 +86,6 @@ def wait_for(
     interval: float | None = None,
     out: Printer | None = None,
     on_read: OnRead | None = None,
-    on_event: OnEvent | None = None,
 ) -> WaitResult:
     """Wait for jobs, and print what changes meanwhile.
 
@@ -100,7 +98,6 @@ def wait_for(
         interval: seconds between two reads; None for the default of the registry.
         out: prints what changes; None for the printer of the run.
         on_read: called after each read with the states so far, and with the outage if the registry did not answer.
-        on_event: called with the message of each event, as rules of notifications would send it.
 
     Raises:
         OptionError: if the interval is not above zero.
@@ -109,10 +106,10 @@ def wait_for(
     """
     out = out or app.out
     watched = result = None
-    if app.settings.rules or on_event is not None:
+    if app.settings.rules:
         from mopsjobs.app.following.notify.notifier import WatchedNotifier  # here: most users have no rules
 
-        watched = WatchedNotifier(app, on_event)
+        watched = WatchedNotifier(app)
     pauses = Pauses(app, until.timeout, interval, out)
     with out.progress("tasks", clock=app.monotonic) as line:
         jobs = WatchedJobs(names, app, out, line)

@@ -42,9 +42,7 @@ TYPES = ("command", "email", *WEBHOOKS)
 _KEYS = {"command": ("command",), "email": ("to", "from", "server", "user")}
 """The keys that only rules of a type have."""
 
-_COMMON = ("type", "on", "jobs", "label", "failure_rate")
-
-DEFAULT_FAILURE_RATE = 0.1
+_COMMON = ("type", "on", "jobs", "label")
 
 MAX_RULES = 20
 MAX_TEXTS = 20
@@ -52,7 +50,6 @@ MAX_TEXT = 500
 MAX_NAME = 40
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
-_RATE = re.compile(r"(\d{1,3}(?:\.\d{1,3})?) ?%", re.ASCII)
 _ADDRESS = re.compile(r"[^\s@,;:<>()\[\]\"\\]+@[^\s@,;:<>()\[\]\"\\]+")
 _ADDRESSES = "addresses like me@example.org"
 _SERVER = re.compile(r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::(\d{1,5}))?", re.ASCII)
@@ -62,7 +59,7 @@ class Rule:
     """One rule. `jobs` is `NAMED` for those that `submit --notify` names, `MINE` for those of the user, or `ALL`."""
 
     __slots__ = (
-        "command", "failure_rate", "jobs", "labels", "name", "occasions", "sender", "server", "to", "type", "user",
+        "command", "jobs", "labels", "name", "occasions", "sender", "server", "to", "type", "user",
     )  # fmt: skip
 
     def __init__(self, name: str, kind: str) -> None:
@@ -72,7 +69,6 @@ class Rule:
         self.jobs = NAMED
         self.labels: tuple[str, ...] = ()
         """Each as `key=value`, or `key` for any value. A job needs all of them."""
-        self.failure_rate = DEFAULT_FAILURE_RATE
         self.command: tuple[str, ...] = ()
         self.to: tuple[str, ...] = ()
         self.sender = ""
@@ -131,7 +127,6 @@ def _read_rule(path: str, name: str, table: Mapping[str, object]) -> Rule:
     rule.occasions = reader.texts("on", f"some of {', '.join(OCCASIONS)}", OCCASIONS.get) or DEFAULT_OCCASIONS
     rule.jobs = reader.choice("jobs", NAMED, (NAMED, MINE, ALL))
     rule.labels = reader.texts("label")
-    rule.failure_rate = reader.rate("failure_rate")
     if rule.type == "command":
         expected = 'a list of words, like ["notify-me"]'
         rule.command = reader.texts("command", expected) or reader.refuse("command", expected)
@@ -178,14 +173,6 @@ class _Reader:
         if value not in choices:
             self.refuse(key, f"one of {', '.join(choices)}")
         return str(value)
-
-    def rate(self, key: str) -> float:
-        value = self._table.get(key, f"{DEFAULT_FAILURE_RATE:.0%}")
-        match = _RATE.fullmatch(value) if isinstance(value, str) else None
-        rate = float(match[1]) / 100 if match else 0.0
-        if not 0 < rate <= 1:
-            self.refuse(key, "a share of the tasks, like 10%")
-        return rate
 
 
 def check_rules(rules: Iterable[Rule], names: Iterable[str], env: Mapping[str, str]) -> None:

@@ -13,7 +13,7 @@ import queue
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -42,9 +42,6 @@ if TYPE_CHECKING:
     from mopsjobs.app.following.notify.recipients import Recipient
 
 Job = Mapping[str, Any]
-
-OnEvent = Callable[[dict[str, Any]], object]
-"""Called with each message; see `mopsjobs.app.following.notify.message`."""
 
 BOUND_SECONDS = 10.0
 """Seconds that a command waits at its end for messages under way."""
@@ -75,6 +72,9 @@ _JOBS = (
     f"SELECT {COLUMNS} FROM job WHERE is_active = 1 UNION ALL"  # noqa: S608 - constant names
     f" SELECT {COLUMNS} FROM job WHERE is_active = 0 AND status IN ({_ENDED}) AND ended_ts >= ?"
 )
+
+FAILURE_RATE = 0.1
+"""Share of the ended tasks from which on many have failed."""
 
 LEAST_ENDED = 10
 """Tasks that have to end before their rate of failures counts, or all tasks of a smaller job."""
@@ -108,9 +108,7 @@ def occasions_of(rule: Rule, job: Job) -> list[str]:
         return [END] if END in occasions or (FAILED in occasions and is_failed) else []
     failed, total = job["tasks_failed"] or 0, job["tasks_total"] or 0
     ended = failed + (job["tasks_completed"] or 0)
-    has_failures = (
-        failed > 0 and ended >= min(LEAST_ENDED, total or LEAST_ENDED) and failed >= rule.failure_rate * ended
-    )
+    has_failures = failed > 0 and ended >= min(LEAST_ENDED, total or LEAST_ENDED) and failed >= FAILURE_RATE * ended
     found = [FAILURES] if FAILURES in occasions and has_failures else []
     return [*found, SUSPECT] if SUSPECT in occasions and job["suspect"] is not None else found
 
@@ -413,40 +411,22 @@ def _keep(connection: sqlite3.Connection, keys: set[str], now: float) -> None:
 
 
 class WatchedNotifier:
-    """Tells of the jobs that a wait reads: by the rules of the user, and to a function of the caller."""
+    """Tells of the jobs that a wait reads, by the rules of the user."""
 
-    def __init__(self, app: App, on_event: OnEvent | None = None) -> None:
-        """Prepare.
-
-        Args:
-            app: the run.
-            on_event: is called once per call of `look` that finds news, in the thread of the caller. None: no function.
-        """
+    def __init__(self, app: App) -> None:
         self._app = app
-        self._on_event = on_event
         self._notifier = Notifier(app)
-        self._called: set[tuple[str, str]] = set()
 
     def look(self, states: Sequence[JobState | None]) -> None:
-        """Begin to tell what is due. It takes no time besides that of `on_event`."""
-        from mopsjobs.app.following.notify.message import notification  # here: without a message, no view is needed
-
+        """Begin to tell what is due. It takes no time."""
         now = self._app.now().timestamp()
-        for job in [job_json_from_state(state, now=now) for state in states if state is not None]:
-            self._notifier.offer(job)
-            for occasion in occasions_of(_EVERYTHING, job):
-                key = (str(job["job_id"]), occasion)
-                if self._on_event is not None and key not in self._called:
-                    self._called.add(key)
-                    self._on_event(notification(job, occasion, self._app))
+        for state in states:
+            if state is not None:
+                self._notifier.offer(job_json_from_state(state, now=now))
 
     def finish(self) -> list[str]:
         """Wait for what is under way, up to `BOUND_SECONDS`. Return what the user should know."""
         return self._notifier.finish()
-
-
-_EVERYTHING = Rule("function", "command")
-"""What a function is told: all that rules tell by default."""
 
 
 @contextlib.contextmanager

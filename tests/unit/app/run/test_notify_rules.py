@@ -17,16 +17,14 @@ def test_a_rule_says_what_it_says(home: Home) -> None:
     """Each key of a rule, and the defaults of the others."""
     home.write_user(
         '[notify.team-a]\ntype = "slack"\non = ["failed", "suspect"]\njobs = "all"\nlabel = ["exp=7", "nightly"]\n'
-        'failure_rate = "2.5 %"\n'
         '[notify.me]\ntype = "email"\nto = "me@example.org"\nserver = "smtp.example.org"\nuser = "me"\n'
         '[notify.desk]\ntype = "command"\ncommand = ["notify-me", "--now"]\n'
     )
     team, me, desk = home.load().rules
-    assert (team.occasions, team.jobs, team.labels, team.failure_rate) == (
+    assert (team.occasions, team.jobs, team.labels) == (
         ("failed", "suspect"),
         "all",
         ("exp=7", "nightly"),
-        0.025,
     )
     assert (team.variable, team.needs_secret) == ("MOPS_JOBS_NOTIFY_TEAM_A", True)
     assert (me.to, me.sender, me.server, me.user) == (
@@ -56,7 +54,6 @@ REFUSED = {
     "another type": '[notify.me]\ntype = "pager"',
     "a name with a slash": '[notify."a/b"]\ntype = "slack"',
     "other jobs": '[notify.me]\ntype = "slack"\njobs = "ours"',
-    "a rate without a sign": '[notify.me]\ntype = "slack"\nfailure_rate = "10"',
     "a command as a text": '[notify.me]\ntype = "command"\ncommand = "notify-me"',
     "a command with a line": '[notify.me]\ntype = "command"\ncommand = ["a\\nb"]',
     "no address": '[notify.me]\ntype = "email"',
@@ -84,7 +81,6 @@ LITERALS = {
     "a server with a password": f'[notify.me]\ntype = "email"\nto = "a@example.org"\nserver = "me:{WORD}@example.org"',
     "a URL among events": f'[notify.me]\ntype = "slack"\non = ["{SECRET}"]',
     "a URL among jobs": f'[notify.me]\ntype = "slack"\njobs = "{SECRET}"',
-    "a URL as a rate": f'[notify.me]\ntype = "slack"\nfailure_rate = "{SECRET}"',
 }
 
 

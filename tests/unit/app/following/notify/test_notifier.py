@@ -58,15 +58,6 @@ def test_a_rule_tells_only_what_it_is_for(occasion: str) -> None:
     assert {one for each in events for one in occasions_of(rule(occasions=(occasion,)), each)} == {occasion}
 
 
-def test_the_failure_rate_is_that_of_the_rule() -> None:
-    """A rule for half of the tasks is quiet at a third."""
-    third = job(tasks_completed=20, tasks_failed=10)
-    assert (occasions_of(rule(failure_rate=0.5), third), occasions_of(rule(failure_rate=0.33), third)) == (
-        [],
-        ["failures"],
-    )
-
-
 @pytest.mark.parametrize(
     ("fields", "names", "is_covered"),
     [
