@@ -116,6 +116,7 @@ def test_counts_that_no_job_has_do_not_spoil_the_sums(cache: sqlite3.Connection)
     state = JobState(
         job_id="0", status="running", created_at=record_time(START), updated_at=record_time(START), labels={SWEEP: "s"},
         tasks_total=2**53 - 1, tasks_completed=2**53 - 1, tasks_verified=2**53 - 1,
+        usage={"0": [2**53 - 1] * 4},
     )  # fmt: skip
     ids = [str(number) for number in range(1100)]
     made = [rows.to_row(key(one), one, state.evolve(job_id=one).to_json(), VersionToken("1"), 1) for one in ids]
@@ -123,4 +124,5 @@ def test_counts_that_no_job_has_do_not_spoil_the_sums(cache: sqlite3.Connection)
         rows.write_rows(cache, [row for row in made if isinstance(row, rows.MirroredJob)])
     assert statistics.active_tallies(cache)[0].tasks_completed == 1100 * totals.MAX_SUMMED
     assert statistics.tallies(cache)[0].verified == 1100 * totals.MAX_SUMMED
+    assert statistics.usage(cache, Filter())[0].cpu_seconds == pytest.approx(1100 * (2**53 - 1))
     assert read_sweeps(cache, Filter(), ["s"], 0)["s"].tasks_total == 1100 * totals.MAX_SUMMED
