@@ -211,13 +211,6 @@ def test_an_empty_registry_says_what_to_type(cli: Cli, remote: Remote, capsys: p
     assert "No job matches" in Web(cli, capsys).ok("/jobs?owner=ada")
 
 
-def test_completions_are_filters_as_they_are_typed(web: Web) -> None:
-    """Owners, keys of labels, and what the jobs on the page have."""
-    options = re.findall(r'<option value="([^"]+)"></option>', web.ok("/jobs"))
-    assert {"owner:ada", "label:exp=", "label:exp=7", "is:stuck", "status:failed", "error:OOM"} <= set(options)
-    assert "study:seir.model:run/baseline" in options
-
-
 @pytest.fixture
 def swept(web: Web, cli: Cli, remote: Remote) -> Web:
     """Return the same jobs, with 30 of a sweep that runs, and three of one that has ended."""
