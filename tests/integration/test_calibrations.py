@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from mopsjobs.engines.local import runner_pid
 from mopsjobs.errors import JobBusyError
 from mopsjobs.ledger.scalars import may_have_scalars
 from mopsjobs.studies.journal import encode_told, told_key
-from mopsjobs.studies.packed_store import PackedStore
+from mopsjobs.studies.manifest import load_manifest
 from mopsjobs.studies.study import param_id
 from mopsjobs.submission import calibrating
 from mopsjobs.submission.calibrating import continue_calibration
@@ -62,25 +62,69 @@ def test_each_sampler_finds_the_planted_parameters(tmp_path: Path, env: dict[str
 
 
 CALABARIA = {
-    "targets/incidence.py": """
-import types, polars
-
-class signal:
-    def evaluate(self, replicates):
-        mean = sum(outputs["incidence"]["infected"][0] for outputs in replicates) / len(replicates)
-        return types.SimpleNamespace(loss=(mean - 3.0) ** 2)
+    "modelops_calabaria/core/alignment.py": """
+class JoinAlignment:
+    def __init__(self, on_cols, mode="exact"):
+        self.on_cols = on_cols
+    def align(self, observed, simulated):
+        return [one.join(observed, on=self.on_cols, suffix="__obs") for one in simulated]
 """,
+    "modelops_calabaria/core/evaluation.py": """
+import types
+
+class ReplicateMeanMSE:
+    def __init__(self, col):
+        self.col = col
+    def evaluate(self, aligned):
+        means = sum(one[self.col] for one in aligned) / len(aligned)
+        loss = float(((means - aligned[0][self.col + "__obs"]) ** 2).mean())
+        return types.SimpleNamespace(name="mse", loss=loss, weight=1.0, weighted_loss=loss)
+
+def replicate_mean_mse(col):
+    return ReplicateMeanMSE(col)
+""",
+    "modelops_calabaria/core/target.py": """
+class Target:
+    def __init__(self, model_output, data, alignment, evaluation, weight=1.0):
+        self.model_output, self.data, self.weight = model_output, data, weight
+        self.alignment, self.evaluation = alignment, evaluation
+    def evaluate(self, replicated_sim_outputs):
+        tables = [one[self.model_output] for one in replicated_sim_outputs]
+        return self.evaluation.evaluate(self.alignment.align(observed=self.data, simulated=tables))
+""",
+    "targets/incidence.py": """
+import polars
+from modelops_calabaria.core.alignment import JoinAlignment
+from modelops_calabaria.core.evaluation import replicate_mean_mse
+from modelops_calabaria.core.target import Target
+
+def signal():
+    observed = polars.read_csv("data/observed.csv")
+    return Target("incidence", observed, JoinAlignment("day", mode="exact"), replicate_mean_mse("infected"))
+""",
+    "data/observed.csv": "day,infected\n0,3.0\n1,2.5\n",
     "wire.py": """
 import io, polars
 
 def wire(entrypoint, params, seed):
     table = io.BytesIO()
     infected = params["beta"] * params["dur_inf"] + seed % 10 / 100
-    polars.DataFrame({"day": [0], "infected": [infected]}).write_ipc(table)
+    polars.DataFrame({"day": [0, 1, 2], "infected": [infected, infected / 2, 0.0]}).write_ipc(table)
     return {"incidence": table.getvalue(), "metadata": b"{}"}
 """,
 }
-"""A project like ModelOps' example starsim-sir, whose targets give `evaluate(replicates).loss` as calabaria's do."""
+"""A project with a target as calabaria has them: a function returns a `Target`. Its `evaluate` takes the tables of the
+replicates, aligns them with the observed ones, and gives an object with a `loss`."""
+
+MODELOPS_EVALUATION = """
+import io, json, sys, polars
+from targets.incidence import signal
+from wire import wire
+
+params, seeds = json.loads(sys.argv[1])
+tables = [{"incidence": polars.read_ipc(io.BytesIO(wire("", params, seed)["incidence"]))} for seed in seeds]
+print(signal().evaluate(tables).loss)
+"""
 
 CALIBRATION_SPEC: dict[str, Any] = {
     "model": "models.sir",
@@ -98,25 +142,25 @@ CALIBRATION_SPEC: dict[str, Any] = {
         "simulation_entrypoint": "models.sir:StarsimSIR",
     },
     "outputs": None,
-    "metadata": {"model_class": "models.sir:StarsimSIR", "created_by": "cb calibration optuna"},
+    "metadata": {"model_class": "models.sir:StarsimSIR", "n_parameters": 2, "created_by": "cb calibration optuna"},
 }
 """The document that `cb calibration optuna` writes for two parameters."""
 
 
 def test_a_calibration_spec_runs_with_its_target(tmp_path: Path, env: dict[str, str]) -> None:
-    """The value of the best set is the loss that the target gives for the outputs of its replicates."""
-    polars = pytest.importorskip("polars")
+    """The value of the best set is what its target gives without mops-jobs, for simulations with the same seeds."""
+    pytest.importorskip("polars")
     directory = tree(tmp_path / "code", CALABARIA)
     with mj.connect(env=env) as reg:
         found = reg.calibrate(CALIBRATION_SPEC, code=directory, workers=2, python=sys.executable)
         best = found.best
         assert best is not None
-        store = PackedStore(reg.app.store)
-        prefix = f"results/{found.job.id}/{param_id(best['params'])}/"
-        values = [store.get_entry(one) for one in store.scan(prefix) if one.key.endswith("/incidence")]
-        tables = [polars.read_ipc(io.BytesIO(one.value)) for one in values if one is not None]
-    mean = sum(table["infected"][0] for table in tables) / len(tables)
-    assert (len(tables), found.rounds, best["values"]) == (3, 3, [pytest.approx((mean - 3.0) ** 2)])
+        study = load_manifest(reg.app.store, found.job.id).study
+        seeds = {task.seed for task in study.tasks() if task.param_id == param_id(best["params"])}
+    answer = json.dumps([best["params"], sorted(seeds)])
+    command = [sys.executable, "-c", MODELOPS_EVALUATION, answer]
+    loss = float(subprocess.run(command, cwd=directory, capture_output=True, text=True, check=True).stdout)
+    assert (len(seeds), found.rounds, best["values"]) == (3, 3, [pytest.approx(loss)])
 
 
 MODEL = "def simulate(params, seed):\n    return {'loss': params['x'] ** 2}\n"
