@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import itertools
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,7 +25,7 @@ from mopsjobs.engines.model_errors import ModelError
 from mopsjobs.engines.trust import python_of_launch
 from mopsjobs.errors import JobBusyError, MopsJobsError, NoManifestError, UsageError, command_line, shorten
 from mopsjobs.ledger.scalars import extract_scalars, may_have_scalars
-from mopsjobs.registry.calibration_counts import NO_VALUE
+from mopsjobs.registry.calibration_counts import NO_VALUE, calibration_counts
 from mopsjobs.registry.notes import CALIBRATION
 from mopsjobs.studies.calibration import Calibration
 from mopsjobs.studies.journal import (
@@ -54,6 +55,9 @@ from mopsjobs.submission.submit import SubmitRequest, prepare, submit_prepared
 
 IDLE_SECONDS = 3600.0
 """How long the job of a calibration waits for its client."""
+
+NOTE_SECONDS = 1.0
+"""How often counts are noted between whole rounds in asynchronous mode."""
 
 LOOK_SECONDS = 10.0
 """How often a coordinator without news looks whether the runner has ended on this machine."""
@@ -134,6 +138,7 @@ class Coordinator:
         revive: called while no task ends.
         note: called with the counts of the journal as soon as it has grown, for the record. It is called in another
             thread, so that nothing waits for it.
+        monotonic: the clock that says when counts of asynchronous mode are noted.
     """
 
     def __init__(
@@ -146,10 +151,13 @@ class Coordinator:
         *,
         revive: Revive = lambda _job_id: None,
         note: Callable[[dict[str, Any]], object] = lambda _counts: None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.journal = journal
         self._note = note
         self._noted: Future[object] | None = None
+        self._noted_at = -math.inf
+        self._monotonic = monotonic
         self._counts: dict[str, Any] | None = None
         self._job, self._sampler, self._warn = job, sampler, warn
         self._replays, self._revive = replays, revive
@@ -200,6 +208,9 @@ class Coordinator:
                 with contextlib.suppress(MopsJobsError):  # another client has ended it
                     self._end(notes, Stopped(SAMPLER if isinstance(error, ModelError) else TARGET, reason))
                 raise
+            except MopsJobsError:  # for example, the job was cancelled
+                self._note_counts(notes)
+                raise
             self._end(notes)
         return self.journal
 
@@ -228,6 +239,7 @@ class Coordinator:
             if self._noted is not None:
                 self._noted.result()
             self._counts, self._noted = counts, notes.submit(self._note, counts)
+            self._noted_at = self._monotonic()
 
     # --- the sampler ------------------------------------------------------------------------------------------
 
@@ -423,7 +435,7 @@ class Coordinator:
         rounds.insert(self._n_told, ended)
         self.journal = dataclasses.replace(self.journal, rounds=tuple(rounds), stored=self._stored)
         is_due = not is_asynchronous or not self._open or (own + 1) % self._calibration.sets_per_round == 0
-        if is_due:
+        if is_due or self._monotonic() - self._noted_at > NOTE_SECONDS:
             self._note_counts(notes)
         self._tell(ended)
         if is_due:
@@ -610,10 +622,17 @@ def _open(job_id: str, sampler: Sampler, session: Session, revive: Revive, warni
         raise JobBusyError(f"Another client continues {job_id}.", job_id=job_id)
 
     def note(counts: dict[str, Any]) -> None:
-        with contextlib.suppress(MopsJobsError):  # the journal has it; the next round is noted too
+        with contextlib.suppress(MopsJobsError):  # the journal has them
             session.registry.update_fields(job_id, metadata={CALIBRATION: counts})
 
     return Begun(job_id, Coordinator(job, journal, sampler, session.warn, replays, revive=revive, note=note), warnings)
+
+
+def note_counts(job_id: str, counts: Mapping[str, Any], session: Session) -> None:
+    """Note counts of a journal in the record of its job, unless it has them: its last client may have been killed."""
+    with contextlib.suppress(MopsJobsError):
+        if calibration_counts(session.registry.require_job(job_id).metadata) != counts:
+            session.registry.update_fields(job_id, metadata={CALIBRATION: dict(counts)})
 
 
 def _told_tasks(journal: Journal) -> Iterator[int]:

@@ -30,6 +30,7 @@ from mopsjobs.submission.calibrating import (
     continue_calibration,
     draw_posterior,
     journal_of,
+    note_counts,
 )
 from mopsjobs.submission.client import SubmitResult
 from mopsjobs.submission.resume import ResumeRequest, resume
@@ -93,6 +94,7 @@ def calibrate(
     if request.job_id is not None and request.rounds is None:
         journal = journal_of(request.job_id, app.session())
         if journal.has_ended or app.registry.require_job(request.job_id).is_terminal:
+            note_counts(request.job_id, counts_of(journal), app.session())
             return _ended(request.job_id, journal, app)
     with _open(request, app, trust) as begun:
         for warning in begun.warnings:

@@ -409,8 +409,8 @@ def rounds_left_text(job: Mapping[str, Any]) -> str | None:
     if done < MIN_ROUNDS or left <= 0:
         return None
     return (
-        f"in about {human_duration(seconds / done * left)}, if {pluralize(left, round_word(counts))} more take as long"
-        " as before"
+        f"in about {human_duration(seconds / done * left)}, if {pluralize(left, round_word(counts))} more"
+        f" {'takes' if left == 1 else 'take'} as long as before"
     )
 
 

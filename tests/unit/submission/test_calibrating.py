@@ -8,7 +8,7 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import pytest
 
 from mopsjobs.engines.model_errors import ModelError
 from mopsjobs.engines.model_process import SAMPLER_SOURCE
-from mopsjobs.errors import JobBusyError, UsageError
+from mopsjobs.errors import JobBusyError, JobCancelledError, UsageError
 from mopsjobs.registry.calibration_counts import calibration_text
 from mopsjobs.studies.journal import Journal, Told
 from mopsjobs.studies.journal_document import counts_of
@@ -411,6 +411,26 @@ def test_counts_are_noted_before_the_first_round_and_after_each() -> None:
     again: list[dict[str, Any]] = []
     run_in_memory(spec(rounds=3), None, whole, note=again.append)
     assert again == [counts_of(whole)]
+
+
+def test_a_client_whose_job_was_cancelled_notes_what_it_has_told() -> None:
+    """So the record has as many sets as the journal, also between whole rounds of asynchronous mode."""
+    noted: list[dict[str, Any]] = []
+    calibration, job = spec(mode="asynchronous"), JobInMemory()
+    store = job.add
+
+    def add(sets: Sequence[Mapping[str, Any]], replicates: int | None = None) -> range:
+        if len(job.values) == 3:
+            raise JobCancelledError("cancelled", job_id=job.job_id, status="cancelled")
+        return store(sets, replicates)
+
+    job.add = add  # type: ignore[method-assign]
+    with (
+        SamplerProcess(sys.executable, archive({}), sampler_setup(calibration), {}) as sampler,
+        pytest.raises(JobCancelledError),
+    ):
+        Coordinator(job, Journal(calibration, ()), sampler, note=noted.append, monotonic=lambda: 0.0).run()
+    assert [one["sets"] for one in noted] == [0, 3]
 
 
 HELD = """
