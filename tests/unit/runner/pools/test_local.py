@@ -434,14 +434,14 @@ def _cpu(one: TaskResult) -> float:
 
 def test_what_a_task_uses_is_measured(user: Path) -> None:
     """Processor, time and memory are those of the task and of programs that it waits for, also after a larger task."""
-    sets = [{"burn": 1}, {"sleep": 1}, {"bytes": 200 * MIB}, {"burn": 0.5, "child": 1}, {}]
+    sets = [{"burn": 0.5}, {"sleep": 0.5}, {"bytes": 200 * MIB}, {"burn": 0.25, "child": 0.5}, {}]
     before = time.time()
     burnt, slept, touched, program, nothing = finished = all_of(pool_of(user, 1), sets)
-    assert 1 <= _cpu(burnt) <= 1 + SLACK
-    assert 1.5 <= _cpu(program) <= 1.5 + SLACK
+    assert 0.5 <= _cpu(burnt) <= 0.5 + SLACK
+    assert 0.75 <= _cpu(program) <= 0.75 + SLACK
     assert _cpu(slept) < SLACK
     assert _cpu(nothing) < SLACK
-    assert min(burnt.usage.seconds or 0, slept.usage.seconds or 0) >= 1
+    assert min(burnt.usage.seconds or 0, slept.usage.seconds or 0) >= 0.5
     base = nothing.usage.max_rss_bytes or 0
     assert 0 < base < 100 * MIB
     assert 0.9 * 200 * MIB <= (touched.usage.max_rss_bytes or 0) - base <= 1.1 * 200 * MIB
@@ -453,10 +453,10 @@ def test_what_a_task_uses_is_measured(user: Path) -> None:
 
 def test_an_attempt_that_took_too_long_is_measured(user: Path, tmp_path: Path) -> None:
     hangs = tmp_path / "hangs"
-    sets = [{"burn": 1, "bytes": 100 * MIB, "hangs": str(hangs)}]
+    sets = [{"burn": 0.5, "bytes": 100 * MIB, "hangs": str(hangs)}]
     (late,) = all_of(pool_of(user, 1, timeout=5, clock=StuckClock(hangs.exists)), sets)
     assert late.outcome == Outcome.TIMEOUT
-    assert 1 <= _cpu(late) <= 1 + SLACK
+    assert 0.5 <= _cpu(late) <= 0.5 + SLACK
     assert 100 * MIB <= (late.usage.max_rss_bytes or 0) <= 200 * MIB
 
 
