@@ -19,8 +19,8 @@ import shutil
 import stat
 import threading
 import time
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -158,8 +158,8 @@ class Checkpoints:
         self._root = str(self.root)
         self._look_at = 0.0
         self._states: dict[str, _State] = {}
-        self._stored: defaultdict[str, list[_Place]] = defaultdict(list)
-        """Those that the store had at the beginning, by the directories of their tasks."""
+        self._stored: Mapping[str, Sequence[_Place]] = {}
+        """Those that the store had when it was looked at last, by the directories of their tasks."""
         self._ended: deque[TaskKey] = deque()
         """Tasks whose checkpoints are to be removed."""
         self._lock = threading.Lock()
@@ -188,16 +188,29 @@ class Checkpoints:
         for origin in self._origins:
             with contextlib.suppress(OSError):
                 self._states |= {name: _State() for name in os.listdir(origin.root)}
-        if self._store is None:
-            return
         try:
-            for job_id in dict.fromkeys(origin.job_id for origin in self._origins):
-                for param_id, seed, number in list_numbers(self._store, job_id):
-                    name = directory_name((param_id, seed))
-                    self._states.setdefault(name, _State())
-                    self._stored[name].append(_Place(number, None, job_id))
+            self.find_stored()
         except StoreError as error:
             self._on_log(f"The checkpoints in the store are not used: {error}")
+
+    def find_stored(self, *, is_used: bool = False) -> None:
+        """Find those in the store, once more before tasks begin here that another shard has begun. Any thread may.
+
+        Args:
+            is_used: only if a task here has used checkpoints. Models without them then cost no request.
+
+        Raises:
+            StoreError: if they cannot be listed.
+        """
+        if self._store is None or (is_used and not self._states):
+            return
+        stored: dict[str, list[_Place]] = {}
+        for job_id in dict.fromkeys(origin.job_id for origin in self._origins):
+            for param_id, seed, number in list_numbers(self._store, job_id):
+                name = directory_name((param_id, seed))
+                self._states.setdefault(name, _State())
+                stored.setdefault(name, []).append(_Place(number, None, job_id))
+        self._stored = stored
 
     @property
     def has_any(self) -> bool:

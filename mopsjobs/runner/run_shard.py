@@ -218,10 +218,10 @@ class _Run:
                     if self._sharing is not None:
                         after.callback(self._sharing.close)
                     self._sender.finish()  # also after an error: what was done is kept
-                if self._channel is not None:
-                    self._channel.close()
-                if self._checkpoints is not None:
-                    self._checkpoints.close(self._shard.grace)
+                    if self._channel is not None:
+                        self._channel.close()
+                    if self._checkpoints is not None:  # before tasks are given back: their owners go on from these
+                        self._checkpoints.close(self._shard.grace)
             if self._counts.is_lower_bound and not self._retry.is_stopping:
                 # The store did not answer at the start. It cannot be told whose outputs are there now: those of an
                 # earlier run, most likely. So they count as that. If the store is still away, the next run does it.
@@ -495,6 +495,8 @@ class _Run:
             return
         with contextlib.suppress(StoreUnavailableError):  # a later call tries again
             manifest = dataclasses.replace(self._manifest, study=feed.tasks.study)
+            if self._checkpoints is not None:
+                self._checkpoints.find_stored()
             feed.take_over(new, find_complete_tasks(self._store_with_outbox, manifest))
             reporter.taken_over |= new
             text = f"shard {shard.number} runs the tasks of others: {'; '.join(lost[number] for number in sorted(new))}"
@@ -588,6 +590,8 @@ class _Run:
             tell,
             self._shard.allow_old_checkpoints,
         )
+        if self._sharing is not None:
+            self._sharing.on_moved = functools.partial(self._checkpoints.find_stored, is_used=True)
         return self._checkpoints
 
     def _open_pool(self, feed: Feed | None = None, checkpoints: Checkpoints | None = None) -> Pool:

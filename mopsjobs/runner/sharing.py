@@ -97,6 +97,8 @@ class SharedFeed:
         """Returns whether tasks may go to others: the first ones of a job may not."""
         self.pack_soon: Callable[[], object] = lambda: None
         """Has the outputs packed that wait for others."""
+        self.on_moved: Callable[[], object] = lambda: None
+        """Called before tasks begin here that another shard may have begun. If it fails, they come later."""
         self._lock = threading.Lock()
         """Held for what the thread changes, never for a request."""
         self._owner = OwnerSide(run)
@@ -401,6 +403,8 @@ class SharedFeed:
                     self._ended.append(Away(task, end))
         is_written = turn.document is None or self._write(key, turn.document, found) is not None
         if is_written:
+            if turn.returned:
+                self.on_moved()
             with self._lock:
                 self._owner.confirm(turn)
                 back = [self._given.pop(number) for number in turn.returned if number in self._given]
@@ -427,6 +431,8 @@ class SharedFeed:
             turn = side.turn(document, self._clock(), workers, in_hand, lambda number: number in ready, given_back)
         if turn.document is not None and self._write(key, turn.document, found) is None:
             return True
+        if turn.taken:
+            self.on_moved()
         with self._lock:
             side.confirm(turn, self._clock())
             self._back.extend((number, self._feed.task(number)) for number in turn.taken)

@@ -224,6 +224,22 @@ def test_an_outage_while_a_checkpoint_is_fetched_is_waited_for(tmp_path: Path, m
     assert run.told == ["Tasks wait for their checkpoints: The store does not answer."]
 
 
+def test_a_task_that_comes_from_another_shard_goes_on_where_that_was(tmp_path: Path) -> None:
+    """The other one has saved since this one began."""
+    store = InMemoryVersionedStore()
+    run, other = _Run(tmp_path / "here", store), _Run(tmp_path / "there", store)
+    Checkpoint(other.path, 600.0).save({}, at=7)
+    other.checkpoints.end(TASK, 0.0)
+    other.checkpoints.close(60.0)
+    assert run.checkpoints.prepare(TASK, may_have=False) is None
+    run.checkpoints.find_stored()
+    resumed = run.checkpoints.prepare(TASK, may_have=False)
+    while resumed is False:
+        resumed = run.checkpoints.prepare(TASK, may_have=False)
+    assert resumed is not None
+    assert resumed.at == "7"
+
+
 def test_few_checkpoints_are_fetched_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And a task without one never waits for them, however many there are."""
     monkeypatch.setattr(checkpoints, "BEGIN_SECONDS", 0.0)

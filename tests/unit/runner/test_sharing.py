@@ -61,6 +61,12 @@ class Shard:
             clock=lambda: job.now,
         )  # fmt: skip
         self.feed.workers = workers
+        self.feed.on_moved = self._note_moved
+        self.moved = 0
+        """How often it was told that tasks come which others may have begun."""
+
+    def _note_moved(self) -> None:
+        self.moved += 1
 
     @property
     def state(self) -> JobState:
@@ -125,6 +131,7 @@ def test_no_number_of_shards_and_no_order_changes_what_runs(jobs: Any, shards: i
     assert _run(job, random.Random(shards * workers)) == alone
     assert sum(shard.counts.completed for shard in job.shards) == len(alone)
     assert any(shard.feed.has_helped for shard in job.shards) == (shards > 1)
+    assert all(shard.moved for shard in job.shards if shard.feed.has_helped)
 
 
 def _run(job: Job, chance: random.Random) -> dict[int, float]:
