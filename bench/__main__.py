@@ -103,7 +103,8 @@ def main() -> int:
     if args.jobs <= SMALL_REGISTRY and (large := {"sync", "grow"}.intersection(chosen)):
         parser.error(f"{' and '.join(sorted(large))}: needs more than {SMALL_REGISTRY:,} jobs, fewer are always listed")
     sections: dict[str, list[report.Line]] = {}
-    with tempfile.TemporaryDirectory(prefix="mops-jobs-bench-") as directory:
+    # The runner of a session may outlive its client for a moment, and write there.
+    with tempfile.TemporaryDirectory(prefix="mops-jobs-bench-", ignore_cleanup_errors=True) as directory:
         setup = machine.Setup(args.jobs, args.runs, Path(directory), tuple(args.condition), args.max_seconds)
         for title, names in SECTIONS.items():
             if lines := [line for name in names if name in chosen for line in BENCHMARKS[name](setup)]:
