@@ -95,7 +95,7 @@ def many(tasks: int) -> int:
 
     from mopsjobs.store.memory import InMemoryVersionedStore
     from mopsjobs.studies.manifest import Manifest
-    from mopsjobs.studies.outputs import find_complete_tasks, missing_tasks, output_key
+    from mopsjobs.studies.outputs import Completeness, find_complete_tasks, missing_tasks, output_key
     from mopsjobs.studies.results import outputs_of
 
     study = {"model": "m:f", "scenario": "s", "parameter_sets": [{"x": 1}], "n_replicates": tasks, "outputs": ["a"]}
@@ -107,11 +107,13 @@ def many(tasks: int) -> int:
     manifest = Manifest.from_json(value)
     _, first = next(manifest.tasks())
     store.create_if_absent(output_key("job", first, "a"), b"")
+    all_but_one = Completeness(tasks)
+    all_but_one.complete[:-1] = b"\1" * (tasks - 1)
     doings = {
         "results": lambda: sum(1 for _ in outputs_of(store, "job", [manifest])),
         "validate": lambda: find_complete_tasks(store, manifest).count,
         "run": lambda: manifest.duplicate_tasks() and 1,
-        "resume": lambda: len(missing_tasks(manifest, bytearray(b"\1") * (tasks - 1) + b"\0")),
+        "resume": lambda: len(missing_tasks(manifest, all_but_one)),
     }
     for name, do in doings.items():
         _limit(memory)

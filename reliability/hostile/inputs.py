@@ -99,8 +99,8 @@ def bombs(trial: Trial) -> Figure:
 
 
 def many_tasks(trial: Trial) -> Figure:
-    """Read a manifest of a hundred bytes that names as many tasks as a job may have; few in the quick part."""
-    tasks = MAX_TASKS if trial.scale >= 1 else MAX_TASKS // 20
+    """Read a manifest of a hundred bytes that names as many tasks as a job may have; fewer in a part of the trial."""
+    tasks = trial.times(MAX_TASKS) if trial.scale < 1 else MAX_TASKS
     told = _child(trial, "many", str(tasks))
     allowed = (MANY_MEMORY + BYTES_A_TASK * tasks) // 2**20
     return Figure("a manifest with many tasks", f"{tasks:,} read {told.count(chr(10))} times within {allowed} MiB")

@@ -60,7 +60,7 @@ def record_facts(job: Row) -> dict[str, Any]:
         "labels": tuple(sorted(labels.items())),
         "note": note,
         "parent": job["parent_job_id"],
-        "calibration": calibration(job.get("calibration")),
+        **({"calibration": calibration(job["calibration"])} if "calibration" in job else {}),
     }
 
 
@@ -69,7 +69,8 @@ def calibration(counts: Row | None) -> tuple[tuple[str, Any], ...] | None:
     if counts is None:
         return UNKNOWN
     best = counts["best"] or {"value": None, "round": None}
-    return tuple((counts | {"best": best["value"], "best in round": best["round"]}).items())
+    told = [(name, counts[name]) for name in ("rounds", "at_most", "inherited", "sets", "failed")]
+    return (*told, ("best", best["value"]), ("best in round", best["round"]))
 
 
 def sweep_of_list(line: str) -> tuple[str, dict[str, Any]] | None:

@@ -140,9 +140,10 @@ def test_the_other_rounds_are_estimated_at_the_pace_so_far(cli: Cli, remote: Rem
     cli.ok("sync")
     said = cli.ok("status", "cal").out
     assert "Done       in about 15m, if 15 rounds more take as long as before" in said
-    remote.jobs.update_fields("cal", metadata={"waits_for": "its client"})
-    cli.ok("sync")
-    assert "Done" not in cli.ok("status", "cal").out
+    for mark in ({"waits_for": "its client"}, {"waits_for": None, "suspect": {"reason": "pod_gone", "since": "x"}}):
+        remote.jobs.update_fields("cal", metadata=mark)
+        cli.ok("sync")
+        assert "Done" not in cli.ok("status", "cal").out
     remote.jobs.update_status("cal", "succeeded")
     cli.ok("sync")
     assert "Done" not in cli.ok("status", "cal").out

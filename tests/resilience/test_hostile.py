@@ -41,6 +41,10 @@ def test_nearly_sound_inputs_give_a_value_or_a_sentence(reader: Reader, trial: T
     hostile.in_each_place(reader, trial)
 
 
+def test_a_manifest_with_many_tasks_is_read_in_bounds(trial: Trial) -> None:
+    hostile.many_tasks(trial)
+
+
 @pytest.mark.claim("No control character reaches a terminal")
 def test_commands_over_a_hostile_registry_print_nothing_raw(trial: Trial) -> None:
     """Each reading command, to a terminal and into a pipe, and the pages: bad records are reported and stop none."""

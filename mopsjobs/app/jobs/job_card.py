@@ -401,7 +401,7 @@ def _calibration(job: Mapping[str, Any]) -> Iterator[Section]:
 def rounds_left_text(job: Mapping[str, Any]) -> str | None:
     """Return how long the other rounds of a calibration take at its pace so far; None if that is not known."""
     counts, seconds = job["calibration"], job["run_seconds"]
-    if counts is None or not job["is_active"] or waits_for_text(job) or not seconds:
+    if counts is None or not job["is_active"] or job["suspect"] or waits_for_text(job) or not seconds:
         return None
     from mopsjobs.registry.calibration_counts import round_word  # here: few jobs are one
 
