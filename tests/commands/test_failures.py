@@ -138,6 +138,21 @@ def test_a_task_that_succeeds_at_a_later_attempt_has_not_failed(cli: Cli, remote
     assert cli.ok("failures", "job").lines == ["No task of job has failed."]
 
 
+def test_a_job_that_has_succeeded_names_no_older_failure(cli: Cli, remote: Remote) -> None:
+    """The record counts none, and the cache has the ledger from before the task was run again."""
+    add_job(remote.jobs, "job", [{"x": 1}], status="running")
+    remote.jobs.update_progress("job", tasks_failed=1)
+    Ledger(remote.store.inner)(attempt(0, "lost"))
+    cli.ok("sync")
+    assert cli.ok("tasks", "job", "--json").json["tasks"][0]["outcome"] == "lost"
+    assert "Failed     1 lost" in cli.ok("status", "job").lines
+    Ledger(remote.store.inner, run="cd")(attempt(0, attempt=2))
+    remote.jobs.update_progress("job", tasks_completed=1, tasks_failed=0)
+    remote.jobs.update_status("job", "succeeded")
+    cli.ok("sync")
+    assert "Failed" not in cli.ok("status", "job").out
+
+
 def test_failed_tasks_without_a_reason_are_counted(cli: Cli, remote: Remote) -> None:
     """The record of a job tells of them before its ledger, and after `prune --store`."""
     add_job(remote.jobs, "job", draw_sets(4))

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from mopsjobs.cache.stored_study import StoredStudy, find_duplicates
 from mopsjobs.events.format import TASK_FAILED
 from mopsjobs.ledger.attempt import FAILED_OUTCOMES, Outcome
+from mopsjobs.registry.status import JobStatus
 from mopsjobs.utils.text import cut_to_length
 
 BY_LEDGER = "ledger"
@@ -209,9 +210,10 @@ def describe_failures(connection: sqlite3.Connection, job_id: str, reported: obj
         sql = f"SELECT {_KIND}, count(*) FROM {source} WHERE job_id = ? AND {IS_FAILED} GROUP BY 1, 2, 3"  # noqa: S608 - constant names
         for *kind, count in connection.execute(sql, (*values, job_id)):
             counts[tuple(kind)] += count
-    if not counts:
-        return None
     kinds, total = counts.most_common(), counts.total()
+    row = connection.execute("SELECT status FROM job WHERE job_id = ?", (job_id,)).fetchone()
+    if not total or (not reported and row == (JobStatus.SUCCEEDED,)):  # by an attempt that the cache has not read
+        return None
     words = [f"{count:,} {_kind(*kind)}" for kind, count in kinds[:MAX_KINDS]]
     if len(kinds) > MAX_KINDS:
         words.append(f"{sum(count for _, count in kinds[MAX_KINDS:]):,} for other reasons")
