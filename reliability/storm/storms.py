@@ -34,7 +34,6 @@ from reliability.storm.client import Spec
 from reliability.storm.mutations import MUTATIONS
 from reliability.storm.places import Place, embedded, far
 from reliability.storm.proxy import FAULTS, Plan, Proxy
-from reliability.storm.silence import silence
 from reliability.storm.store_history import read_log
 from reliability.storm.verdict import Verdict
 from reliability.trial import Figure, PromiseBroken, Trial, hold
@@ -271,7 +270,6 @@ def run(trial: Trial) -> Iterator[Figure]:
     for backend in SERVERS:
         yield from _figures(backend, over(trial, backend))
     for backend in MUTATIONS:
-        yield from silence(trial, backend)
         names = list(MUTATIONS[backend])
         for one in names[: trial.times(len(names))]:
             yield Figure(f"{backend}: storms until it was found that {one}", find(trial, backend, one))

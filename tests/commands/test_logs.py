@@ -215,6 +215,7 @@ def test_missing_lines_are_told(cli: Cli, remote: Remote, write: Writer) -> None
     ran = cli.ok("logs", "job")
     assert ran.lines == ["a"]
     assert "12 events are missing" in ran.err
+    assert "12 events of job job are missing" in cli.ok("logs", "--grep", "x").err
 
 
 def test_a_job_that_its_engine_does_not_know_is_not_waited_for(
@@ -278,13 +279,6 @@ def test_jobs_that_are_left_out_are_counted(cli: Cli, three_jobs: None) -> None:
     assert "2 older jobs left out (--limit 0 reads all)." in cli.ok("logs", "--grep", "start", "--limit", "1").err
     ran = cli.ok("logs", "--grep", "nowhere")
     assert (ran.out, ran.err.strip()) == ("", "No log line of 3 jobs matches.")
-
-
-def test_missing_lines_name_their_job(cli: Cli, remote: Remote, write: Writer) -> None:
-    """Where a writer had to drop lines."""
-    add(remote.jobs, "job", "running")
-    write("", kind="dropped", count=12)
-    assert "12 events of job job are missing" in cli.ok("logs", "--grep", "x").err
 
 
 def test_an_outage_leaves_the_cache(cli: Cli, remote: Remote, three_jobs: None) -> None:

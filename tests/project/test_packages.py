@@ -46,7 +46,12 @@ def _files(environment: Path) -> dict[str, bytes]:
     return {str(path.relative_to(site_packages)): path.read_bytes() for path in files}
 
 
-@pytest.mark.parametrize("python", pythons_by_minor())
+OLDEST, *LATER = pythons_by_minor()
+WITH_LONG = [pytest.param(*later.values, id=later.id, marks=pytest.mark.long) for later in LATER]
+"""In CI, the single file runs on these."""
+
+
+@pytest.mark.parametrize("python", [OLDEST, *WITH_LONG])
 def test_both_packages_work_in_an_empty_environment(python: str, packages: Path, tmp_path: Path) -> None:
     """The wheel brings what it requires: a study runs, the command starts. The sdist installs the same files."""
     environment = tmp_path / "environment"
