@@ -6,7 +6,6 @@ import contextlib
 import json
 import random
 import shutil
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from mopsjobs.runner.pools.base import OnLog
 from mopsjobs.runner.run_once import Place, RunResult, kept_outputs, open_pool_once, run_once
 from mopsjobs.studies.study import Task
 from mopsjobs.utils.files import make_directory
+from mopsjobs.utils.scratch import scratch_directory
 
 LOOK_SECONDS = 0.01
 """How often new checkpoints are looked for."""
@@ -64,7 +64,7 @@ def interrupt(place: Place, task: Task, count: int, undisturbed: RunResult, on_l
         ModelError: if the model cannot be loaded.
     """
     runs = _Runs(place, task, undisturbed.seconds / (4 * count), on_log)
-    with tempfile.TemporaryDirectory(prefix="mops-jobs-", ignore_cleanup_errors=True) as directory:
+    with scratch_directory() as directory:
         root, first = Path(directory, "run"), Path(directory, "first")
         root.mkdir()
         chance = random.Random(task.seed)  # noqa: S311 - the same interruptions each time

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from itertools import compress
 from pathlib import Path
@@ -23,6 +22,7 @@ from mopsjobs.runner.shard import DEFAULT_CHECKPOINT_SECONDS
 from mopsjobs.studies.study import Study, Task
 from mopsjobs.submission.submit import PreparedJob
 from mopsjobs.utils.cores import thread_limits, usable_cores
+from mopsjobs.utils.scratch import scratch_directory
 
 ONE_TRY = TaskLimits(policy=RetryPolicy(retries=0))
 """Also a task whose worker dies is not tried again."""
@@ -101,7 +101,7 @@ def run_once(place: Place, tasks: Sequence[Task], on_log: OnLog, *, workers: int
     """
     found: dict[int, RunResult] = {}
     used: dict[int, list[Usage]] = {}
-    with tempfile.TemporaryDirectory(prefix="mops-jobs-", ignore_cleanup_errors=True) as directory:
+    with scratch_directory() as directory:
         pool, checkpoints = open_pool_once(place, Path(directory), on_log, workers=workers)
         with contextlib.closing(pool.run(iter(enumerate(tasks)))) as results:
             for result in results:

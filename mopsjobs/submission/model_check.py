@@ -26,6 +26,7 @@ from mopsjobs.engines.worker import WIRE_GROUP
 from mopsjobs.errors import OptionError, UsageError, shorten
 from mopsjobs.studies.study import Study
 from mopsjobs.submission.session import Session
+from mopsjobs.utils.scratch import scratch_directory
 
 PYTHON_CHECK_SECONDS = 20
 """How long an interpreter may take to run one line. A slower one is left to the runner."""
@@ -176,7 +177,7 @@ def _load(
         UsageError: if the worker cannot load its function.
     """
     what = "reduce function" if "reduce" in setup else "model"
-    with tempfile.TemporaryDirectory(prefix="mops-jobs-", ignore_cleanup_errors=True) as directory:
+    with scratch_directory() as directory:
         root = Path(directory, "code")
         root.mkdir()
         try:

@@ -7,7 +7,6 @@ import contextlib
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from mopsjobs.studies.manifest import Manifest
 from mopsjobs.utils.cores import thread_limits, usable_cores
 from mopsjobs.utils.file_watch import FileWatch
 from mopsjobs.utils.files import make_directory
+from mopsjobs.utils.scratch import scratch_directory
 
 
 def open_pool(  # noqa: PLR0913 - four by name
@@ -127,9 +127,9 @@ def _task_root(spool: Path, env: Mapping[str, str]) -> Path:
     for name in ("SLURM_TMPDIR", "TMPDIR") if "SLURM_JOB_ID" in env else ():
         if os.path.isabs(place := env.get(name, "")):
             with contextlib.suppress(OSError):
-                root = tempfile.mkdtemp(prefix="mops-jobs-", dir=place)
-                atexit.register(shutil.rmtree, root, ignore_errors=True)
-                return Path(root)
+                root = contextlib.ExitStack()
+                atexit.register(root.close)
+                return Path(root.enter_context(scratch_directory(place)))
     return spool
 
 
