@@ -202,12 +202,14 @@ def test_a_contrast_that_cannot_be_made_is_refused(cli: Cli, compared: str, cont
 
 
 def test_sets_that_cannot_be_paired_are_an_error(cli: Cli, jobs: JobRegistry) -> None:
-    """If two differ in more than the contrast, or if two jobs have the same sets on one side."""
-    for job_id in ("a", "b"):
-        add_job(jobs, job_id, [{"s": "old", "x": 1}, {"s": "new", "x": 2}])
-        Ledger(jobs.store, job_id)(attempt(0), attempt(1))
+    """If two differ in more than the contrast, if two jobs have the same sets on one side, or are one family."""
+    for job_id, only in (("a", None), ("b", None), ("a.2", [0])):
+        add_job(jobs, job_id, [{"s": "old", "x": 1}, {"s": "new", "x": 2}], only=only)
+        Ledger(jobs.store, job_id)(*(attempt(number) for number in only or (0, 1)))
         jobs.finalize_job(job_id, "succeeded")
     ran = cli("results", "a", "--contrast", "s=old,new")
     assert (ran.code, "no parameter set differs in s alone" in ran.err) == (2, True)
     ran = cli("results", "a", "b", "--contrast", "s=old,new")
     assert (ran.code, "several parameter sets with s=old differ in nothing else" in ran.err) == (2, True)
+    ran = cli("results", "a", "a.2", "--contrast", "job=a,a.2")
+    assert (ran.code, "a and a.2 are of one family, whose tasks count once" in ran.err) == (2, True)

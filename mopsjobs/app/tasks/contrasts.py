@@ -386,7 +386,7 @@ def _check(
     parameters: Sequence[str],
     facts: Mapping[str, Mapping[str, object]],
 ) -> None:
-    """Refuse a name or a value that nothing has.
+    """Refuse a name or a value that nothing has, and two jobs of one family.
 
     Raises:
         UsageError: if there is one.
@@ -396,6 +396,9 @@ def _check(
         expected = f"expected {OF_JOBS}, a parameter or a label: {join_first(known)}"
         raise UsageError(f"invalid contrast of '{choice.name}': {expected}.{did_you_mean(choice.name, known)}")
     for value, side in zip(choice[1:], sides, strict=True):
+        if not side and any(_is_called(one, value) for one in values):
+            first, second = choice[1:]
+            raise UsageError(f"invalid contrast: {first} and {second} are of one family, whose tasks count once.")
         if not side:
             known = [str(json.loads(one)) if one.startswith('"') else one for one in values]
             expected = f"expected one of {join_first(known)}"
