@@ -90,6 +90,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 
 LONG = (
+    "tests/commands/test_results_contrast.py::test_common_seeds_",
     "tests/contract/test_requests.py::test_a_sync_costs_what_changed[moto]",
     "tests/contract/test_requests.py::test_what_commands_send_to_s3[1000-",
     "tests/contract/test_requests.py::test_what_commands_send_to_s3[60-large-moto]",
@@ -100,13 +101,20 @@ LONG = (
     "tests/integration/test_delta_sync.py::test_no_change_is_missed_in_s3",
     "tests/contract/test_views_over_stores.py::test_no_view_goes_back_in_azurite",
     "tests/integration/test_dask_checkpoints.py::test_a_program_on_dask_that_saves_what_it_began_from",
+    "tests/integration/test_dask_checkpoints.py::test_a_runner_that_is_told_to_stop_lets_tasks_on_dask_save",
     "tests/integration/test_dask_checkpoints.py::test_a_task_whose_process_dies_goes_on_on_the_same_worker",
     "tests/integration/test_dask_engine.py::test_a_kill_by_a_nanny",
+    "tests/integration/test_dask_engine.py::test_a_scheduler_that_goes_away",
     "tests/integration/test_dask_engine.py::test_a_scheduler_that_says_nothing",
+    "tests/integration/test_dask_engine.py::test_a_task_that_takes_its_dask_workers_along",
     "tests/integration/test_dask_engine.py::test_the_first_tasks_come_to_all_workers_without_stealing",
     "tests/integration/test_retention.py::test_no_event_comes_back_or_twice_in_memory",
+    "tests/integration/test_example.py::test_a_wire_function_on_numpy",
+    "tests/integration/test_extend.py::test_python_extends_and_replays",
+    "tests/integration/test_kubernetes_stand_in.py::test_a_lost_node_hides_no_log_of_another[True]",
     "tests/integration/test_kubernetes_stand_in.py::test_what_a_missing_permission_costs[get pods/log]",
     "tests/integration/test_kubernetes_stand_in.py::test_what_a_missing_permission_costs[list ",
+    "tests/integration/test_reduce.py::test_an_extension_reduces",
     "tests/integration/test_runner_process.py::test_a_budget_ends_racing_shards_though_one_is_killed[azurite]",
     "tests/integration/test_slurm_engine.py::test_a_requeued_shard_with_a_drop",
     "tests/integration/test_slurm_engine.py::test_a_task_of_a_requeued_shard_goes_on[time limit]",
@@ -114,11 +122,16 @@ LONG = (
     "tests/integration/test_slurm_engine.py::test_tasks_that_never_began_have_no_attempt[time]",
     "tests/integration/test_scale.py::",
     "tests/project/test_doc_examples.py::test_examples_run_as_they_stand[docs/guides/ecosystem.md]",
+    "tests/project/test_doc_examples.py::test_examples_run_as_they_stand[docs/guides/studies.md]",
     "tests/project/test_release.py::test_packages_do_not_depend_on_umask",
     "tests/project/test_zipapp.py::test_two_builds",
     "tests/resilience/test_crash_kills.py::test_a_killed_",
     "tests/resilience/test_storm.py::test_a_storm_",
     "tests/resilience/test_views.py::test_after_each_command_all_views_agree_with_the_model[azure]",
+    "tests/web/test_browser.py::test_a_page_says_that_its_server_is_gone[/charts]",
+    "tests/web/test_browser.py::test_a_page_says_that_its_server_is_gone[/jobs]",
+    "tests/web/test_live.py::test_a_page_that_follows_is_as_one_that_is_opened[/jobs]",
+    "tests/web/test_live.py::test_a_page_that_follows_is_as_one_that_is_opened[/jobs/night-04]",
 )
 """Beginnings of the ids of storms, time windows, the longest crash trials, and other long tests with a shorter kind.
 Only `--long` adds them, before a release. Each runs where it is named."""
@@ -137,6 +150,7 @@ LONG_ON_AZURITE = (
     "tests/integration/test_killed_runners.py::test_a_runner_",
     "tests/integration/test_killed_runners.py::test_of_three_",
     "tests/integration/test_notebooks.py::",
+    "tests/integration/test_python_api.py::test_a_study_",
     "tests/integration/test_python_api.py::test_t",
 )
 """Beginnings of the ids of tests over an embedded registry and over an Azurite, of which the latter are as long ones.

@@ -42,7 +42,10 @@ def width(sets: Sequence[MeasuredSet], planned: Sequence[PlannedSet]) -> float:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("sets", "tasks"), [(5, 1), (10, 5), (50, 1)])
+@pytest.mark.parametrize(
+    ("sets", "tasks"),
+    [(5, 1), pytest.param(10, 5, marks=pytest.mark.long), pytest.param(50, 1, marks=pytest.mark.long)],
+)
 def test_nine_of_ten_ranges_hold_what_other_sets_cost(kind: str, sets: int, tasks: int) -> None:
     """Of studies whose sets are others than the measured ones, on a machine whose runs differ by 5 %."""
     cost, held = KINDS[kind], 0
