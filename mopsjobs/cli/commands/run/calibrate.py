@@ -84,7 +84,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, app: App) -> Result:
     """Run a calibration."""
-    is_file = args.spec.lower().endswith((".json", ".yaml", ".yml"))
+    is_file, names_file = (str(name).lower().endswith((".json", ".yaml", ".yml")) for name in (args.spec, args.job_id))
+    if names_file:  # to go on with it, its id would be read as a file
+        raise UsageError(f"invalid --job-id '{args.job_id}': expected another ending, since SPEC ends so.")
     calibration = read_calibration(args.spec) if is_file else None
     if is_file and not args.auto and args.bundle is args.extend is None:
         raise UsageError(f"one of these flags is required: --auto ({AUTO_HELP}), --bundle ({BUNDLE_HELP}).")
