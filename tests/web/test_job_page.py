@@ -280,8 +280,6 @@ def test_tasks_are_those_of_the_command(grid: Web, cli: Cli) -> None:
         ("/results?rows=dots", "invalid rows"),
         ("/results?param=betta>1", "Did you mean &#39;beta&#39;?"),
         ("/results?rows=tasks&param=betta>1", "Did you mean &#39;beta&#39;?"),
-        ("/results?contrast=beta", "expected NAME=FIRST,SECOND"),
-        ("/results?contrast=betta=1,2", "Did you mean &#39;beta&#39;?"),
         ("/results?y=attack_rat", "Did you mean &#39;attack_rate&#39;?"),
         ("/logs?before=x", "invalid before"),
         ("/results.csv?y=1", "unknown parameter"),
@@ -482,19 +480,6 @@ def test_the_table_of_sets_has_the_numbers_of_the_command(grid: Web, cli: Cli) -
     assert [(row[1], row[4], row[8]) for row in _sets(page)] == [("0.9", "2", "ValueError: beta is too large")] * 3
     assert "Parameter sets 1 to 3 of 3" in page
     assert 'aria-label="Set 98"' in page
-
-
-def test_a_contrast_has_the_cells_of_the_command(grid: Web, cli: Cli) -> None:
-    """For the value that the page shows. The forms of the page keep it."""
-    assert "Contrast" not in grid.ok("/jobs/grid/results"), "before there are results"
-    address = "/jobs/grid/results?contrast=beta%3D0.1,0.2&y=attack_rate"
-    page = grid.complete(address)
-    shown = page.partition('<section id="contrast"')[2].partition("</table>")[0].partition("<tbody>")[2]
-    rows = [[text_of(one) for one in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row)] for row in shown.split("</tr>")]
-    lines = cli.ok("results", "grid", "--contrast", "beta=0.1,0.2").lines
-    assert [" ".join(row).split() for row in rows[:-1]] == [line.split() for line in lines[1:]]
-    assert "Differences are beta=0.2 minus beta=0.1." in text_of(page)
-    assert page.count('name="contrast" value="beta=0.1,0.2"') == 3, "its own form, that of the drawings and the table"
 
 
 def test_an_order_that_no_column_has_is_a_bad_request(grid: Web) -> None:

@@ -287,19 +287,13 @@ def overall_json(name: str, one: Overall) -> dict[str, object]:
     return {"result": name, "sets": one.sets, "basis": one.basis, **statistics}
 
 
-def find_contrast(
-    sets: ResultSets,
-    families: Sequence[Sequence[JobTasks]],
-    choice: ContrastChoice,
-    simulations: Iterable[Sequence[Any]] | None = None,
-) -> Contrast:
+def find_contrast(sets: ResultSets, families: Sequence[Sequence[JobTasks]], choice: ContrastChoice) -> Contrast:
     """Compare the results of some jobs.
 
     Args:
         sets: their parameter sets and tasks.
         families: the jobs, by family.
         choice: what to compare.
-        simulations: the tasks, if the table has none; see `ResultSets.simulations`.
 
     Raises:
         UsageError: if no parameter and no job has what it names, or if no two sets differ in this alone.
@@ -310,7 +304,7 @@ def find_contrast(
     values: dict[str, None] = {}
     sides: tuple[dict[str, dict[int, Any]], dict[str, dict[int, Any]]] = ({}, {})
     origins: dict[tuple[int, str], tuple[str, str]] = {}
-    for job_id, set_id, text, seed, status, *found in sets.simulations() if simulations is None else simulations:
+    for job_id, set_id, text, seed, status, *found in sets.simulations():
         params = json.loads(text)
         told = [json.dumps(params[place])] if place is not None else facts[job_id].get(choice.name, [])
         values.update(dict.fromkeys(told))

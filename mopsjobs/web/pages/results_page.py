@@ -5,7 +5,6 @@ Its address has all that a reader chooses: scalar, axes, filters, order, page an
 
 from __future__ import annotations
 
-import shlex
 import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -17,7 +16,6 @@ from flask.typing import ResponseReturnValue
 from mopsjobs.app.jobs.find_job import FoundJob
 from mopsjobs.app.jobs.job_tasks import JobTasks
 from mopsjobs.app.jobs.log_selection import MAX_TASK
-from mopsjobs.app.tasks.contrasts import parse_contrast
 from mopsjobs.app.tasks.failures import describe_left_out
 from mopsjobs.app.tasks.results_table import cached_lineage, results_state
 from mopsjobs.app.tasks.task_outputs import no_such_task_error
@@ -65,9 +63,6 @@ MAX_MAP_TASKS = 100_000
 SHOWN_REPLICATES = 60
 """Tasks of a parameter set that are links beside the chosen one."""
 
-SHOWN_PAIRS = 100
-"""Pairs of parameter sets of a contrast."""
-
 SHOWN_LINES = 50
 
 OUTPUT_PARAMETERS = {
@@ -81,7 +76,6 @@ PARAMETERS = {
     "y": Parameter(),
     "x": Parameter(),
     "up": Parameter(),
-    "contrast": Parameter(),
     "rows": choice(None, (SETS, TASKS)),
     "status": Parameter(""),
     "param": Parameter(()),
@@ -119,7 +113,6 @@ class ResultsPage:
         self._renderer = renderer
         self._site = renderer.site
         self._drawn: Memo[_Drawings] = Memo(renderer.site.app.monotonic, 16)
-        self._contrasts: Memo[dict[str, Any]] = Memo(renderer.site.app.monotonic, 16)
 
     def tasks(self, job_id: str) -> ResponseReturnValue:
         """Lead from the address of tasks to their table."""
@@ -167,18 +160,13 @@ class ResultsPage:
                 "map": drawn.heat_map
                 and map_values(drawn.heat_map, drawn.axes, to_rows, lambda one: to_rows(one, FAILED_STATUSES)),
                 "axes": drawn.axes,
-                "contrast": self._contrast(job, results, query["contrast"], drawn.plot["y"]),
-                "contrast_example": None if results is None else _contrast_example(results, drawn.plot["varying"]),
                 "choices": list(drawn.plot["varying"])[:MAX_PARAMETERS],
                 "is_mixed": len(drawn.plot["varying"]) > 1,
                 "to_failed": to_rows([], FAILED_STATUSES),
                 "select": _select(params, query),
-                "to_contrast": [(name, value) for name, value in params if value and name not in ("contrast", "page")],
                 "hidden": [(name, value) for name, value in params if value and name not in (*IN_DRAWING, "page")],
                 "in_table": [
-                    (name, value)
-                    for name, value in params
-                    if value and name in (*IN_DRAWING, "contrast", "rows", "sort")
+                    (name, value) for name, value in params if value and name in (*IN_DRAWING, "rows", "sort")
                 ],
                 "clear": link([one for one in params if one[0] not in IN_TABLE], {}) + "#rows",
                 "by_task": is_by_task,
@@ -244,32 +232,6 @@ class ResultsPage:
             return draw(sets_of((one.params, one.row.outcome) for one in tasks.tasks(0)), ledger.varying, texts)
 
         return self._drawn.get(key, state, draw_tasks)
-
-    def _contrast(
-        self, job: Job, results: Results | None, text: str | None, scalar: str | None
-    ) -> dict[str, Any] | None:
-        """Return the contrast of a scalar that a query asks for, for the template.
-
-        Raises:
-            UsageError: if it is malformed, or no two parameter sets differ in this alone.
-        """
-        if text is None or results is None or results.table is None:
-            return None
-        choice = parse_contrast(text)
-
-        def make() -> dict[str, Any]:
-            contrast = results.contrast(choice, JobTasks(self._site.app, FoundJob(job), None))
-            heads, rows = contrast.table([scalar] if scalar in contrast.scalars else [], SHOWN_PAIRS)
-            flag = f"--contrast {shlex.quote(text)}"
-            return {
-                "heads": heads,
-                "rows": rows,
-                "notes": contrast.notes(),
-                "more": max(0, len(contrast.compared.pairs) - SHOWN_PAIRS),
-                "command": command_line("results", str(job["job_id"]), flag),
-            }
-
-        return self._contrasts.get((job["job_id"], text, scalar), results.made_at, make)
 
     def file(self, job_id: str) -> Response:
         """Return the table of results as CSV; 503 while it is being read."""
@@ -369,15 +331,6 @@ class ResultsPage:
             return kept, None
         reading = ask(self._site, OUTPUT, job, "results", "--download DIRECTORY", part=(str(number), name))
         return kept, reading or waiting(job)
-
-
-def _contrast_example(results: Results, varying: Sequence[str]) -> str | None:
-    """Return a contrast of the first parameter that varies."""
-    for name in varying[:1]:
-        first = value_text(results.sets[0].get(name))
-        others = (text for params in results.sets if (text := value_text(params.get(name))) != first)
-        return f"{name}={first},{next(others, '')}"
-    return None
 
 
 def _left_out(results: Results) -> str | None:

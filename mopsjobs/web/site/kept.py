@@ -17,12 +17,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
-from mopsjobs.app.jobs.job_tasks import JobTasks
 from mopsjobs.app.origins.provenance import Provenance
 from mopsjobs.app.origins.provenance import read_provenance as read_whole_provenance
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.freshness import FreshnessPolicy
-from mopsjobs.app.tasks.contrasts import Contrast, ContrastChoice, find_contrast
 from mopsjobs.app.tasks.failures import separate_failed
 from mopsjobs.app.tasks.result_sets import ResultSets, locate_sets, make_sets
 from mopsjobs.app.tasks.results_table import (
@@ -240,20 +238,6 @@ class Results(NamedTuple):
                 seen.add((of, seed))
                 values = [None if column is None or math.isnan(column[place]) else column[place] for column in columns]
                 yield of, seed, KINDS[kind], values
-
-    def contrast(self, choice: ContrastChoice, job: JobTasks) -> Contrast:
-        """Return a contrast, as the command has it.
-
-        Raises:
-            UsageError: if `find_contrast` raises it.
-        """
-        sets = self.table
-        assert sets is not None  # noqa: S101 - a page keeps no results without it
-        texts = [json.dumps([params.get(name) for name, _ in sets.parameters]) for params in self.sets]
-        ids = list(self.set_ids)
-        tasks = self.simulations([one.name for one in sets.numbers])
-        rows = ((job.job_id, ids[of], texts[of], seed, end, *values) for of, seed, end, values in tasks)
-        return find_contrast(sets, [[job]], choice, rows)
 
     @property
     def held(self) -> int:
