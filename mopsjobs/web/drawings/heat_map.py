@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from math import ceil, sqrt
 from typing import Any, NamedTuple
 
 from mopsjobs.cache.queries.task_filters import MISSING, WAITING, parse_condition
 from mopsjobs.errors import UsageError, shorten
 from mopsjobs.ledger.attempt import FAILED_OUTCOMES, Outcome
 from mopsjobs.utils.text import pluralize, strip_control_characters
-from mopsjobs.web.drawings.axes import MAX_PLACES, Axis, Params, count_values
+from mopsjobs.web.drawings.axes import Axis, Params, count_values
 from mopsjobs.web.queries.view_models import CLASSES
 
 MAX_UNITS = 24
@@ -71,7 +70,7 @@ class HeatMap(NamedTuple):
     width: int
     height: int
     columns: int
-    x: Axis | None
+    x: Axis
     y: Axis | None
     paths: list[tuple[str, str]]
     """Kind and data of a path for each kind, without the regions."""
@@ -138,22 +137,23 @@ def choose_axes(
         first = sorted(free[:2], key=lambda name: (-counts[name], places[name]))
         return Axes(*[*first, None, None][:2])
     others = iter(free)
-    x = next(others, None) if x is None else x
+    x = next(others, y) if x is None else x
     return Axes(x, (next(others, None) if y is None else y) if y != x else None)
 
 
 def lay_out(sets: Sequence[SetTasks], axes: Axes, known: Sequence[Sequence[tuple[str, str, str]]] = ()) -> HeatMap:
     """Return the map of some parameter sets, of which there is at least one.
 
-    With one parameter, each row is a replicate if there are few. Without one, tasks follow each other in rows.
+    With one parameter, each row is a replicate if there are few.
 
     Args:
         sets: the parameter sets.
-        axes: the parameters of the axes.
+        axes: the parameters of the axes, of which there is one across.
         known: what separates failed tasks from others, as `split_condition` returns it. Those are the regions of which
             the axes have all parameters.
     """
-    x, y = (None if name is None else Axis(name, (one.params for one in sets)) for name in axes)
+    x = Axis(str(axes.x), (one.params for one in sets))
+    y = None if axes.y is None else Axis(axes.y, (one.params for one in sets))
     cells, size = _cells(sets, x, y)
     most = max(sum(counts) for counts in cells.values())
     units = min(most, MAX_UNITS)
@@ -181,19 +181,13 @@ def lay_out(sets: Sequence[SetTasks], axes: Axes, known: Sequence[Sequence[tuple
     )
 
 
-def _cells(sets: Sequence[SetTasks], x: Axis | None, y: Axis | None) -> tuple[dict[tuple[int, int], Counts], Any]:
+def _cells(sets: Sequence[SetTasks], x: Axis, y: Axis | None) -> tuple[dict[tuple[int, int], Counts], Any]:
     """Return the tasks by column and row, and how many of these there are."""
     cells: dict[tuple[int, int], Counts] = {}
 
     def add(column: int, row: int, kind: int) -> None:
         cells.setdefault((column, row), [0] * len(KINDS))[kind] += 1
 
-    if x is None:
-        kinds = [kind for one in sets for kind in one.kinds]
-        columns = min(MAX_PLACES, ceil(sqrt(4 * len(kinds))))
-        for place, kind in enumerate(kinds):
-            add(place % columns, place // columns, kind)
-        return cells, (columns, ceil(len(kinds) / columns))
     if y is not None:
         for one in sets:
             for kind in one.kinds:
@@ -279,7 +273,7 @@ class _Path:
 def _regions(
     sets: Sequence[SetTasks],
     known: Sequence[Sequence[tuple[str, str, str]]],
-    x: Axis | None,
+    x: Axis,
     y: Axis | None,
     cells: Mapping[Cell, Counts],
 ) -> tuple[list[tuple[Region, set[Cell]]], int]:
@@ -316,9 +310,9 @@ def _regions(
     return ordered, _count([one for place, one in enumerate(sets) if place not in covered])[0]
 
 
-def _place(params: Params, x: Axis | None, y: Axis | None) -> Cell:
+def _place(params: Params, x: Axis, y: Axis | None) -> Cell:
     """Return the column and the row of a parameter set."""
-    return 0 if x is None else x.place(params), 0 if y is None else _row(y, y.place(params))
+    return x.place(params), 0 if y is None else _row(y, y.place(params))
 
 
 def _count(sets: Sequence[SetTasks]) -> tuple[int, int]:
@@ -356,11 +350,11 @@ def map_values(heat_map: HeatMap, axes: Axes, to_tasks: ToTasks, to_failed: ToTa
     """
     x, y = _axis(axes.x, heat_map.x, is_up=False), _axis(axes.y, heat_map.y, is_up=True)
     if y is None and heat_map.height > 1:
-        y = {"name": "replicates" if x else "tasks", "each": False, "ticks": []}
+        y = {"name": "replicates", "each": False, "ticks": []}
     names = " and ".join(axis["name"] for axis in (x, y) if axis is not None)
     return {
         "drawn": heat_map,
-        "words": f"Tasks{' by ' * bool(names)}{names}; the counts are in the table of parameter sets",
+        "words": f"Tasks by {names}; the counts are in the table of parameter sets",
         "paths": [(CLASSES[kind], kind, data) for kind, data in heat_map.paths if kind in CLASSES],
         "grid": _grid(heat_map),
         "x": x,
@@ -376,7 +370,7 @@ def map_values(heat_map: HeatMap, axes: Axes, to_tasks: ToTasks, to_failed: ToTa
 def _links(heat_map: HeatMap, to_tasks: ToTasks) -> list[CellLink]:
     """Return the links of the cells of a small map over parameters."""
     x, y = heat_map.x, heat_map.y
-    if x is None or len(heat_map.cells) > MAX_LINKS:
+    if len(heat_map.cells) > MAX_LINKS:
         return []
     units, found = heat_map.width // heat_map.columns, []
     for (column, row), counts in heat_map.cells.items():

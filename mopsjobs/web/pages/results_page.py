@@ -205,8 +205,8 @@ class ResultsPage:
             preferred = [parse_condition("".join(part)).name for parts in known for part in parts]
             axes = choose_axes(varying, sets, preferred, chosen)
             plot = plot_results([results], {**query, "x": axes.x or query["x"]}, with_tasks=True)
-            is_small = 0 < sum(len(one.kinds) for one in sets) <= MAX_MAP_TASKS
-            return _Drawings({**plot, "varying": varying}, lay_out(sets, axes, known) if is_small else None, axes)
+            has_map = axes.x is not None and 0 < sum(len(one.kinds) for one in sets) <= MAX_MAP_TASKS
+            return _Drawings({**plot, "varying": varying}, lay_out(sets, axes, known) if has_map else None, axes)
 
         def draw_results(results: Results) -> _Drawings:
             sets = results.set_tasks()
@@ -218,7 +218,7 @@ class ResultsPage:
         if results is not None:
             return self._drawn.get(key, results.made_at, lambda: draw_results(results))
         ledger, summary = read_ledger(connection, job_id), last_failures(connection, job_id)
-        if ledger is None or not 0 < ledger.tasks_total <= MAX_MAP_TASKS:
+        if ledger is None or not ledger.varying or not 0 < ledger.tasks_total <= MAX_MAP_TASKS:
             return _Drawings({**plot_results([None], query), "varying": []}, None, chosen)
         groups = [] if summary is None else summary[0].groups
         texts = [str(one["condition"]) for group in groups for one in group.separates]

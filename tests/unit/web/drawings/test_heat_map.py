@@ -100,14 +100,6 @@ def test_one_parameter_has_replicates_as_rows() -> None:
     assert (many.columns, many.height) == (5, 1)
 
 
-def test_without_parameters_tasks_follow_each_other() -> None:
-    """In rows, by their numbers, and nothing of it is a region."""
-    params: dict[str, object] = {}
-    found = lay_out(sets_of((params, "failed" if one == 3 else "succeeded") for one in range(100)), Axes())
-    assert (found.width, found.height, found.regions) == (20, 5, [])
-    assert found.cells[3, 0][0] == 1
-
-
 AXES = st.tuples(st.sampled_from(["a", "b"]), st.sampled_from(["a", "b", "mode", None])).filter(
     lambda one: one[0] != one[1]
 )
@@ -173,7 +165,7 @@ def test_failures_choose_the_axes_and_then_the_number_of_values() -> None:
     assert choose_axes(varying, sets, ["a", "d"]) == Axes("d", "a")
     assert choose_axes(varying, sets, ["a"], Axes("c", None)) == Axes("c", "a")
     assert choose_axes(varying, sets, [], Axes("c", "c")) == Axes("c", None)
-    assert choose_axes(varying[:1], sets, []) == Axes("a", None)
+    assert choose_axes(varying[:1], sets, []) == choose_axes(varying[:1], sets, [], Axes(None, "a")) == Axes("a", None)
     assert choose_axes([], sets, []) == Axes(None, None)
     with pytest.raises(UsageError, match="invalid parameter 'z'"):
         choose_axes(varying, sets, [], Axes("z", None))
