@@ -3,20 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 WIDTH = 720.0
 HEIGHT = 160.0
 """The size of a drawing, in its own units."""
-
-
-class Bar(NamedTuple):
-    """A rectangle with its title."""
-
-    x: float
-    width: float
-    kind: str
-    title: str
 
 
 def line(points: Sequence[tuple[float, float]], *, x: tuple[float, float], y_max: float) -> str:
@@ -40,19 +30,6 @@ def steps(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
             corners.append((at, corners[-1][1]))
         corners.append((at, value))
     return corners
-
-
-def spans(parts: Sequence[tuple[str, float, str]], *, least: float = 2.0) -> list[Bar]:
-    """Return bars one after the other, `(kind, length, title)`, to scale, but each at least `least` wide."""
-    total = sum(length for _, length, _ in parts) or 1.0
-    room = WIDTH - least * len(parts)
-    bars = []
-    x = 0.0
-    for kind, length, title in parts:
-        width = least + length / total * room
-        bars.append(Bar(x, width, kind, title))
-        x += width
-    return bars
 
 
 def grid(rows: int, columns: int = 1) -> str:

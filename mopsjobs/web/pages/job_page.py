@@ -29,9 +29,8 @@ from mopsjobs.cache.queries.families import Family
 from mopsjobs.cache.queries.ledgers import describe_failures, memory_ends, read_ledger
 from mopsjobs.cache.queries.overview import jobs_of_study, listed_job
 from mopsjobs.cache.rows import study_of
-from mopsjobs.utils.text import cut_to_length, pluralize, strip_control_characters
+from mopsjobs.utils.text import cut_to_length, pluralize
 from mopsjobs.utils.times import from_timestamp, human_duration, whole_seconds
-from mopsjobs.web.drawings import svg
 from mopsjobs.web.pages.calibration_section import draw_calibration
 from mopsjobs.web.pages.readings import ask
 from mopsjobs.web.queries.query_params import parse_query
@@ -40,7 +39,6 @@ from mopsjobs.web.queries.view_models import (
     Bar,
     Job,
     Moment,
-    Status,
     compare_path,
     event,
     event_time,
@@ -212,27 +210,15 @@ def _group(group: FailureGroup) -> dict[str, Any]:
     }
 
 
-def _timeline(job: Job, now: float) -> dict[str, Any]:
-    """Return the history of a job: bars to scale, and each reported status with its duration.
-
-    A status that no program reported has no time and no row. It shares a bar with the one before it.
-    """
+def _timeline(job: Job, now: float) -> list[dict[str, Any]]:
+    """Return each reported status of a job with its duration. One that no program reported has no time and no row."""
     steps = job["transitions"]
     times = [None if (at := step_time(step)) is None else at.timestamp() for step in steps]
     ends = [*times[1:], now if job["is_active"] else None]
-    rows, parts = [], []
-    names: list[Status] = []
-    began: float | None = None
+    rows = []
     for step, begin, end in zip(steps, times, ends, strict=False):
-        name = status(step["status"])
-        is_end = step is steps[-1] and not job["is_active"]
         if begin is not None:
+            is_end = step is steps[-1] and not job["is_active"]
             took = "" if end is None or is_end else human_duration(max(0.0, end - begin))
-            rows.append({"status": name, "at": whole_seconds(str(step["at"])), "took": took})
-        began = begin if begin is not None else began
-        names = [name] if begin is not None else [*names, name]
-        if began is not None and end is not None:
-            seconds = max(0.0, end - began)
-            text = f"{', '.join(one.name for one in names)}: {human_duration(seconds)}"
-            parts.append((names[0].kind if len(names) == 1 else "unknown", seconds, strip_control_characters(text)))
-    return {"bars": svg.spans(parts), "rows": rows}
+            rows.append({"status": status(step["status"]), "at": whole_seconds(str(step["at"])), "took": took})
+    return rows
