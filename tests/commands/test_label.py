@@ -172,6 +172,16 @@ def test_labels_of_all_matching_jobs_change_after_one_sync(cli: Cli, remote: Rem
     assert cli.ok("label", "--match", "sweep=gone", "x=1").err == "No job matches; no label was changed.\n"
 
 
+def test_jobs_that_the_cache_has_pruned_are_not_labelled_and_told(cli: Cli, remote: Remote) -> None:
+    add(remote.jobs, "old", "succeeded", labels={"sweep": "s"})
+    cli.ok("sync")
+    cli.clock.advance(hours=2)
+    cli.ok("prune", "--older-than", "1h", "--yes")
+    add(remote.jobs, "new", labels={"sweep": "s"})
+    ran = cli.ok("label", "--match", "sweep=s", "x=1")
+    assert ran.err.splitlines()[-1] == "1 job changed. 1 job that the cache has pruned: not looked at."
+
+
 def test_a_job_that_cannot_be_changed_does_not_keep_others(cli: Cli, remote: Remote) -> None:
     """It is told with its reason, and the exit code is 7. An outage ends the command, which says how many are left."""
     for job_id in "abcd":

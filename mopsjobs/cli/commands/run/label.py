@@ -6,6 +6,7 @@ import argparse
 
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.job_arguments import job_filter
+from mopsjobs.cache.pruning import count_pruned
 from mopsjobs.cache.queries import filters
 from mopsjobs.cache.queries.jobs import list_jobs
 from mopsjobs.cache.rows import job_json_from_state
@@ -81,6 +82,8 @@ def _change_matching(args: argparse.Namespace, app: App, labels: dict[str, str],
         except MopsJobsError as error:
             problems.append(str(error))
     summed = f"{pluralize(len(changed), 'job')} changed." if job_ids else "No job matches; no label was changed."
+    if pruned := app.cache.read_cached(count_pruned):
+        summed += f" {pluralize(pruned, 'job')} that the cache has pruned: not looked at."
     return Result(
         JsonLines([job_json_from_state(state, now=now) for state in changed]) if args.json else None,
         notes=[summed],
