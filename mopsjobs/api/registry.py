@@ -542,7 +542,7 @@ class Registry:
             extend: an earlier calibration, or its full id, whose evaluations the sampler is told first.
             rounds: the rounds, those of earlier ones included; None for those of the calibration. With it, a job that
                 has ended goes on as a new one.
-            on_round: called after each round.
+            on_round: called after each round, in asynchronous mode after each `sets_per_round` sets.
             trust: choices of the record that are accepted, if a lost runner is started again.
             options: see `RunnerOptions`.
 

@@ -200,6 +200,9 @@ def test_a_client_reads_only_the_outputs_that_it_wants(tmp_path: Path, env: dict
             assert {tuple(sorted(one.outputs or ())) for one in ends} == {
                 tuple(names or ["large.bin", "result.json", "rows.csv"])
             }
+        job = continue_growing(session, "fit")
+        job.leave_out(range(7))  # a client that goes on has told these
+        assert [one.number for one in job.ended(0.0)] == [7]
     assert (done.best is not None, len(ends)) == (True, 8)
 
 

@@ -91,12 +91,12 @@ def calibrate(
         UsageError: if the request is invalid, or if the job is not a calibration.
         MopsJobsError: if the job cannot be launched or ends early; see `begin_calibration` and `Coordinator.run`.
     """
-    if request.job_id is not None and request.rounds is None:
-        journal = journal_of(request.job_id, app.session())
-        if journal.has_ended or app.registry.require_job(request.job_id).is_terminal:
-            note_counts(request.job_id, counts_of(journal), app.session())
-            return _ended(request.job_id, journal, app)
-    with _open(request, app, trust) as begun:
+    known = None if request.job_id is None else journal_of(request.job_id, app.session())
+    has_ended = known is not None and (known.has_ended or app.registry.require_job(str(request.job_id)).is_terminal)
+    if request.job_id is not None and known is not None and has_ended and request.rounds is None:
+        note_counts(request.job_id, counts_of(known), app.session())
+        return _ended(request.job_id, known, app)
+    with _open(request, app, trust, known, has_ended=has_ended) as begun:
         for warning in begun.warnings:
             app.out.warn(warning)
         on_begin(begun.job_id)
@@ -112,7 +112,9 @@ def _ended(job_id: str, journal: Journal, app: App) -> Calibrated:
     return Calibrated(job_id, journal, str(state.status), code, waited.notes)
 
 
-def _open(request: CalibrateRequest, app: App, trust: Trust) -> AbstractContextManager[Begun]:
+def _open(
+    request: CalibrateRequest, app: App, trust: Trust, known: Journal | None, *, has_ended: bool
+) -> AbstractContextManager[Begun]:
     session, calibration, extends = app.session(), request.calibration, request.extends
 
     def revive(job_id: str) -> None:
@@ -121,16 +123,14 @@ def _open(request: CalibrateRequest, app: App, trust: Trust) -> AbstractContextM
                 resume(ResumeRequest(job_id=job_id), session, trust)
                 app.out.warn(f"The runner of {job_id} had ended, and was started again.")
 
-    if request.job_id is not None:
-        journal = journal_of(request.job_id, session)
-        state = app.registry.require_job(request.job_id)
-        if not (state.is_terminal or journal.has_ended):
+    if request.job_id is not None and known is not None:
+        if not has_ended:
             if request.rounds is not None:
                 raise UsageError(f"Job {request.job_id} goes on: its rounds can be changed when it has ended.")
             with contextlib.suppress(JobBusyError):  # the usual case: its runner is at work
                 resume(ResumeRequest(job_id=request.job_id), session, trust)
             return continue_calibration(request.job_id, session, revive)
-        calibration, extends = journal.calibration, request.job_id
+        calibration, extends = known.calibration, request.job_id
     assert calibration is not None  # noqa: S101 - one of the two is given
     if request.rounds is not None:
         calibration = dataclasses.replace(calibration, rounds=request.rounds)

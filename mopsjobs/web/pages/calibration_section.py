@@ -7,6 +7,7 @@ import sqlite3
 from typing import Any
 
 from mopsjobs.app.tasks.journals import stored_journal, value_name
+from mopsjobs.registry.calibration_counts import round_word
 from mopsjobs.studies.journal import Journal
 from mopsjobs.web.drawings.axes import Axis
 from mopsjobs.web.drawings.plots import Plot, Series, draw, plotted
@@ -17,8 +18,6 @@ from mopsjobs.web.site.site import Site
 
 SHOWN_PARAMETERS = 12
 """Parameters that are drawn."""
-
-ROUND = "round"
 
 
 def draw_calibration(site: Site, connection: sqlite3.Connection, job: Job) -> dict[str, Any] | None:
@@ -32,20 +31,20 @@ def draw_calibration(site: Site, connection: sqlite3.Connection, job: Job) -> di
     names = [] if journal is None else [*plotted([*journal.calibration.parameters], _sets(journal))]
     return {
         "reading": reading,
-        "over_time": None if journal is None else _over_time(journal),
+        "over_time": None if journal is None else _over_time(journal, round_word(job["calibration"])),
         "by_parameter": [] if journal is None else _by_parameter(journal, names[:SHOWN_PARAMETERS]),
         "more": max(0, len(names) - SHOWN_PARAMETERS),
         "value": None if journal is None else value_name(journal),
     }
 
 
-def _over_time(journal: Journal) -> Plot | None:
-    """Return the best value up to each round; None without two of them."""
+def _over_time(journal: Journal, word: str) -> Plot | None:
+    """Return the best value up to each round, which is called so; None without two of them."""
     values = [math.nan if value is None else value for value in journal.best_by_round()]
-    sets = [{ROUND: number} for number in range(1, len(values) + 1)]
+    sets = [{word: number} for number in range(1, len(values) + 1)]
     if len(values) < 2:
         return None
-    return draw(f"best {value_name(journal)}", Axis(ROUND, sets), [Series(sets, range(len(sets)), values)])
+    return draw(f"best {value_name(journal)}", Axis(word, sets), [Series(sets, range(len(sets)), values)])
 
 
 def _by_parameter(journal: Journal, names: list[str]) -> list[tuple[str, Plot]]:
