@@ -541,6 +541,7 @@ def test_what_a_source_has_done_again_is_taken_from_there(extended: Desk, calls_
     before = calls(calls_file).total()
     hint = "job was resumed as job.2. To take what was done again: mops-jobs resume more"
     assert hint in extended("validate", "more").err
+    assert hint in extended("results", "more", "--download", "out").err
     for argv in (["results", "more", "--table", "-"], ["results", "more", "--by", "set"], ["tasks", "more"]):
         assert hint in extended(*argv).err
     assert f"4 tasks lost outputs since. {hint}" in extended.ok("status", "more").out

@@ -7,12 +7,12 @@ import functools
 from typing import NamedTuple
 
 from mopsjobs.app.jobs.find_job import find_state
+from mopsjobs.app.jobs.find_outputs import done_again_as_stored
 from mopsjobs.app.jobs.job_tasks import ledger_sizes
 from mopsjobs.app.jobs.lost_runners import end_lost_runner
 from mopsjobs.app.jobs.next_steps import is_runner_dead
 from mopsjobs.app.run.app import App
-from mopsjobs.cache.job_json import SILENT_SECONDS, reused_tasks
-from mopsjobs.cache.queries.families import done_again_text
+from mopsjobs.cache.job_json import SILENT_SECONDS
 from mopsjobs.cache.queries.ledgers import note_lost_outputs, read_ledger
 from mopsjobs.engines import has_drop, open_engine
 from mopsjobs.errors import EngineError, MopsJobsError
@@ -71,7 +71,7 @@ def validate_job(name: str, app: App) -> ValidatedJob:
     else:
         found = validate(app.store, app.registry, state.job_id, may_end=False, sizes_of=sizes_of)
     can_resume = found.has_lost_outputs and not read_later_jobs(app.registry, found.state).jobs
-    done_again = _done_again(found.state, app) if can_resume else None
+    done_again = done_again_as_stored(found.state, app) if can_resume else None
     lost = found.state.tasks_verified - found.tasks_verified if found.has_lost_outputs else 0
     with contextlib.suppress(MopsJobsError):  # the views that follow tell it too
         if lost:
@@ -95,14 +95,3 @@ def _is_at_work(state: JobState, app: App, session: Session) -> bool:
         return False
     silent = (app.now() - parse_time(state.heartbeat_at)).total_seconds()
     return silent <= SILENT_SECONDS and not is_runner_dead(job, app.env)
-
-
-def _done_again(state: JobState, app: App) -> str | None:
-    """Return `describe_done_again` as the registry has it."""
-    newest = {}
-    for source in reused_tasks(state.fields())[1]:
-        found = app.registry.get_job(source)
-        newest[source] = (
-            [source, *(job.job_id for job in read_later_jobs(app.registry, found).jobs)][-1] if found else source
-        )
-    return done_again_text(state.job_id, newest)
