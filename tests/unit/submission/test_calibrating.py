@@ -16,8 +16,10 @@ import pytest
 
 from mopsjobs.engines.model_errors import ModelError
 from mopsjobs.engines.model_process import SAMPLER_SOURCE
+from mopsjobs.engines.sampler_script import Parameter, Random, Space
 from mopsjobs.errors import JobBusyError, JobCancelledError, UsageError
 from mopsjobs.registry.calibration_counts import calibration_text
+from mopsjobs.studies.calibration import Calibration
 from mopsjobs.studies.journal import Journal, Told
 from mopsjobs.studies.journal_document import counts_of
 from mopsjobs.studies.precision import PRECISE, judge
@@ -197,6 +199,26 @@ def test_a_scalar_of_a_precision_that_no_task_leaves_ends_the_search() -> None:
         run_in_memory(spec(n_replicates=until), model=noisy)
 
 
+class RandomHere:
+    """The sampler `random` without a process, which tests that begin it often would wait for."""
+
+    def __init__(self, calibration: Calibration) -> None:
+        space = {name: Parameter(one.kind, tuple(one.bounds)) for name, one in calibration.parameters.items()}
+        self._sampler = Random(Space(space), calibration.seed)
+
+    def ask(self, count: int) -> list[dict[str, Any]]:
+        return self._sampler.ask(count)
+
+    def tell(self, _results: object) -> bool:
+        return False
+
+    def judge(self, _params: object, _tasks: object) -> float:
+        raise NotImplementedError
+
+    def draw(self, _count: int) -> list[dict[str, Any]]:
+        raise NotImplementedError
+
+
 @pytest.mark.parametrize(
     "choice",
     [
@@ -210,13 +232,12 @@ def test_a_client_goes_on_from_any_object_of_the_journal(choice: dict[str, Any])
 
     In synchronous mode the journal is the same in the end. In asynchronous mode, what was stored before stays.
     """
-    calibration, chosen = spec(sampler="random", rounds=2, **choice), sampler_setup
+    calibration = spec(sampler="random", rounds=2, **choice)
     whole, first, _ = run_in_memory(calibration, model=noisy)
     for count in range(len(first.written) + 1):
         journal, job = read_back(calibration, first.written[:count], noisy)
         warnings: list[str] = []
-        with SamplerProcess(sys.executable, archive({}), chosen(calibration), {}) as sampler:
-            again = Coordinator(job, journal, sampler, warnings.append).run()
+        again = Coordinator(job, journal, RandomHere(calibration), warnings.append).run()
         assert (warnings, again.rounds_done, len(list(again.evaluations()))) == ([], whole.rounds_done, 8)
         assert job.written[:count] == first.written[:count]
         if not calibration.is_asynchronous:
