@@ -36,8 +36,8 @@ KILLS = 20
 
 REPLICATES = {"min": 4, "max": 60, "until": {"peak": {"confidence": 0.95, "absolute": 2.0}}}
 
-SCATTER = (0.1, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 50.0)
-"""Of the sets. The last but the failing one has `max` replicates."""
+SCATTER = (50.0, 0.1, 0.5, 1.0, 4.0, 1.5, 2.0, 3.0)
+"""Of the sets. The first one has `max` replicates. Of two or four shards, the first has most of the tasks."""
 
 FAILING = 3.5
 """Of the set whose sixth replicate fails."""
@@ -57,7 +57,8 @@ import os, random, time
 
 def simulate(params, seed):
     file = os.open({calls!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.write(file, b"%d %d\\n" % (os.getpid(), os.getppid()))
+    shard = int(os.environ.get("MOPS_JOBS_SHARD", 0))
+    os.write(file, b"%d %d %d %d\\n" % (os.getpid(), os.getppid(), shard, seed))
     os.close(file)
     value = 100 + params["sd"] * random.Random(seed).gauss(0, 1)
     with open({pace!r}) as file:
@@ -145,12 +146,21 @@ class Bench:
     def processes(self) -> list[tuple[int, int]]:
         """Return the last processes that called the model, with their parents: those that may be alive."""
         lines = self.calls.read_text().splitlines() if self.calls.exists() else []
-        pairs = dict.fromkeys(tuple(map(int, line.split())) for line in lines[-64:])
+        pairs = dict.fromkeys(tuple(map(int, line.split()[:2])) for line in lines[-64:])
         return [(pid, parent) for pid, parent in pairs if is_alive(pid)]  # type: ignore[misc]
 
     def n_calls(self) -> int:
         """Count the calls of the model so far."""
         return len(self.calls.read_text().splitlines()) if self.calls.exists() else 0
+
+    def n_shared(self, shards: int) -> int:
+        """Count the calls that another shard made than the one that has the set."""
+        study = parse_study(json.loads((self.code / "study.json").read_text()))
+        shard_of = {
+            seed: place % shards for place, one in enumerate(study.parameter_sets) for seed in study.seeds_of(one)
+        }
+        calls = (map(int, line.split()) for line in self.calls.read_text().splitlines())
+        return sum(shard != shard_of[seed] for _, _, shard, seed in calls)
 
 
 class Storm:
@@ -280,6 +290,9 @@ class Engine(NamedTuple):
     submit: Sequence[str]
     resume: Sequence[str]
     deeds: Deeds = usual_deeds
+    shards: int = 1
+    shares: bool = False
+    """Whether shards run tasks of each other."""
 
 
 @contextlib.contextmanager
@@ -311,8 +324,8 @@ def on_dask(workers: int, _bench: Bench, directory: Path) -> Iterator[Engine]:
 
 @contextlib.contextmanager
 def on_slurm(workers: int, bench: Bench, directory: Path, *more: str) -> Iterator[Engine]:
-    """Yield a Slurm, with two shards if there are two workers. They are requeued too."""
-    n_shards = min(workers, 2)
+    """Yield a Slurm, with up to four shards. They are requeued too."""
+    n_shards = min(workers, 4)
     with slurm.running(directory / f"slurm{workers}{len(more)}") as cluster:
         bench.env |= cluster.env
         shards = itertools.cycle(range(n_shards))
@@ -329,7 +342,8 @@ def on_slurm(workers: int, bench: Bench, directory: Path, *more: str) -> Iterato
             return *workers_die, requeue, *workers_die, storm.kill_runner, requeue
 
         flags = ["--shards", str(n_shards), "--workers", str(workers // n_shards), "--cpu", "1", *more]
-        yield Engine(["--engine", "slurm", *flags, "--requeue"], flags, deeds)
+        shares = n_shards > 1 and not more
+        yield Engine(["--engine", "slurm", *flags, "--requeue"], flags, deeds, n_shards, shares)
 
 
 @contextlib.contextmanager
@@ -381,9 +395,12 @@ def over(trial: Trial, name: str, bench: Bench, expected: tuple[Result, Result])
         storm = Storm(bench, f"job-{[*CASES].index(name)}", workers, engine.submit, engine.resume)
         kills = storm.suffer(trial.times(KILLS), engine.deeds(storm))
         found = storm.settle(), storm.repair()
+        shared = bench.n_shared(engine.shards)
+    hold((shared > 0) == engine.shares, f"shards ran {shared} tasks of others")
     hold(found[0] == expected[0], f"with the failing replicate: {differences(found[0], expected[0])}")
     hold(found[1] == expected[1], f"after it was repaired: {differences(found[1], expected[1])}")
-    return Figure(f"{name}: kills, restarts, jobs", f"{kills}, {storm.restarts}, {len(storm.family)}")
+    told = f"{kills}, {storm.restarts}, {len(storm.family)}, {shared}"
+    return Figure(f"{name}: kills, restarts, jobs, tasks of other shards", told)
 
 
 def differences(found: Result, expected: Result) -> str:

@@ -453,10 +453,9 @@ class _Run:
             self._early.keep_one_each(sharing.workers)
         if sharing.has_helped and not self._has_told_help:
             self._has_told_help = True
-            self._on_log("The tasks of this shard have ended. It runs some of others.")
-            self._events.emit(
-                RUNNER, text=f"Shard {self._shard.number} runs tasks of others, since its own have ended."
-            )
+            text = f"Shard {self._shard.number} runs tasks of other shards, since its own have ended."
+            self._on_log(text)
+            self._events.emit(RUNNER, text=text)
         if sharing.is_done:
             self._deliver_kept()
 
@@ -707,9 +706,10 @@ class _Run:
             task = key.rpartition("/")[0]
             if task not in given_up:
                 given_up.add(task)
-                if self._sharing is not None and not self._sharing.owns_output(key):
-                    return
-                self._counts.add(completed=-1, failed=1)
+                if self._sharing is None or self._sharing.owns_output(key):
+                    self._counts.add(completed=-1, failed=1)
+                else:
+                    self._sharing.refuse(key, f"{type(reason).__name__}: {reason}")
                 self._handler.report_failure(task, error_fields(reason))
 
         options = options or {"is_over": lambda: self._retry.is_over, "may_stay": True}

@@ -206,6 +206,13 @@ class SharedFeed:
         if not self.owns(number):
             self._settle(number, text)
 
+    def refuse(self, key: str, text: str) -> None:
+        """Note that an output of a task of another shard can never be stored, after the store was tried."""
+        with self._lock:
+            for side in self._helps.values():
+                refused = [number for number in side.hand if key.startswith(self._prefix_of(number))]
+                side.ends.update((number, text) for number in refused)
+
     def _settle(self, number: int, end: End | None) -> None:
         """Note the values of a task of another shard, that its outputs were sent (None), or its error.
 
@@ -448,7 +455,10 @@ class SharedFeed:
     def _may_tell(self, end: End, number: int) -> bool:
         if isinstance(end, str):
             return True
-        return self._is_stored(output_key(self._manifest.job_id, self._feed.task(number), ""))
+        return self._is_stored(self._prefix_of(number))
+
+    def _prefix_of(self, number: int) -> str:
+        return output_key(self._manifest.job_id, self._feed.task(number), "")
 
     def _is_task_of(self, number: int, shard: int) -> bool:
         return number < self._manifest.tasks_total and self._shard_of(number) == shard

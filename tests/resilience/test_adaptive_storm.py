@@ -23,4 +23,7 @@ def test_kills_change_neither_counts_nor_outputs(tmp_path: Path, name: str) -> N
     calm = adaptive.Storm(bench, "calm", 1, ["--workers", "4"], [])
     expected = calm.settle(), calm.repair()
     assert expected[0].precision["failed"] == expected[1].precision["at_max"] == 1
-    assert adaptive.over(Trial(tmp_path, 1, QUICK), name, bench, expected).what == f"{name}: kills, restarts, jobs"
+    assert (
+        adaptive.over(Trial(tmp_path, 1, QUICK), name, bench, expected).what
+        == f"{name}: kills, restarts, jobs, tasks of other shards"
+    )
