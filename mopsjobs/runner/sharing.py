@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from mopsjobs.errors import MopsJobsError
+from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.keys import OFFERS, OUTPUT
 from mopsjobs.registry.transitions import ShardPrecision, all_shards_done, sharing_of_others
 from mopsjobs.runner.adaptive import AdaptiveFeed
@@ -47,6 +48,9 @@ IDLE_SECONDS = 60.0
 
 LAST_TURNS = 3
 """How often a helper that ends tries to give its tasks back."""
+
+OFFER_SECONDS = 0.1
+"""Between two looks at what may be offered: trivial tasks do not pay for them."""
 
 PACK_PAUSE = 0.5
 """Seconds between two packs that a helper asks for: its outputs have to be in the store."""
@@ -121,17 +125,18 @@ class SharedFeed:
         self._at_work: set[int] = set()
         self._halves: dict[int, End | None] = {}
         """Of tasks of others whose outputs are on their way: what came first, their values, or that they were sent."""
-        self._seconds, self._n, self._longest = 0.0, 0, 0.0
+        self._seconds, self._n, self._longest, self._pace = 0.0, 0, 0.0, 0.0
+        """How long its attempts took in all, how many ended, the longest, and how long a task takes where it looks."""
         self._last_at = clock()
         """When a task ended last, or began while none was at work."""
-        self._active_at = self._packed_at = clock()
+        self._active_at = self._packed_at = self._offers_at = clock()
+        self._record: JobState | None = None
+        self._of_others: dict[str, dict[int, int]] = {}
+        """What the other shards tell of sharing in the record that was seen last."""
         self._has_document = True  # an earlier run may have left one
         self._is_over = self._is_closing = False
-        self._poked = threading.Event()
+        self._poked, self._ends = threading.Event(), threading.Event()
         self._pauses = Backoff(LEAST_PAUSE, LONG_PAUSE, factor=PAUSE_FACTOR, jitter=HALF_JITTER)
-        self._pace = 0.0
-        """How long a task takes, about, in seconds."""
-        self._ends = threading.Event()
         self.waker, self._wakes = os.pipe()
         """A file that can be read when there are tasks to take."""
         os.set_blocking(self.waker, False)
@@ -257,8 +262,17 @@ class SharedFeed:
     @property
     def free_elsewhere(self) -> int:
         """Count the workers of helpers, as the record was last read."""
+        return sum(self._told("free").values())
+
+    def _told(self, name: str) -> dict[int, int]:
+        """Return what the other shards tell of sharing, as the record was last read; see `sharing_of_others`."""
         state = self._reporter.state
-        return 0 if state is None else sum(sharing_of_others(state, self._shard, "free").values())
+        if state is None:
+            return {}
+        if state is not self._record:  # there may be a thousand shards
+            self._of_others = {one: sharing_of_others(state, self._shard, one) for one in ("gives", "free")}
+            self._record = state
+        return self._of_others[name]
 
     def take_ended(self, *, recalls: bool = False) -> list[Away]:
         """Offer tasks or have them back, and return those that helpers have ended. Call it at least twice a second.
@@ -269,7 +283,8 @@ class SharedFeed:
         if recalls:
             with self._lock:
                 self._owner.wanted = len(self._given)
-        elif not self.is_done:
+        elif not self.is_done and self._clock() >= self._offers_at:
+            self._offers_at = self._clock() + OFFER_SECONDS
             self._offer()
         elif self._halves and self._clock() - self._packed_at >= PACK_PAUSE:
             self._packed_at = self._clock()
@@ -324,7 +339,7 @@ class SharedFeed:
         with self._lock:
             has_some = any(side.hand for side in self._helps.values())
         self.stays = True
-        return has_some or (bool(sharing_of_others(state, self._shard, "gives")) and not has_waited)
+        return has_some or (bool(self._told("gives")) and not has_waited)
 
     def precision(self) -> ShardPrecision:
         """Return the part of the shard in the precision of the job, with what it may give or run, for its record."""
@@ -378,8 +393,7 @@ class SharedFeed:
         """Look at the offers of the shard, or at those of others. Return whether something has happened."""
         if not self.is_done:
             return bool(self._given or self._has_document) and self._look_at_own()
-        state = self._reporter.state
-        gives = {} if state is None or self._is_over else sharing_of_others(state, self._shard, "gives")
+        gives = {} if self._is_over else self._told("gives")
         with self._lock:
             shards = sorted(gives.keys() | {shard for shard, side in self._helps.items() if side.hand})
         first = (self._shard + 1) % self._shards  # helpers begin with different shards

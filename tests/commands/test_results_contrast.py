@@ -134,7 +134,7 @@ def test_what_has_no_partner_is_left_out_and_told(cli: Cli, compared: str) -> No
     }  # fmt: skip
     assert document["notes"][1] == (
         "Left out: parameter sets without a partner (1 of the first); 1 failed tasks;"
-        " 1 replicate without one of the same seed; 1 value not finite."
+        " 1 replicate whose seed the other side lacks; 1 value not finite."
     )
 
 

@@ -111,7 +111,7 @@ class Compared(NamedTuple):
         ends = [f"{left[end]:,} {end}" for end in ("failed", "missing", WAITING) if left[end]]
         parts = [f"parameter sets without a partner ({', '.join(sets)})"] if sets else []
         parts += [f"{', '.join(ends)} tasks"] if ends else []
-        others = (("replicates", "replicate", "without one of the same seed"), ("not_finite", "value", "not finite"))
+        others = (("replicates", "replicate", "whose seed the other side lacks"), ("not_finite", "value", "not finite"))
         parts += [f"{pluralize(left[name], noun)} {what}" for name, noun, what in others if left[name]]
         if empty := sum(all(one.difference is None for one in pair.differences) for pair in self.pairs.values()):
             parts.append(f"{pluralize(empty, 'pair')} of sets without a difference")
