@@ -129,13 +129,15 @@ class Session(Generic[J]):
         Raises:
             MopsJobsError: if what was asked for, or the end, could not be stored.
         """
-        with self._changed:
-            self._is_closed = True
-            self._changed.notify_all()
-            try:  # shards that are left may have to run the tasks of another one: only then the job ends
+        try:  # shards that are left may have to run the tasks of another one: the end mark comes last
+            with self._changed:
+                self._is_closed = True
+                self._changed.notify_all()
                 self._changed.wait_for(lambda: not self._open)
-            finally:
-                self._requests.put(None)
+        except BaseException:  # Ctrl-C
+            self._leave()
+            raise
+        self._requests.put(None)
         self._writer.join()
         if self._failure is not None:
             raise self._failure
@@ -149,8 +151,7 @@ class Session(Generic[J]):
         if kind is None:
             self.close()
         else:
-            self._ask_no_more()
-            self._writer.join(LEAVE_SECONDS)
+            self._leave()
 
     def __repr__(self) -> str:
         return f"<Session {self._id}{', closed' if self._is_closed else ''}>"
@@ -178,11 +179,13 @@ class Session(Generic[J]):
             self._changed.notify_all()
         return evaluations
 
-    def _ask_no_more(self) -> None:
+    def _leave(self) -> None:
+        """Store what was asked for, and the end mark, for a moment. What was asked for is done all the same."""
         with self._changed:
             self._is_closed = True
             self._requests.put(None)
             self._changed.notify_all()
+        self._writer.join(LEAVE_SECONDS)
 
     # --- the threads -----------------------------------------------------------------------------------------
 

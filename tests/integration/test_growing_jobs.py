@@ -6,9 +6,10 @@ import asyncio
 import math
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import current_thread, main_thread
 from typing import Any
 
 import pytest
@@ -204,16 +205,32 @@ def test_a_session_has_futures(reg: mj.Registry, tmp_path: Path) -> None:
     assert [row["x"] for row in session.job.results()] == [3, 1, 2, 4, 4, 4, 5, 6]
 
 
-def test_threads_of_a_session_share_what_completes(reg: mj.Registry, tmp_path: Path) -> None:
-    """Each evaluation is yielded to one of them, and none waits for one that another has got."""
+def test_threads_of_a_session_share_what_completes(
+    reg: mj.Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each evaluation is yielded to one of them, and none waits for one that another has got.
+
+    An interrupt while the session closes leaves a job that does what was asked for, and ends.
+    """
     home, gate = code(tmp_path / "code"), tmp_path / "gate"
-    with reg.session("model:simulate", home, workers=2, python=sys.executable, job_id="grows") as session:
-        session.submit({"x": 1, "gate": str(gate)})
-        with ThreadPoolExecutor(2) as threads:
-            waiting = [threads.submit(lambda: [one.params["x"] for one in session.as_completed()]) for _ in range(2)]
-            gate.touch()
-            assert sorted(one.result(PATIENCE) for one in waiting) == [[], [1]]
-    reg.job("grows").wait(PATIENCE, interval=0.1)
+    session = reg.session("model:simulate", home, workers=2, python=sys.executable, job_id="grows")
+    session.submit({"x": 1, "gate": str(gate)})
+    with ThreadPoolExecutor(2) as threads:
+        waiting = [threads.submit(lambda: [one.params["x"] for one in session.as_completed()]) for _ in range(2)]
+        gate.touch()
+        assert sorted(one.result(PATIENCE) for one in waiting) == [[], [1]]
+    wait_for = session._changed.wait_for
+
+    def interrupted(condition: Callable[[], Any]) -> Any:
+        if current_thread() is main_thread():
+            raise KeyboardInterrupt
+        return wait_for(condition)
+
+    monkeypatch.setattr(session._changed, "wait_for", interrupted)
+    session.submit({"x": 2})
+    with pytest.raises(KeyboardInterrupt):
+        session.close()
+    assert reg.job("grows").wait(PATIENCE, interval=0.1).tasks_completed == 2
 
 
 def test_sets_of_a_session_with_seeds_have_one_task_each(reg: mj.Registry, tmp_path: Path) -> None:
