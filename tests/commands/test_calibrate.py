@@ -219,3 +219,19 @@ def test_a_second_job_is_in_the_sweep_that_is_named(desk: Desk, spec: Path) -> N
     extends = desk.ok("provenance", "second", "--json").json["calibration"]["extends"]
     assert extends == "first"
     assert [record(desk.jobs, job).labels["sweep"] for job in ("first", "second", "third")] == ["s1", "s1", "s2"]
+
+
+def test_an_asynchronous_calibration_says_that_its_order_matters(desk: Desk, spec: Path) -> None:
+    """Each view calls a set so, and the journal has each one once, in the order in which they were told."""
+    spec.write_text(json.dumps({**json.loads(spec.read_text()), "mode": "asynchronous", "sampler": "optuna"}))
+    ran = desk.ok("calibrate", str(spec), "--auto", "--job-id", "fit", "--workers", "2")
+    assert "Set 12 of 12: best " in ran.err
+    assert next(line for line in ran.out.splitlines() if line.startswith("Sets")).startswith("Sets     12 sets, ")
+    journal = read_journal(desk.store, load_manifest(desk.store, "fit"))
+    assert journal is not None
+    assert sorted(one.number for one in journal.rounds) == [*range(1, 13)]
+    assert [one.asked for one in journal.rounds] == [*range(4, 12), 12, 12, 12, 12]
+    assert "12 of 12 sets, " in desk.ok("status", "fit").out
+    assert "asynchronous: the order in which sets end decides what is asked" in desk.ok("status", "fit").out
+    assert "12/12 sets" in desk.ok("list").out
+    assert desk.ok("results", "fit", "--best").out.split()[:2] == ["RANK", "SET"]
