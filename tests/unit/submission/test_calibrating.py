@@ -199,6 +199,10 @@ def test_a_scalar_of_a_precision_that_no_task_leaves_ends_the_search() -> None:
         run_in_memory(spec(n_replicates=until), model=noisy)
 
 
+def _asked(journal: Journal) -> list[object]:
+    return [one.sets for one in sorted(journal.rounds, key=lambda one: one.number)]
+
+
 class RandomHere:
     """The sampler `random` without a process, which tests that begin it often would wait for."""
 
@@ -240,6 +244,7 @@ def test_a_client_goes_on_from_any_object_of_the_journal(choice: dict[str, Any])
         again = Coordinator(job, journal, RandomHere(calibration), warnings.append).run()
         assert (warnings, again.rounds_done, len(list(again.evaluations()))) == ([], whole.rounds_done, 8)
         assert job.written[:count] == first.written[:count]
+        assert _asked(again) == _asked(whole)
         if not calibration.is_asynchronous:
             assert job.written == first.written
 
