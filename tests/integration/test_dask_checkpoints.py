@@ -125,6 +125,7 @@ def test_a_checkpoint_that_is_read_stays_while_later_ones_come(tmp_path: Path, m
     saves = dask_task._Saves(job, "job", {}, "key", {})
     monkeypatch.setattr(saves, "_tell", lambda **what: told.append(what) or what)
     monkeypatch.setattr(job, "begin_saves", lambda _code: None)
+    monkeypatch.setattr(dask_task, "_is_released", lambda _key: False)
     saves.path = str(tmp_path)
     job.attempts["key"] = saves
     (tmp_path / "new").mkdir()

@@ -431,6 +431,19 @@ def test_a_job_that_is_stopped_leaves_nothing_on_the_cluster(
     assert sum(calls(noted).values()) == 2
 
 
+def test_a_runner_that_is_lost_with_its_machine_leaves_no_task_at_work(
+    dask_cluster: Cluster, start: Start, tmp_path: Path
+) -> None:
+    """Nothing tells its attempts to stop. They see that the scheduler has released them: others need their threads."""
+    noted = tmp_path / "calls"
+    running = start(dask_cluster, sets_of(2, calls=str(noted), gate=str(tmp_path / "never")))
+    until(lambda: sum(calls(noted).values()) == 2, "both workers at work")
+    for pid in (*_children(running.pid), running.pid):
+        os.kill(pid, signal.SIGKILL)
+    _ended(running)
+    until(lambda: not [pid for pid in callers(noted) if is_alive(pid)], "the model's processes to end")
+
+
 def test_a_task_that_comes_after_its_job_was_stopped_begins_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """It was on its way when the runner left: no runner would end it. A bounded number of jobs is remembered."""
     monkeypatch.setattr(dask_task, "MAX_STOPPED", 2)

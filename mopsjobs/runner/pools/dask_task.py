@@ -187,6 +187,14 @@ def put(job_id: str, key: str, data: bytes, *, is_last: bool) -> None:
         attempt.has_come.set()
 
 
+def _is_released(key: str) -> bool:
+    """Return whether the scheduler has released a task that runs here."""
+    from distributed import get_worker
+
+    task = get_worker().state.tasks.get(key)
+    return task is not None and task.state == "cancelled"
+
+
 def _attempt(job_id: str, key: str) -> _Saves | None:
     with _lock:
         return _jobs[job_id].attempts.get(key) if job_id in _jobs else None
@@ -241,8 +249,11 @@ class _Saves:
     def look(self) -> float:
         """Tell of a new checkpoint, if there is one. Return the seconds until the next look.
 
-        If this disk does not take it, the one before stays the last.
+        If this disk does not take it, the one before stays the last. An attempt ends that nothing waits for any more:
+        its runner was lost with its machine, and the next one needs this thread.
         """
+        if _is_released(self.key):
+            end(self._job_id, [self.key])
         with contextlib.suppress(OSError):
             self._look()
         return SAVED_SECONDS if self._job.saves else POLL_SECONDS
