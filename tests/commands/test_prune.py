@@ -361,15 +361,6 @@ def test_failed_syncs_are_counted_by_their_cause(cli: Cli, remote: Remote) -> No
     assert _counted(cli)[counters.SYNC_ERRORS] == {("network",): 1, ("parse",): 1}
 
 
-def test_lost_races_are_counted(cli: Cli, remote: Remote) -> None:
-    """A command that loses the race for a record and wins the next one leaves a count of it."""
-    add(remote.jobs, "a", "running")
-    cli.ok("sync", "-q")
-    remote.store.conflict_next()
-    cli.ok("progress", "a", "2/4")
-    assert _counted(cli)[counters.CAS_CONFLICTS] == {("progress",): 1}
-
-
 def test_claims_of_notifications_go_with_their_jobs(cli: Cli, aged: Remote) -> None:
     """Of jobs that ended long enough ago. An end of the last day may be told still, unless there is a claim.
 
