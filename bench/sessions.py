@@ -117,14 +117,13 @@ def _session(setup: Setup) -> Iterator[Way]:
     code.mkdir()
     (code / "model.py").write_text("def simulate(params, seed):\n    return params['x']\n")
     env = {**setup.env, "MOPS_JOBS_REGISTRY": f"sqlite://{setup.directory}/session.db"}
-    with (
-        mj.connect(env=env) as reg,
-        reg.session("model:simulate", code, workers=WORKERS, python=sys.executable) as session,
-    ):
-        yield Way(
-            lambda value: session.submit({"x": value}).result(),
-            lambda values: list(session.map({"x": value} for value in values)),
-        )
+    with mj.connect(env=env) as reg:
+        with reg.session("model:simulate", code, workers=WORKERS, python=sys.executable) as session:
+            yield Way(
+                lambda value: session.submit({"x": value}).result(),
+                lambda values: list(session.map({"x": value} for value in values)),
+            )
+        session.job.wait(interval=0.1)  # its runner would go on without the registry, which is removed
 
 
 @contextlib.contextmanager
