@@ -249,6 +249,21 @@ def test_a_client_goes_on_from_any_object_of_the_journal(choice: dict[str, Any])
             assert job.written == first.written
 
 
+def test_an_asynchronous_calibration_is_extended_as_it_was_told() -> None:
+    """The sampler is asked and told in the order of the journal, so it asks for what comes after that."""
+    calibration = spec(sampler="random", mode="asynchronous", rounds=2)
+    short = Coordinator(JobInMemory(), Journal(calibration, ()), RandomHere(calibration)).run()
+    longer = spec(sampler="random", mode="asynchronous", rounds=3)
+    inherited = dataclasses.replace(short, calibration=longer, inherited=8, stored=0)
+    warnings: list[str] = []
+    job = JobInMemory(job_id="seir-2")
+    whole = Coordinator(job, inherited, RandomHere(longer), warnings.append, [True] * 8).run()
+    drawn = RandomHere(longer).ask(12)
+    assert (warnings, whole.rounds_done) == ([], 12)
+    asked = [one for one in whole.rounds if one.job_id == "seir-2"]
+    assert [one.sets[0] for one in sorted(asked, key=lambda one: one.number)] == drawn[8:]
+
+
 def test_a_worker_waits_for_no_other_set_in_asynchronous_mode() -> None:
     """As soon as one set has ended, it is told and the next one asked. The journal has what was told in this order."""
     calibration = spec(sampler="optuna", mode="asynchronous")
