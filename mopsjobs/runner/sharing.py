@@ -47,7 +47,10 @@ IDLE_SECONDS = 60.0
 """How long a helper waits for a task, at least."""
 
 LAST_TURNS = 3
-"""How often a helper that ends tries to give its tasks back."""
+"""How often a helper that ends tries to give its tasks back, if others write meanwhile."""
+
+LAST_SECONDS = 10.0
+"""How long that may take, while the store does not answer."""
 
 OFFER_SECONDS = 0.1
 """Between two looks at what may be offered: trivial tasks do not pay for them."""
@@ -363,9 +366,10 @@ class SharedFeed:
             self._ends.set()
             self._poked.set()
             if self._thread.is_alive():
-                self._thread.join()
-            os.close(self.waker)
-            os.close(self._wakes)
+                self._thread.join(LAST_SECONDS)
+            if not self._thread.is_alive():
+                os.close(self.waker)
+                os.close(self._wakes)
 
     def _loop(self) -> None:
         while not self._is_closing:
@@ -384,8 +388,8 @@ class SharedFeed:
             self._ends.wait(LEAST_PAUSE)
             longest = min(LONG_PAUSE, max(SHORT_PAUSE, self._pace / 10))
             self._poked.wait(None if needs_none else min(longest, self._pauses.next_delay()) - LEAST_PAUSE)
-        for _ in range(LAST_TURNS):
-            with contextlib.suppress(MopsJobsError):
+        with contextlib.suppress(MopsJobsError):  # in an outage, the owner misses this shard later
+            for _ in range(LAST_TURNS):
                 if self._look_last():
                     break
 

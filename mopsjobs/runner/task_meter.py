@@ -93,7 +93,8 @@ class TaskMeter:
         What checkpoints saved counts from the begin of an attempt.
         """
         saved = sum(list(self._going_on.values())) or None
-        return add_usage((self._used, ShardUsage(None, None, None, None, saved))), self._forecast
+        used, forecast = add_usage((self._used, ShardUsage(None, None, None, None, saved))), self._forecast
+        return used, forecast and forecast._replace(at_work=forecast.at_work + self.elsewhere)
 
     @property
     def left(self) -> Forecast | None:
@@ -146,7 +147,7 @@ class TaskMeter:
         is_late = self._bound_left(wall)
         earliest, latest = (None, None) if self._left is None else (wall + end for end in self._left)
         time_limit = self.stops_at if is_late else None
-        self._forecast = ShardForecast(earliest, latest, len(at_work.elapsed) + self.elsewhere, stragglers, time_limit)
+        self._forecast = ShardForecast(earliest, latest, len(at_work.elapsed), stragglers, time_limit)
 
     def _bound_left(self, wall: float) -> bool:
         """Keep the forecast within the time limit of the shard. Return whether it ends later, and tell so once."""
