@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from mopsjobs.events.format import RUNNER, STRAGGLER
 from mopsjobs.events.writer import EventLog
+from mopsjobs.ledger.attempt import Outcome
 from mopsjobs.registry.usage import ShardForecast, ShardUsage, Stragglers, add_usage, straggler_text
 from mopsjobs.runner.pools.base import Pool, TaskAtWork, TaskResult
 from mopsjobs.runner.pools.local import TASKS_PER_WORKER
@@ -84,13 +85,15 @@ class TaskMeter:
         """Stragglers that an event has named."""
         self._going_on: dict[int, float] = {}
         """How long tasks at work had worked before their checkpoints, by their positions."""
+        self._asked: set[int] = set()
+        """The positions of tasks whose last attempt asked to be started again: nothing was to be lost."""
         self._left: Forecast | None = None
         self._forecast: ShardForecast | None = None
 
     def measured(self) -> tuple[ShardUsage, ShardForecast | None]:
         """Return what the attempts that have ended used and how long workers were held, and the last forecast.
 
-        What checkpoints saved counts from the begin of an attempt.
+        What checkpoints saved counts from the begin of an attempt, unless the task had asked to be started again.
         """
         saved = sum(list(self._going_on.values())) or None
         used, forecast = add_usage((self._used, ShardUsage(None, None, None, None, saved))), self._forecast
@@ -108,7 +111,10 @@ class TaskMeter:
         """Take an attempt that has ended."""
         used = result.usage
         self._going_on.pop(result.position, None)
-        saved = None if result.resumed is None else result.resumed.seconds
+        saved = None if result.resumed is None or result.position in self._asked else result.resumed.seconds
+        self._asked.discard(result.position)
+        if result.outcome == Outcome.PREEMPTED and not result.is_final:
+            self._asked.add(result.position)
         measured = ShardUsage(used.cpu_seconds, used.seconds, None, used.max_rss_bytes, saved)
         self._used = add_usage((self._used, measured))
         if result.is_final:
@@ -131,7 +137,11 @@ class TaskMeter:
     def _make_forecast(self, now: float) -> None:
         wall = self.wall_clock()
         tasks = self._pool.at_work()
-        self._going_on = {one.position: one.resumed.seconds for one in tasks if one.resumed is not None}
+        self._going_on = {
+            one.position: one.resumed.seconds
+            for one in tasks
+            if one.resumed is not None and one.position not in self._asked
+        }
         at_work = self._at_work(tasks, now, wall)
         self._workers = at_work.workers
         waiting = max(0, self.todo - self._ended - len(at_work.elapsed))

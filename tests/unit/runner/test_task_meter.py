@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mopsjobs.ledger.attempt import NO_USAGE
+from mopsjobs.ledger.attempt import NO_USAGE, Outcome, Resumed
 from mopsjobs.registry.usage import ShardUsage
 from mopsjobs.runner.pools.base import TaskAtWork, TaskResult
 from mopsjobs.runner.task_meter import TaskMeter
@@ -74,6 +74,18 @@ def test_usage_is_that_of_all_attempts(clock: Clock) -> None:
     clock.advance(seconds=5)
     meter.update()
     assert meter.measured()[0] == ShardUsage(2.5, 5.0, 20.0, 2**30)
+
+
+def test_checkpoints_save_what_an_unwanted_end_would_have_cost(clock: Clock) -> None:
+    """Not the work of a program that ends by itself and asks to be started again."""
+    meter = _meter(_Pool(1), 1, clock)
+    asked = _result(0, 2.0, is_final=False)._replace(outcome=Outcome.PREEMPTED)
+    meter.add(asked)
+    meter.add(asked._replace(attempt=2, resumed=Resumed(1, "2", 2.0)))
+    meter.add(asked._replace(attempt=3, resumed=Resumed(2, "4", 4.0), outcome=Outcome.DIED))
+    assert meter.measured()[0].saved_seconds is None
+    meter.add(_result(0, 1.0)._replace(attempt=4, resumed=Resumed(2, "4", 4.0)))
+    assert meter.measured()[0].saved_seconds == 4.0
 
 
 def test_the_range_counts_down_and_is_of_the_wall_clock(clock: Clock) -> None:
