@@ -683,8 +683,12 @@ class _Run:
         return transitions.all_shards_done(state, shards)
 
     def _pack(self) -> None:
-        """Move the outputs in the outbox into packs. After an earlier run, or a failure, the store may have some."""
-        is_sure, self._has_packed = self._has_packed, False
+        """Move the outputs in the outbox into packs.
+
+        After an earlier run, or a failure, the store may have some. So may another shard with which this one shares.
+        """
+        is_sure = self._has_packed and (self._sharing is None or not self._sharing.has_shared)
+        self._has_packed = False
         below = results_prefix(self._shard.job_id)
         self._has_packed = self._deliver_outbox(
             below=below, is_known_absent=is_sure, is_over=lambda: self._retry.is_over

@@ -121,6 +121,8 @@ class SharedFeed:
         """How many of its own tasks helpers have ended."""
         self.has_helped = False
         """Whether it has got a task of another shard."""
+        self.has_shared = False
+        """Whether a task was with two shards: packs of the other one may have its outputs, too."""
         self.stays = False
         """Whether its own tasks have ended while those of others have not: another shard ends the job."""
         self.is_done = False
@@ -314,6 +316,7 @@ class SharedFeed:
             tasks.append(following[1])
         with self._lock:
             self._given.update((task.number, task) for task in tasks)
+            self.has_shared |= bool(tasks)
             owner.away.update(task.number for task in tasks)
         if tasks or (owner.wanted and owner.offered):
             self._poked.set()
@@ -462,7 +465,7 @@ class SharedFeed:
             side.confirm(turn, self._clock())
             self._back.extend((number, self._feed.task(number)) for number in turn.taken)
         if turn.taken:
-            self.has_helped = True
+            self.has_helped = self.has_shared = True
             self._active_at = self._clock()
         return bool(turn.taken or turn.told)
 

@@ -131,7 +131,8 @@ def test_no_number_of_shards_and_no_order_changes_what_runs(jobs: Any, shards: i
     assert _run(job, random.Random(shards * workers)) == alone
     assert sum(shard.counts.completed for shard in job.shards) == len(alone)
     assert any(shard.feed.has_helped for shard in job.shards) == (shards > 1)
-    assert all(shard.moved for shard in job.shards if shard.feed.has_helped)
+    assert all(shard.moved and shard.feed.has_shared for shard in job.shards if shard.feed.has_helped)
+    assert job.shards[0].feed.has_shared == (shards > 1)
 
 
 def _run(job: Job, chance: random.Random) -> dict[int, float]:
