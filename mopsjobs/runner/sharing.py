@@ -119,10 +119,8 @@ class SharedFeed:
         """Tasks for the pool: those of its own that came back, later those of others."""
         self.helped = 0
         """How many of its own tasks helpers have ended."""
-        self.has_helped = False
-        """Whether it has got a task of another shard."""
-        self.has_shared = False
-        """Whether a task was with two shards: packs of the other one may have its outputs, too."""
+        self.has_helped = self.has_shared = False
+        """Whether it has got a task of another shard; whether it has got or given one, which packs of both may have."""
         self.stays = False
         """Whether its own tasks have ended while those of others have not: another shard ends the job."""
         self.is_done = False
