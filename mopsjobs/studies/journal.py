@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 from mopsjobs.errors import NoManifestError, RecordError, UsageError
 from mopsjobs.ledger.scalars import extract_scalars
 from mopsjobs.registry.calibration_counts import NO_VALUE
-from mopsjobs.registry.keys import ROUND, TOLD
+from mopsjobs.registry.keys import TOLD
 from mopsjobs.store.base import ReadableStore
 from mopsjobs.studies.calibration import Calibration, Objective, parse_calibration
 from mopsjobs.studies.manifest import Manifest, load_manifest
-from mopsjobs.studies.rounds import read_rounds, round_key
+from mopsjobs.studies.rounds import read_rounds, read_values, round_key
 from mopsjobs.studies.study import ParameterSet, Study
 from mopsjobs.utils.intervals import mean, student_t
 from mopsjobs.utils.json_strict import is_count, is_number, read_json
@@ -314,7 +314,7 @@ def calibration_of(manifest: Manifest) -> Calibration | None:
 def read_journal(store: ReadableStore, manifest: Manifest) -> Journal | None:
     """Read the journal of a job, with those of the calibrations that it extends; None for any other job.
 
-    It costs a listing per job, and the values that this lacks.
+    It costs two listings per job, and the values that these lack.
 
     Raises:
         RecordError: if a part of it is invalid.
@@ -342,13 +342,12 @@ def read_journal(store: ReadableStore, manifest: Manifest) -> Journal | None:
 
 def _read_rounds(store: ReadableStore, job_id: str, calibration: Calibration) -> tuple[list[Round], int, bool]:
     """Return the rounds of a job in the order of `Journal.rounds`, how many it has stored, and whether it has ended."""
-    asked, told = read_rounds(store, job_id), _read_told(store, job_id)
+    told = _read_told(store, job_id)  # first: a round is stored before what is told of it
+    asked = read_rounds(store, job_id)
     rounds = {one.number: one for one in _asked_rounds(job_id, asked.sets, calibration)}
     objectives = len(calibration.objective.scalars or (None,))
     ordered = []
     for number, found in sorted(told.items()):
-        if found.round is None and number not in rounds:
-            continue  # another client may have told it just now
         one = rounds.pop(number if found.round is None else found.round, None)
         lengths = [len(told.values or range(objectives)) for told in found.results]
         if one is None or lengths != [objectives] * len(one.sets):
@@ -358,14 +357,8 @@ def _read_rounds(store: ReadableStore, job_id: str, calibration: Calibration) ->
 
 
 def _read_told(store: ReadableStore, job_id: str) -> dict[int, ToldRound]:
-    told = {}
-    for entry in store.scan(ROUND.prefix_of(job_id)):
-        parts = TOLD.parse(entry.key)
-        if parts is not None:
-            found = entry if entry.value is not None else store.get(entry.key)
-            if found is not None and found.value is not None:
-                told[int(parts["number"])] = parse_told(found.value, entry.key)
-    return told
+    values = read_values(store, TOLD, job_id)
+    return {int((TOLD.parse(key) or {})["number"]): parse_told(value, key) for key, value in values}
 
 
 def _asked_rounds(job_id: str, stored: Sequence[Sequence[ParameterSet]], calibration: Calibration) -> Iterator[Round]:

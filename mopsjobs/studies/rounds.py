@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mopsjobs.errors import RecordError, UsageError
-from mopsjobs.registry.keys import ROUND
+from mopsjobs.registry.keys import ROUND, KeyForm
 from mopsjobs.store.base import ReadableStore, VersionedStore
 from mopsjobs.store.fetcher import FailedRead, ParallelFetcher
 from mopsjobs.studies.field_values import MAX_TASKS
@@ -110,7 +110,7 @@ def read_rounds(store: ReadableStore, job_id: str) -> Rounds:
         StoreError: if the store cannot be read.
     """
     rounds: list[tuple[ParameterSet, ...]] = []
-    for key, value in _values(store, job_id):
+    for key, value in read_values(store, ROUND, job_id):
         if key != round_key(job_id, len(rounds) + 1):
             raise RecordError(f"the round {len(rounds) + 1} is missing", key=key)
         sets = parse_round(value, key)
@@ -134,8 +134,14 @@ def count_rounds(store: VersionedStore, job_id: str) -> int:
     return sum(ROUND.parse(key) is not None for key in store.list_keys(ROUND.prefix_of(job_id)))
 
 
-def _values(store: ReadableStore, job_id: str) -> Iterator[tuple[str, bytes]]:
-    entries = [entry for entry in store.scan(ROUND.prefix_of(job_id)) if ROUND.parse(entry.key) is not None]
+def read_values(store: ReadableStore, form: KeyForm, job_id: str) -> Iterator[tuple[str, bytes]]:
+    """Yield the keys of a job that have a form, with their values, by one listing. What it lacks is read in parallel.
+
+    Raises:
+        RecordError: if a value is gone or unreadable.
+        StoreError: if the store cannot be read.
+    """
+    entries = [entry for entry in store.scan(form.prefix_of(job_id)) if form.parse(entry.key) is not None]
     known = {entry.key: entry.value for entry in entries if entry.value is not None}
     unread = [entry.key for entry in entries if entry.value is None]
     with ParallelFetcher.for_store(store) as fetcher:

@@ -256,10 +256,10 @@ class Coordinator:
             own = [*places]
             first = own[0]
             asks = first >= inherited or first >= len(self._replays) or self._replays[first]
-            further = self._replay_job([rounds[place] for place in own], asks=asks)
+            further = self._replay_job([rounds[place] for place in own], first, asks=asks)
         return further if self._open and self._calibration.is_asynchronous else []
 
-    def _replay_job(self, rounds: Sequence[Round], *, asks: bool) -> list[dict[str, Any]]:
+    def _replay_job(self, rounds: Sequence[Round], n_asked: int, *, asks: bool) -> list[dict[str, Any]]:
         unasked = deque(sorted(rounds, key=lambda one: one.number) if asks else ())
         n_open = 0
         further: list[dict[str, Any]] = []
@@ -271,8 +271,9 @@ class Coordinator:
             while unasked and unasked[0].number <= last:
                 group.append(unasked.popleft())
             if group:
-                further = self._compare(group, n_open)
+                further = self._compare(group, n_open, n_asked)
                 n_open += len(group)
+                n_asked += len(group)
             if one.told is not None:
                 n_open -= 1
                 self._tell(one)
@@ -280,17 +281,18 @@ class Coordinator:
                 self._open_round(one)
         return further
 
-    def _compare(self, rounds: Sequence[Round], n_open: int) -> list[dict[str, Any]]:
+    def _compare(self, rounds: Sequence[Round], n_open: int, n_asked: int) -> list[dict[str, Any]]:
         """Ask the sampler for rounds of the journal, and warn once if it wants others.
 
         Args:
             rounds: the rounds; a single one in synchronous mode.
             n_open: how many rounds were open then.
+            n_asked: how many rounds the journal had then.
 
         Returns:
             What it asks for beyond them.
         """
-        asked = [] if self._has_finished else self._sampler.ask(self._wanted(n_open))
+        asked = [] if self._has_finished else self._sampler.ask(self._wanted(n_open, n_asked))
         known = [self._calibration.asked_of(params) for one in rounds for params in one.sets]
         further = asked[len(known) :]
         if asked[: len(known)] == known and (not further or self._calibration.is_asynchronous):
@@ -303,15 +305,17 @@ class Coordinator:
             )
         return []
 
-    def _wanted(self, n_open: int) -> int:
-        """Return how many sets the sampler is asked for while this many rounds are open."""
-        size = self._calibration.sets_per_round
-        return size - n_open if self._calibration.is_asynchronous else 0 if n_open else size
+    def _wanted(self, n_open: int, n_asked: int) -> int:
+        """Return how many sets the sampler is asked for, while this many rounds are open of those in the journal."""
+        size, left = self._calibration.sets_per_round, self._calibration.most_rounds - n_asked
+        if self._calibration.is_asynchronous:
+            return min(size - n_open, left)
+        return 0 if n_open or left <= 0 else size
 
     def _ask(self) -> None:
         """Ask for further sets, if the budget has any and enough have ended."""
-        wanted, budget = self._wanted(len(self._open)), self._calibration.most_rounds
-        if wanted <= 0 or self._has_finished or self._is_below or len(self.journal.rounds) >= budget:
+        wanted = self._wanted(len(self._open), len(self.journal.rounds))
+        if wanted <= 0 or self._has_finished or self._is_below:
             return
         asked = self._sampler.ask(wanted)
         if not asked and not self.journal.rounds:

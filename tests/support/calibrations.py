@@ -132,9 +132,10 @@ def read_back(
     calibration: Calibration,
     written: Sequence[tuple[str, bytes]],
     model: Callable[[Mapping[str, Any], int], Mapping[str, Any]],
+    store: InMemoryVersionedStore | None = None,
 ) -> tuple[Journal, JobInMemory]:
     """Return the journal that a client finds which had these objects stored, and its job, whose tasks have ended."""
-    store = InMemoryVersionedStore()
+    store = store or InMemoryVersionedStore()
     job = JobInMemory(calibration.first_study.max_replicates, model)
     for key, value in written:
         store.create_if_absent(key, value)

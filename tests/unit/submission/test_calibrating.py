@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import itertools
 import json
 import math
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from mopsjobs.engines.model_process import SAMPLER_SOURCE
 from mopsjobs.engines.sampler_script import Parameter, Random, Space
 from mopsjobs.errors import JobBusyError, JobCancelledError, UsageError
 from mopsjobs.registry.calibration_counts import calibration_text
+from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.studies.calibration import Calibration
 from mopsjobs.studies.journal import Journal, Told
 from mopsjobs.studies.journal_document import counts_of
@@ -262,6 +264,41 @@ def test_an_asynchronous_calibration_is_extended_as_it_was_told() -> None:
     assert (warnings, whole.rounds_done) == ([], 12)
     asked = [one for one in whole.rounds if one.job_id == "seir-2"]
     assert [one.sets[0] for one in sorted(asked, key=lambda one: one.number)] == drawn[8:]
+
+
+def test_an_extension_asks_for_no_more_sets_than_its_budget_has() -> None:
+    """An earlier calibration may have ended within a round: fewer sets than its size are left."""
+    calibration = spec(sampler="random", mode="asynchronous", rounds=2)
+    short = Coordinator(JobInMemory(), Journal(calibration, ()), RandomHere(calibration)).run()
+    inherited = dataclasses.replace(short, rounds=short.rounds[:6], inherited=6, stored=0)
+    whole = Coordinator(JobInMemory(job_id="seir-2"), inherited, RandomHere(calibration), replays=[True] * 6).run()
+    assert (whole.rounds_done, whole.rounds_planned) == (8, 8)
+
+
+class Growing(InMemoryVersionedStore):
+    """A store whose calibration goes on while it is read."""
+
+    def __init__(self, left: Iterable[tuple[str, bytes]]) -> None:
+        super().__init__()
+        self._left = iter(left)
+
+    def scan(self, prefix: str) -> Iterator[Any]:
+        """List, and have the next objects stored after that."""
+        yield from list(super().scan(prefix))
+        for key, value in itertools.islice(self._left, 5):
+            self.create_if_absent(key, value)
+
+
+@pytest.mark.parametrize("mode", ["synchronous", "asynchronous"])
+def test_a_journal_that_grows_while_it_is_read_is_whole(mode: str) -> None:
+    """Each set that was told is in it with its round."""
+    calibration = spec(sampler="random", mode=mode)
+    job = JobInMemory()
+    Coordinator(job, Journal(calibration, ()), RandomHere(calibration)).run()
+    store = Growing(job.written)
+    done = [read_back(calibration, (), simulate, store)[0].rounds_done for _ in range(20)]
+    assert done == sorted(done)
+    assert done[-1] == calibration.most_rounds
 
 
 def test_a_worker_waits_for_no_other_set_in_asynchronous_mode() -> None:
