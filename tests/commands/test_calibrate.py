@@ -144,6 +144,7 @@ def test_posterior_draws_become_a_study(desk: Desk, spec: Path) -> None:
             {},
             "error: invalid --then 'best': expected top=N or draws=N",
         ),
+        (("spec.json", "--auto", "--then", "top=" + "9" * 5000, "x.json"), {}, "error: invalid --then 'top=999"),
         (("spec.json", "--auto", "--job-id", "fit.JSON"), {}, "error: invalid --job-id 'fit.JSON': expected another"),
         (("nothing.json",), {}, "error: Cannot read the calibration nothing.json: No such file"),
         (("nothing",), {}, "error: Job nothing not found"),

@@ -26,10 +26,10 @@ from mopsjobs.web.site.rendering import Renderer, link, paging
 SHOWN_ROWS = {"running": 8, "waiting": 3}
 """Rows of a section, at most, while sections below it have rows too. A link leads to the others."""
 
-COOKIE = "mops_jobs_mine"
-
 MAX_NAME = 256
 """Characters of a name that a browser remembers."""
+
+COOKIE = "mops_jobs_mine"
 """Has the owner whose jobs are `mine` in this browser, if it is not the user of the server. The script sets it."""
 
 HOURS = {"": "any time", "1": "an hour", "24": "a day", "48": "2 days", "168": "a week", "720": "30 days"}

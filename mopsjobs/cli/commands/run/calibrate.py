@@ -28,12 +28,13 @@ from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.errors import UsageError, command_line
 from mopsjobs.registry.calibration_counts import failed_text, params_text, round_word
 from mopsjobs.studies.calibration import read_calibration
+from mopsjobs.studies.field_values import MAX_TASKS
 from mopsjobs.studies.journal import Journal
 from mopsjobs.studies.journal_document import counts_of
 from mopsjobs.studies.study import Study
 from mopsjobs.studies.study_parser import StudyError, read_document
 from mopsjobs.submission.submit import SubmitRequest
-from mopsjobs.utils.text import pluralize
+from mopsjobs.utils.text import parse_whole_number, pluralize
 
 HELP = "search parameters round by round, in one job"
 
@@ -147,7 +148,8 @@ def _submit_request(args: argparse.Namespace, app: App, study: Study) -> SubmitR
 
 def _read_then(sets: str, path: str) -> Then:
     kind, _, number = sets.partition("=")
-    if kind not in (TOP, DRAWS) or not number.isdecimal() or int(number) == 0:
+    size = parse_whole_number(number, 1, MAX_TASKS)
+    if kind not in (TOP, DRAWS) or size is None:
         raise UsageError(f"invalid --then '{sets[:100]}': expected top=N or draws=N, with a number of parameter sets.")
     try:
         document = read_document(Path(path).read_bytes(), path)
@@ -155,7 +157,7 @@ def _read_then(sets: str, path: str) -> Then:
         raise UsageError(f"Cannot read the study {path}: {error.strerror}.") from None
     if not isinstance(document, dict):
         raise StudyError(path, ["expected an object"])
-    return Then(kind, int(number), document, path)
+    return Then(kind, size, document, path)
 
 
 def _lines(done: Calibrated) -> list[str]:
