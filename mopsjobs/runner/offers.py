@@ -24,7 +24,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mopsjobs.errors import RecordError
-from mopsjobs.utils.json_strict import read_json
+from mopsjobs.utils.json_strict import is_count, is_number, read_json
 
 VERSION = 1
 
@@ -75,23 +75,27 @@ def parse(value: bytes) -> Document | None:
         fields: Any = read_json(value)
         if fields["version"] != VERSION:
             return None
-        taken = {str(name): Taken(int(beat), _numbers(tasks)) for name, (beat, tasks) in fields["taken"].items()}
+        members = fields["taken"].items()
+        taken = {str(name): Taken(_numbers([beat])[0], _numbers(tasks)) for name, (beat, tasks) in members}
         ended = {int(number): _end(end) for number, end in fields["ended"].items()}
-        return Document(str(fields["run"]), float(fields["seconds"]), _numbers(fields["offered"]), taken, ended)
+        seconds = fields["seconds"] if is_number(fields["seconds"]) else 0.0
+        return Document(str(fields["run"]), float(seconds), _numbers(fields["offered"]), taken, ended)
     except (RecordError, KeyError, TypeError, ValueError, AttributeError):
         return None
 
 
 def _numbers(values: Sequence[object]) -> tuple[int, ...]:
-    if not all(type(value) is int and value >= 0 for value in values):
+    if not all(map(is_count, values)):
         raise ValueError("invalid numbers")
     return tuple(values)  # type: ignore[arg-type]
 
 
 def _end(value: object) -> End:
-    if not isinstance(value, list | str):
+    if isinstance(value, str):
+        return value[:MAX_TEXT]
+    if not isinstance(value, list) or not all(one is None or is_number(one) for one in value):
         raise TypeError("invalid end")
-    return value if isinstance(value, list) else value[:MAX_TEXT]
+    return value
 
 
 def count_to_offer(waiting: int, offered: int, taken: int, free: int, workers: int, seconds: float) -> int:
@@ -108,8 +112,9 @@ def count_to_offer(waiting: int, offered: int, taken: int, free: int, workers: i
         workers: its own.
         seconds: how long a task takes, about.
     """
-    kept = math.ceil(LATENCY_SECONDS * workers / seconds) if seconds > 0 else waiting + offered
-    spare, idle = max(0, waiting + offered - kept), max(0, free - taken)
+    left = waiting + offered
+    kept = math.ceil(min(left, LATENCY_SECONDS * workers / seconds)) if seconds > 0 else left
+    spare, idle = left - kept, max(0, free - taken)
     shared = min(spare, idle + max(0, spare - idle) * free // max(1, free + workers))
     return max(0, min(shared, MAX_OFFERED) - offered)
 
@@ -122,7 +127,7 @@ def count_to_take(in_hand: int, workers: int, seconds: float) -> int:
         workers: its workers.
         seconds: how long a task takes, about.
     """
-    rounds = max(1, math.ceil(LATENCY_SECONDS / seconds)) if seconds > 0 else 1
+    rounds = max(1, math.ceil(min(MAX_OFFERED, LATENCY_SECONDS / seconds))) if seconds > 0 else 1
     return max(0, min(MAX_OFFERED, workers * rounds) - in_hand)
 
 

@@ -31,6 +31,7 @@ from mopsjobs.runner.offers import (
         pytest.param(25, 0, 12, 12, 4, 60.0, 24 * 12 // 16, id="helpers are busy"),
         pytest.param(9999, 0, 0, 12, 4, 60.0, MAX_OFFERED, id="the document is bounded"),
         pytest.param(25, 0, 0, 12, 4, 0.0, 0, id="no task has begun"),
+        pytest.param(25, 0, 0, 12, 4, 1e-310, 0, id="tasks take no time"),
     ],
 )
 def test_a_shard_offers_what_helpers_can_begin_sooner(
@@ -40,7 +41,8 @@ def test_a_shard_offers_what_helpers_can_begin_sooner(
 
 
 @pytest.mark.parametrize(
-    ("in_hand", "workers", "seconds", "expected"), [(0, 4, 60.0, 4), (3, 4, 60.0, 1), (9, 4, 60.0, 0), (0, 4, 0.5, 16)]
+    ("in_hand", "workers", "seconds", "expected"),
+    [(0, 4, 60.0, 4), (3, 4, 60.0, 1), (9, 4, 60.0, 0), (0, 4, 0.5, 16), (0, 4, 1e-310, MAX_OFFERED)],
 )
 def test_a_helper_takes_what_it_runs_until_its_next_look(
     in_hand: int, workers: int, seconds: float, expected: int
@@ -54,9 +56,24 @@ def test_a_document_is_read_as_it_was_written() -> None:
     assert document.encode() != document.encode(), "no two documents are equal"
 
 
-@pytest.mark.parametrize("value", [b"", b"[]", b'{"version":2}', b'{"version":1,"run":"r","seconds":1,"offered":[-1]}'])
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"[]",
+        b'{"version":2}',
+        b'{"version":1,"run":"r","seconds":1,"offered":[-1],"taken":{},"ended":{}}',
+        b'{"version":1,"run":"r","seconds":1,"offered":[],"taken":{"1.a":["x",[1]]},"ended":{}}',
+        b'{"version":1,"run":"r","seconds":1,"offered":[],"taken":{},"ended":{"1":["much"]}}',
+    ],
+)
 def test_another_value_is_no_document(value: bytes) -> None:
     assert parse(value) is None
+
+
+def test_a_time_beyond_every_float_is_not_known() -> None:
+    found = parse(b'{"version":1,"run":"r","seconds":1%s,"offered":[1],"taken":{},"ended":{}}' % (b"0" * 400))
+    assert found == Document("r", 0.0, (1,))
 
 
 def test_a_silent_helper_is_lost_but_not_in_an_outage() -> None:
