@@ -12,7 +12,7 @@ from mopsjobs.studies.journal import read_journal
 from mopsjobs.studies.manifest import load_manifest
 from support.calibrations import SPEC
 from support.desk import Desk
-from support.runs import record
+from support.runs import place, record, sets_of, study
 
 MODEL = """
 def simulate(params, seed):
@@ -149,17 +149,20 @@ def test_posterior_draws_become_a_study(desk: Desk, spec: Path) -> None:
         (("nothing.json",), {}, "error: Cannot read the calibration nothing.json: No such file"),
         (("nothing",), {}, "error: Job nothing not found"),
         (("nothing", "--auto"), {}, "error: --auto has no effect with the id of a calibration, unless --rounds"),
+        (("spec.json", "--auto", "--extend", "other"), {}, "error: Job other is not a calibration."),
     ],
 )
 def test_what_cannot_run_launches_nothing(
     desk: Desk, spec: Path, words: tuple[str, ...], fields: dict[str, Any], said: str
 ) -> None:
-    """The error says what is wrong, before a job is registered."""
+    """The error says what is wrong, before a job is registered or the one that it would extend gets a label."""
     spec.write_text(json.dumps({**json.loads(spec.read_text()), **fields}))
+    other = place(desk.store, "other", study(sets_of(1)), desk.home)
+    before = desk.jobs.register_job("other", metadata={"bundle": other.bundle})
     ran = desk("calibrate", *words)
     assert ran.code != 0
     assert ran.err.startswith(said), ran.err
-    assert list(desk.store.list_keys("jobs/")) == []
+    assert desk.jobs.list_jobs() == [before]
 
 
 def test_a_sampler_that_fails_ends_its_job(desk: Desk, spec: Path) -> None:

@@ -100,6 +100,8 @@ def calibrate(
         for warning in begun.warnings:
             app.out.warn(warning)
         on_begin(begun.job_id)
+        if (earlier := request.job_id if has_ended else request.extends) is not None:
+            _join_sweep(earlier, begun.job_id, app)
         journal = begun.coordinator.run(lambda journal: on_round(begun.job_id, journal))
     return _ended(begun.job_id, journal, app)
 
@@ -201,9 +203,11 @@ def submit_then(done: Calibrated, then: Then, request: CalibrateRequest, app: Ap
         **submitted.labels,
     }
     bundle = load_manifest(session.store, done.job_id).bundle
-    return submit(
+    result = submit(
         dataclasses.replace(submitted, code=None, bundle=bundle, job_id=None, labels=labels, foreground=False), session
     )
+    _join_sweep(done.job_id, result.job_id, app)
+    return result
 
 
 def sets_of(done: Calibrated, kind: str, count: int, app: App) -> list[dict[str, Any]]:
@@ -228,11 +232,14 @@ def _with_own_seeds(study: Study) -> Study:
 
 
 def _sweep_of(job_id: str, app: App, chosen: str | None) -> str:
-    """Return the sweep of a calibration, for a second job. Without one, it joins the chosen one."""
-    labels, sweep = app.registry.require_job(job_id).labels, chosen or job_id
-    if SWEEP not in labels:
-        app.registry.change_labels(job_id, {SWEEP: sweep})
-    return labels.get(SWEEP, sweep)
+    """Return the sweep of a calibration, for a second job: by default its own, which `_join_sweep` then names there."""
+    return app.registry.require_job(job_id).labels.get(SWEEP, chosen or job_id)
+
+
+def _join_sweep(job_id: str, second: str, app: App) -> None:
+    """Put a calibration into the sweep of its second job. Nothing is written before that job is there."""
+    if SWEEP not in app.registry.require_job(job_id).labels:
+        app.registry.change_labels(job_id, {SWEEP: app.registry.require_job(second).labels[SWEEP]})
 
 
 # --- words -----------------------------------------------------------------------------------------------------------
