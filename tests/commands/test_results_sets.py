@@ -21,11 +21,12 @@ import pytest
 import mopsjobs
 from mopsjobs.app.tasks import result_sets
 from mopsjobs.ledger.attempt import AttemptError
-from mopsjobs.studies.manifest import Reuse
+from mopsjobs.studies.manifest import Manifest, Reuse, manifest_key
 from mopsjobs.studies.study import param_id
 from mopsjobs.utils.schemas import load_schema
 from mopsjobs.web.site.kept import read_results
 from support.ledgers import BUNDLE, Ledger, add_job, attempt, leave_output, leave_scalars, results_table
+from support.runs import study
 
 if TYPE_CHECKING:
     from mopsjobs.registry.job_registry import JobRegistry
@@ -359,6 +360,15 @@ def test_a_job_without_numbers_says_so(cli: Cli, jobs: JobRegistry) -> None:
     ran = cli("results", "job", "--best", "loss")
     assert (ran.code, ran.err) == (2, "error: invalid scalar 'loss': no task has left a number so far.\n")
     assert cli.ok("results", "job", "--by", "set", "--csv").out.count("ValueError: beta is 0.93") == 2
+
+
+def test_a_session_that_was_asked_for_nothing_has_an_empty_table(cli: Cli, jobs: JobRegistry) -> None:
+    """Not an error: its sets may come later. SQL has no rows either."""
+    empty = Manifest(job_id="job", study=study([], may_grow=True), bundle=BUNDLE, grows=60.0)
+    jobs.store.create_if_absent(manifest_key("job"), empty.to_json())
+    jobs.register_job("job", **empty.record_fields())
+    assert cli.ok("results", "job", "--by", "set", "--json").json["sets"] == []
+    assert cli.ok("query", "SELECT * FROM results", "--job", "job", "--json").json["rows"] == []
 
 
 def test_sql_has_names_that_differ_by_more_than_case(cli: Cli, jobs: JobRegistry) -> None:

@@ -421,7 +421,7 @@ class ResultSets:
             notes.append(f"{which} of {pluralize(totals.tasks, 'task')}: the means leave them out.")
         notes += describe_unread(self.unread)
         places = [place for place, one in enumerate(self.numbers) if not one.is_finite]
-        sums = ", ".join(f"total(x{place})" for place in places) or "0"
+        sums = ", ".join(f"total(x{place})" for place in places) or "count(*)"
         counts = self._database.execute(f"SELECT {sums} FROM set_row").fetchone()  # noqa: S608 - names of our own
         found = [(self.numbers[place].name, int(count)) for place, count in zip(places, counts, strict=False) if count]
         if found:
