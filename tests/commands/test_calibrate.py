@@ -124,7 +124,9 @@ def test_posterior_draws_become_a_study(desk: Desk, spec: Path) -> None:
     assert (len(tasks), len(set(tasks)), study.different_sets) == (6, 6, 2)
     found = desk.ok("provenance", done["then"], "--json").json
     assert (found["calibration"], found["from_calibration"]) == (None, {"job_id": "fit", "sets": "draws=3"})
-    assert "Sets of    calibration fit, draws=3" in desk.ok("provenance", done["then"]).out
+    said = desk.ok("provenance", done["then"]).out
+    assert "Sets of    calibration fit, draws=3" in said
+    assert "4 parameter sets (2 different), up to 2 replicates, 6 tasks" in said
     of = desk.ok("provenance", "fit", "--json").json
     assert (of["calibration"]["sampler"], of["calibration"]["objective"]) == ("own:Own", "loss")
     spec.write_text(json.dumps({**fields, "sampler": "random"}))

@@ -42,6 +42,18 @@ def test_each_view_has_the_same_best_set(cli: Cli, remote: Remote) -> None:
     assert cli("results", "worse", "--best", "--offline").code == 5  # its journal was never read
 
 
+def test_a_precision_is_named_as_the_replicates_of_a_calibration(cli: Cli, remote: Remote) -> None:
+    """Its first tasks are as many as the smallest number, which is not what was asked for."""
+    asked = {"min": 2, "max": 9, "until": {"loss": {"absolute": 0.1}}}
+    put_calibration(remote.jobs, "cal", 1, n_replicates=asked)
+    put_calibration(remote.jobs, "plain", 1)
+    found = cli("provenance", "cal", "--json").json["study"]
+    assert (found["replicates"]["min"], found["replicates"]["max"]) == (2, 9)
+    assert "8 parameter sets, up to 9 replicates, 16 tasks" in cli("provenance", "cal").out
+    fields = cli("diff", "plain", "cal", "--json").json["study"]["fields"]
+    assert fields["n_replicates"] == [2, found["replicates"]]
+
+
 def test_further_rounds_show_after_a_sync(cli: Cli, remote: Remote) -> None:
     """An asked round counts for nothing yet."""
     put_calibration(remote.jobs, "cal", 2)

@@ -60,7 +60,7 @@ def put_calibration(jobs: JobRegistry, job_id: str, rounds: int, *, status: str 
     """Store the job of a calibration with this many told rounds; `labels` go into its record, others into its spec."""
     labels = more.pop("labels", {})
     journal = journal_of(job_id, rounds, **more)
-    study = journal.calibration.study
+    study = journal.calibration.first_study
     manifest = Manifest(
         job_id=job_id, study=study, bundle=f"sha256:{'0' * 64}", engine="local", owner="ada", labels=labels,
         grows=3600.0, calibration={"spec": journal.calibration.to_dict()},

@@ -245,10 +245,13 @@ def _study(job: Mapping[str, Any]) -> Iterator[Section]:
     """Yield model, scenario, size and code."""
     metadata = metadata_of(job)
     sets, replicates = metadata.get("n_parameter_sets"), metadata.get("n_replicates")
-    sizes = [describe_sets(sets, metadata.get("n_different_parameter_sets"))] if type(sets) is int and sets > 0 else []
+    method, different = metadata.get("sampling_method"), metadata.get("n_different_parameter_sets")
+    sizes = [describe_sets(sets, different)] if type(sets) is int and sets > 0 else []
+    if method == "calibration" and different is not None:
+        replicates = None  # further replicates are sets with a seed, so the product would be another number of tasks
     most = "up to " if job["precision"] else ""
     sizes += [most + pluralize(replicates, "replicate")] if type(replicates) is int and replicates > 0 else []
-    size, method = " x ".join(sizes), metadata.get("sampling_method")
+    size = " x ".join(sizes)
     size = f"{size}, {method}" if size and isinstance(method, str) else size
     texts = (metadata.get("model"), metadata.get("scenario"), size, metadata.get("bundle"))
     for title, text in (*zip(ABOUT_STUDY, texts, strict=True), ("Seeds", metadata.get("seeds"))):

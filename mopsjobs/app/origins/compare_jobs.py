@@ -265,7 +265,7 @@ def compare_studies(studies: Sequence[Study], specs: Sequence[Mapping[str, Any]]
     fields: dict[str, Values] = {}
     documents = [{name: json_of(getattr(study, name)) for name in FIELDS} for study in studies]
     for document, spec in zip(documents, specs or [{}] * len(documents), strict=True):
-        document.update({name: value for name, value in spec.items() if name not in FIELDS})
+        document.update({name: value for name, value in spec.items() if name not in FIELDS or name == "n_replicates"})
     for name in dict.fromkeys(name for document in documents for name in document):
         texts = [json.dumps(document.get(name), sort_keys=True) for document in documents]
         if len(set(texts)) > 1:

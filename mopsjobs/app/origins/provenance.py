@@ -36,8 +36,10 @@ from mopsjobs.errors import (
 from mopsjobs.ledger.environment import Environment, environment_keys, parse_environment
 from mopsjobs.ledger.format import FilesOpened
 from mopsjobs.store.base import VersionedStore
+from mopsjobs.studies.calibration import Calibration
 from mopsjobs.studies.journal import SETS_OF, calibration_of
 from mopsjobs.studies.manifest import Manifest, Reuse, load_manifest
+from mopsjobs.studies.precision import Precision
 from mopsjobs.studies.seeds import MOPS_JOBS
 from mopsjobs.studies.study import FIELDS, Study, json_of
 from mopsjobs.submission.infer_end import read_files_opened
@@ -215,10 +217,16 @@ def study_json(manifest: Manifest) -> dict[str, Any]:
         "parameters": len(study.parameters),
         "parameter_sets": len(study.parameter_sets),
         "different_parameter_sets": study.different_sets,
-        "replicates": json_of(study.n_replicates),
+        "replicates": json_of(replicates_of(manifest)),
         **{name: getattr(study, name) for name, field in FIELDS.items() if field.is_own},
         "tasks": manifest.tasks_total,
     }
+
+
+def replicates_of(manifest: Manifest) -> int | Precision:
+    """Return the replicates of a set; those of a calibration where its precision adds them as sets with a seed."""
+    calibration = _calibration_of(manifest)
+    return (manifest.study if calibration is None else calibration.study).n_replicates
 
 
 CALIBRATION_FIELDS = ("objective", "parameters", "sampler", "options", "seed", "mode", "rounds", "sets_per_round")
@@ -226,15 +234,17 @@ CALIBRATION_FIELDS = ("objective", "parameters", "sampler", "options", "seed", "
 
 def calibration_json(manifest: Manifest) -> dict[str, Any] | None:
     """Return what a calibration searches, and the one that it extends; None for any other job."""
-    try:
-        calibration = calibration_of(manifest)
-    except RecordError:
-        return None
-    if calibration is None:
+    if (calibration := _calibration_of(manifest)) is None:
         return None
     fields = {name: getattr(calibration, name) for name in CALIBRATION_FIELDS} | calibration.to_dict()
     extends = (manifest.calibration or {}).get("extends")
     return {**{name: fields[name] for name in CALIBRATION_FIELDS}, "extends": extends}
+
+
+def _calibration_of(manifest: Manifest) -> Calibration | None:
+    with contextlib.suppress(RecordError):
+        return calibration_of(manifest)
+    return None
 
 
 def origin_of_sets(manifest: Manifest) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ from mopsjobs.app.origins.provenance import (
     origin_of_sets,
     printable,
     read_provenance,
+    replicates_of,
     study_json,
 )
 from mopsjobs.app.run.app import App
@@ -23,6 +24,7 @@ from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE
 from mopsjobs.ledger.environment import Environment
 from mopsjobs.registry.calibration_counts import params_text
 from mopsjobs.studies.manifest import Manifest
+from mopsjobs.studies.precision import Precision
 from mopsjobs.studies.seeds import describe_seeds
 from mopsjobs.utils.text import cut_to_length, describe_sets, pluralize, strip_control_characters
 from mopsjobs.utils.times import whole_seconds
@@ -150,12 +152,15 @@ def _study(found: Provenance) -> str | None:
     if found.manifest is None:
         return None
     study, of = study_json(found.manifest), found.manifest.study
-    up_to, at_most = ("", "") if of.precision is None else ("up to ", "at most ")
+    replicates, at_most = replicates_of(found.manifest), "" if of.precision is None else "at most "
+    most = replicates.max if isinstance(replicates, Precision) else replicates
+    has_fewer = isinstance(replicates, Precision) or any(one.seed is not None for one in of.parameter_sets)
+    up_to = "up to " if has_fewer and most > 1 else ""
     sets = describe_sets(study["parameter_sets"], study["different_parameter_sets"])
     counts = f"{pluralize(study['parameters'], 'parameter')}, {sets}"
     return (
         f"{study['digest']}: {study['model']}/{study['scenario']}, {counts},"
-        f" {up_to}{pluralize(of.max_replicates, 'replicate')}, {at_most}{pluralize(study['tasks'], 'task')}"
+        f" {up_to}{pluralize(most, 'replicate')}, {at_most}{pluralize(study['tasks'], 'task')}"
         f", seeds: {describe_seeds(of.seeds)}"
     )
 

@@ -73,6 +73,15 @@ def test_a_model_that_writes_into_its_own_directory_has_a_warning(job: dict[str,
     assert text.startswith("the model writes trace.csv into its own directory, which all tasks share: write to MOPS_")
 
 
+def test_replicates_that_are_sets_with_a_seed_are_no_factor(job: dict[str, Any]) -> None:
+    """A calibration with a precision, and posterior draws, have fewer tasks than the product says."""
+    job["metadata"] |= {"sampling_method": "calibration", "n_parameter_sets": 184, "n_replicates": 4}
+    texts = [job_card(job, NOW)["Study"].text]
+    job["metadata"] |= {"n_different_parameter_sets": 24}
+    texts.append(job_card(job, NOW)["Study"].text)
+    assert texts == ["184 parameter sets x 4 replicates, calibration", "184 parameter sets (24 different), calibration"]
+
+
 def test_a_section_that_has_nothing_to_say_is_left_out(job: dict[str, Any]) -> None:
     """The others are in one order, whichever view renders them."""
     titles = list(job_card(job, NOW))
