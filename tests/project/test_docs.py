@@ -131,7 +131,7 @@ def test_documents_name_files_that_exist() -> None:
 NOT_VARIABLES = {
     "BOOT_FAIL", "CONTENT_LENGTH", "CS_GNU_LIBC_VERSION", "GIT_ALLOW_PROTOCOL", "GIT_TERMINAL_PROMPT", "HTTP_HOST",
     "KUBERNETES_EXEC_INFO", "LC_ALL", "NODE_FAIL", "OUT_OF_MEMORY", "PAY_PER_REQUEST", "PROVIDE_AUTOMATIC_OPTIONS",
-    "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SLURM_BITSTR_LEN", "SLURM_TIME_FORMAT",
+    "REQUEST_URI", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SLURM_BITSTR_LEN", "SLURM_TIME_FORMAT",
     "SPECIAL_EXIT", "STAGE_OUT", "TRANSFER_ENCODING",
 }  # fmt: skip
 """Literals that look like the name of a variable: headers, a way of billing, settings, states of Slurm, names for other

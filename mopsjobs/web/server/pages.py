@@ -7,6 +7,7 @@ import importlib
 import mimetypes
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from urllib.parse import unquote
 
 from flask import Flask, Response, abort, redirect, request
 from flask.typing import ResponseReturnValue
@@ -161,6 +162,14 @@ def _add_job_routes(app: Flask, renderer: Renderer) -> None:
     }
     for path, answer in answers.items():
         app.add_url_rule(f"/jobs/<path:job_id>{path}", f"job{path}", answer)
+
+    def answer_whole_id() -> ResponseReturnValue | None:
+        """Answer for an id such as `x/tasks`, by the path before it was decoded: `/jobs/x/tasks` is of job `x`."""
+        path, _, _ = str(request.environ.get("REQUEST_URI", "")).partition("?")
+        before, _, job_id = path.rpartition("/")
+        return page.answer(unquote(job_id)) if before == "/jobs" and "%2f" in job_id.lower() else None
+
+    app.before_request(answer_whole_id)
 
 
 def _compress_responses(app: Flask) -> None:
