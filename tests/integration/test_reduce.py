@@ -19,7 +19,6 @@ from mopsjobs.studies.study_parser import parse_study
 from support.cli import Cli
 from support.desk import Desk
 from support.runs import MODEL, calls, code, is_alive, kill, kill_between_reports, record, sets_of, until
-from support.web import Web
 
 # A runner outlives the process that launched it, here this very process.
 pytestmark = pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
@@ -61,9 +60,7 @@ def reduced(desk: Desk, job_id: str) -> dict[str, Any]:
     }
 
 
-def test_a_job_is_reduced_once_through_a_crash_and_an_error(
-    desk: Desk, cli: Cli, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_a_job_is_reduced_once_through_a_crash_and_an_error(desk: Desk, tmp_path: Path) -> None:
     """The runner of 3 x 4 tasks and a failing one is killed while it reduces. Then the function fails, then nothing.
 
     No task that is done is computed twice, and no reduction that is done.
@@ -100,7 +97,7 @@ def test_a_job_is_reduced_once_through_a_crash_and_an_error(
     assert calls(of_reduce) == {0: 1, 1: 1, 2: 3, 3: 1, -1: 2}
     assert reduced(desk, "job.2") == {0: 4, 1: 4, 2: 4, 3: 1, None: 13}
     assert "nothing is missing" in desk.ok("resume", "job.2").err
-    _check_views(desk, cli, capsys, parse_study({"model": "m", "parameter_sets": sets}).parameter_sets[1])
+    _check_views(desk, parse_study({"model": "m", "parameter_sets": sets}).parameter_sets[1])
 
 
 def test_a_kill_while_reducing_ends_the_job_at_the_next_look(desk: Desk, tmp_path: Path) -> None:
@@ -129,7 +126,7 @@ def test_a_kill_while_reducing_ends_the_job_at_the_next_look(desk: Desk, tmp_pat
     assert calls(of_reduce) == {0: 1, 1: 1, 2: 2, -1: 1}
 
 
-def _check_views(desk: Desk, cli: Cli, capsys: pytest.CaptureFixture[str], one: ParameterSet) -> None:
+def _check_views(desk: Desk, one: ParameterSet) -> None:
     """Look at what downloads, comparisons, the page and Python show of the job in the end."""
     desk.ok("results", "job.2", "--download", "out")
     out = desk.home / "out"
@@ -140,13 +137,6 @@ def _check_views(desk: Desk, cli: Cli, capsys: pytest.CaptureFixture[str], one: 
     assert desk.ok("provenance", "job.2", "--json").json["study"]["reduce"] == "model:summarise"
     compared = desk("diff", "job", "job.2", "--json").json["results"]
     assert compared["equal"] + compared["only_second"] == 13
-    desk.ok("list", "--refresh")
-    web = Web(cli, capsys, reads=True)
-    web.ok("/jobs/job.2/results")
-    web.read_asked()
-    page = web.ok("/jobs/job.2/results")
-    assert "By <code>model:summarise</code>, of 13 tasks." in page
-    assert "&#34;missing&#34;: 0" in page
     with mj.connect(env=desk.env) as registry:
         job = registry.job("job.2")
         assert json.loads(job.reduced()["result.json"]) == {"tasks": 13, "missing": 0}
