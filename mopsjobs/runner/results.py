@@ -365,6 +365,8 @@ class ResultHandler:
         """Called with the number of each task that has ended, and its outputs or its error, once these are on disk."""
         self.on_stored: Callable[[Task], object] = lambda _task: None
         """Called with each task that has succeeded, when its outputs are in the store, or the store was tried."""
+        self.sending: set[int] = set()
+        """The numbers of the tasks whose outputs are on their way to the store."""
         self._noted_at = time.monotonic()
         self._resumed: dict[int, int] = {}
         """The numbers of the checkpoints that tasks went on from last, by the numbers of the tasks."""
@@ -461,6 +463,7 @@ class ResultHandler:
         ticket = self._ledger.add(attempt, scalars_for_chunk(dict(outputs)), is_settled=False)
 
         def on_refused(reason: StoreError) -> None:
+            self.sending.discard(task.number)
             self._counts.add(failed=count)
             error = error_fields(reason)
             self._ledger.refuse(ticket, _reason(error))
@@ -473,6 +476,7 @@ class ResultHandler:
             if self.on_ended is not None:
                 self.on_ended(task.number, dict(outputs), None)
 
+        self.sending.add(task.number)
         self._sender.put(
             [(output_key(self._manifest.job_id, task, name), value) for name, value in outputs],
             on_done,
@@ -485,6 +489,7 @@ class ResultHandler:
         self._ledger.settle(ticket)
         if self.checkpoints is not None:
             self.checkpoints.remove(task)
+        self.sending.discard(task.number)
         self.on_stored(task)
 
     def _name(self, task: Task) -> str:

@@ -279,6 +279,15 @@ class _Run:
 
     def _share(self, feed: AdaptiveFeed) -> SharedFeed:
         """Return the tasks of an adaptive study that the shard shares with others."""
+
+        def is_stored(key: str) -> bool:
+            return next(iter(self._outbox.list_keys(key)), None) is None
+
+        def has_stored_own() -> bool:
+            return not any(map(sharing.owns, list(self._handler.sending))) and is_stored(below)
+
+        below = results_prefix(self._shard.job_id)
+        self._sender.has_kept = not is_stored(below)  # by an earlier run
         self._sharing = sharing = SharedFeed(
             feed,
             self._manifest,
@@ -287,7 +296,7 @@ class _Run:
             self._store,
             self._reporter,
             self._ledger.run_id,
-            lambda key: next(iter(self._outbox.list_keys(key)), None) is None,
+            is_stored,
             self._shard.stops_at,
         )
 
@@ -297,6 +306,7 @@ class _Run:
 
         self._handler.count_of, self._handler.on_ended = sharing.count_of, note_failed
         self._handler.on_stored, sharing.pack_soon = sharing.note_stored, self._sender.pack_soon
+        sharing.has_stored_own = has_stored_own
         self._reporter.precision, self._reporter.standing = sharing.precision, sharing.standing
         sharing.workers = self._shard.workers or usable_cores()
         sharing.may_offer = lambda: self._early.have_first_passed and not self._early.is_over
@@ -426,6 +436,7 @@ class _Run:
             StopIteration: if there is none.
         """
         while (first := next(tasks)) is None and self._sharing is not None and not self._early.is_over:
+            self._deliver_kept()
             self._retry.pause(WAIT_SECONDS)
         return first
 

@@ -82,7 +82,7 @@ class SharedFeed:
         clock: a monotonic clock in seconds.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917 - what a shard has
+    def __init__(  # noqa: PLR0913, PLR0915, PLR0917 - what a shard has
         self,
         feed: AdaptiveFeed,
         manifest: Manifest,
@@ -104,6 +104,9 @@ class SharedFeed:
         """Returns whether tasks may go to others: the first ones of a job may not."""
         self.pack_soon: Callable[[], object] = lambda: None
         """Has the outputs packed that wait for others."""
+        self.has_stored_own: Callable[[], bool] = lambda: True
+        """Returns whether the store has the outputs of its own tasks that have ended. Before, the record does not say
+        that the shard is done: another one would end the job without them."""
         self.on_moved: Callable[[], object] = lambda: None
         """Called before tasks begin here that another shard may have begun. If it fails, they come later."""
         self._lock = threading.Lock()
@@ -123,8 +126,8 @@ class SharedFeed:
         """Whether it has got a task of another shard; whether it has got or given one, which packs of both may have."""
         self.stays = False
         """Whether its own tasks have ended while those of others have not: another shard ends the job."""
-        self.is_done = False
-        """Whether its own tasks have ended."""
+        self.is_done = self._is_told = False
+        """Whether its own tasks have ended, and whether the record is told so."""
         self._at_work: set[int] = set()
         self._halves: dict[int, End | None] = {}
         """Of tasks of others whose outputs are on their way: what came first, their values, or that they were sent."""
@@ -289,7 +292,7 @@ class SharedFeed:
         elif not self.is_done and self._clock() >= self._offers_at:
             self._offers_at = self._clock() + OFFER_SECONDS
             self._offer()
-        elif self._halves and self._clock() - self._packed_at >= PACK_PAUSE:
+        elif (self._halves or self.is_done > self._is_told) and self._clock() - self._packed_at >= PACK_PAUSE:
             self._packed_at = self._clock()
             self.pack_soon()
         with self._lock:
@@ -327,7 +330,6 @@ class SharedFeed:
     def _end_own(self) -> None:
         self.is_done = True
         self._active_at = self._clock()
-        self._reporter.note_done()
         self._poked.set()
 
     def _may_follow(self) -> bool:
@@ -336,19 +338,24 @@ class SharedFeed:
         if self._reporter.ended.is_set() or self._is_closing:
             return False
         has_waited = self._clock() - self._active_at >= max(IDLE_SECONDS, self._longest)
+        if not self._is_told and self.has_stored_own():
+            self._is_told = True
+            self._reporter.note_done()
         if self._reporter.was_last is None:  # the record does not say so far that this one is done
             return not has_waited
-        if self._reporter.was_last or state is None or all_shards_done(state, self._shards):
+        if self._reporter.was_last or state is None:
+            return False
+        self.stays = True
+        if all_shards_done(state, self._shards):
             return False
         with self._lock:
             has_some = any(side.hand for side in self._helps.values())
-        self.stays = True
         return has_some or (bool(self._told("gives")) and not has_waited)
 
     def precision(self) -> ShardPrecision:
         """Return the part of the shard in the precision of the job, with what it may give or run, for its record."""
         own = self._feed.precision()
-        if self.is_done:
+        if self._is_told:
             return own if self._is_over else own._replace(sharing={"free": self.workers})
         left = self._feed.at_most - self._feed.ended - self.workers
         is_worth = not self._n or left * self._task_seconds() / self.workers > LATENCY_SECONDS
@@ -356,7 +363,7 @@ class SharedFeed:
 
     def standing(self) -> object:
         """Return what is worth a report at once."""
-        return self.is_done, self._is_over
+        return self._is_told, self._is_over
 
     # --- the thread -----------------------------------------------------------------------------------------------
 

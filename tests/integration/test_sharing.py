@@ -49,6 +49,8 @@ def test_a_shard_whose_sets_are_decided_runs_tasks_of_another(
         owner, helper = start(0), start(1)
         until(lambda: sharing_of_others(record(jobs), 1, "gives"), "a shard that gives tasks")
         replace_file(str(held), " ".join(hard[4:]).encode())
+        until(lambda: record(jobs).shards.get("1", [0, 0, 0])[2], "the other shard to be done")
+        assert counts_by_set(store, study)[1] == 4, "another shard that ends the job then finds its outputs"
         until(helped, "the other shard to help")
         kill(helper.pid)
         begun = len(helped())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -17,7 +17,7 @@ from mopsjobs.registry.precision_counts import COUNTS
 from mopsjobs.runner.adaptive import AdaptiveFeed
 from mopsjobs.runner.pools.base import TaskResult
 from mopsjobs.runner.reporter import Counts
-from mopsjobs.runner.sharing import IDLE_SECONDS, SharedFeed
+from mopsjobs.runner.sharing import IDLE_SECONDS, PACK_PAUSE, SharedFeed
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.outputs import find_complete_tasks
@@ -53,6 +53,7 @@ class Shard:
         self.job, self.number, self.shards, self.workers = job, number, shards, workers
         self.counts, self.hand, self.is_over = Counts(), list[tuple[int, Task]](), False
         self.ended, self.was_last = threading.Event(), None
+        self.after_done: Callable[[], object] = lambda: None
         found = find_complete_tasks(job.store, job.manifest)
         self.own = AdaptiveFeed(job.manifest, number, shards, found, self.counts)
         reporter: Any = self
@@ -75,6 +76,7 @@ class Shard:
     def note_done(self) -> None:
         self.job.done.add(self.number)
         self.was_last = len(self.job.done) == self.shards
+        self.after_done()
 
     def report(self) -> None:
         self.job.told[str(self.number)] = dict(self.feed.precision().sharing)
@@ -154,11 +156,19 @@ def _run(job: Job, chance: random.Random) -> dict[int, float]:
     return values
 
 
-def _helper(jobs: Any, told: dict[str, int]) -> Shard:
-    """Return a shard that has just run its own four tasks, when another one has reported this of sharing."""
+def _helper(jobs: Any, told: dict[str, int], **attributes: Callable[[], object]) -> Shard:
+    """Return a shard that has just run its own four tasks, when another one has reported this of sharing.
+
+    Args:
+        jobs: the fixture.
+        told: what the other one has reported.
+        attributes: of the feed of the shard.
+    """
     job = jobs(adaptive_study([{"sd": 50.0}, {"sd": 0.1}]), 2)
     job.told["0"] = told
     shard: Shard = job.shards[1]
+    for name, value in attributes.items():
+        setattr(shard.feed, name, value)
     for _ in range(4):
         shard.begin()
         shard.end()
@@ -177,6 +187,34 @@ def test_a_shard_ends_when_the_others_have_ended(jobs: Any) -> None:
     shard.job.done.add(0)
     shard.begin()
     assert (shard.is_over, shard.feed.stays, dict(shard.feed.precision().sharing)) == (True, True, {})
+
+
+def test_a_shard_is_done_when_the_store_has_its_outputs(jobs: Any) -> None:
+    """Else another one could end the job without them. Meanwhile it asks for their pack."""
+    unsent, packs = [1], list[int]()
+    shard = _helper(jobs, {"gives": 40}, has_stored_own=lambda: not unsent, pack_soon=lambda: packs.append(1))
+    shard.job.now += PACK_PAUSE
+    shard.take()
+    assert (shard.job.done, dict(shard.feed.precision().sharing), packs, shard.is_over) == (set(), {}, [1], False)
+    unsent.clear()
+    shard.begin()
+    assert (shard.job.done, dict(shard.feed.precision().sharing)) == ({1}, {"free": 1})
+    shard.job.now += PACK_PAUSE
+    shard.take()
+    assert packs == [1]
+
+
+def test_one_of_two_shards_that_end_together_ends_the_job(jobs: Any) -> None:
+    """It is the one whose report came last."""
+    job = jobs(adaptive_study([{"sd": 0.2}, {"sd": 0.1}]), 2)
+    first, last = job.shards
+    first.after_done = lambda: job.done.add(1)
+    for shard in (first, last):
+        for _ in range(4):
+            shard.begin()
+            shard.end()
+        shard.begin()
+    assert [(shard.is_over, shard.feed.stays) for shard in job.shards] == [(True, True), (True, False)]
 
 
 def test_a_shard_that_gets_nothing_ends_after_a_minute(jobs: Any) -> None:
