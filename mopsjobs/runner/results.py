@@ -122,7 +122,7 @@ class OutputSender:
         self._unpacked_bytes, self._first_at, self._soon_at = 0, 0.0, math.inf
         self._packer: BackgroundWriter[list[Callable[[], None]]] | None = None
         self.has_kept = False
-        """Whether outputs went into the outbox since the store was away."""
+        """Whether outputs went into the outbox since the store was away, or an earlier run has left some."""
         if self._pack is not None:
             self._packer = BackgroundWriter(
                 "packs", self._take_unpacked, self._write_packs, KEPT_HERE, first_pause=FIRST_PAUSE, clock=self.clock

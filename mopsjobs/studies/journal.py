@@ -74,11 +74,6 @@ class ToldRound(NamedTuple):
         return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
 
 
-def encode_told(results: Sequence[Told]) -> bytes:
-    """Return the bytes of a told round of synchronous mode."""
-    return ToldRound(tuple(results)).to_json()
-
-
 def parse_told(value: bytes, key: str) -> ToldRound:
     """Return what was told at once.
 

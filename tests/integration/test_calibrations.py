@@ -15,7 +15,7 @@ import mopsjobs as mj
 from mopsjobs.engines.local import runner_pid
 from mopsjobs.errors import JobBusyError
 from mopsjobs.ledger.scalars import may_have_scalars
-from mopsjobs.studies.journal import encode_told, told_key
+from mopsjobs.studies.journal import ToldRound, told_key
 from mopsjobs.studies.manifest import load_manifest
 from mopsjobs.studies.study import param_id
 from mopsjobs.submission import calibrating
@@ -224,8 +224,8 @@ def test_two_clients_of_a_calibration_cannot_tell_different_things(tmp_path: Pat
             reg.calibrate(spec, code=directory, workers=1, job_id="fit", on_round=stop, python=sys.executable)
         assert told == [1]
         store, session = reg.app.store, reg.app.session()
-        store.create_if_absent(told_key("fit", 2), encode_told([]))
         with continue_calibration("fit", session) as begun, pytest.raises(JobBusyError, match="has told other values"):
+            store.create_if_absent(told_key("fit", 2), ToldRound(()).to_json())
             begun.coordinator.run()
         store.delete(told_key("fit", 2))
         done = reg.calibrate(reg.job("fit"), on_round=lambda fit: told.append(fit.rounds))

@@ -8,7 +8,7 @@ from typing import Any
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.notes import CALIBRATION
 from mopsjobs.studies.calibration import Calibration, parse_calibration
-from mopsjobs.studies.journal import Journal, Round, Told, encode_told, told_key
+from mopsjobs.studies.journal import Journal, Round, Told, ToldRound, told_key
 from mopsjobs.studies.journal_document import counts_of
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.rounds import as_sets, encode_round, round_key
@@ -81,5 +81,5 @@ def grow_calibration(jobs: JobRegistry, journal: Journal) -> None:
         sets = as_sets([{"params": params} for params in one.sets])
         jobs.store.create_if_absent(round_key(job_id, one.number), encode_round(sets))
         if one.told is not None:
-            jobs.store.create_if_absent(told_key(job_id, one.number), encode_told(one.told))
+            jobs.store.create_if_absent(told_key(job_id, one.number), ToldRound(one.told).to_json())
         jobs.update_fields(one.job_id, metadata={CALIBRATION: counts_of(journal)})

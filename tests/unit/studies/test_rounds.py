@@ -10,7 +10,7 @@ import pytest
 
 from mopsjobs.errors import RecordError, UsageError
 from mopsjobs.store.memory import InMemoryVersionedStore
-from mopsjobs.studies.journal import Told, encode_told, read_journal, told_key
+from mopsjobs.studies.journal import Told, ToldRound, read_journal, told_key
 from mopsjobs.studies.manifest import Manifest, load_manifest, manifest_key
 from mopsjobs.studies.rounds import (
     END,
@@ -132,7 +132,7 @@ def test_rounds_have_no_more_tasks_than_a_job_may_have() -> None:
 def test_a_journal_of_another_program_is_named_by_its_key(params: Mapping[str, object], results: Any, key: str) -> None:
     """Its sets have the parameters of the calibration, and each round one result for each set."""
     store = stored(encode_round(as_sets([params])))
-    store.create_if_absent(told_key("job", 1), encode_told(results))
+    store.create_if_absent(told_key("job", 1), ToldRound(tuple(results)).to_json())
     manifest = dataclasses.replace(load_manifest(store, "job"), calibration={"spec": spec().to_dict()})
     with pytest.raises(RecordError) as raised:
         read_journal(store, manifest)
