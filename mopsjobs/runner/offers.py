@@ -167,12 +167,13 @@ class OwnerSide:
         """Let helpers begin anew to count as lost: the store was away, also for them."""
         self._beats = {}
 
-    def turn(self, found: Document | None, now: float) -> OwnerTurn:
+    def turn(self, found: Document | None, now: float, *, leaves: bool = False) -> OwnerTurn:
         """Return what to write, and what has ended. Tasks that have ended are away no more.
 
         Args:
             found: the document, as it was read; None if there is none.
             now: by a monotonic clock, in seconds.
+            leaves: whether all tasks come back, since the owner ends.
         """
         is_own = found is not None and found.run == self.run
         before = found if found is not None and is_own else Document(self.run)
@@ -183,13 +184,13 @@ class OwnerSide:
             tasks = tuple(number for number in theirs.tasks if number in self.away)
             if self._beats.get(helper, (None, 0.0))[0] != theirs:
                 self._beats[helper] = theirs, now
-            if tasks and now - self._beats[helper][1] < LOST_SECONDS:
+            if tasks and not leaves and now - self._beats[helper][1] < LOST_SECONDS:
                 taken[helper] = theirs._replace(tasks=tasks)
         at_helpers = {number for theirs in taken.values() for number in theirs.tasks}
         lost = {number for theirs in before.taken.values() for number in theirs.tasks} & self.away - at_helpers
         offered = [number for number in before.offered if number in self.away and number not in at_helpers | lost]
         offered += sorted(self.away - at_helpers - lost - set(offered))
-        kept = max(0, len(offered) - self.wanted)
+        kept = 0 if leaves else max(0, len(offered) - self.wanted)
         returned = [*sorted(lost), *offered[kept:]]
         after = Document(self.run, self.seconds, tuple(offered[:kept]), taken)
         self.offered, self.taken = kept, len(at_helpers)

@@ -216,6 +216,7 @@ class _Run:
                     self._retry.begin_end()
                 with contextlib.ExitStack() as after:
                     if self._sharing is not None:
+                        after.callback(self._count_shared, recalls=True)  # what others have told until then
                         after.callback(self._sharing.close)
                     self._sender.finish()  # also after an error: what was done is kept
                     if self._channel is not None:
@@ -446,7 +447,24 @@ class _Run:
         return self._sharing is not None and self._sharing.is_done
 
     def _take_shared(self, meter: TaskMeter, *, recalls: bool = False) -> None:
-        """Take the ends of tasks that other shards have run."""
+        """Take the ends of tasks that other shards have run, and tell of sharing."""
+        sharing = self._sharing
+        if sharing is None:
+            return
+        self._count_shared(recalls=recalls)
+        meter.elsewhere, meter.helpers = sharing.at_helpers, sharing.free_elsewhere
+        if meter.helpers and not sharing.is_done:
+            self._early.keep_one_each(sharing.workers)
+        if sharing.has_helped and not self._has_told_help:
+            self._has_told_help = True
+            text = f"Shard {self._shard.number} runs tasks of other shards, since its own have ended."
+            self._on_log(text)
+            self._events.emit(RUNNER, text=text)
+        if sharing.is_done:
+            self._deliver_kept()
+
+    def _count_shared(self, *, recalls: bool) -> None:
+        """Count and judge the tasks that other shards have ended."""
         sharing, feed = self._sharing, self._feed
         if sharing is None or feed is None:
             return
@@ -459,16 +477,6 @@ class _Run:
             else:
                 feed.end(task.number, feed.named(end))
             self._early.note_elsewhere(has_failed=has_failed)
-        meter.elsewhere, meter.helpers = sharing.at_helpers, sharing.free_elsewhere
-        if meter.helpers and not sharing.is_done:
-            self._early.keep_one_each(sharing.workers)
-        if sharing.has_helped and not self._has_told_help:
-            self._has_told_help = True
-            text = f"Shard {self._shard.number} runs tasks of other shards, since its own have ended."
-            self._on_log(text)
-            self._events.emit(RUNNER, text=text)
-        if sharing.is_done:
-            self._deliver_kept()
 
     def _await_shared(self, meter: TaskMeter) -> None:
         """Wait for the tasks that other shards have, if the budget is used: they end, and count."""

@@ -413,12 +413,9 @@ class SharedFeed:
         return sum(self._look_at_other(shard) for shard in shards) > 0
 
     def _look_last(self) -> bool:
-        """Give back the tasks of others. Of its own, offer none any more. Return whether it is done."""
+        """Give back the tasks of others, and take back its own, with ends that are told. Return whether it is done."""
         if self._has_document:
-            with self._lock:
-                self._given = {}
-                self._owner.away.clear()
-            self._look_at_own()
+            self._look_at_own(leaves=True)
         with self._lock:
             shards = [shard for shard, side in self._helps.items() if side.hand]
         for shard in shards:
@@ -426,17 +423,17 @@ class SharedFeed:
         with self._lock:
             return not (self._has_document or any(side.hand for side in self._helps.values()))
 
-    def _look_at_own(self) -> bool:
+    def _look_at_own(self, *, leaves: bool = False) -> bool:
         key = self._key_of(self._shard)
         found = self._store.get(key)
         with self._lock:
-            turn = self._owner.turn(_document_of(found), self._clock())
+            turn = self._owner.turn(_document_of(found), self._clock(), leaves=leaves)
             for number, end in turn.ended.items():
                 if (task := self._given.pop(number, None)) is not None:
                     self._ended.append(Away(task, end))
         is_written = turn.document is None or self._write(key, turn.document, found) is not None
         if is_written:
-            if turn.returned:
+            if turn.returned and not leaves:
                 self.on_moved()
             with self._lock:
                 self._owner.confirm(turn)

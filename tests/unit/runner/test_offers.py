@@ -76,6 +76,15 @@ def test_a_time_beyond_every_float_is_not_known() -> None:
     assert found == Document("r", 0.0, (1,))
 
 
+def test_an_owner_that_ends_takes_the_ends_that_are_told() -> None:
+    """So its last report counts them. It offers nothing any more, and helpers learn that their tasks are not theirs."""
+    owner = OwnerSide("r")
+    owner.away = {1, 2, 3}
+    turn = owner.turn(Document("r", 0.0, (3,), {"1.a": Taken(1, (2,))}, {1: [0.5]}), 0.0, leaves=True)
+    assert turn.document == Document("r")
+    assert (turn.ended, turn.returned) == ({1: [0.5]}, [2, 3])
+
+
 def test_a_silent_helper_is_lost_but_not_in_an_outage() -> None:
     owner = OwnerSide("r")
     owner.away = {1, 2}
