@@ -171,6 +171,9 @@ def test_the_page_of_the_api_says_what_each_address_gives(web: Web) -> None:
     assert [one["get"]["summary"] for one in paths.values() if f"<p>{one['get']['summary']}.</p>" not in page] == []
     descriptions = [two["description"] for one in paths.values() for two in one["get"].get("parameters", ())]
     assert [text for text in descriptions if f"<dd>{text}</dd>" not in page] == []
+    linked = [path for path in paths if f'<a href="{path}">' in page]
+    assert "/api/v1/jobs" in linked
+    assert [path for path in linked if web.get(path).status_code != 200] == []
 
 
 def test_an_unknown_job_is_404(web: Web) -> None:
