@@ -63,12 +63,15 @@ def test_a_comparison_names_what_differs(web: Web) -> None:
 
 
 def test_the_precision_of_a_study_is_compared_in_words(web: Web, cli: Cli, remote: Remote) -> None:
-    for job_id, width in (("narrow", 0.05), ("wide", 0.1)):
-        until = {"min": 4, "max": 1000, "until": {"peak": {"relative": width}, "r": {"absolute": 0.3}}}
+    for job_id, width, most in (("narrow", 0.05, 1000), ("wide", 0.1, 2000)):
+        until = {"min": 4, "max": most, "until": {"peak": {"relative": width}, "r": {"absolute": 0.3}}}
         run_study(remote.jobs, job_id, [{"beta": 1}], lambda _: None, n_replicates=until)
     cli.ok("sync", "-q")
+    assert "≠ Replicates" not in _rows(web.ok("/compare?job=narrow&job=wide"))  # the record has but the largest number
     rows = _rows(web.complete("/compare?job=narrow&job=wide"))
-    assert rows["≠ Replicates"] == [f"4 to 1,000, until peak ± {one} % (95 %), r ± 0.3 (95 %)" for one in (5, 10)]
+    assert rows["≠ Replicates"] == [
+        f"4 to {most}, until peak ± {one} % (95 %), r ± 0.3 (95 %)" for one, most in ((5, "1,000"), (10, "2,000"))
+    ]
 
 
 def test_files_that_no_task_read_say_so(web: Web, remote: Remote) -> None:

@@ -20,7 +20,7 @@ from flask import Response, request
 
 from mopsjobs.app.jobs.job_card import memory_text, metadata_of, noted_text
 from mopsjobs.app.origins.compare_jobs import MAX_VALUE, SHORT_HASH, Comparison, compare, set_text
-from mopsjobs.app.origins.provenance import printable
+from mopsjobs.app.origins.provenance import printable, replicates_of
 from mopsjobs.app.run.freshness import Freshness
 from mopsjobs.app.tasks.contrasts import Overall, Replicates, compare_sets
 from mopsjobs.app.tasks.results_table import SUCCEEDED, quantile
@@ -267,9 +267,12 @@ def _study(sides: Sequence[Side]) -> Iterator[Row | None]:
 
 def _study_value(side: Side, name: str) -> object:
     """Return a field of a study; from the record, if the manifest is not known."""
-    if side.study is not None:
-        value = getattr(side.study, name)
+    has_replicates = name == "n_replicates"
+    if side.provenance is not None and (manifest := side.provenance.provenance.manifest) is not None:
+        value = replicates_of(manifest) if has_replicates else getattr(manifest.study, name)
         return str(value) if isinstance(value, Precision) else json_of(value)
+    if has_replicates and (side.job["precision"] or side.job["calibration"]):
+        return Missing(side.missing)  # the record has one number, where a precision may decide
     recorded = metadata_of(side.job).get(name)
     return Missing(side.missing) if recorded is None else recorded
 
