@@ -7,6 +7,9 @@ from typing import Any, Generic, TypeVar
 
 from mopsjobs.api.table import Table
 from mopsjobs.app.following.calibrate import Calibrated, evaluation_json
+from mopsjobs.registry.calibration_counts import round_word
+from mopsjobs.studies.journal_document import counts_of
+from mopsjobs.utils.text import pluralize
 
 J = TypeVar("J")
 
@@ -62,4 +65,4 @@ class Calibration(Generic[J]):
         )
 
     def __repr__(self) -> str:
-        return f"<Calibration {self._job_id}: {self.rounds} rounds>"
+        return f"<Calibration {self._job_id}: {pluralize(self.rounds, round_word(counts_of(self._journal)))}>"

@@ -110,7 +110,8 @@ def _let_save(job_ids: Sequence[str], session: Session, trust: Trust, grace: flo
     for job_id in job_ids:
         with contextlib.suppress(MopsJobsError):  # the cancellation tells why
             told.append(session.registry.update_fields(job_id, metadata={STOP_BY: record_time(stop_by)}).to_dict())
-    session.note(f"Tasks with checkpoints may save, up to {human_duration(grace)}.")
+    if told:
+        session.note(f"Tasks with checkpoints may save, up to {human_duration(grace)}.")
     while told and session.now() < stop_by:
         session.sleep(LOOK_SECONDS)
         told = [job for job in told if _may_be_at_work(job, session, trust)]
