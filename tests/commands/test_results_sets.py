@@ -368,6 +368,7 @@ def test_a_session_that_was_asked_for_nothing_has_an_empty_table(cli: Cli, jobs:
     jobs.store.create_if_absent(manifest_key("job"), empty.to_json())
     jobs.register_job("job", **empty.record_fields())
     assert cli.ok("results", "job", "--by", "set", "--json").json["sets"] == []
+    assert cli.ok("results", "job", "--by", "set").lines[1:] == []
     assert cli.ok("query", "SELECT * FROM results", "--job", "job", "--json").json["rows"] == []
 
 

@@ -293,7 +293,7 @@ class ResultSets:
         """Return the columns of the parameters that do not have the same value in all sets."""
         names = [column.name for column, sql in self._columns() if sql.startswith("p") and sql[1:].isdigit()]
         counts = ", ".join(f"count(DISTINCT p{place}) + (count(p{place}) < count(*))" for place in range(len(names)))
-        row = self._database.execute(f"SELECT {counts or 0} FROM parameter_set").fetchone()  # noqa: S608 - names of our own
+        row = self._database.execute(f"SELECT {counts or 'count(*)'} FROM parameter_set").fetchone()  # noqa: S608 - names of our own
         return [name for name, count in zip(names, row, strict=False) if count > 1]
 
     def totals(self) -> Totals:
