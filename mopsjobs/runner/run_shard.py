@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import itertools
 import math
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -176,6 +177,8 @@ class _Run:
         self._reporter = Reporter(self._registry, shard, self._counts, self._register, self._note_report)
         self._ledger = Ledger(store, outbox, shard.job_id, shard.number, self._directory.ledger(shard.number))
         self._notes = EnvironmentNotes(shard.job_id, store, outbox, self._directory.packages)
+        self._delivering = threading.Lock()
+        """Held while what is in the outbox is delivered: by this thread, or by the sender's."""
         self._log = pack_log(store, self._manifest, shard.number)
         self._sender = OutputSender(store, outbox, None if self._log is None else self._pack)
         self._ledger.on_cut = self._sender.pack_soon
@@ -736,7 +739,8 @@ class _Run:
                 self._handler.report_failure(task, error_fields(reason))
 
         options = options or {"is_over": lambda: self._retry.is_over, "may_stay": True}
-        return deliver(self._outbox, self._store, self._shard.job_id, on_refused, log=self._log, **options)
+        with self._delivering:
+            return deliver(self._outbox, self._store, self._shard.job_id, on_refused, log=self._log, **options)
 
     def _deliver_kept(self) -> None:
         """Deliver what an outage has left in the outbox: the clients of a growing job wait for it."""

@@ -141,6 +141,7 @@ class SharedFeed:
         """What the other shards tell of sharing in the record that was seen last."""
         self._has_document = True  # an earlier run may have left one
         self._is_over = self._is_closing = False
+        self._failure: Exception | None = None
         self._poked, self._ends = threading.Event(), threading.Event()
         self._pauses = Backoff(LEAST_PAUSE, LONG_PAUSE, factor=PAUSE_FACTOR, jitter=HALF_JITTER)
         self.waker, self._wakes = os.pipe()
@@ -160,7 +161,13 @@ class SharedFeed:
         return self
 
     def __next__(self) -> tuple[int, Task] | None:
-        """Return the next task; None if others may follow."""
+        """Return the next task; None if others may follow.
+
+        Raises:
+            Exception: if the thread failed otherwise than by the store: tasks that are away would never come back.
+        """
+        if self._failure is not None:
+            raise self._failure
         with self._lock:
             following = self._next_back()
         if following is None and not self.is_done:
@@ -388,10 +395,14 @@ class SharedFeed:
             except MopsJobsError:  # the reporter tells of an outage
                 with self._lock:
                     self._owner.forgive()
+            except Exception as error:  # noqa: BLE001 - a thread that ends would leave the runner waiting for ever
+                self._failure, is_idle = error, False
             if not is_idle:
                 self._pauses.reset()
                 with contextlib.suppress(BlockingIOError):
                     os.write(self._wakes, b"1")
+            if self._failure is not None:
+                return
             needs_none = not self.is_done and not self._given and not self._has_document
             self._ends.wait(LEAST_PAUSE)
             longest = min(LONG_PAUSE, max(SHORT_PAUSE, self._pace / 10))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import random
+import select
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -174,6 +176,16 @@ def _helper(jobs: Any, told: dict[str, int], **attributes: Callable[[], object])
         shard.end()
     shard.begin()
     return shard
+
+
+def test_a_thread_that_fails_ends_its_run(jobs: Any) -> None:
+    """Tasks that are away would never come back."""
+    feed = jobs(adaptive_study([{"sd": 50.0}, {"sd": 0.1}]), 2).shards[0].feed
+    with mock.patch.object(feed, "look", side_effect=ArithmeticError("of no store")):
+        feed.start()
+        assert select.select([feed.waker], [], [])[0]
+    with pytest.raises(ArithmeticError, match="of no store"):
+        next(feed)
 
 
 def test_a_shard_to_which_none_gives_ends_at_once(jobs: Any) -> None:
