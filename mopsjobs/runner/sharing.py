@@ -43,6 +43,9 @@ SHORT_PAUSE, LONG_PAUSE = 1.0, 10.0
 
 PAUSE_FACTOR = 1.3
 
+START_SECONDS = 10.0
+"""How long a shard without a task waits for those that have not begun: shards of a job begin at about the same time."""
+
 IDLE_SECONDS = 60.0
 """How long a helper waits for a task, at least."""
 
@@ -355,6 +358,8 @@ class SharedFeed:
         self.stays = True
         if all_shards_done(state, self._shards):
             return False
+        if len(state.shards) < self._shards and self._clock() - self._active_at < START_SECONDS:
+            return True
         with self._lock:
             has_some = any(side.hand for side in self._helps.values())
         return has_some or (bool(self._told("gives")) and not has_waited)

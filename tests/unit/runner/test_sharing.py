@@ -6,7 +6,7 @@ import json
 import random
 import select
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import ExitStack
 from typing import Any
 from unittest import mock
@@ -19,7 +19,7 @@ from mopsjobs.registry.precision_counts import COUNTS
 from mopsjobs.runner.adaptive import AdaptiveFeed
 from mopsjobs.runner.pools.base import TaskResult
 from mopsjobs.runner.reporter import Counts
-from mopsjobs.runner.sharing import IDLE_SECONDS, PACK_PAUSE, SharedFeed
+from mopsjobs.runner.sharing import IDLE_SECONDS, PACK_PAUSE, START_SECONDS, SharedFeed
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.outputs import find_complete_tasks
@@ -36,13 +36,15 @@ class Job:
         self.told: dict[str, dict[str, int]] = {}
         """What each shard has reported of sharing."""
         self.done: set[int] = set()
+        self.begun: Container[int] = range(shards)
         self.shards = [Shard(self, number, shards, workers) for number in range(shards)]
 
     @property
     def record(self) -> JobState:
         """Return the record."""
         at = "2026-01-01T00:00:00Z"
-        shards = {str(one.number): [0, 0, int(one.number in self.done)] for one in self.shards}
+        begun = (one.number for one in self.shards if one.number in self.begun)
+        shards = {str(number): [0, 0, int(number in self.done)] for number in begun}
         counts = dict.fromkeys(COUNTS, 0)
         metadata = {"precision": {"shards": {name: {**counts, **told} for name, told in self.told.items()}}}
         return JobState(job_id="job", status="running", created_at=at, updated_at=at, metadata=metadata, shards=shards)
@@ -158,16 +160,23 @@ def _run(job: Job, chance: random.Random) -> dict[int, float]:
     return values
 
 
-def _helper(jobs: Any, told: dict[str, int], **attributes: Callable[[], object]) -> Shard:
+def _helper(
+    jobs: Any,
+    told: dict[str, int],
+    *,
+    begun: Container[int] = frozenset((0, 1)),
+    **attributes: Callable[[], object],
+) -> Shard:
     """Return a shard that has just run its own four tasks, when another one has reported this of sharing.
 
     Args:
         jobs: the fixture.
         told: what the other one has reported.
+        begun: the shards that have reported.
         attributes: of the feed of the shard.
     """
     job = jobs(adaptive_study([{"sd": 50.0}, {"sd": 0.1}]), 2)
-    job.told["0"] = told
+    job.told["0"], job.begun = told, begun
     shard: Shard = job.shards[1]
     for name, value in attributes.items():
         setattr(shard.feed, name, value)
@@ -190,6 +199,17 @@ def test_a_thread_that_fails_ends_its_run(jobs: Any) -> None:
 
 def test_a_shard_to_which_none_gives_ends_at_once(jobs: Any) -> None:
     assert _helper(jobs, {}).is_over
+
+
+def test_a_shard_waits_a_little_for_those_that_have_not_begun(jobs: Any) -> None:
+    """It may have no task of its own: there are fewer sets than shards."""
+    shard = _helper(jobs, {}, begun={1})
+    shard.job.now += START_SECONDS - 1
+    shard.begin()
+    assert not shard.is_over
+    shard.job.now += 1
+    shard.begin()
+    assert shard.is_over
 
 
 def test_a_shard_ends_when_the_others_have_ended(jobs: Any) -> None:
