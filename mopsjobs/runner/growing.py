@@ -6,9 +6,7 @@ keeps the results of tasks waiting. When a round has come, it wakes the pool.
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
 import threading
 import time
 from collections import deque
@@ -24,6 +22,7 @@ from mopsjobs.studies.outputs import Completeness
 from mopsjobs.studies.rounds import END, GrowingTasks, Rounds, read_round, round_key
 from mopsjobs.studies.study import Task, Varying, find_varying
 from mopsjobs.utils.backoff import NO_JITTER, Backoff
+from mopsjobs.utils.waker import Waker
 
 FIRST_PAUSE = 0.005
 """Seconds between two looks for the next round, after a round or the end of a task."""
@@ -61,10 +60,8 @@ class RoundReader:
         self._poked, self._is_closing = threading.Event(), False
         self.failure: MopsJobsError | None = None
         """Why no further round can be read."""
-        self.waker, self._wakes = os.pipe()
+        self.waker = Waker()
         """A file that can be read when there are rounds to take."""
-        os.set_blocking(self.waker, False)
-        os.set_blocking(self._wakes, False)
         self._thread = threading.Thread(target=self._run, name="rounds", daemon=True)
         self._pauses = Backoff(FIRST_PAUSE, MAX_PAUSE, factor=PAUSE_FACTOR, jitter=NO_JITTER)
         if not manifest.has_ended:
@@ -95,8 +92,7 @@ class RoundReader:
             self._poked.set()
             if self._thread.is_alive():
                 self._thread.join()
-            os.close(self.waker)
-            os.close(self._wakes)
+            self.waker.close()
 
     def _run(self) -> None:
         while not self._is_closing:
@@ -120,8 +116,7 @@ class RoundReader:
                 self._found.append(found)
                 self._pauses.reset()
             if found is not None or self.failure is not None:
-                with contextlib.suppress(BlockingIOError):
-                    os.write(self._wakes, b"1")
+                self.waker.wake()
             if self.failure is not None or (found is not None and found.has_ended):
                 return
             if found is None:

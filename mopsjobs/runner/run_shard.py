@@ -638,8 +638,8 @@ class _Run:
     @property
     def _waker(self) -> int | None:
         if self._growing is not None:
-            return self._growing.rounds.waker
-        return None if self._sharing is None else self._sharing.waker
+            return self._growing.rounds.waker.fileno()
+        return None if self._sharing is None else self._sharing.waker.fileno()
 
     # --- the end ---------------------------------------------------------------------------------------------
 

@@ -13,7 +13,6 @@ the store.
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import time
 from collections import deque
@@ -34,6 +33,7 @@ from mopsjobs.studies.outputs import output_key
 from mopsjobs.studies.precision import finite_number
 from mopsjobs.studies.study import Task
 from mopsjobs.utils.backoff import HALF_JITTER, Backoff
+from mopsjobs.utils.waker import Waker
 
 LEAST_PAUSE = 0.4
 """Seconds between two looks at offers, at least: what happens meanwhile shares a request."""
@@ -147,10 +147,8 @@ class SharedFeed:
         self._failure: Exception | None = None
         self._poked, self._ends = threading.Event(), threading.Event()
         self._pauses = Backoff(LEAST_PAUSE, LONG_PAUSE, factor=PAUSE_FACTOR, jitter=HALF_JITTER)
-        self.waker, self._wakes = os.pipe()
+        self.waker = Waker()
         """A file that can be read when there are tasks to take."""
-        os.set_blocking(self.waker, False)
-        os.set_blocking(self._wakes, False)
         self._thread = threading.Thread(target=self._loop, name="offers", daemon=True)
 
     def start(self) -> None:
@@ -388,8 +386,7 @@ class SharedFeed:
             if self._thread.is_alive():
                 self._thread.join(LAST_SECONDS)
             if not self._thread.is_alive():
-                os.close(self.waker)
-                os.close(self._wakes)
+                self.waker.close()
 
     def _loop(self) -> None:
         while not self._is_closing:
@@ -404,8 +401,7 @@ class SharedFeed:
                 self._failure, is_idle = error, False
             if not is_idle:
                 self._pauses.reset()
-                with contextlib.suppress(BlockingIOError):
-                    os.write(self._wakes, b"1")
+                self.waker.wake()
             if self._failure is not None:
                 return
             needs_none = not self.is_done and not self._given and not self._has_document
