@@ -86,7 +86,7 @@ def test_a_registry_that_stays_away_ends_the_run(bench: Bench) -> None:
 
 
 def test_a_lost_reply_to_a_round_stores_it_once(bench: Bench) -> None:
-    """The stored round has the same sets, so it is the client's own."""
+    """A stored round with the same sets is the client's own."""
     given(bench)
     job = client(bench)
     bench.line.lose_reply_next()

@@ -278,9 +278,9 @@ def kill(pid: int) -> None:
 def kill_between_reports(pid: int, directory: JobDir, heartbeat: Callable[[], str | None]) -> None:
     """Kill a runner that has noted that its last report was written, and wait until it is known to be gone.
 
-    A runner that is killed before that note looks silent first. So it is stopped for the look at the note: each of its
-    threads, since one may be about to write. A thread that waits for a disk outlives its process for a moment, and with
-    it the lock that tells of a runner at work.
+    Before that note, a killed runner would look silent. All threads are stopped while the note is read, since one may
+    be about to write. A thread that waits for a disk outlives its process for a moment, and with it the lock that tells
+    of a runner at work.
     """
 
     def is_stopped() -> bool:

@@ -20,6 +20,7 @@ from mopsjobs.runner.checkpoints import Checkpoints, Origin, directory_name
 from mopsjobs.runner.pools.base import Assignment, TaskQueue
 from mopsjobs.store.base import Versioned, VersionedStore, VersionToken
 from mopsjobs.store.memory import InMemoryVersionedStore
+from mopsjobs.studies.study import Task
 from support.runs import sets_of, study
 
 (TASK,) = study(sets_of(1)).tasks()
@@ -37,6 +38,15 @@ class _Run:
         while (resumed := self.checkpoints.prepare(TASK, may_have=True)) is False:
             pass
         return resumed
+
+
+def _save_elsewhere(root: Path, store: VersionedStore, *tasks: Task) -> None:
+    """Have tasks save on another machine, and their checkpoints stored."""
+    run = _Run(root / "here", store)
+    for task in tasks:
+        Checkpoint(run.path.with_name(directory_name((task.param_id, task.seed))), 600.0).save({}, at=1)
+        run.checkpoints.end(task, 0.0)
+    run.checkpoints.close(60.0)
 
 
 def _names(path: Path) -> list[str]:
@@ -196,10 +206,7 @@ class _Away(InMemoryVersionedStore):
 def test_the_runner_does_not_wait_for_a_large_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoints, "BEGIN_SECONDS", 0.0)
     store = _Slow()
-    first = _Run(tmp_path / "here", store)
-    Checkpoint(first.path, 600.0).save({}, at=1)
-    first.checkpoints.end(TASK, 0.0)
-    first.checkpoints.close(60.0)
+    _save_elsewhere(tmp_path, store, TASK)
     run = _Run(tmp_path / "there", store)
     assert [run.checkpoints.prepare(TASK, may_have=False) for _ in range(3)] == [False] * 3
     store.gate.set()
@@ -213,10 +220,7 @@ def test_an_outage_while_a_checkpoint_is_fetched_is_waited_for(tmp_path: Path, m
     """A task that begins at its start instead would lose hours. What is told says so once."""
     monkeypatch.setattr(checkpoints, "FETCH_PAUSE", 0.0)
     store = _Away()
-    first = _Run(tmp_path / "here", store)
-    Checkpoint(first.path, 600.0).save({}, at=1)
-    first.checkpoints.end(TASK, 0.0)
-    first.checkpoints.close(60.0)
+    _save_elsewhere(tmp_path, store, TASK)
     store.failures = 5
     run = _Run(tmp_path / "there", store)
     resumed = run.begin()
@@ -245,11 +249,7 @@ def test_few_checkpoints_are_fetched_at_once(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(checkpoints, "BEGIN_SECONDS", 0.0)
     *saved, fresh = study(sets_of(8)).tasks()
     store = _Slow()
-    first = _Run(tmp_path / "here", store)
-    for task in saved:
-        Checkpoint(first.path.with_name(directory_name((task.param_id, task.seed))), 600.0).save({}, at=1)
-        first.checkpoints.end(task, 0.0)
-    first.checkpoints.close(60.0)
+    _save_elsewhere(tmp_path, store, *saved)
     run = _Run(tmp_path / "there", store)
 
     def prepare(assignment: Assignment) -> Assignment | None:

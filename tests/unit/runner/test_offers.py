@@ -23,7 +23,7 @@ from mopsjobs.runner.offers import (
 @pytest.mark.parametrize(
     ("waiting", "offered", "taken", "free", "workers", "seconds", "expected"),
     [
-        pytest.param(25, 0, 0, 0, 4, 60.0, 0, id="nobody is free"),
+        pytest.param(25, 0, 0, 0, 4, 60.0, 0, id="no worker is free"),
         pytest.param(25, 0, 0, 12, 4, 60.0, 12 + 12 * 12 // 16, id="idle workers first, the rest by workers"),
         pytest.param(3, 0, 0, 12, 4, 60.0, 2, id="one is kept, which begins soon"),
         pytest.param(25, 0, 0, 12, 4, 0.01, 0, id="short tasks are done before others could begin"),

@@ -201,17 +201,6 @@ def test_a_shard_to_which_none_gives_ends_at_once(jobs: Any) -> None:
     assert _helper(jobs, {}).is_over
 
 
-def test_a_shard_waits_a_little_for_those_that_have_not_begun(jobs: Any) -> None:
-    """It may have no task of its own: there are fewer sets than shards."""
-    shard = _helper(jobs, {}, begun={1})
-    shard.job.now += START_SECONDS - 1
-    shard.begin()
-    assert not shard.is_over
-    shard.job.now += 1
-    shard.begin()
-    assert shard.is_over
-
-
 def test_a_shard_ends_when_the_others_have_ended(jobs: Any) -> None:
     shard = _helper(jobs, {"gives": 40})
     assert not shard.is_over
@@ -249,10 +238,19 @@ def test_one_of_two_shards_that_end_together_ends_the_job(jobs: Any) -> None:
     assert [(shard.is_over, shard.feed.stays) for shard in job.shards] == [(True, True), (True, False)]
 
 
-def test_a_shard_that_gets_nothing_ends_after_a_minute(jobs: Any) -> None:
-    """Another one may be lost, which the record does not tell."""
-    shard = _helper(jobs, {"gives": 40})
-    shard.job.now += IDLE_SECONDS - 1
+@pytest.mark.parametrize(
+    ("told", "begun", "seconds"),
+    [
+        pytest.param({"gives": 40}, {0, 1}, IDLE_SECONDS, id="another may be lost"),
+        pytest.param({}, {1}, START_SECONDS, id="another has not begun"),
+    ],
+)
+def test_a_shard_that_gets_nothing_ends_in_time(
+    jobs: Any, told: dict[str, int], begun: set[int], seconds: float
+) -> None:
+    """A minute after its last task, since the record tells of no lost shard; sooner for one that has not begun."""
+    shard = _helper(jobs, told, begun=begun)
+    shard.job.now += seconds - 1
     shard.begin()
     assert not shard.is_over
     shard.job.now += 1

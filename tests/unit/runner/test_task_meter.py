@@ -58,6 +58,13 @@ def _result(number: int, seconds: float | None, *, is_final: bool = True, **used
     return TaskResult(number, _task(number), {}, None, usage=usage, is_final=is_final)
 
 
+def _end_twenty(meter: TaskMeter, clock: Clock) -> None:
+    """End twenty tasks of 10 s, one each 5 s."""
+    for number in range(20):
+        clock.advance(seconds=5)
+        meter.add(_result(number, 10.0))
+
+
 @pytest.fixture
 def clock() -> Clock:
     """Return a clock that stands."""
@@ -92,9 +99,7 @@ def test_the_range_counts_down_and_is_of_the_wall_clock(clock: Clock) -> None:
     """The record gets times of day, and the line on a terminal what is left."""
     pool = _Pool(2)
     meter = _meter(pool, 100, clock)
-    for number in range(20):
-        clock.advance(seconds=5)
-        meter.add(_result(number, 10.0))
+    _end_twenty(meter, clock)
     start = clock.now().timestamp()
     pool.tasks = [TaskAtWork(number, _task(number), 1, start - 5, None) for number in (20, 21)]
     meter.update()
@@ -113,9 +118,7 @@ def test_the_range_ends_with_the_tasks_that_may_follow(clock: Clock) -> None:
     """Eighty tasks of 10 s are left to two workers, and four times as many may be needed."""
     pool = _Pool(2)
     meter = _meter(pool, 100, clock, more=240)
-    for number in range(20):
-        clock.advance(seconds=5)
-        meter.add(_result(number, 10.0))
+    _end_twenty(meter, clock)
     meter.update()
     assert meter.left is not None
     assert 300 < meter.left.earliest <= 400
@@ -126,9 +129,7 @@ def test_helpers_take_their_part_of_what_waits(clock: Clock) -> None:
     """Six workers of other shards help two, and have five tasks of the shard at work."""
     pool = _Pool(2)
     meter = _meter(pool, 100, clock)
-    for number in range(20):
-        clock.advance(seconds=5)
-        meter.add(_result(number, 10.0))
+    _end_twenty(meter, clock)
     meter.elsewhere, meter.helpers = 5, 6
     meter.update()
     forecast, left = meter.measured()[1], meter.left
@@ -144,9 +145,7 @@ def test_a_forecast_stays_within_the_time_limit(clock: Clock, limit: float, is_l
     pool, events, start = _Pool(2), _Events(), clock.now().timestamp() + 100
     stops_at = start + limit
     meter = _meter(pool, 100, clock, events, stops_at=stops_at, on_late=lambda seconds: f"in {seconds:g} s")
-    for number in range(20):
-        clock.advance(seconds=5)
-        meter.add(_result(number, 10.0))
+    _end_twenty(meter, clock)
     for _ in range(2):
         pool.tasks = [TaskAtWork(number, _task(number), 1, start - 5, None) for number in (20, 21)]
         meter.update()
