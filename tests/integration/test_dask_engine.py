@@ -302,6 +302,24 @@ def test_the_first_tasks_come_to_all_workers_without_stealing(
     assert _ended(running)[0] == 0
 
 
+def test_a_worker_that_gets_the_code_late_gets_tasks_all_the_same(
+    private_dask_cluster: Callable[..., Cluster], start: Start, tmp_path: Path
+) -> None:
+    """Until it has the code, the other one runs a task, and holds none back that the late one could run."""
+    cluster = private_dask_cluster(2, DASK_DISTRIBUTED__SCHEDULER__WORK_STEALING="False")
+    with _client(cluster) as client:
+        client.wait_for_workers(2, timeout=PATIENCE)
+        _, late = max(client.run(os.getpid).items())  # of two that are idle, Dask gives the code to the first
+    noted = tmp_path / "calls"
+    os.kill(late, signal.SIGSTOP)
+    running = start(cluster, sets_of(2, calls=str(noted), gate=str(tmp_path / "gate")))
+    until(lambda: sum(calls(noted).values()) == 1, "the first task at work")
+    os.kill(late, signal.SIGCONT)
+    until(lambda: sum(calls(noted).values()) == 2, "both workers at work")
+    (tmp_path / "gate").touch()
+    assert _ended(running)[0] == 0
+
+
 def test_a_model_that_cannot_be_loaded_fails_the_job(dask_cluster: Cluster, tmp_path: Path) -> None:
     pool = _pool(dask_cluster, code(tmp_path / "code"), "nothing:here/baseline")
     with pytest.raises(ModelError, match="cannot be loaded: ModuleNotFoundError"):

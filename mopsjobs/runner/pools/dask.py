@@ -274,9 +274,6 @@ def _number(value: object) -> Any:
 FUTURES_PER_THREAD = 3
 """Futures per thread of the cluster: one runs, and with the others Dask sees a group that it may spread freely."""
 
-SPREAD_SECONDS = 2.0
-"""How long to wait until all workers have the code. Dask gives the first tasks to those that have it."""
-
 MAX_LOSSES = 3
 """Workers that are lost with a task, one after the other, at most: as many as Dask allows by default."""
 
@@ -378,8 +375,11 @@ class DaskPool:
         self._sent: dict[str, _SentTask] = {}
         self._saving: dict[str, Mapping[str, Any]] = {}
         """Answers of attempts whose last checkpoints are on their way."""
-        self._threads: Mapping[str, int] = {}
-        self._threads_read_at = -THREADS_SECONDS
+        self._spread: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        """Ends when all workers have the code."""
+        self._room = 0
+        """How many futures may be on the cluster."""
+        self._room_read_at = -THREADS_SECONDS
         self._lost_due = 0.0
 
     def run(self, tasks: NextTasks, *, wake_seconds: float = 0.5) -> Generator[TaskResult | None, None, None]:
@@ -394,12 +394,12 @@ class DaskPool:
                 description: Future[Any] = client.submit(eval, DESCRIBE, {"code": code}, pure=False)
                 self._checkpoints.subscribe(client)
             self._description = call_in_thread(description.result)
-            yield from self._read_threads(client, wake_seconds)
+            self._spread = call_in_thread(client.replicate, [code])
+            self._spread.add_done_callback(lambda _done: self._ended.put(""))
             if self._has_checkpoints:
                 yield from self._await_description(wake_seconds)
-            yield from self._spread(client, code, wake_seconds)
             while True:
-                yield from self._read_threads(client, wake_seconds)
+                yield from self._read_room(client, code, wake_seconds)
                 self._hand_out(client, code)
                 self._pass_on_description(0.0 if self._sent else CLOSE_SECONDS)
                 if not self._sent and (self._runner.kept is not None or self._queue.is_over):
@@ -430,29 +430,30 @@ class DaskPool:
             with contextlib.suppress(Exception, asyncio.CancelledError):  # the run goes on without it
                 self._send_message({"environment": answer.result()})
 
-    def _read_threads(self, client: Client, wake_seconds: float) -> Generator[None, None, None]:
-        """Read now and then how many threads the cluster has: workers come and go."""
-        now = time.monotonic()
-        if now - self._threads_read_at >= THREADS_SECONDS:
-            with self._translate_errors(client):
-                threads = yield from wait_for(call_in_thread(client.nthreads), wake_seconds)
-            self._threads = threads
-            self._threads_read_at = time.monotonic()
+    def _read_room(
+        self, client: Client, code: Future[dict[str, Any]], wake_seconds: float
+    ) -> Generator[None, None, None]:
+        """Read now and then how many threads the cluster has: workers come and go.
 
-    def _spread(self, client: Client, code: Future[dict[str, Any]], wake_seconds: float) -> Generator[None, None, None]:
-        """Bring the code to all workers before the first tasks, which are too few for Dask to spread them.
-
-        It would give all of them to the worker that has the code. The others may steal there, but not while the
-        scheduler takes that worker for idle. It may do so for as long as the first task runs.
+        Until all workers have the code, each thread of those that have it gets one task. The first tasks are too few
+        for Dask to spread them: it would give all of them to the worker that has the code. The others may steal there,
+        but not while the scheduler takes that worker for idle. It may do so for as long as the first task runs. A
+        worker that does not answer has no code, and the others go on without it.
         """
-        spread = call_in_thread(client.replicate, [code])
-        until = time.monotonic() + SPREAD_SECONDS
-        while self._threads and not spread.done() and time.monotonic() < until:
-            concurrent.futures.wait([spread], min(wake_seconds, SPREAD_SECONDS))
-            yield None
+        is_spread = self._spread.done()
+        if is_spread and time.monotonic() - self._room_read_at < THREADS_SECONDS:
+            return
+        with self._translate_errors(client):
+            threads = yield from wait_for(call_in_thread(client.nthreads), wake_seconds)
+            if not is_spread:
+                (holders,) = (yield from wait_for(call_in_thread(client.who_has, [code]), wake_seconds)).values()
+                threads = {worker: threads[worker] for worker in threads.keys() & holders}
+        self._room = sum(threads.values()) * (FUTURES_PER_THREAD if is_spread else 1)
+        if is_spread:
+            self._room_read_at = time.monotonic()
 
     def _hand_out(self, client: Client, code: Future[dict[str, Any]]) -> None:
-        while self._runner.kept is None and len(self._sent) < max(1, FUTURES_PER_THREAD * sum(self._threads.values())):
+        while self._runner.kept is None and len(self._sent) < max(1, self._room):
             following = self._queue.next_prepared(self._prepare)
             if following is None:
                 return
