@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeGuard
 
-SECONDS = 5.0
+SECONDS = 30.0
+"""How long git may take. It reads from a network drive, perhaps."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?", re.ASCII)
 

@@ -16,7 +16,7 @@ from mopsjobs.cache.job_row import JobRow
 from mopsjobs.cache.pruning import is_pruned
 from mopsjobs.store.base import Versioned
 
-PATIENCE_SECONDS = 1.0
+PATIENCE_SECONDS = 5.0
 """How long a command waits for other writers of the cache. The next sync brings the record anyway."""
 
 
