@@ -26,10 +26,12 @@ MAX_LAST_CHARACTERS = 1500
 """Of the last messages of a runner that go into a record, which should stay small."""
 
 PROBE_SECONDS = 1.0
-"""How long a runner tries to get its lock.
+"""How long a runner tries to get its lock, if a runner seems to have it.
 
-A process that checks for a runner holds the lock for an instant. So does a worker that is just being started, if its
-runner is killed meanwhile."""
+A worker that is just being started holds it for an instant, if its runner is killed meanwhile."""
+
+PROBES = 60
+"""How often it tries again, if a process that checks for a runner has it. On a busy machine, that may take a while."""
 
 
 class LocalEngine:
@@ -215,11 +217,16 @@ def shard_lock(directory: JobDir, job_id: str, shard: int) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    lock = FileLock(directory.lock_file(shard), mode=0o600, timeout=PROBE_SECONDS)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise JobBusyError(f"Another runner of job {job_id} is at work on this machine.", job_id=job_id) from None
+    path = directory.lock_file(shard)
+    lock = FileLock(path, mode=0o600, timeout=PROBE_SECONDS)
+    for left in reversed(range(PROBES)):
+        try:
+            lock.acquire()
+            break
+        except Timeout:
+            if _is_held(path) or not left:
+                problem = f"Another runner of job {job_id} is at work on this machine."
+                raise JobBusyError(problem, job_id=job_id) from None
     try:
         yield
     finally:
@@ -227,15 +234,17 @@ def shard_lock(directory: JobDir, job_id: str, shard: int) -> Iterator[None]:
 
 
 def _is_held(path: Path) -> bool:
-    from filelock import FileLock, Timeout
+    """Return whether a runner has a lock. Processes that look at once share it, and do not take each other for one."""
+    import fcntl  # here: Windows has none, and no runner
 
     try:
-        with FileLock(path, mode=0o600, timeout=0):
-            return False
-    except Timeout:
+        with open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
         return True
     except OSError:  # the lock is another user's, or was deleted
-        return False
+        pass
+    return False
 
 
 def _is_running(directory: JobDir) -> bool:
