@@ -56,8 +56,8 @@ def _write_script(path: Path, source: bytes) -> Path:
 LOAD_SECONDS = 30.0
 """How long a function may take to load. A slower one is not checked."""
 
-EXIT_SECONDS = 1.0
-"""How long a process that has closed its output may take to end."""
+EXIT_SECONDS = 10.0
+"""How long a process that has closed its output may take to end. After that, it counts as killed."""
 
 WAKE_SECONDS = 0.5
 """How often a wait looks whether it is over."""
@@ -160,8 +160,8 @@ def _read_line(stream: IO[bytes], is_over: Callable[[], bool]) -> bytes | None:
     return line
 
 
-SECONDS = 20.0
-"""How long it may take. A busy network drive has taken most of it."""
+SECONDS = 60.0
+"""How long it may take. A busy network drive has taken 20 s."""
 
 SOURCE = WORKER.with_name("interpreter_script.py").read_text("utf-8")
 

@@ -134,16 +134,17 @@ class EventLog:
             if is_first or self._bytes >= self._flush_bytes:
                 self._writer.changed.notify()
 
-    def close(self, seconds: float | None = None) -> bool:
+    def close(self, seconds: float | None = None, longest: float | None = None) -> bool:
         """Write what waits. Closing twice is harmless.
 
         Args:
             seconds: how long to write, at most; None: `CLOSE_SECONDS`.
+            longest: the same while the store takes events, only slowly; None: no longer.
 
         Returns:
             True if everything is written.
         """
-        return self._writer.close(CLOSE_SECONDS if seconds is None else seconds)
+        return self._writer.close(CLOSE_SECONDS if seconds is None else seconds, longest)
 
     def _count(self) -> int:
         return len(self._logs) + len(self._others)

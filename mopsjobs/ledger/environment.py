@@ -144,8 +144,12 @@ def _text(value: object) -> str | None:
 
 log = logging.getLogger(__name__)
 
-CLOSE_SECONDS = 5.0
-"""How long the end of a run waits for a description, at most. It takes a tenth of a second."""
+DESCRIPTION_SECONDS = 90.0
+"""How long to wait for a description, at most: longer than its process may take. It takes a tenth of a second, but on a
+busy network drive many. Without it, checkpoints would count as those of other packages."""
+
+STOP_SECONDS = 5.0
+"""The same at the end of a run that was told to stop."""
 
 
 @dataclasses.dataclass
@@ -193,15 +197,15 @@ class EnvironmentNotes:
     def packages(self) -> str | None:
         """Return the digest of the interpreter's kind and version, without its last part, and of all packages.
 
-        It waits a moment for the description, but not for the store. None if there is none.
+        It waits for the description, but not for the store. None if there is none.
         """
         if self._threads:
-            self._is_described.wait(CLOSE_SECONDS)
+            self._is_described.wait(DESCRIPTION_SECONDS)
         return self._packages
 
-    def close(self) -> None:
-        """Wait a moment for the notes that are under way. Closing twice is harmless."""
-        until = time.monotonic() + CLOSE_SECONDS
+    def close(self, seconds: float = DESCRIPTION_SECONDS) -> None:
+        """Wait for the notes that are under way, for some seconds at most. Closing twice is harmless."""
+        until = time.monotonic() + seconds
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
 

@@ -13,7 +13,7 @@ import itertools
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from mopsjobs.bundles.extraction import BundleError
@@ -31,7 +31,7 @@ from mopsjobs.errors import (
 from mopsjobs.events.format import LOG, RUNNER, STATE
 from mopsjobs.events.writer import EventLog, state_fields
 from mopsjobs.ledger.attempt import Outcome
-from mopsjobs.ledger.environment import EnvironmentNotes
+from mopsjobs.ledger.environment import DESCRIPTION_SECONDS, STOP_SECONDS, EnvironmentNotes
 from mopsjobs.ledger.writer import Ledger
 from mopsjobs.registry import transitions
 from mopsjobs.registry.job_registry import JobRegistry
@@ -77,6 +77,9 @@ WAIT_SECONDS = 0.2
 
 SOON_SECONDS = 1.0
 """How long an attempt at a task of a growing job waits for others in its chunk: its client may wait for it."""
+
+LAST_EVENTS_SECONDS = 60.0
+"""How long the last events may take into a store that takes them slowly."""
 
 
 def run_shard(
@@ -188,28 +191,28 @@ class _Run:
 
     def run(self) -> ShardResult:
         """Run tasks until the shard is done, the job has ended, or a signal stops the run."""
-        with contextlib.closing(self._events):
-            try:
-                return self._run()
-            except TRANSIENT_ERRORS:
-                if self._retry.is_stopping:
-                    return ShardResult(None, *self._counts.snapshot(), is_done=False)
-                raise
-            except (ModelError, BundleError, StoreError) as error:
-                self._fail(error)
-                raise
-            except OSError as error:
-                problem = EngineError(f"This machine cannot run the job in {self._directory.path}: {error}.")
-                self._fail(problem)
-                raise problem from None
-            finally:
-                self._reporter.stop()
+        try:
+            return self._run()
+        except TRANSIENT_ERRORS:
+            if self._retry.is_stopping:
+                return ShardResult(None, *self._counts.snapshot(), is_done=False)
+            raise
+        except (ModelError, BundleError, StoreError) as error:
+            self._fail(error)
+            raise
+        except OSError as error:
+            problem = EngineError(f"This machine cannot run the job in {self._directory.path}: {error}.")
+            self._fail(problem)
+            raise problem from None
+        finally:
+            self._reporter.stop()
+            self._events.close(longest=None if self._retry.is_stopping else LAST_EVENTS_SECONDS)
 
     def _run(self) -> ShardResult:
         self._early = FailEarly(self._shard, self._manifest.tasks_total, self._counts, self._reporter, self._retry)
         with contextlib.closing(self._ledger):
             try:
-                with contextlib.closing(self._notes):
+                with self._closing_notes():
                     is_done = self._run_tasks()
             finally:
                 if self._growing is not None:
@@ -235,6 +238,13 @@ class _Run:
             self._on_log(f"{self._early.end.reason}.")
             self._events.emit(RUNNER, text=self._early.end.reason)
         return self._finish(is_done=is_done)
+
+    @contextlib.contextmanager
+    def _closing_notes(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            self._notes.close(STOP_SECONDS if self._retry.is_stopping else DESCRIPTION_SECONDS)
 
     def _note_report(self, sent_at: str, reported_at: str | None) -> None:
         """Note a report on this machine, and a signal that stops the run.
@@ -781,7 +791,7 @@ class _Run:
 
         reducer = Reducer(self._manifest, self._store, self._retry, self._events, self._on_log, open_reduce_pool)
         try:
-            with contextlib.closing(self._notes):
+            with self._closing_notes():
                 return reducer.run(is_over)
         finally:
             self._reporter.waits_for = None

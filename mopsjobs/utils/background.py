@@ -108,13 +108,18 @@ class BackgroundWriter(Generic[T]):
             self.failure = error
             self._away_until = self._clock() + self._backoff.next_delay()
 
-    def close(self, seconds: float) -> bool:
-        """Write what waits, for some seconds at most. Return True if all is written. Closing twice is harmless."""
+    def close(self, seconds: float, longest: float | None = None) -> bool:
+        """Write what waits. Return True if all is written. Closing twice is harmless.
+
+        Args:
+            seconds: how long to write, at most, if a write fails.
+            longest: the same while all writes succeed; None: `seconds`, too.
+        """
         with self.changed:
             self.is_closing = True
             self._give_up_at = min(self._give_up_at, self._clock() + seconds)
             self.changed.notify_all()
-        return self.join(max(0.0, seconds)) and not self._has_given_up
+        return self.join(max(0.0, seconds if longest is None else longest)) and not self._has_given_up
 
     def join(self, seconds: float | None = None) -> bool:
         """Wait for the end of the threads, for some seconds at most. Return whether they have ended."""

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from mopsjobs.api.checkpoint import Checkpoint
+from mopsjobs.engines import model_process
 from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.ledger.attempt import Resumed
 from mopsjobs.ledger.environment import EnvironmentNotes
@@ -21,7 +22,7 @@ from mopsjobs.runner.pools.base import Assignment, TaskQueue
 from mopsjobs.store.base import Versioned, VersionedStore, VersionToken
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.studies.study import Task
-from support.runs import sets_of, study
+from support.runs import PATIENCE, sets_of, study
 
 (TASK,) = study(sets_of(1)).tasks()
 
@@ -270,14 +271,31 @@ def test_few_checkpoints_are_fetched_at_once(tmp_path: Path, monkeypatch: pytest
     assert sorted(found) == sorted((task, True) for task in saved)
 
 
-def test_the_digest_of_packages_does_not_wait_for_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_digest_of_packages_waits_as_long_as_an_interpreter_may_take() -> None:
+    """Without it, the checkpoints of a machine that reads from a slow drive would be those of other packages."""
+    gate, waits = threading.Event(), list[float | None]()
+
+    class Described(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waits.append(timeout)
+            gate.set()
+            return super().wait(PATIENCE)
+
+    notes = EnvironmentNotes("job", InMemoryVersionedStore(), InMemoryVersionedStore())
+    notes._is_described = Described()
+    notes.describe(lambda: gate.wait(PATIENCE) and {"python": "3.12"})
+    assert notes.packages() is not None
+    assert min(seconds for seconds in waits if seconds) > model_process.SECONDS
+    notes.close()
+
+
+def test_the_digest_of_packages_does_not_wait_for_the_store() -> None:
     """The runner asks for it in its loop."""
-    monkeypatch.setattr("mopsjobs.ledger.environment.CLOSE_SECONDS", 60.0)
     gate = threading.Event()
 
     class Hanging(InMemoryVersionedStore):
         def create_if_absent(self, key: str, value: bytes) -> VersionToken | None:
-            gate.wait(30.0)
+            gate.wait(PATIENCE)
             return super().create_if_absent(key, value)
 
     notes = EnvironmentNotes("job", Hanging(), InMemoryVersionedStore())

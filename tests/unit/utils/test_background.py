@@ -91,6 +91,16 @@ def test_an_item_is_given_up_when_the_time_of_close_is_over() -> None:
     assert not owner.writer.close(0.0)
 
 
+def test_slow_writes_get_the_time_at_the_end_that_failures_do_not_get() -> None:
+    gate, written = threading.Event(), list[int]()
+    owner = Owner(lambda item: written.append(item) if gate.wait(PATIENCE) else None)
+    owner.give(1, 2)
+    assert not owner.writer.close(0.0)
+    gate.set()
+    assert owner.writer.close(0.0, PATIENCE)
+    assert written == [1, 2]
+
+
 def test_kept_items_do_not_wait_for_the_end_of_an_outage() -> None:
     """One attempt is enough until the pause is over."""
     kept: list[int] = []
@@ -115,6 +125,6 @@ def test_a_writer_that_is_closed_at_once_makes_no_further_attempt() -> None:
     owner = Owner(write, first_pause=PATIENCE, clock=lambda: 0.0, wait=lambda changed, seconds: changed.wait(seconds))
     owner.give(1)
     assert attempts.acquire(timeout=PATIENCE)
-    assert not owner.writer.close(0.0)
+    assert not owner.writer.close(0.0, PATIENCE)
     assert owner.writer.join(PATIENCE)
     assert not attempts.acquire(blocking=False)
