@@ -277,7 +277,15 @@ def _patient_stores(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
 
     Commands and runners that the test starts do so too.
     """
-    if {"azurite", "dynalite", "s3"} & {mark.name for mark in request.node.iter_markers()}:
+    marks = {mark.name for mark in request.node.iter_markers()}
+    if "dask" in marks:
+        from mopsjobs.engines import dask
+        from support.runs import PATIENCE
+
+        patient = f"import mopsjobs.engines.dask as engine; engine.CONNECT_SECONDS = {PATIENCE}; importlib"
+        monkeypatch.setattr(dask, "_START", dask._START.replace(" importlib.", f" {patient}.", 1))
+        monkeypatch.setattr(dask, "START_SECONDS", PATIENCE)
+    if {"azurite", "dynalite", "s3"} & marks:
         from support.cli import command
         from support.runs import PATIENCE
         from support.servers import PATIENT_COMMAND
@@ -568,7 +576,16 @@ def bench(line: LineStore, registry: JobRegistry, model: Path, tmp_path: Path) -
 
 
 @pytest.fixture
-def api() -> Iterator[Api]:
+def patient_clusters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait long for a cluster of a test: on a busy machine, it answers some requests after seconds."""
+    from support.runs import PATIENCE
+
+    for name in ("CONNECT_SECONDS", "READ_SECONDS"):
+        monkeypatch.setattr(f"mopsjobs.engines.kubernetes.client.{name}", PATIENCE)
+
+
+@pytest.fixture
+def api(patient_clusters: None) -> Iterator[Api]:
     """Yield an API server with nothing in it."""
     from support.kubernetes import Api
 

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 CONNECT_SECONDS = 4.0
 """How long a scheduler may take to answer: a command fails within 5 seconds when the network is gone."""
 
-START_SECONDS = 20.0
-"""How long the child process may take to start and to import the library."""
+START_SECONDS = 60.0
+"""How long the child process may take to start and to import the library, from a busy network drive too."""
 
 SCHEDULER_VARIABLE = "DASK_SCHEDULER_ADDRESS"
 """The variable of Dask for the address."""
@@ -247,12 +247,12 @@ def main() -> None:
     """Run the child process of `check_scheduler`."""
     parent = Parent()
     with run_as_child(parent):
-        connect(parent.receive()["scheduler"]).close()
+        connect(parent.receive()["scheduler"], CONNECT_SECONDS).close()
         parent.send({"answers": True})
 
 
-def connect(url: str) -> Client:
-    """Return a client of the scheduler, to be closed by the caller.
+def connect(url: str, seconds: float) -> Client:
+    """Return a client of the scheduler, to be closed by the caller. The scheduler has to answer within `seconds`.
 
     Raises:
         UsageError: if the library is not installed.
@@ -271,7 +271,7 @@ def connect(url: str) -> Client:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of versions that differ: that matters only if something fails
-            return Client(url, timeout=CONNECT_SECONDS, set_as_default=False, name="mops-jobs")
+            return Client(url, timeout=seconds, set_as_default=False, name="mops-jobs")
     except (OSError, TimeoutError) as error:
         raise EngineUnavailableError(
             f"The Dask scheduler {url} does not answer: {_root_cause(error)}.",

@@ -119,7 +119,7 @@ def test_a_runner_that_was_started_elsewhere_is_asked_about(desk: Desk) -> None:
     kill(desk.runner())
     gate.touch()
     desk.ok("resume", "job", "--yes", XDG_STATE_HOME=elsewhere)
-    assert desk.ended() == "succeeded"
+    until(lambda: record(desk.jobs).status == "succeeded", "the end of the job")
     assert sum(calls(noted).values()) == 4
 
 

@@ -68,11 +68,10 @@ def test_a_task_whose_dask_worker_dies_goes_on_from_its_last_checkpoint(
     sets = sets_of(1, steps=str(tmp_path / "steps"), steps_total=50, gates={"34": str(gate)})
     bench.given(sets)
     run = begin(bench.work, scheduler=cluster.url, policy=RetryPolicy(0))
-    until(lambda: run.done() or "30" in _saved(tmp_path / "job"), "its checkpoint")
-    assert not run.done(), run.result()
+    until(lambda: "30" in _saved(tmp_path / "job"), "its checkpoint", run)
     cluster.add_worker()
     cluster.kill(1)
-    until(lambda: steps_of(tmp_path / "steps")[0].count(34) > 1, "its next attempt")
+    until(lambda: steps_of(tmp_path / "steps")[0].count(34) > 1, "its next attempt", run)
     gate.touch()
     ran, _ = run.result()
     assert ran.status == "succeeded"

@@ -71,7 +71,7 @@ def dask_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Yield a scheduler and two workers for all tests that leave them alive."""
     with closing(Cluster(tmp_path_factory.mktemp("dask"), 2)) as made:
         with _client(made) as client:
-            client.wait_for_workers(2, timeout=PATIENCE)
+            made.wait(client, 2)
         yield made
 
 
@@ -85,7 +85,7 @@ def private_dask_cluster(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
 
 @contextlib.contextmanager
 def _client(cluster: Cluster) -> Iterator[Client]:
-    with Client(cluster.url, set_as_default=False) as client:
+    with Client(cluster.url, timeout=PATIENCE, set_as_default=False) as client:
         yield client
 
 
@@ -294,10 +294,10 @@ def test_the_first_tasks_come_to_all_workers_without_stealing(
     """A scheduler that was left by a dead client may take a worker with two tasks for idle. None steals from it."""
     cluster = private_dask_cluster(2, DASK_DISTRIBUTED__SCHEDULER__WORK_STEALING="False")
     with _client(cluster) as client:
-        client.wait_for_workers(2, timeout=PATIENCE)
+        cluster.wait(client, 2)
     noted = tmp_path / "calls"
     running = start(cluster, sets_of(tasks, calls=str(noted), gate=str(tmp_path / "gate")))
-    until(lambda: sum(calls(noted).values()) == 2, "both workers at work")
+    until(lambda: sum(calls(noted).values()) == 2, "both workers at work", running)
     (tmp_path / "gate").touch()
     assert _ended(running)[0] == 0
 
@@ -308,14 +308,14 @@ def test_a_worker_that_gets_the_code_late_gets_tasks_all_the_same(
     """Until it has the code, the other one runs a task, and holds none back that the late one could run."""
     cluster = private_dask_cluster(2, DASK_DISTRIBUTED__SCHEDULER__WORK_STEALING="False")
     with _client(cluster) as client:
-        client.wait_for_workers(2, timeout=PATIENCE)
+        cluster.wait(client, 2)
         _, late = max(client.run(os.getpid).items())  # of two that are idle, Dask gives the code to the first
     noted = tmp_path / "calls"
     os.kill(late, signal.SIGSTOP)
     running = start(cluster, sets_of(2, calls=str(noted), gate=str(tmp_path / "gate")))
-    until(lambda: sum(calls(noted).values()) == 1, "the first task at work")
+    until(lambda: sum(calls(noted).values()) == 1, "the first task at work", running)
     os.kill(late, signal.SIGCONT)
-    until(lambda: sum(calls(noted).values()) == 2, "both workers at work")
+    until(lambda: sum(calls(noted).values()) == 2, "both workers at work", running)
     (tmp_path / "gate").touch()
     assert _ended(running)[0] == 0
 
@@ -340,9 +340,9 @@ def test_a_dask_worker_killed_costs_its_tasks_a_retry(
     cluster = private_dask_cluster(0)
     running = start(cluster, sets_of(8, calls=str(noted), gate=str(gate)))
     cluster.add_worker()
-    until(lambda: sum(calls(noted).values()) == 1, "the first worker at work")
+    until(lambda: sum(calls(noted).values()) == 1, "the first worker at work", running)
     cluster.add_worker()
-    until(lambda: sum(calls(noted).values()) == 2, "the second worker at work")
+    until(lambda: sum(calls(noted).values()) == 2, "the second worker at work", running)
     cluster.kill(1)
     gate.touch()
     assert _ended(running)[0] == 0
@@ -381,7 +381,7 @@ def test_a_scheduler_that_goes_away_ends_the_run_and_another_goes_on(
         one["gate"] = str(gate)
     lost = private_dask_cluster(1)
     running = start(lost, sets)
-    until(lambda: len(results(local_store)) == 4, "what is done to be stored")
+    until(lambda: len(results(local_store)) == 4, "what is done to be stored", running)
     lost.kill(0)
     code_, err = _ended(running)
     assert code_ == 143
@@ -420,7 +420,7 @@ def test_a_scheduler_that_says_nothing_holds_nobody_up(
     local_registry.register_job("job", tasks_total=len(sets))
     with ThreadPoolExecutor(1) as threads:
         running = threads.submit(work, local_store, local_registry, tmp_path / "job", scheduler=cluster.url)
-        until(lambda: sum(calls(noted).values()) == 1, "the worker at work")
+        until(lambda: sum(calls(noted).values()) == 1, "the worker at work", running)
         cluster.halt_scheduler()
         local_registry.cancel_job("job")
         ran, _ = running.result(PATIENCE)
@@ -435,7 +435,7 @@ def test_a_job_that_is_stopped_leaves_nothing_on_the_cluster(
     kept = "dask-scratch-space/*/mops-jobs-*"
     others = set(dask_cluster.directory.glob(kept))  # of runners that were killed in other tests: for a minute
     running = start(dask_cluster, sets_of(12, calls=str(noted), gate=str(tmp_path / "never")))
-    until(lambda: sum(calls(noted).values()) == 2, "both workers at work")
+    until(lambda: sum(calls(noted).values()) == 2, "both workers at work", running)
     assert set(dask_cluster.directory.glob(kept)) - others
     if how == "cancelled":
         local_registry.cancel_job("job")
@@ -455,7 +455,7 @@ def test_a_runner_that_is_lost_with_its_machine_leaves_no_task_at_work(
     """Nothing tells its attempts to stop. They see that the scheduler has released them: others need their threads."""
     noted = tmp_path / "calls"
     running = start(dask_cluster, sets_of(2, calls=str(noted), gate=str(tmp_path / "never")))
-    until(lambda: sum(calls(noted).values()) == 2, "both workers at work")
+    until(lambda: sum(calls(noted).values()) == 2, "both workers at work", running)
     for pid in (*_children(running.pid), running.pid):
         os.kill(pid, signal.SIGKILL)
     _ended(running)
@@ -489,7 +489,7 @@ def test_the_client_of_a_runner_has_none_of_its_secrets(
     cli.env |= {**HELD, "MOPS_JOBS_MODEL_ENV": ",".join(HELD)}
     noted = tmp_path / "calls"
     running = start(dask_cluster, sets_of(2, calls=str(noted), gate=str(tmp_path / "gate")))
-    until(lambda: sum(calls(noted).values()) == 2, "both workers at work")
+    until(lambda: sum(calls(noted).values()) == 2, "both workers at work", running)
     (child,) = _children(running.pid)
     held = Path(f"/proc/{running.pid}/environ").read_bytes()
     assert all(f"{name}=held-{name}".encode() in held for name in HELD)
@@ -531,7 +531,7 @@ def test_a_client_refuses_a_process_that_holds_secrets(
         monkeypatch.setenv(name, value)
         cli.env[name] = value
     with pytest.raises(EngineError, match="may not run in a process that holds secrets"):
-        connect(dask_cluster.url)
+        connect(dask_cluster.url, PATIENCE)
     cli.ok(*seir, "--job-id", "job", "--engine", "dask", "--scheduler", dask_cluster.url)
     assert _end(local_registry, "job") == "succeeded"
 

@@ -6,10 +6,12 @@ import contextlib
 import json
 import sqlite3
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mopsjobs.engines.job_dir import JobDir
+from mopsjobs.engines.runner_process import read_note
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 from support.cli import Cli, Clock, Ran, command, environment, run_in
@@ -59,9 +61,21 @@ class Desk:
     def ended(self, job_id: str = "job") -> str:
         """Return the status of the job, when it has ended and its runner has too."""
         self.launched.add(job_id)
-        until(lambda: (state := self.jobs.get_job(job_id)) and state.is_terminal, f"job {job_id} to end")
+        self.until(lambda: (state := self.jobs.get_job(job_id)) and state.is_terminal, f"job {job_id} to end", job_id)
         until(lambda: not is_alive(self.runner(job_id)), "its runner to end")
         return record(self.jobs, job_id).status
+
+    def until(self, condition: Callable[[], Any], what: str, job_id: str = "job") -> Any:
+        """Look until `condition` holds. Fails when the runner of the job has ended before, with what it said."""
+
+        def end() -> str | None:
+            directory = JobDir.for_job(job_id, self.env)
+            pid = read_note(directory.runner).get("pid")
+            if not isinstance(pid, int) or is_alive(pid):
+                return None
+            return f"its runner has ended: {directory.log.read_text()}"
+
+        return until(condition, what, end)
 
     def runner(self, job_id: str = "job") -> int:
         """Return the process of the job's runner."""

@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from mopsjobs.runner.shard import ShardResult, TaskProgress
     from mopsjobs.store.base import VersionedStore
     from support.cli import LineStore
+
+Worker = subprocess.Popen[Any] | Future[Any] | Callable[[], "str | None"]
+"""A process or a thread that a test waits for, or a function that returns how one has ended."""
 
 PATIENCE = 300.0
 """Seconds after which what is waited for counts as never to come, also on a slow and busy machine."""
@@ -116,19 +120,42 @@ def simulate(params, seed):
 '''
 
 
-def until(condition: Callable[[], Any], what: str = "it") -> Any:
+def until(condition: Callable[[], Any], what: str = "it", *workers: Worker) -> Any:
     """Look until `condition` holds, and return what it gave. Fails when that takes too long.
 
     A look may be a request to a server. On few cores, many of them delay what is waited for.
+
+    Args:
+        condition: what is waited for.
+        what: its name.
+        workers: those that bring it about. When one has ended, this fails at once, with what it said.
     """
     end = time.monotonic() + PATIENCE
     pause = 0.01
     while time.monotonic() < end:
+        ends = [text for worker in workers if (text := end_of(worker)) is not None]
         if found := condition():
             return found
+        assert not ends, f"no {what}, and {ends}"
         time.sleep(pause)
         pause = min(1.2 * pause, 0.05)
     raise AssertionError(f"waited {PATIENCE:g} s for {what}")
+
+
+def end_of(worker: Worker) -> str | None:
+    """Return how a process has ended, and what it said on stderr if that is a pipe; None if it has not."""
+    if isinstance(worker, Future):
+        return f"it returned {worker.result()}" if worker.done() else None
+    if not isinstance(worker, subprocess.Popen):
+        return worker()
+    if worker.poll() is None:
+        return None
+    said = b""
+    if worker.stderr is not None:
+        os.set_blocking(worker.stderr.fileno(), False)  # what it has started may hold the pipe
+        with contextlib.suppress(BlockingIOError):
+            said = os.read(worker.stderr.fileno(), 2**20)
+    return f"{worker.args} ended with {worker.returncode}: {said.decode(errors='replace')}"
 
 
 def code(directory: Path, source: str = MODEL) -> Path:

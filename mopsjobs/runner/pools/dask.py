@@ -30,6 +30,7 @@ from mopsjobs.engines.model_process import SOURCE as INTERPRETER_SOURCE
 from mopsjobs.engines.model_process import WORKER_SOURCE
 from mopsjobs.errors import EngineError, EngineUnavailableError
 from mopsjobs.ledger.attempt import NO_USAGE, Outcome, Resumed, Usage
+from mopsjobs.ledger.environment import DESCRIPTION_SECONDS
 from mopsjobs.ledger.retry_policy import MAX_RETRIES, OUT_OF_MEMORY, RetryPolicy
 from mopsjobs.runner.checkpoints import EVERY_VARIABLE, EXIT_VARIABLE, NEW, Checkpoints, directory_name
 from mopsjobs.runner.pools import process
@@ -283,6 +284,9 @@ THREADS_SECONDS = 1.0
 IDLE_SECONDS = 0.05
 """How often the runner is asked for a task while none is at work: the client of a growing job may wait."""
 
+SCHEDULER_SECONDS = 60.0
+"""How long a scheduler may take to answer: a busy one answers late, and a run has time."""
+
 CLOSE_SECONDS = 1.0
 """How long the client may take to close."""
 
@@ -385,7 +389,7 @@ class DaskPool:
     def run(self, tasks: NextTasks, *, wake_seconds: float = 0.5) -> Generator[TaskResult | None, None, None]:
         """Run the tasks; see `Pool.run`."""
         self._queue = TaskQueue(tasks, self._policy, MAX_RETRIES)
-        client = connect(self._scheduler)
+        client = connect(self._scheduler, SCHEDULER_SECONDS)
         try:
             key = f"mops-jobs-code-{self._id}"
             with self._translate_errors(client), warnings.catch_warnings():
@@ -397,12 +401,13 @@ class DaskPool:
             self._spread = call_in_thread(client.replicate, [code])
             self._spread.add_done_callback(lambda _done: self._ended.put(""))
             if self._has_checkpoints:
-                yield from self._await_description(wake_seconds)
+                yield from self._await_description(wake_seconds, math.inf)
             while True:
                 yield from self._read_room(client, code, wake_seconds)
                 self._hand_out(client, code)
-                self._pass_on_description(0.0 if self._sent else CLOSE_SECONDS)
+                self._pass_on_description(0.0)
                 if not self._sent and (self._runner.kept is not None or self._queue.is_over):
+                    yield from self._await_description(wake_seconds, DESCRIPTION_SECONDS)
                     return
                 most = wake_seconds if self._sent else IDLE_SECONDS
                 pause = min(self._queue.seconds_to_next() or most, most)
@@ -416,9 +421,10 @@ class DaskPool:
         finally:
             self._close(client)
 
-    def _await_description(self, wake_seconds: float) -> Generator[None, None, None]:
-        """Wait for the description of the interpreter: checkpoints are bound to it."""
-        while self._description is not None:
+    def _await_description(self, wake_seconds: float, seconds: float) -> Generator[None, None, None]:
+        """Wait for the description of the interpreter until the runner is to stop: checkpoints are bound to it."""
+        until = time.monotonic() + seconds
+        while self._description is not None and self._runner.kept is None and time.monotonic() < until:
             yield None
             self._pass_on_description(wake_seconds)
 

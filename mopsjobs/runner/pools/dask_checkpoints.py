@@ -38,7 +38,7 @@ LOST = "no-worker"
 """The state of a bound attempt whose worker is gone, as the scheduler names it."""
 
 FETCH_SECONDS = 60.0
-"""How long to wait for the last checkpoint of an attempt that has ended."""
+"""How long to wait for the next piece of the last checkpoint of an attempt that has ended."""
 
 # `eval` of a text: neither workers nor scheduler need to import mops-jobs. Two threads may both compile the module;
 # `setdefault` makes both use the first one.
@@ -256,6 +256,9 @@ class DaskCheckpoints:
                     if not piece:  # there is a later one, or the worker is gone
                         return False
                     file.write(piece)
+                    attempt = self._attempts.get(key)
+                    if attempt is not None and attempt.gives_up_at is not None:
+                        attempt.gives_up_at = time.monotonic() + FETCH_SECONDS
             with tarfile.open(path, encoding="utf-8") as tar:
                 tar.extractall(target, filter="data")
         except (OSError, tarfile.TarError):
