@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-START_SECONDS = 60
+START_SECONDS = 300
 
 PORTS = range(15_000, 30_000)
 """Ports that servers get. Linux by itself gives none of them away: not to a connection, and not to another server that

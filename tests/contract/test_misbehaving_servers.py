@@ -14,6 +14,7 @@ from mopsjobs.errors import MopsJobsError, StoreAccessError, StoreError, StoreUn
 from mopsjobs.store import network, pacer
 from support.doubles import RecordingSleep
 from support.replies import HANG_UP, SILENT, Reply, playing, saying
+from support.runs import until
 from support.services import (
     IN_AZURE,
     IN_DYNAMODB,
@@ -145,12 +146,14 @@ def test_a_server_that_accepts_and_never_answers_is_given_up(
 ) -> None:
     """Tried once: the budget, shortened here, is spent by then."""
     monkeypatch.setattr(network, "BUDGET_SECONDS", 1.5)
+    monkeypatch.setattr(network, "name_server_answers", lambda *_: True)
     with playing(SILENT) as (port, requests):
         aws(port)
         with contextlib.closing(service.open(port=port, sleep=RecordingSleep(), clock=time.monotonic)) as store:
             with pytest.raises(StoreUnavailableError, match="no answer in time") as caught:
                 (service.writes | service.reads)[operation](store)
             assert (caught.value.sent, caught.value.silent) == (True, True)
+            until(lambda: requests, "the request")
             assert len(requests) == 1
 
 

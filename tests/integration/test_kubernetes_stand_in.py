@@ -45,7 +45,7 @@ STEPS_ANYWHERE = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{STEPS}"
 
 
 @pytest.fixture
-def cluster(cli: Cli, azurite: Azurite, tmp_path: Path) -> Iterator[StandIn]:
+def cluster(cli: Cli, azurite: Azurite, tmp_path: Path, patient_clusters: None) -> Iterator[StandIn]:
     """Yield a stand-in whose pods find the registry of `cli` by the Secret `registry`."""
     pods = tmp_path / "pods"
     pods.mkdir()
@@ -255,7 +255,7 @@ def test_an_admission_that_takes_too_long_creates_nothing(
     cluster.admission_seconds = seconds
     with monkeypatch.context() as patch:
         if seconds is None:
-            patch.setattr("mopsjobs.engines.kubernetes.engine.CREATE_READ_SECONDS", 0.05)
+            patch.setattr("mopsjobs.engines.kubernetes.engine.CREATE_READ_SECONDS", 1.0)
         refused = submit(sets_of(1))
     assert (refused.code, cluster.job("job")) == (5, None)
     assert ("Timeout: request did not complete" in refused.err) == (seconds is not None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
+import random
 import secrets
 import shutil
 import signal
@@ -25,7 +26,7 @@ PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "sc
 STARTS = 3
 """How often a Slurm is started: another process may take one of its ports before a daemon does."""
 
-START_SECONDS = 60.0
+START_SECONDS = 300.0
 STOP_SECONDS = 20.0
 
 SILENCE_SECONDS = 300
@@ -277,9 +278,14 @@ def _host() -> str:
 
 
 def _free_ports(count: int) -> list[int]:
+    """Return ports that Linux does not give away by itself: none is taken until a daemon listens there."""
+    found: list[int] = []
     with contextlib.ExitStack() as stack:
-        servers = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [int(server.getsockname()[1]) for server in servers]
+        for port in random.SystemRandom().sample(range(15_000, 30_000), 100):
+            with contextlib.suppress(OSError):
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+                found.append(port)
+    return found[:count]
 
 
 def main(argv: Sequence[str]) -> int:

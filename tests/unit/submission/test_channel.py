@@ -18,6 +18,12 @@ from mopsjobs.submission.channel import MAX_PATH, Channel, ChannelClient, ToldTa
 from support.runs import PATIENCE, until
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait long for the other side: on a busy machine, it answers after seconds."""
+    monkeypatch.setattr("mopsjobs.submission.channel.GREETING_SECONDS", int(PATIENCE))
+
+
 @pytest.fixture
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Return a path that is short enough for a socket, wherever the tests lie."""
