@@ -44,8 +44,8 @@ from mopsjobs.submission.offline import deliver_kept
 from mopsjobs.utils.files import directory_lock
 from mopsjobs.utils.times import parse_time
 
-SENDING_SECONDS = 5.0
-"""How long a report takes at most to get its time."""
+SENDING_SECONDS = 60.0
+"""How long a report takes at most to get its time: it is tried again while the store does not answer."""
 
 NO_WORDS = "it left no message. It was stopped or killed, or this machine was restarted."
 
