@@ -100,7 +100,7 @@ def test_ctrl_c_ends_a_query(cli: Cli, jobs: JobRegistry) -> None:
         env=environment(cli), stdout=-1, stderr=-1, text=True,
     ) as process:  # fmt: skip
         assert process.stdout is not None
-        until(lambda: process.stdout is not None and process.stdout.readline(), "the header")
+        until(lambda: process.stdout is not None and process.stdout.readline(), "the header", process)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, err) == (130, "")

@@ -34,9 +34,9 @@ def test_a_child_goes_on_where_a_runner_was_ended(desk: Desk, steps: Path, numbe
     gate = steps.with_name("gate")
     sets = sets_of(1, steps=str(steps), steps_total=40, every=10, gates={"25": str(gate)})
     desk.submit(sets)
-    until(gate.with_name("gate-reached").exists, "the task to be in the middle")
+    desk.until(gate.with_name("gate-reached").exists, "the task to be in the middle")
     journal = JobDir.for_job("job", desk.env).ledger(0)  # the attempt is noted a moment after its first step
-    until(lambda: any(path.stat().st_size for path in journal.glob("*")), "the runner to note the attempt")
+    desk.until(lambda: any(path.stat().st_size for path in journal.glob("*")), "the runner to note the attempt")
     pid = desk.runner()
     ended = [pid, *(child for child, (parent, _) in read_parents().items() if parent == pid)]
     os.kill(pid, number)
@@ -74,8 +74,8 @@ def test_a_task_at_work_tells_that_it_went_on(desk: Desk, steps: Path) -> None:
     gate = steps.with_name("gate")
     first, *others = sets_of(10, steps=str(steps), steps_total=40, every=10, pause=0.01)  # their ends bring reports
     desk.submit([{**first, "die": [15], "gates": {"35": str(gate)}}, *others])
-    until(lambda: desk.ok("status", "job", "--json").json["saved_seconds"], "the record to have it")
-    until(lambda: " goes on at 10, after " in desk.ok("events", "job").out, "its event")
+    desk.until(lambda: desk.ok("status", "job", "--json").json["saved_seconds"], "the record to have it")
+    desk.until(lambda: " goes on at 10, after " in desk.ok("events", "job").out, "its event")
     gate.touch()
     assert desk.ended() == "succeeded"
     task = desk.ok("tasks", "job", "--json").json["tasks"][0]
@@ -87,7 +87,7 @@ def test_a_cancellation_with_a_grace_lets_tasks_save(desk: Desk, steps: Path) ->
     gate = steps.with_name("gate")
     sets = sets_of(1, steps=str(steps), steps_total=40, every=100, gates={"25": str(gate)})
     desk.submit(sets)
-    until(gate.with_name("gate-reached").exists, "the task to be in the middle")
+    desk.until(gate.with_name("gate-reached").exists, "the task to be in the middle")
     told = desk.ok("cancel", "job", "--grace", "5m")
     assert "Tasks with checkpoints may save, up to 5m." in told.err
     assert desk.ended() == "cancelled"

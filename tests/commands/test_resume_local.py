@@ -82,8 +82,8 @@ def test_a_job_whose_runner_was_killed_goes_on_itself(desk: Desk) -> None:
     for one in sets[6:]:
         one["gate"] = str(gate)
     desk.submit(sets)
-    until(lambda: len(desk.results()) == 6, "half of the outputs")
-    until(lambda: sum(calls(noted).values()) == 8, "two tasks that wait")
+    desk.until(lambda: len(desk.results()) == 6, "half of the outputs")
+    desk.until(lambda: sum(calls(noted).values()) == 8, "two tasks that wait")
     refused = desk("resume", "job")
     assert (refused.code, sentences(refused.err)) == (6, ["error: Job job is still running: nothing to resume."])
     kill(desk.runner())
@@ -108,7 +108,7 @@ def test_a_runner_that_was_started_elsewhere_is_asked_about(desk: Desk) -> None:
     """Nothing here tells whether it is at work. Without a terminal, only `--yes` starts a second one."""
     gate, noted, elsewhere = desk.home.with_name("gate"), desk.home.with_name("calls"), str(desk.home / "elsewhere")
     desk.submit(sets_of(2, gate=str(gate), calls=str(noted)))
-    until(lambda: sum(calls(noted).values()) == 2, "both tasks to begin")
+    desk.until(lambda: sum(calls(noted).values()) == 2, "both tasks to begin")
     ran = desk("resume", "job", XDG_STATE_HOME=elsewhere)
     assert (ran.code, ran.out) == (6, "")
     assert sentences(ran.err) == [
@@ -226,7 +226,7 @@ def test_a_second_runner_is_refused_and_the_first_goes_on(desk: Desk) -> None:
     """Two starters count as one; the lock is gone with the process that has it, even if that is killed."""
     gate, noted = desk.home.with_name("gate"), desk.home.with_name("calls")
     desk.submit(sets_of(2, gate=str(gate), calls=str(noted)))
-    until(lambda: sum(calls(noted).values()) == 2, "both tasks to begin")
+    desk.until(lambda: sum(calls(noted).values()) == 2, "both tasks to begin")
     ran = desk("run", "job", "--workers", "1")
     assert (ran.code, ran.err) == (6, "error: Another runner of job job is at work on this machine.\n")
     kill(desk.runner())
@@ -247,7 +247,7 @@ def test_a_model_that_is_broken_later_does_not_take_away_what_is_complete(desk: 
     sets = sets_of(2, calls=str(noted))
     sets[1]["gate"] = str(gate)
     desk.submit(sets)
-    until(lambda: len(desk.results()) == 1 and sum(calls(noted).values()) == 2, "one output")
+    desk.until(lambda: len(desk.results()) == 1 and sum(calls(noted).values()) == 2, "one output")
     kill(desk.runner())
     until(lambda: not is_alive(desk.runner()), "the runner to be gone")
     broken = desk.home.with_name("broken")
@@ -489,7 +489,7 @@ def test_a_child_whose_runner_was_killed_still_leaves_what_was_not_chosen(desk: 
     assert desk.ended() == "failed"
     gate.unlink()
     child = desk.ok("resume", "job", "--only", "died", "--json").json["job_id"]
-    until(lambda: calls(noted) == {1: 2}, "the chosen task to run")
+    desk.until(lambda: calls(noted) == {1: 2}, "the chosen task to run", child)
     kill(desk.runner(child))
     until(lambda: not is_alive(desk.runner(child)), "the runner to be gone")
     gate.touch()

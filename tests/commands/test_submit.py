@@ -299,7 +299,7 @@ def test_a_runner_that_was_stopped_by_hand_ends_its_job(desk: Desk) -> None:
     """`wait` ends the job, and a child runs its task. `cancel` of another registry does not name its process."""
     gate, noted = desk.home.with_name("gate"), desk.home.with_name("calls")
     desk.submit(sets_of(1, gate=str(gate), calls=str(noted)))
-    until(lambda: calls(noted) and record(desk.jobs).status == "running", "the runner to report its first task")
+    desk.until(lambda: calls(noted) and record(desk.jobs).status == "running", "the runner to report its first task")
     assert desk.ok("status", "job").err.endswith("Next: mops-jobs wait job\n")
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))

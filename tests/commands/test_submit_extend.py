@@ -410,8 +410,8 @@ def test_killed_half_way_no_task_runs_twice(desk: Desk, tmp_path: Path) -> None:
     sets += [{"x": x, "calls": str(calls_file), "gate": str(gate)} for x in (20, 21, 22)]
     desk.launched.add("more")
     desk.ok("submit", desk.write(sets), "--auto", "--job-id", "more", "--workers", "2", "--extend", "job")
-    until(lambda: len(desk.results("more")) == 3, "three tasks to be done")
-    until(lambda: calls(calls_file).total() == SETS + 5, "two tasks that wait")
+    desk.until(lambda: len(desk.results("more")) == 3, "three tasks to be done", "more")
+    desk.until(lambda: calls(calls_file).total() == SETS + 5, "two tasks that wait", "more")
     kill(desk.runner("more"))
     gate.touch()
     desk.ok("resume", "more")

@@ -70,8 +70,8 @@ def test_a_job_is_reduced_once_through_a_crash_and_an_error(desk: Desk, tmp_path
     sets = sets_of(3, calls=str(noted))
     failing = {"params": {"x": 3, "calls": str(noted), "needs": str(needed)}, "seed": 7}
     desk.submit([*sets, failing], n_replicates=4, reduce="model:summarise")
-    until(lambda: calls(of_reduce)[2], "the last set to be reduced")
-    until(lambda: len([name for name in desk.results() if "/reduced-" in name]) == 6, "the others to be stored")
+    desk.until(lambda: calls(of_reduce)[2], "the last set to be reduced")
+    desk.until(lambda: len([name for name in desk.results() if "/reduced-" in name]) == 6, "the others to be stored")
     assert calls(noted) == {0: 4, 1: 4, 2: 4, 3: 1}
     kill(desk.runner())
     until(lambda: not is_alive(desk.runner()), "the runner to be gone")
@@ -105,9 +105,9 @@ def test_a_kill_while_reducing_ends_the_job_at_the_next_look(desk: Desk, tmp_pat
     noted = tmp_path / "calls"
     of_reduce = Path(f"{noted}-reduced")
     desk.submit(sets_of(3, calls=str(noted)), n_replicates=4, reduce="model:summarise")
-    until(lambda: calls(of_reduce)[2], "the last set to be reduced")
-    until(lambda: len([name for name in desk.results() if "/reduced-" in name]) == 6, "the others to be stored")
-    until(lambda: record(desk.jobs).tasks_completed == 12, "the report of the tasks")
+    desk.until(lambda: calls(of_reduce)[2], "the last set to be reduced")
+    desk.until(lambda: len([name for name in desk.results() if "/reduced-" in name]) == 6, "the others to be stored")
+    desk.until(lambda: record(desk.jobs).tasks_completed == 12, "the report of the tasks")
     kill_between_reports(desk.runner(), JobDir.for_job("job", desk.env), lambda: record(desk.jobs).heartbeat_at)
 
     job = desk.ok("status", "job", "--json").json

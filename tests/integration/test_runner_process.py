@@ -59,8 +59,8 @@ def _in_the_middle(
         one["gate"] = str(gate)
     submitted(sets)
     runner = start()
-    until(lambda: sum(calls(noted).values()) == 6, "two tasks that wait")
-    until(lambda: len(results(local_store)) == 4, "what is done to be stored")
+    until(lambda: sum(calls(noted).values()) == 6, "two tasks that wait", runner)
+    until(lambda: len(results(local_store)) == 4, "what is done to be stored", runner)
     return runner
 
 
@@ -96,7 +96,7 @@ def test_a_runner_outlives_its_program_files(
     words = [*copied_program(program), "run", "job", "--workers", "1"]
     runner = subprocess.Popen(words, env=environment(cli), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     with runner:
-        until(lambda: calls(noted), "a task at work")
+        until(lambda: calls(noted), "a task at work", runner)
         shutil.rmtree(program)
         gate.touch()
         code_, err = _ended(runner)
@@ -116,7 +116,7 @@ def test_sigterm_ends_the_wait_for_a_store_that_is_gone_and_all_is_kept(
         manifest = place(store, "job", study(sets_of(4, calls=str(noted), gate=str(gate))), code(tmp_path / "code"))
         JobRegistry(store).register_job("job", tasks_total=manifest.tasks_total)
     running = start(**env)
-    until(lambda: sum(calls(noted).values()) == 2, "both workers at work")
+    until(lambda: sum(calls(noted).values()) == 2, "both workers at work", running)
     private_azurite.stop()
     gate.touch()
     until(lambda: len(callers(noted)) == 4 and not [pid for pid in callers(noted) if is_alive(pid)], "the work to end")
@@ -134,7 +134,7 @@ def test_a_cancelled_job_is_left_within_seconds(
     noted = tmp_path / "calls"
     submitted(sets_of(6, calls=str(noted), gate=str(tmp_path / "never")))
     running = start()
-    until(lambda: sum(calls(noted).values()) == 2, "both workers at work")
+    until(lambda: sum(calls(noted).values()) == 2, "both workers at work", running)
     local_registry.cancel_job("job")
     code_, err = _ended(running)
     assert code_ == 0
@@ -268,7 +268,7 @@ def test_a_budget_ends_racing_shards_though_one_is_killed(
             for index in range(SHARDS)
         ]
         killed = start[3]()
-        until(lambda: calls(noted)[7], "the second task of the shard that is killed")
+        until(lambda: calls(noted)[7], "the second task of the shard that is killed", killed)
         pods = [start[index]() for index in range(3)]
         killed.kill()
         killed.communicate(timeout=PATIENCE)

@@ -105,10 +105,10 @@ def test_three_jobs_at_once_have_two_workers_on_two_cores(
 ) -> None:
     """With `--workers 5` too. A job without a core says so, stays `scheduled`, and counts that time as its wait."""
     first = submit("job-0")
-    until(lambda: len(notes.processes("job-0")) == 2, "both workers at work")
+    until(lambda: len(notes.processes("job-0")) == 2, "both workers at work", first)
     others = [submit("job-1", 6, "--workers", "5"), submit("job-2")]
     for job_id in ("job-1", "job-2"):
-        until(lambda job_id=job_id: _waits(local_registry, job_id), f"{job_id} to say that it waits")
+        until(lambda job_id=job_id: _waits(local_registry, job_id), f"{job_id} to say that it waits", *others)
         state = record(local_registry, job_id)
         assert (state.status, state.heartbeat_at is None) == ("scheduled", False)
         words = "Waits for  a core: other jobs use all that jobs may use on this machine"
@@ -131,11 +131,11 @@ def test_the_workers_of_a_killed_runner_end_with_it(
 ) -> None:
     """Although their tasks have not ended. So the next job has both cores."""
     killed = submit("job-0")
-    until(lambda: len(notes.processes("job-0")) == 2, "both workers at work")
+    until(lambda: len(notes.processes("job-0")) == 2, "both workers at work", killed)
     kill(killed.pid)
     _end(killed)
     second = submit("job-1")
-    until(lambda: len(notes.processes("job-1")) == 2, "both workers of the next job at work")
+    until(lambda: len(notes.processes("job-1")) == 2, "both workers of the next job at work", second)
     until(lambda: not any(map(is_alive, notes.processes("job-0"))), "the workers of the first to be gone")
     gate.touch()
     assert _end(second) == 0
@@ -147,10 +147,12 @@ def test_a_job_that_is_stopped_while_it_waits_leaves_the_line(
 ) -> None:
     """By a signal as by `cancel`: nothing of it was run, and no other job waits for it."""
     first = submit("job-0", 2)
-    until(lambda: len(notes.processes("job-0")) == 2, "both workers at work")
+    until(lambda: len(notes.processes("job-0")) == 2, "both workers at work", first)
     stopped, cancelled = submit("job-1"), submit("job-2")
     for job_id in ("job-1", "job-2"):
-        until(lambda job_id=job_id: _waits(local_registry, job_id), f"{job_id} to say that it waits")
+        until(
+            lambda job_id=job_id: _waits(local_registry, job_id), f"{job_id} to say that it waits", stopped, cancelled
+        )
     os.kill(stopped.pid, signal.SIGTERM)
     local_registry.cancel_job("job-2")
     assert _end(stopped) == 128 + signal.SIGTERM

@@ -87,6 +87,11 @@ class Lab:
 
         until(are_reached, f"{job_id} to be {' or '.join(states)}")
 
+    def await_restart(self, job_id: str) -> None:
+        """Wait until the one shard of a job was requeued. It may have begun again by then."""
+        words = ("--noheader", "--states=all", f"--jobs={self.array_of(job_id)}", "--Format=RestartCnt")
+        until(lambda: int(self.slurm.run("squeue", *words)) > 0, f"{job_id} to be requeued")
+
     def states_of(self, array: str) -> list[list[str]]:
         """Return the state of each shard of a job array, and why it waits."""
         words = ("--noheader", "--states=all", f"--jobs={array}", "--format=%T %r")
@@ -297,11 +302,7 @@ def test_a_time_limit_requeues_and_holds_and_cancellations_are_told(lab: Lab) ->
     job = lab.reconcile("held")
     assert (job["status"], job["error_code"]) == ("failed", "CANCELLED")
 
-    def restarts() -> str:
-        said = lab.slurm.run("scontrol", "--oneliner", "show", "job", lab.array_of("long"))
-        return said.partition("Restarts=")[2].partition(" ")[0]
-
-    until(lambda: int(restarts() or 0) >= 1, "the time limit")
+    lab.await_restart("long")
     lab.gate.touch()
     code, said = lab.run("wait", "long")
     assert code == 0, said
@@ -373,7 +374,7 @@ def test_a_requeued_shard_with_a_drop_runs_no_task_again(lab: Lab, local_store: 
     until(lambda: lab.reconcile("job")["tasks_completed"] == 1, "the first report")
     assert len(results(local_store, "job")) == 1
     lab.slurm.run("scontrol", "requeue", lab.array_of("job"))
-    lab.await_states("job", "PENDING")
+    lab.await_restart("job")
     lab.gate.touch()
     assert lab.run("wait", "job")[0] == 0
     assert len(results(local_store, "job")) == 3
@@ -412,8 +413,7 @@ def test_a_task_of_a_requeued_shard_goes_on(lab: Lab, local_store: VersionedStor
         lab.slurm.run("scontrol", "requeue", array)
     elif way == "preemption":
         lab.slurm.run("sbatch", "--partition=urgent", "--exclusive", "--nodes=2", "--output=/dev/null", "--wrap=true")
-    restarts = ("--noheader", "--states=all", f"--jobs={array}", "--Format=RestartCnt")
-    until(lambda: int(lab.slurm.run("squeue", *restarts)) > 0, "the requeue")
+    lab.await_restart("job")
     (log,) = JobDir.for_job("job", lab.cli.env).path.glob("slurm-*.log")
     until(lambda: "job: stopped, 0 tasks done, 0 failed" in log.read_text(), "the runner to stop")
     gate.touch()

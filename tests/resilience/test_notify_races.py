@@ -23,7 +23,11 @@ def test_sixteen_watchers_of_one_end_send_one_message(cli: Cli, jobs: JobRegistr
     watchers = [spawn("wait", "job", "--interval", "1s", MOPS_JOBS_CACHE=cache) for cache in caches]
     for watcher in watchers:
         assert watcher.stderr is not None
-        until(lambda stream=watcher.stderr: "job: running" in stream.readline(), "the watcher to have read the job")
+        until(
+            lambda stream=watcher.stderr: "job: running" in stream.readline(),
+            "the watcher to have read the job",
+            watcher,
+        )
     jobs.update_status("job", "succeeded")
     assert [watcher.wait(PATIENCE) for watcher in watchers] == [0] * WATCHERS
     assert hook.titles == ["job is succeeded"]

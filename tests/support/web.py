@@ -112,7 +112,7 @@ class Server:
 
     def filled(self) -> Server:
         """Return the server, when its cache has been synced for the first time."""
-        until(lambda: self.ask("/healthz").status == 200, "the first sync")
+        until(lambda: self.ask("/healthz").status == 200, "the first sync", self.process)
         return self
 
     def stop(self, number: int = signal.SIGTERM) -> tuple[int, str]:
