@@ -103,11 +103,6 @@ def is_emptied(path: str) -> bool:
         return False
 
 
-def is_current(connection: sqlite3.Connection) -> bool:
-    """Return True if an open cache still has the schema of this version. A newer mops-jobs may have changed it."""
-    return bool(connection.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION)
-
-
 @functools.cache
 def new_schema() -> str:
     """Return the script that creates the tables, without comments: tables, indexes, views, and an id.
@@ -122,18 +117,9 @@ def check_is_cache(path: str) -> None:
     """Refuse a damaged file that was never a cache: at a path that the user named, it may be the user's own.
 
     Raises:
-        CacheError: if it was a cache, in a directory that cannot be written.
         UsageError: if it is not a cache.
     """
-    try:
-        with creation_lock(os.path.realpath(path)):
-            is_foreign = not _is_sound(path) and not _has_cache_header(path)
-    except OSError as error:
-        # If files can be created there, another cache may be in its place by now, and in use.
-        if isinstance(error, TimeoutError) or _has_cache_header(path):
-            raise cannot_write(path, error.strerror) from None
-        is_foreign = True
-    if is_foreign:
+    if not _is_sound(path) and not _has_cache_header(path):
         raise _not_a_cache_error(path)
 
 

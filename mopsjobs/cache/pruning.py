@@ -101,8 +101,7 @@ def prune(connection: sqlite3.Connection, ended_before: float) -> PruneResult:
 
     A family stays until all its jobs ended before that time.
 
-    The names of event chunks stay, so that no sync brings those events again; `forget_chunks` of sync/events.py removes
-    them later. Counters stay.
+    Counters stay.
     """
     jobs = events = 0
     connection.execute("CREATE TEMP TABLE IF NOT EXISTS kept (job_id TEXT PRIMARY KEY)")  # each batch asks
@@ -119,6 +118,9 @@ def prune(connection: sqlite3.Connection, ended_before: float) -> PruneResult:
             connection.executemany(
                 "INSERT OR REPLACE INTO pruned (key, version) VALUES (?, ?)",
                 [(key, version) for key, version, _ in rows],
+            )
+            connection.executemany(
+                "DELETE FROM event_chunk WHERE name IN (SELECT chunk FROM event WHERE job_id = ?)", ids
             )
             events += connection.executemany("DELETE FROM event WHERE job_id = ?", ids).rowcount if ids else 0
             connection.executemany("DELETE FROM job_label WHERE job_id = ?", ids)

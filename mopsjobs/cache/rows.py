@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from mopsjobs.cache import counters, pruning, sync_state, totals
+from mopsjobs.cache import counters, pruning, totals
 from mopsjobs.cache.job_json import COLUMNS, job_json
 from mopsjobs.cache.job_row import JobRow
 from mopsjobs.engines.base import kubernetes_name
@@ -157,29 +157,12 @@ def write_rows(connection: sqlite3.Connection, records: Iterable[MirroredJob]) -
     keys = [row.key for row in rows]
     labels = [label for record in records for label in record.labels]
     _delete_earlier_ledgers(connection, rows)
-    if _are_first(connection, keys):
-        # Half of what the rest takes, since nothing is looked for.
-        with totals.track_changes(connection, keys, between=True):
-            connection.executemany(_INSERT, rows)
-        connection.executemany(_INSERT_LABEL, labels)
-        return
     counters.count_rows(connection, rows)
     pruning.unmark_pruned(connection, keys)
     with totals.track_changes(connection, keys):
         connection.executemany(_UPSERT, rows)
     connection.executemany("DELETE FROM job_label WHERE job_id = ?", [(row.job_id,) for row in rows])
     connection.executemany(_INSERT_LABEL, labels)
-
-
-def _are_first(connection: sqlite3.Connection, keys: Sequence[str]) -> bool:
-    """Return whether a cache without a complete sync knows nothing from the first of these keys to the last."""
-    if not keys or sync_state.get_meta(connection, sync_state.SYNCED_AT):
-        return False
-    sql = (
-        "SELECT 1 FROM job WHERE key BETWEEN ?1 AND ?2 UNION ALL SELECT 1 FROM pruned WHERE key BETWEEN ?1 AND ?2"
-        " LIMIT 1"
-    )
-    return connection.execute(sql, (keys[0], keys[-1])).fetchone() is None
 
 
 def _delete_earlier_ledgers(connection: sqlite3.Connection, rows: Iterable[JobRow]) -> None:

@@ -39,9 +39,6 @@ FOREIGN_WRITES = "foreign_writes"
 FOREIGN_RECORDS = "foreign_records"
 """Whether other programs write records: `yes` from the first one that a sync saw until `sync --full`; else `no`."""
 
-BURST_AT = "burst_at"
-"""When a sync last found more announcements than it accepts."""
-
 
 class SupersededError(Exception):
     """A sync that began later has completed; the rest of this one would be older."""

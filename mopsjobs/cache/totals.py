@@ -42,20 +42,14 @@ _ADD_SUMS = (
 
 
 @contextlib.contextmanager
-def track_changes(connection: sqlite3.Connection, keys: Sequence[str], *, between: bool = False) -> Iterator[None]:
-    """Update the sums by what the block changes in the rows with these keys. The caller holds the transaction.
-
-    With `between`, look at all rows from the first key to the last, which takes less time if most of them change.
-    """
-    parts: list[tuple[str, Sequence[str]]] = [("key BETWEEN ? AND ?", (keys[0], keys[-1]))] if between else []
-    if not between:
-        chunks = (keys[start : start + MAX_KEYS] for start in range(0, len(keys), MAX_KEYS))
-        parts += [(f"key IN ({', '.join('?' * len(chunk))})", chunk) for chunk in chunks]
+def track_changes(connection: sqlite3.Connection, keys: Sequence[str]) -> Iterator[None]:
+    """Update the sums by what the block changes in the rows with these keys. The caller holds the transaction."""
+    chunks = [keys[start : start + MAX_KEYS] for start in range(0, len(keys), MAX_KEYS)]
     changes: dict[tuple[str, str, str], list[int]] = {}
-
     for sign in (-1, 1):
-        for condition, values in parts:
-            for row in connection.execute(f"{SUMS} WHERE {condition} {GROUPED}", values):
+        for chunk in chunks:
+            marks = ", ".join("?" * len(chunk))
+            for row in connection.execute(f"{SUMS} WHERE key IN ({marks}) {GROUPED}", chunk):
                 known = changes.setdefault(row[:3], [0] * len(COLUMNS))
                 known[:] = [count + sign * more for count, more in zip(known, row[3:], strict=True)]
         if sign < 0:

@@ -21,8 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from mopsjobs.cache import database as cache_database
 from mopsjobs.cache import pruning
 from mopsjobs.cache.sync import mirror
-from mopsjobs.cache.sync.events import KNOWN_BEFORE, forget_chunks, sync_events
-from mopsjobs.cache.sync_state import get_meta
+from mopsjobs.cache.sync.events import sync_events
 from mopsjobs.errors import StoreAccessError, StoreError, StoreUnavailableError
 from mopsjobs.events import format as event_format
 from mopsjobs.events import retention
@@ -594,14 +593,12 @@ class EventRetention(RuleBasedStateMachine):
 
     @rule(age=AGES)
     def prune_the_cache(self, age: float) -> None:
-        """Prune the cache of events of jobs that are gone from it, and the names that no sync can list."""
+        """Prune the cache of events of jobs that are gone from it, with the names of their chunks."""
         limit = self.clock - timedelta(seconds=age)
         with self._cache() as cache:
-            forget_chunks(cache, limit)
             pruning.prune(cache, limit.timestamp())
             left = {name for (name,) in cache.execute("SELECT chunk FROM event")}
-            known_before = f"events/{get_meta(cache, KNOWN_BEFORE) or ''}"
-            assert not cache.execute("SELECT 1 FROM event_chunk WHERE key < ?", (known_before,)).fetchone()
+            assert {name for (name,) in cache.execute("SELECT name FROM event_chunk")} == left
         assert {name[0] for name in self.had - left}.isdisjoint(self.active)
         self.dropped |= self.had - left
         self.had = left
@@ -684,7 +681,7 @@ def test_events_that_come_after_their_job_was_pruned_are_not_taken(cli: Cli, rem
 
 
 def test_what_no_sync_has_seen_is_not_forgotten(cli: Cli, told: Remote) -> None:
-    """However old it is by then: the hours that are forgotten end before the last sync."""
+    """However old it is by then."""
     cli.ok("sync", "-q")
     cli.clock.advance(hours=2)
     record_event(told.store.inner, "at-work", "log", now=cli.clock.now, text="unseen")
@@ -695,13 +692,12 @@ def test_what_no_sync_has_seen_is_not_forgotten(cli: Cli, told: Remote) -> None:
 
 
 def test_a_late_chunk_of_a_job_that_is_not_mirrored_yet_is_taken_once(cli: Cli, told: Remote) -> None:
-    """Its events may come before its record does, and tell of an hour whose names are forgotten."""
+    """Its events may come before its record does, and once more, much later."""
     cli.ok("sync", "-q")
     cli.ok("prune", "--older-than", "39d", "--yes")
     line = event_line({"at": json_time(START), "job_id": "late", "kind": "log", "source": "w", "seq": 0}, {})
     with contextlib.closing(cache_database.open_to_write(str(cli.cache), REMOTE_URL)) as cache:
-        for entries in (1, 0):  # the second time, it is sent once more, much later
-            forget_chunks(cache, cli.clock.now())
+        for entries in (1, 0):
             told.put(chunk_key(cli.clock.now(), "late", "w", 0), f"{line}\n")
             assert sync_events(told.store.inner, cache, now=cli.clock.now).entries == entries
             cli.clock.advance(days=2)

@@ -4,8 +4,8 @@ Each event gets a number when its chunk is written, in one transaction per batch
 missed nothing below it, whatever other processes mirror meanwhile. A chunk is known by its name, not by its key: if it
 was sent twice, it is written once.
 
-Names would pile up. So pruning forgets those of old hours, and the cache notes up to which hour: chunks written before
-it are never fetched again. See docs/decisions/0024-events-and-logs.md.
+Names would pile up. So pruning forgets those of a job with its events. Chunks of a pruned job are never written. See
+docs/decisions/0024-events-and-logs.md.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from itertools import chain, islice
 from mopsjobs.cache.pruning import is_pruned
 from mopsjobs.cache.sync.chunks import CHUNKS, Chunk, ChunkReport, fetch_chunks, is_missing
 from mopsjobs.cache.sync_state import get_meta, set_meta, transaction
-from mopsjobs.events.format import BUCKET_FORMAT, PREFIX, ChunkKey, Event, bucket_of, parse_chunk, parse_chunk_key
+from mopsjobs.events.format import BUCKET_FORMAT, PREFIX, ChunkKey, Event, parse_chunk, parse_chunk_key
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.bulk import bulk_reads
 from mopsjobs.store.fetcher import ParallelFetcher
@@ -37,9 +37,6 @@ MAX_DAILY_GAP = timedelta(days=60)
 
 SYNCED_AT = "events_synced_at"
 """Name in the cache's notes: when the last sync of the events of all jobs began."""
-
-KNOWN_BEFORE = "events_known_before"
-"""Name in the cache's notes: the hour before which all chunks are known, although their names are forgotten."""
 
 
 def sync_events(
@@ -61,8 +58,7 @@ def sync_events(
         connection: the cache, open to write.
         job_id: bring only the events of this job.
         since: with `job_id`: chunks written before this time are in the cache already.
-        full: list everything again, and try unreadable chunks again. Of hours whose names are forgotten, nothing else
-            is fetched.
+        full: list everything again, and try unreadable chunks again.
         now: the time, in UTC.
 
     Raises:
@@ -128,15 +124,11 @@ def _missing_chunks(
     """Yield key and parts of the chunks that the cache lacks. Keys that are not those of chunks are skipped."""
     listed = ((key, parts) for key in keys if (parts := parse_chunk_key(key)) is not None)
     of_job = ((key, parts) for key, parts in listed if job_id is None or parts.job_id == job_id)
-    known_before = get_meta(connection, KNOWN_BEFORE) or ""
     while batch := list(islice(of_job, 500)):
         marks = ", ".join("?" * len(batch))
         sql = f"SELECT name, problem FROM event_chunk WHERE name IN ({marks})"  # noqa: S608 - question marks
         known: dict[str, str | None] = dict(connection.execute(sql, [parts.name for _, parts in batch]))
-        for key, parts in batch:
-            is_forgotten = parts.name not in known and parts.bucket < known_before
-            if not is_forgotten and is_missing(parts.name, known, retry=retry):
-                yield key, parts
+        yield from ((key, parts) for key, parts in batch if is_missing(parts.name, known, retry=retry))
 
 
 def _parse(value: bytes, parts: ChunkKey) -> list[Event]:
@@ -165,6 +157,8 @@ def _write_chunks(connection: sqlite3.Connection, batch: list[Chunk], report: Ch
             chunk = batch[number]
             # An unreadable chunk is replaced: it is fetched again only on request.
             connection.execute("DELETE FROM event_chunk WHERE name = ? AND problem IS NOT NULL", (chunk.parts.name,))
+            if chunk.problem is None and is_pruned(connection, chunk.parts.job_id):
+                continue
             insertion = connection.execute(
                 "INSERT OR IGNORE INTO event_chunk (name, key, problem) VALUES (?, ?, ?)",
                 (chunk.parts.name, chunk.key, chunk.problem),
@@ -173,8 +167,6 @@ def _write_chunks(connection: sqlite3.Connection, batch: list[Chunk], report: Ch
                 continue  # another sync was faster
             if chunk.problem is not None:
                 report.problems.append((chunk.key, chunk.problem))
-                continue
-            if _is_obsolete(connection, chunk):
                 continue
             report.chunks += 1
             report.entries += len(chunk.entries)
@@ -188,40 +180,3 @@ def _event_row(chunk: str, event: Event) -> tuple[str, object, float, object, st
     """Return the row of an event of a chunk: chunk, job id, time, kind and body."""
     at = parse_time(str(event["at"])).timestamp()
     return (chunk, event["job_id"], at, event["kind"], json.dumps(event, allow_nan=False, separators=(",", ":")))
-
-
-def _is_obsolete(connection: sqlite3.Connection, chunk: Chunk) -> bool:
-    """Return True if the job was pruned with its events, or the cache had the chunk and has forgotten its name.
-
-    A chunk that was sent again after a lost reply lies in a later hour than its events. So does a chunk that waited for
-    the end of an outage, but its events are not in the cache yet. A job that the cache does not know may not be
-    mirrored yet; its events stay until it is pruned.
-    """
-    job_id = chunk.parts.job_id
-    if is_pruned(connection, job_id):
-        return True
-    known_before = get_meta(connection, KNOWN_BEFORE)
-    if known_before is None or any(bucket_of(parse_time(str(event["at"]))) >= known_before for event in chunk.entries):
-        return False
-    sql = "SELECT 1 FROM event WHERE job_id = ? AND chunk = ? LIMIT 1"
-    return connection.execute(sql, (job_id, chunk.parts.name)).fetchone() is not None
-
-
-def forget_chunks(connection: sqlite3.Connection, before: datetime) -> int:
-    """Forget the names of chunks that were written before a time, in UTC, unless an ordinary sync still lists them.
-
-    Events stay. Unreadable chunks stay known, so that they can be tried again.
-
-    Returns:
-        How many names were removed.
-    """
-    last_sync = _synced_at(connection)
-    if last_sync is None:
-        return 0
-    with transaction(connection):
-        hour = max(bucket_of(min(before, last_sync - EVENT_CLOCK_SKEW)), get_meta(connection, KNOWN_BEFORE) or "")
-        set_meta(connection, {KNOWN_BEFORE: hour})
-        deletion = connection.execute(
-            "DELETE FROM event_chunk WHERE key < ? AND problem IS NULL", (f"{PREFIX}{hour}/",)
-        )
-    return deletion.rowcount

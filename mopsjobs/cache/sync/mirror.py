@@ -40,9 +40,6 @@ SMALL_REGISTRY = 1000
 MAX_SHARE_READ = 1 / GET_COST
 """Share of the jobs from which a scan takes less time than reading them."""
 
-BURST = timedelta(minutes=announcements.SLOT_MINUTES)
-"""How long a sync remembers that more jobs were announced. To list these names again costs as much as the scan."""
-
 
 def sync(
     registry: JobRegistry,
@@ -135,11 +132,8 @@ class _Sync:
             self.report.named_before = set(self._connection.execute("SELECT key, version FROM problem"))
         is_delta_possible = not (full or scan) and self._all_announced and self._age(self._last_full) is not None
         most = math.ceil(self._known_jobs * MAX_SHARE_READ) - 1
-        is_delta_possible = is_delta_possible and self._known_jobs > SMALL_REGISTRY and not self._is_burst_recent()
+        is_delta_possible = is_delta_possible and self._known_jobs > SMALL_REGISTRY
         announced = self._announced_jobs(most) if is_delta_possible else None
-        if is_delta_possible and announced is None:
-            with sync_state.transaction(self._connection):
-                sync_state.set_meta(self._connection, {sync_state.BURST_AT: json_time(self.started)})
         is_same_registry = full or registry_identity.check_same_registry(self._registry, self._connection)
         if announced is not None and is_same_registry:
             self._run_delta(announced, on_progress)
@@ -265,11 +259,6 @@ class _Sync:
         jobs = announcements.announced_jobs(self._registry.store, self._last_sync, self._now(), most)
         # A laptop may have slept since this sync began, and announcements may have been removed meanwhile.
         return jobs if self._now() - self._last_sync <= announcements.max_sync_age() else None
-
-    def _is_burst_recent(self) -> bool:
-        """Return whether a sync has just found too many announcements to read all their jobs."""
-        age = self._age(self._time_of(sync_state.BURST_AT))
-        return age is not None and age < BURST
 
     def _age(self, moment: datetime | None) -> timedelta | None:
         """Return how long ago a moment is; None if unknown, in the future, or longer ago than a full sync may be."""

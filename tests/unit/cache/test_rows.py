@@ -1,4 +1,4 @@
-"""Rows of records: written at less cost to a cache that knows nothing of them, with the same result."""
+"""Rows of records, and what goes when they are written."""
 
 from __future__ import annotations
 
@@ -6,62 +6,34 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-import pytest
-
 from mopsjobs.cache import rows
 from mopsjobs.cache.database import open_to_write
-from mopsjobs.cache.job_row import JobRow
-from mopsjobs.cache.sync_state import SYNCED_AT, set_meta, transaction
+from mopsjobs.cache.sync_state import transaction
 from mopsjobs.store.base import VersionToken
 from support.cli import foreign, key
 
-TABLES = {
-    "job": ", ".join(JobRow._fields),
-    "job_label": "job_id, label, value",
-    "tally": "*",
-    "pruned": "*",
-    "ledger": "job_id",
-}
-BATCHES = ("", "db", "ace", "cf", "xzy", "p")
-"""Names of the jobs of each batch: out of order, between known ones, known already, after all others, pruned."""
-LOOKED_AT = 0.0
-"""Before any registration: a ledger of that time is of an earlier job."""
 
-
-def _write(cache: sqlite3.Connection, names: str, batch: int) -> None:
+def _write(cache: sqlite3.Connection, names: str, owner: str) -> None:
     made = []
     for name in names:
-        record = foreign(name, owner=f"owner-{batch}", labels={f"batch-{batch}": name, "exp": "1"})
-        row = rows.to_row(key(name), name, record.encode(), VersionToken(f"0x{batch}"), batch)
+        record = foreign(name, owner=owner, labels={"by": owner})
+        row = rows.to_row(key(name), name, record.encode(), VersionToken(owner), 1)
         assert isinstance(row, rows.MirroredJob)
         made.append(row)
     with transaction(cache):
         rows.write_rows(cache, made)
 
 
-@pytest.mark.parametrize("is_synced", [False, True])
-def test_rows_of_a_first_sync_are_those_of_any_other(
-    tmp_path: Path, is_synced: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With labels and sums, and without ledgers of earlier jobs, whatever the cache had between their keys."""
-    found = []
-    for name in ("usual", "replacing"):
-        if name == "replacing":
-            monkeypatch.setattr(rows, "_are_first", lambda *_: False)
-        with closing(open_to_write(str(tmp_path / name), "registry")) as cache:
-            with transaction(cache):
-                cache.execute("INSERT INTO pruned VALUES (?, '0x0')", (key("p"),))
-                cache.execute(
-                    "INSERT INTO ledger (job_id, looked_at, tasks_total, parameters, varying) VALUES (?, ?, 0, '', '')",
-                    ("a", LOOKED_AT),
-                )
-                if is_synced:
-                    set_meta(cache, {SYNCED_AT: "2026-03-01T12:00:00Z"})
-            for batch, names in enumerate(BATCHES):
-                _write(cache, names, batch)
-            found.append(
-                {table: sorted(cache.execute(f"SELECT {some} FROM {table}"), key=str) for table, some in TABLES.items()}
-            )
-    assert found[0] == found[1]
-    assert [row[1] for row in sorted(found[0]["job"])] == sorted({*"".join(BATCHES)})
-    assert found[0]["ledger"] == found[0]["pruned"] == []
+def test_a_row_replaces_what_the_cache_had_of_its_job(tmp_path: Path) -> None:
+    """Labels, the mark of pruning, and the ledger of an earlier job of that id, which was looked at before."""
+    with closing(open_to_write(str(tmp_path / "cache.db"), "registry")) as cache:
+        cache.execute("INSERT INTO pruned VALUES (?, '0x0')", (key("p"),))
+        sql = "INSERT INTO ledger (job_id, looked_at, tasks_total, parameters, varying) VALUES ('a', 0.0, 0, '', '')"
+        cache.execute(sql)
+        _write(cache, "dbp", "ada")
+        _write(cache, "ab", "eve")
+        labels = dict(cache.execute("SELECT job_id, value FROM job_label"))
+        assert labels == dict(cache.execute("SELECT job_id, owner FROM job"))
+        assert labels == {"a": "eve", "b": "eve", "d": "ada", "p": "ada"}
+        assert cache.execute("SELECT owner, jobs FROM tally ORDER BY owner").fetchall() == [("ada", 2), ("eve", 2)]
+        assert cache.execute("SELECT 1 FROM pruned UNION ALL SELECT 1 FROM ledger").fetchall() == []

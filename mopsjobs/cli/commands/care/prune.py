@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sqlite3
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -126,17 +125,8 @@ def _join(from_cache: str, left: _Left) -> str:
 
 
 def _remove(before: float, plan: pruning.PrunePlan, app: App) -> pruning.PruneResult:
-    """Remove what was planned, and the names of event chunks from before that time.
-
-    A plan without jobs removes none, although jobs may have come into the cache since it was made.
-    """
-    from mopsjobs.cache.sync.events import forget_chunks  # here: `--help` needs none of it
-
-    def prune(cache: sqlite3.Connection) -> pruning.PruneResult:
-        forget_chunks(cache, from_timestamp(before))
-        return pruning.prune(cache, before) if plan.jobs else pruning.PruneResult(0, 0, None)
-
-    return app.cache.write(prune)
+    """Remove what was planned. A plan without jobs removes none, although jobs may have come since it was made."""
+    return app.cache.write(lambda cache: pruning.prune(cache, before)) if plan.jobs else pruning.PruneResult(0, 0, None)
 
 
 def _count_text(found: pruning.PrunePlan | pruning.PruneResult) -> str:
