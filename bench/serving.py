@@ -179,16 +179,16 @@ def _search(server: Server) -> list[float]:
 
 def _statements(cache: str, path: str) -> list[str]:
     """Return the SQL of a page, as SQLite gets it."""
+    from mopsjobs.app.run import cache_access
     from mopsjobs.app.run.app import open_app
     from mopsjobs.console.printer import Printer
     from mopsjobs.web.server.pages import make_app
     from mopsjobs.web.server.security import own_names
-    from mopsjobs.web.site import site as site_module
     from mopsjobs.web.site.background import ChangeSignal
     from mopsjobs.web.site.site import Site
 
     seen: list[str] = []
-    open_to_read = site_module.open_to_read
+    open_to_read = cache_access.open_to_read
 
     def open_traced(file: str, registry: str) -> sqlite3.Connection | None:
         connection = open_to_read(file, registry)
@@ -197,7 +197,7 @@ def _statements(cache: str, path: str) -> list[str]:
         return connection
 
     app = open_app({"registry": REGISTRY, "cache": cache}, {"HOME": os.path.dirname(cache)}, Printer(None, None, {}))
-    with mock.patch.object(site_module, "open_to_read", open_traced):
+    with mock.patch.object(cache_access, "open_to_read", open_traced):
         client = make_app(Site(app, ChangeSignal(), None), own_names("localhost", ())).test_client()
         if client.get(path).status_code != 200:
             raise RuntimeError(f"{path} is not answered.")

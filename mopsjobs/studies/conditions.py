@@ -62,28 +62,6 @@ class Condition(NamedTuple):
         return " and ".join(map(str, self.parts))
 
 
-_WORDS = re.compile(
-    r'(?P<name>"(?:[^"\\]|\\.)*"|[A-Za-z_][A-Za-z0-9_.-]*) (?P<operator>>|<=|==|!=) (?P<value>"(?:[^"\\]|\\.)*"|[^ ]+)',
-    re.ASCII,
-)
-
-
-def split_condition(text: str) -> list[tuple[str, str, str]] | None:
-    """Return the name, the operator and the value of each comparison in a written condition, as it has them.
-
-    None if it has another form, or texts that were cut.
-    """
-    found, place = [], 0
-    while (match := _WORDS.match(text, place)) is not None:
-        found.append((match["name"], match["operator"], match["value"]))
-        if match.end() == len(text):
-            return None if "…" in text else found
-        place = match.end() + len(" and ")
-        if text[match.end() : place] != " and ":
-            break
-    return None
-
-
 def is_number(value: object) -> bool:
     """Return whether a value can be compared with a cut: a number that is not a boolean, and not huge."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and -MAX_NUMBER <= value <= MAX_NUMBER

@@ -64,7 +64,7 @@ WORDS: dict[str, tuple[str, ...]] = {
 
 PAGES = (
     "/jobs/JOB", "/jobs/JOB/results?rows=tasks", "/jobs/JOB/logs", "/jobs/JOB/results", "/api/v1/jobs/JOB",
-    "/api/v1/tasks?job=JOB", "/api/v1/results?job=JOB", "/api/v1/sets?job=JOB",
+    "/api/v1/tasks?job=JOB", "/api/v1/results?job=JOB",
     "/api/v1/failures?job=JOB",
 )  # fmt: skip
 

@@ -128,23 +128,6 @@ def test_results_of_the_api_are_the_rows_of_the_table(web: Web, cli: Cli, remote
     assert web.get("/api/v1/results?job=night&after=29").get_json()["rows"] == []
 
 
-def test_sets_of_the_api_are_those_of_the_command(web: Web, cli: Cli, remote: Remote) -> None:
-    """In each order, and page by page."""
-    leave_scalars(remote.jobs, "night", {number: {"y": number % 7} for number in range(20)})
-    web.site.results.put("night", read_results("night", web.app))
-    for query, flags in (("", ()), ("&best=y", ("--best", "y")), ("&sort=-beta", ("--sort", "-beta"))):
-        expected = cli.ok("results", "night", "--by", "set", "--json", "--limit", "0", *flags).json
-        found = web.get(f"/api/v1/sets?job=night{query}").get_json()
-        assert {**found, "data": ""} == {**expected, "data": ""}
-        assert (found["data"], found["stale"]) == ("read just now", False)
-        in_pages = pages(web, f"/api/v1/sets?job=night&limit=7{query}")
-        assert [row for page in in_pages for row in page["sets"]] == expected["sets"]
-    web.site.results.put("night", read_results("night", web.app)._replace(state=()))  # more is known by now
-    cli.clock.advance(minutes=2)
-    found = web.get("/api/v1/sets?job=night").get_json()
-    assert (found["data"], found["stale"]) == ("read 2m ago", True)
-
-
 def test_results_that_were_not_read_are_read_for_the_next_request(web: Web, remote: Remote) -> None:
     """Between syncs, as for a page; the request itself asks the registry nothing."""
     web.site.results = LastUsed(10)
@@ -270,7 +253,7 @@ def test_schemathesis_finds_nothing(web: Web, pytestconfig: pytest.Config) -> No
 
         ask()
     assert set(found) == set(document["paths"])
-    assert len(document["paths"]) == 9
+    assert len(document["paths"]) == 8
 
 
 def test_the_openapi_document_is_valid(web: Web) -> None:

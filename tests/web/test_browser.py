@@ -266,19 +266,6 @@ def test_filters_stay_through_searches_and_sorting(tab: Page, still: Server) -> 
     assert "stuck=true" in tab.url
 
 
-def test_a_button_remembers_whose_jobs_are_mine(tab: Page, still: Server) -> None:
-    """In this browser, and for this page. The address of the button's page alone changes nothing."""
-    tab.goto(f"{still.url}/jobs?owner=grace")
-    tab.get_by_role("link", name="Mine", exact=True).click()
-    expect(tab).not_to_have_url(re.compile("owner=grace"))
-    tab.goto(f"{still.url}/jobs?owner=grace")
-    tab.get_by_role("button", name="Remember grace as mine").click()
-    expect(tab.get_by_role("button", name="Remembered")).to_be_visible()
-    tab.goto(f"{still.url}/jobs?status=failed")
-    tab.get_by_role("link", name="Mine", exact=True).click()
-    expect(tab).to_have_url(re.compile("status=failed&owner=grace"))
-
-
 # --- the live log -----------------------------------------------------------------------------------------------------
 
 

@@ -248,7 +248,7 @@ def test_axes_are_chosen_in_the_address(grid: Web) -> None:
     """Among the parameters that vary; another one is a bad request."""
     grid.complete("/jobs/grid/results")
     assert 'aria-label="Tasks by gamma and beta;' in grid.ok("/jobs/grid/results?x=gamma&up=beta")
-    assert 'aria-label="Tasks by gamma and replicates;' in grid.ok("/jobs/grid/results?x=gamma&up=gamma")
+    assert 'aria-label="Tasks by gamma;' in grid.ok("/jobs/grid/results?x=gamma&up=gamma")
     answer = grid.get("/jobs/grid/results?x=delta")
     assert answer.status_code == 400
     assert "invalid parameter &#39;delta&#39;" in answer.text

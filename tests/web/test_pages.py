@@ -19,13 +19,11 @@ from typing import Any
 
 import pytest
 
-from mopsjobs.cache.database import open_to_read
 from mopsjobs.cache.queries import statistics
 from mopsjobs.events.writer import record_event
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.utils.hosts import is_loopback
 from mopsjobs.utils.times import utc_now
-from mopsjobs.web.site import site as site_module
 from mopsjobs.web.site.background import Syncer
 from support.cli import REMOTE_URL, START, Cli, Clock, Remote, add, foreign, key, sentences
 from support.runs import until
@@ -251,22 +249,7 @@ def test_a_page_is_made_once_for_each_state_of_the_cache(web: Web, monkeypatch: 
     assert len(made) == 2
 
 
-def test_a_connection_serves_one_request_after_the_other(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The cache is opened once, and what is written later is read all the same."""
-    opened: list[str] = []
-    monkeypatch.setattr(
-        site_module, "open_to_read", lambda path, registry: (opened.append(path), open_to_read(path, registry))[1]
-    )
-    for _ in range(3):
-        assert "failed-1" in web.ids("/jobs")
-    assert len(opened) == 1
-    with contextlib.closing(sqlite3.connect(web.app.cache.path, isolation_level=None)) as other:
-        other.execute("DELETE FROM job WHERE job_id = 'failed-1'")
-    assert "failed-1" not in web.ids("/jobs")
-    assert len(opened) == 1
-
-
-def test_no_connection_outlives_the_cache_that_it_was_opened_on(web: Web) -> None:
+def test_a_cache_that_was_replaced_is_read(web: Web) -> None:
     """A cache that was made anew is opened anew; one that a newer mops-jobs has changed is read no longer."""
     path = web.app.cache.path
     assert web.ids("/jobs")
@@ -517,7 +500,7 @@ def test_names_that_are_loopback() -> None:
 
 def test_a_failed_sync_is_shown_and_ends_nothing(web: Web, remote: Remote) -> None:
     """The header of every page tells of it, with the old data below; the next sync that succeeds takes it away."""
-    syncer = Syncer(web.app, web.changes, 60.0)
+    syncer = Syncer(web.app, web.changes, 60.0, lambda _seconds: None, lambda: None)
     web.site.syncer = syncer
     remote.store.down = True
     syncer.problem = syncer._sync()

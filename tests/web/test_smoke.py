@@ -63,7 +63,7 @@ def test_either_browser_shows_the_pages(either_browser: Browser, server: Server,
         page.get_by_role("link", name="Results").click()
         expect(page.get_by_role("group", name="attack_rate over beta")).to_be_visible()
         check_layout(page)
-        page.locator("#map .regions").get_by_role("link").click()
+        page.get_by_role("link", name="Show them").click()
         expect(page.locator("#listed caption")).to_have_text("Parameter sets 1 to 9 of 9")
         check_layout(page)
         page.goto(f"{server.url}/charts")

@@ -1,7 +1,4 @@
-"""Compare jobs: the code, studies and environments of several, and the outputs of two.
-
-`diff` prints the comparison of two jobs, and a page shows that of up to five.
-"""
+"""Compare jobs: the code, studies, environments and outputs of two. `diff` prints it, and a page shows it."""
 
 from __future__ import annotations
 
@@ -161,22 +158,30 @@ def compare_jobs(
     if with_results:
         ours, theirs = (JobOutputs(job.job_id, family_of(app.store, job.job_id, job.manifest)) for job in (one, other))
         results = compare_results(app.store, ours, theirs, on_progress)
-    parts = compare([one, other])
-    code = None if parts.files is None else _compare_code([one, other], parts.files, with_lines=with_lines)
-    return JobDifference(one, other, parts, code, results)
+    return difference_of(one, other, results, with_lines=with_lines)
 
 
-def compare(jobs: Sequence[Provenance | None]) -> Comparison:
-    """Compare jobs by their provenance; None for a job of which it is not known."""
-    manifests = [job.manifest for job in jobs if job is not None and job.manifest is not None]
+def difference_of(
+    first: Provenance, second: Provenance, results: ComparedResults | None = None, *, with_lines: bool = False
+) -> JobDifference:
+    """Compare two jobs by their provenance. `with_lines`: also the lines of changed files, from their archives."""
+    jobs = [first, second]
+    parts = compare(jobs)
+    code = None if parts.files is None else _compare_code(jobs, parts.files, with_lines=with_lines)
+    return JobDifference(first, second, parts, code, results)
+
+
+def compare(jobs: Sequence[Provenance]) -> Comparison:
+    """Compare jobs by their provenance."""
+    manifests = [job.manifest for job in jobs if job.manifest is not None]
     studies = [manifest.study for manifest in manifests]
     specs = [(manifest.calibration or {}).get("spec") or {} for manifest in manifests]
     return Comparison(
-        compare_files([None if job is None else job.files for job in jobs]),
+        compare_files([job.files for job in jobs]),
         compare_studies(studies, specs) if len(studies) >= MIN_KNOWN else None,
-        compare_environments([[] if job is None else job.environments for job in jobs]),
-        tuple(None if job is None else job.image for job in jobs),
-        tuple(None if job is None or job.git is None else commit_text(job.git) for job in jobs),
+        compare_environments([job.environments for job in jobs]),
+        tuple(job.image for job in jobs),
+        tuple(None if job.git is None else commit_text(job.git) for job in jobs),
     )
 
 

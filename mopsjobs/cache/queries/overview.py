@@ -26,7 +26,7 @@ SHOWN_ERRORS = 4
 
 _COLUMNS = (
     "job_id, status, is_active, created_ts, changed_ts, ended_ts, heartbeat_ts, suspect, owner, study, error,"
-    " tasks_total, tasks_completed, usage, forecast, json_extract(record, '$.tasks_failed', '$.engine', '$.labels',"
+    " tasks_total, tasks_completed, forecast, json_extract(record, '$.tasks_failed', '$.labels',"
     " '$.metadata.calibration')"
 )
 
@@ -48,10 +48,8 @@ class ListedJob(NamedTuple):
     error: str | None
     tasks_total: int
     tasks_completed: int
-    usage: str | None
     forecast: str | None
     tasks_failed: int
-    engine: str | None
     labels: Mapping[str, str]
     calibration: Mapping[str, Any] | None
     """How far a calibration is; see `registry.calibration_counts`."""
@@ -212,8 +210,8 @@ def listed_job(connection: sqlite3.Connection, job_id: str, *, now: float) -> Li
 
 def _listed(row: tuple[object, ...], known: float) -> ListedJob:
     *columns, others = row
-    failed, engine, labels, rounds = json.loads(str(others))
+    failed, labels, rounds = json.loads(str(others))
     counts = None if rounds is None else calibration_counts({CALIBRATION: rounds})
-    job = ListedJob._make((*columns, failed or 0, engine, labels, counts, known))
+    job = ListedJob._make((*columns, failed or 0, labels, counts, known))
     suspect = why_suspect(job.suspect, job.heartbeat, known) if job.is_active else None
     return job._replace(suspect=suspect)

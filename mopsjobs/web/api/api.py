@@ -16,7 +16,6 @@ from mopsjobs.app.jobs.job_tasks import JobTasks, never_mirrored_error
 from mopsjobs.app.run.freshness import Freshness
 from mopsjobs.app.run.job_arguments import API
 from mopsjobs.app.tasks.failures import NewFailures, failures_of_cache, keep_new_failures
-from mopsjobs.app.tasks.result_sets import SetChoice, sets_document
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries.events import cache_id, parse_cursor, public_event, read_events
 from mopsjobs.cache.queries.failures import jobs_with_failures
@@ -24,15 +23,14 @@ from mopsjobs.cache.queries.filters import hide_archived, parse_sort
 from mopsjobs.cache.queries.ledgers import read_ledger
 from mopsjobs.cache.queries.task_filters import invalid_cursor
 from mopsjobs.console.result import Document
-from mopsjobs.errors import NoManifestError, UsageError, command_line
+from mopsjobs.errors import NoManifestError, command_line
 from mopsjobs.utils.table_files import json_objects, type_of
-from mopsjobs.utils.times import human_age, json_time, json_timestamp
+from mopsjobs.utils.times import json_time, json_timestamp
 from mopsjobs.web.api.openapi import (
     EVENTS,
     FAILURES,
     JOBS,
     RESULTS,
-    SETS,
     TASKS,
     check_failures,
     document,
@@ -60,7 +58,7 @@ PROBLEM = "application/problem+json"
 def add_routes(app: Flask, site: Site) -> None:
     """Add the routes `/api/v1/`, `/metrics` and `/healthz`."""
     handlers = _Handlers(site)
-    for name in ("jobs", "tasks", "results", "sets", "failures", "events"):
+    for name in ("jobs", "tasks", "results", "failures", "events"):
         app.add_url_rule(f"/api/v1/{name}", f"api_{name}", getattr(handlers, name))
     app.add_url_rule("/api/v1/jobs/<path:job_id>", "api_job", handlers.job)
     app.add_url_rule("/api/v1/openapi.json", "api_openapi", lambda: jsonify(document()))
@@ -181,10 +179,14 @@ class _Handlers:
         """Return the table of `results --table` as a document; 503 while it is being read."""
         site = self._site
         query = parse_query(RESULTS, request.args.items(multi=True))
-        found = self._find_results(query["job"])
-        if isinstance(found, Response):
-            return found
-        job_id, results, reading = found
+
+        def view(connection: sqlite3.Connection, job: Job, now: float) -> tuple[str, Results | None, Reading | None]:
+            return str(job["job_id"]), *find_results(site, connection, job, now)
+
+        job_id, results, reading = site.read_job(query["job"], view)
+        if results is None:
+            why = reason_to_wait(job_id, reading)
+            return with_retry(problem(503, "Unavailable", f"The results of {job_id}: {why.text}", None), why)
         objects = json_objects(results.columns, results.rows.read(-1 if query["after"] is None else query["after"]))
         listed = list(islice(objects, query["limit"] + 1))  # one more, to know whether there are more
         taken = _take_bytes(iter(listed[: query["limit"]]), MAX_ANSWER_BYTES)
@@ -205,40 +207,6 @@ class _Handlers:
         }
         after = json.loads(taken[-1])["task"] if len(taken) < len(listed) else None
         return _page(_document(head, "rows", taken), "after", after)
-
-    def sets(self) -> Response:
-        """Return the document of `results --by set --json`; 503 while it is being read."""
-        query = parse_query(SETS, request.args.items(multi=True))
-        if query["best"] is not None and query["worst"] is not None:
-            raise UsageError("invalid order: expected best or worst, not both.")
-        found = self._find_results(query["job"])
-        if isinstance(found, Response):
-            return found
-        job_id, results, reading = found
-        sets, skip, limit = results.table, query["skip"], query["limit"]
-        if sets is None:
-            return problem(503, "Unavailable", f"The parameter sets of {job_id} are not known.", None)
-        page = sets.page(SetChoice(query["sort"], query["best"], query["worst"], skip + limit))
-        page = page._replace(rows=islice(page.rows, skip, None))
-        app = self._site.app
-        age = human_age(app.now().timestamp() - results.made_at)
-        content = sets_document(sets, page, app, age=f"read {age}", stale=reading is not None)
-        after = skip + limit if skip + limit < page.total else None
-        return _page("".join(Document(content).pieces(None)), "skip", after)
-
-    def _find_results(self, name: str) -> Response | tuple[str, Results, Reading | None]:
-        """Return the id of a job with its results, and what they lack; the answer if they are not read yet."""
-        site = self._site
-
-        def view(connection: sqlite3.Connection, job: Job, now: float) -> tuple[Job, Results | None, Reading | None]:
-            return job, *find_results(site, connection, job, now)
-
-        job, results, reading = site.read_job(name, view)
-        job_id = str(job["job_id"])
-        if results is not None:
-            return job_id, results, reading
-        why = reason_to_wait(job_id, reading)
-        return with_retry(problem(503, "Unavailable", f"The results of {job_id}: {why.text}", None), why)
 
     def failures(self) -> Response:
         """Return the document of `failures --json`. Jobs whose ledgers are not in the cache are left out."""

@@ -94,15 +94,6 @@ RESULTS = {
     "after": AFTER_TASK,
 }
 
-SETS = {
-    "job": JOB,
-    "sort": Parameter(description="The order of the sets: a number for its mean, or a column; - for descending."),
-    "best": Parameter(description="The lowest means of this number first, or with - in front the highest."),
-    "worst": Parameter(description="The highest means of this number first."),
-    "limit": whole_number(MAX_LIMIT, 1, MAX_LIMIT, "The number of parameter sets, at most."),
-    "skip": whole_number(0, 0, MAX_SKIP, "Leave out this many sets. A Link header with rel=next leads to the rest."),
-}
-
 FAILURES = {
     "job": Parameter(
         (),
@@ -162,7 +153,6 @@ def _operations() -> Iterator[tuple[str, str, str, Mapping[str, Parameter], bool
     yield "tasks", "The tasks of a job, as `tasks --json` prints them", "tasks", TASKS, True
     results = "The results of a job, with the rows that `results --table FILE.jsonl` writes"
     yield "results", results, "results", RESULTS, True
-    yield "sets", "The parameter sets of a job, as `results --by set --json` prints them", "sets", SETS, True
     yield (
         "failures",
         "Failed tasks by their errors, as `failures --json` prints them",
@@ -192,7 +182,6 @@ def document() -> dict[str, Any]:
                 "task": _schema("tasks")["$defs"]["task"],
                 "tasks": _with_items(_schema("tasks"), "tasks", "task"),
                 "failures": _schema("failures"),
-                "sets": _schema("results"),
                 "event": _schema("event"),
                 **json.loads(files("mopsjobs").joinpath("web", "api", "schemas.json").read_text(encoding="utf-8")),
             }

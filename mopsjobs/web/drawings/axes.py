@@ -76,17 +76,6 @@ class RoundRange(NamedTuple):
 
 _NOT_SET = object()
 
-MAX_NAMED = 4
-
-
-class ValueSummary(NamedTuple):
-    """The different values of a parameter."""
-
-    text: str
-    """The values, or their number with the least and the greatest."""
-    values: frozenset[Hashable]
-    """Equal for parameters of equal values."""
-
 
 class Axis:
     """The places of a parameter's values, from the first to the last."""
@@ -171,11 +160,11 @@ class Axis:
         return _value_text(self._values[place], as_number=self.is_ordered)
 
 
-def count_scale(name: str, most: float, *, unit: str = "") -> Scale:
-    """Return whole numbers from 0 to at least `most`, each with a unit: steps of 1, 2 or 5 times a power of ten."""
+def count_scale(name: str, most: float) -> Scale:
+    """Return whole numbers from 0 to at least `most`: steps of 1, 2 or 5 times a power of ten."""
     step = _round_step(max(most / MAX_STEPS, 1.0))
     count = max(1, math.ceil(most / step))
-    texts = [f"{step * number:,.0f}{unit}" for number in range(count, -1, -1)]
+    texts = [f"{step * number:,.0f}" for number in range(count, -1, -1)]
     return Scale(AxisTexts(name, texts), step * count, count)
 
 
@@ -228,20 +217,6 @@ def count_values(name: str, sets: Iterable[Params]) -> int:
         if len(values) == MAX_COUNTED:
             break
     return len(values)
-
-
-def summarize_values(name: str, sets: Iterable[Params]) -> ValueSummary:
-    """Return the different values of a parameter in some sets, in words."""
-    values = _distinct(name, sets)
-    found = list(values.values())
-    is_ordered = all(is_number(value) for value in found)
-    if is_ordered:
-        found.sort()
-    texts = [_value_text(value, as_number=is_ordered) for value in found[:MAX_NAMED]]
-    if len(found) > MAX_NAMED:
-        ends = f", {texts[0]} to {_value_text(found[-1], as_number=True)}" if is_ordered else f": {', '.join(texts)}, …"
-        return ValueSummary(f"{len(found):,} values{ends}", frozenset(values))
-    return ValueSummary(", ".join(texts), frozenset(values))
 
 
 def _distinct(name: str, sets: Iterable[Params]) -> dict[Hashable, Any]:

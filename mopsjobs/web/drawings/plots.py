@@ -1,7 +1,4 @@
-"""Draw a scalar over a parameter: a dot per task, mean and quantiles at each value, and bands where tasks failed. Pure.
-
-The means of several jobs are drawn over the same axes.
-"""
+"""Draw a scalar over a parameter: dots of tasks, mean and quantiles at each value, bands where tasks failed. Pure."""
 
 from __future__ import annotations
 
@@ -83,23 +80,14 @@ class Band(NamedTuple):
         return round(0.2 + 0.6 * self.failed / self.tasks, 2)
 
 
-class Line(NamedTuple):
-    """The data of the paths of a job, and its statistics as they are drawn."""
+class Plot(NamedTuple):
+    """The drawing: data of paths, the axes, and the statistics as they are drawn."""
 
     mean: str
     band: str
-    dots: str
-    groups: list[Group]
-
-
-class Plot(NamedTuple):
-    """The drawing: a line per job that has the scalar, and the axes."""
-
-    lines: list[Line | None]
     labels: list[str]
-    """Those of the groups and bands of all jobs, in the order of the axis."""
-    is_line: bool
-    """Whether values in between make sense: means and bands are then joined."""
+    """Those of the groups and bands, in the order of the axis."""
+    groups: list[Group]
     x: AxisTexts
     y: AxisTexts
     grid: str
@@ -112,58 +100,52 @@ class Plot(NamedTuple):
     failed: list[Band]
 
     def rows(self) -> list[tuple[str, Group | None, int]]:
-        """Return the statistics of one job: each label with its group, if it has one, and how many tasks failed."""
-        groups = {group.label: group for line in self.lines if line is not None for group in line.groups}
+        """Return the statistics: each label with its group, if it has one, and how many tasks failed."""
+        groups = {group.label: group for group in self.groups}
         failed = {band.label: band.failed for band in self.failed}
         return [(label, groups.get(label), failed.get(label, 0)) for label in self.labels]
 
 
-def draw(name: str, axis: Axis, series: Sequence[Series]) -> Plot | None:
-    """Return the plot of a scalar; None if no task has it.
-
-    Args:
-        name: the scalar.
-        axis: the parameter, over the sets of all jobs.
-        series: the values of each job.
-    """
-    found, not_finite = [], 0
+def draw(name: str, axis: Axis, series: Series) -> Plot | None:
+    """Return the plot of a scalar over a parameter; None if no task has it."""
+    positions = [axis.position(params) for params in series.sets]
+    places = [axis.place(params) for params in series.sets]
     points: list[tuple[float, float, int]] = []
     at: dict[int, list[float]] = {}
+    by_place: dict[int, list[tuple[float, float]]] = {}
     tasks, failed = Counter[int](), Counter[int]()
-    for one in series:
-        positions, places = [axis.position(params) for params in one.sets], [axis.place(params) for params in one.sets]
-        by_place: dict[int, list[tuple[float, float]]] = {}
-        numbers, has_failed = one.tasks or repeat(-1), one.failed or repeat(False)
-        for place, value, number, is_failed in zip(one.set_of, one.values, numbers, has_failed, strict=False):
-            tasks[places[place]] += 1
-            not_finite += math.isinf(value)
-            if math.isfinite(value):
-                by_place.setdefault(places[place], []).append((positions[place], value))
-                points.append((positions[place], value, number))
-            elif is_failed:
-                failed[places[place]] += 1
-            else:
-                continue
-            at.setdefault(places[place], []).append(positions[place])
-        found.append([_group(axis.label(place), members) for place, members in sorted(by_place.items())])
+    numbers, has_failed = series.tasks or repeat(-1), series.failed or repeat(False)
+    for of, value, number, is_failed in zip(series.set_of, series.values, numbers, has_failed, strict=False):
+        place, position = places[of], positions[of]
+        tasks[place] += 1
+        if math.isfinite(value):
+            by_place.setdefault(place, []).append((position, value))
+            points.append((position, value, number))
+        elif is_failed:
+            failed[place] += 1
+        else:
+            continue
+        at.setdefault(place, []).append(position)
     if not points:
         return None
-    with_tasks = any(one.tasks for one in series)
     centres = {place: mean(at[place]) for place in sorted(at)}
-    x, texts = _across(axis, at, centres, with_tasks=with_tasks)
-    heights = [value for _, value, _ in points] if with_tasks else [one.mean for groups in found for _, one in groups]
-    y = _Scale(heights, HEIGHT - MARGIN, MARGIN)
-    is_line = axis.is_ordered and len(centres) > 1
+    groups = [_group(axis.label(place), members) for place, members in sorted(by_place.items())]
+    x, texts = _across(axis, at, centres, with_tasks=bool(series.tasks))
+    y = _Scale([value for _, value, _ in points], HEIGHT - MARGIN, MARGIN)
+    across = [x.at(centre) for centre, _ in groups]
+    down, low, high = ([y.at(value) for value in some] for some in zip(*(one[2:] for _, one in groups), strict=True))
+    is_line = axis.is_ordered and len(centres) > 1  # values in between make sense
     return Plot(
-        lines=[_line(groups, x, y, is_line=is_line) if groups else None for groups in found],
+        mean=_means(across, down, is_line=is_line),
+        band=(_band if is_line else _bars)(across, low, high),
         labels=[axis.label(place) for place in centres],
-        is_line=is_line,
+        groups=[group for _, group in groups],
         x=texts,
         y=AxisTexts(name, y.texts[::-1]),
         grid=_grid(y),
-        dots=_dots(points, x, y) if with_tasks else [],
+        dots=_dots(points, x, y) if series.tasks else [],
         tasks=len(points),
-        not_finite=not_finite,
+        not_finite=sum(map(math.isinf, series.values)),
         failed=[
             Band(axis.label(place), failed[place], tasks[place], path)
             for place, path in zip(centres, _columns([x.at(one) for one in centres.values()]), strict=True)
@@ -226,14 +208,6 @@ def _group(label: str, members: Sequence[tuple[float, float]]) -> tuple[float, G
     low, high = (quantile(ordered, share) for share in QUANTILES)
     centre = mean([position for position, _ in members])
     return centre, Group(label, len(ordered), mean(ordered), low, high)
-
-
-def _line(groups: Sequence[tuple[float, Group]], x: _Scale, y: _Scale, *, is_line: bool) -> Line:
-    across = [x.at(centre) for centre, _ in groups]
-    down, low, high = ([y.at(value) for value in some] for some in zip(*(one[2:] for _, one in groups), strict=True))
-    means = "".join(f"M{left:.1f} {top:.1f}h0" for left, top in zip(across, down, strict=True))
-    band = (_band if is_line else _bars)(across, low, high)
-    return Line(_means(across, down, is_line=is_line), band, means, [group for _, group in groups])
 
 
 class _Scale:

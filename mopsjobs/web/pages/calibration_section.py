@@ -44,7 +44,7 @@ def _over_time(journal: Journal, word: str) -> Plot | None:
     sets = [{word: number} for number in range(1, len(values) + 1)]
     if len(values) < 2:
         return None
-    return draw(f"best {value_name(journal)}", Axis(word, sets), [Series(sets, range(len(sets)), values)])
+    return draw(f"best {value_name(journal)}", Axis(word, sets), Series(sets, range(len(sets)), values))
 
 
 def _by_parameter(journal: Journal, names: list[str]) -> list[tuple[str, Plot]]:
@@ -53,7 +53,7 @@ def _by_parameter(journal: Journal, names: list[str]) -> list[tuple[str, Plot]]:
     values = [math.nan if one.told.value is None else one.told.value for one in evaluations]
     failed = [one.told.value is None for one in evaluations]
     numbers = range(len(sets))
-    drawn = ((name, draw(value_name(journal), Axis(name, sets), [Series(sets, numbers, values, numbers, failed)]))
+    drawn = ((name, draw(value_name(journal), Axis(name, sets), Series(sets, numbers, values, numbers, failed)))
              for name in names)  # fmt: skip
     return [(name, plot) for name, plot in drawn if plot is not None]
 

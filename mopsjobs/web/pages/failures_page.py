@@ -136,7 +136,7 @@ class FailuresPage:
         minute = int(self._site.app.now().timestamp() // 60)  # the window moves, even if nothing changes
         return self._memo.get(
             link(list(params), {"sort": ""}),
-            (self._site.changes.number, minute),
+            (self._site.state(), minute),
             lambda: overview_of_filter(
                 connection, query.filter, query.values["limit"], resumed=query.values["resumed"]
             ),

@@ -35,7 +35,6 @@ from mopsjobs.web.pages.calibration_section import draw_calibration
 from mopsjobs.web.pages.readings import ask
 from mopsjobs.web.queries.query_params import parse_query
 from mopsjobs.web.queries.view_models import (
-    MAX_COMPARED,
     Bar,
     Job,
     Moment,
@@ -52,9 +51,6 @@ from mopsjobs.web.site.rendering import Renderer
 
 SHOWN_EVENTS = 200
 """The last events on the page of a job when it is opened; the script adds later ones."""
-
-SHOWN_COLUMNS = ("created", "updated", "duration")
-"""Values of the row of a job that its page shows beside the others."""
 
 SHOWN_FAILURES = 20
 
@@ -106,7 +102,7 @@ class JobPage:
             events = event_queries.last_events(connection, whole_id, limit=SHOWN_EVENTS)
             others = {name: section for name, section in card.items() if name not in ELSEWHERE}
             return {
-                "row": row(listed_job(connection, whole_id, now=now), now, SHOWN_COLUMNS),
+                "row": row(listed_job(connection, whole_id, now=now), now),
                 "job": job,
                 "icon": "-active" if job["is_active"] else f"-{job['status']}" if job["status"] in ICONS else "",
                 "unknown": freshness.unknown_since if job["is_active"] else None,
@@ -172,13 +168,10 @@ def _family(family: Family, section: Section) -> dict[str, Any]:
 
 
 def _comparisons(connection: sqlite3.Connection, job: Job, family: Family | None) -> list[tuple[str, str]]:
-    """Return with which jobs to compare a job, each with the address of that: those of its family, and another run."""
+    """Return with which jobs to compare a job, each with the address of that: its parent, and another run."""
     job_id, parent = str(job["job_id"]), job["parent_job_id"]
     members = [] if family is None else [member.job_id for member in family.members]
     found = [("its parent", [str(parent), job_id])] if parent in members else []
-    if len(members) > len(found) + 1:
-        others = [one for one in members if one != job_id][1 - MAX_COMPARED :]
-        found.append(("its family", [one for one in members if one == job_id or one in others]))
     study = study_of(job["metadata"])
     runs = [] if study is None else jobs_of_study(connection, study, MAX_RUNS)
     other = next((one for one in runs if one != job_id and one not in members), None)

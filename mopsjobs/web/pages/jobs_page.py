@@ -7,7 +7,7 @@ import functools
 import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import unquote, urlencode
+from urllib.parse import urlencode
 
 from flask import Response, redirect, request
 
@@ -26,12 +26,6 @@ from mopsjobs.web.site.rendering import Renderer, link, paging
 SHOWN_ROWS = {"running": 8, "waiting": 3}
 """Rows of a section, at most, while sections below it have rows too. A link leads to the others."""
 
-MAX_NAME = 256
-"""Characters of a name that a browser remembers."""
-
-COOKIE = "mops_jobs_mine"
-"""Has the owner whose jobs are `mine` in this browser, if it is not the user of the server. The script sets it."""
-
 HOURS = {"": "any time", "1": "an hour", "24": "a day", "48": "2 days", "168": "a week", "720": "30 days"}
 """The windows to choose from: their values in `hours`, and their texts."""
 
@@ -42,8 +36,16 @@ FIRST_COMMANDS = (
 )
 """What to type in an empty registry."""
 
-SORTED = ("status", "name", "owner", "progress", "created", "updated", "duration")
-"""Columns that can be sorted by, under the same names."""
+COLUMNS = {
+    "status": ("Status", "status"),
+    "name": ("Job", "name"),
+    "study": ("Study and labels", None),
+    "owner": ("Owner", "owner"),
+    "progress": ("Tasks", "progress"),
+    "error": ("Error", None),
+    "done": ("Done", "updated"),
+}
+"""The columns of the table: their titles, and what their heads sort by."""
 
 MAX_CHIPS = 50
 """Parameters of which the filters have chips. Each chip has a link with all others."""
@@ -56,13 +58,13 @@ class JobsPage:
         self._renderer = renderer
 
     def answer(self) -> Response | tuple[str, int]:
-        """Return the page, or lead to its address: filters in the search box and `mine` stand for other parameters."""
+        """Return the page, or lead to its address: filters in the search box stand for other parameters."""
         params = list(request.args.items(multi=True))
         now = self._renderer.site.app.now()
         try:
-            target = self._find_mine(params) or _find_address(params)
-            if target is not None:
-                return target
+            expanded = expand_search(params)
+            if expanded is not None:
+                return redirect("/jobs" + link(expanded, {}), 302)  # type: ignore[return-value]
             query = query_params.JobsPageQuery(params, now)
         except UsageError as error:
             return self._refuse(params, error), 400
@@ -74,23 +76,6 @@ class JobsPage:
 
         return self._renderer.page("jobs.html", view)
 
-    def _find_mine(self, params: Params) -> Response | None:
-        """Lead from `mine=true` to the owner whom the browser remembers, or to the user who runs the server.
-
-        Raises:
-            UsageError: if the request has no name, or `mine` has another value.
-        """
-        value = next((value for name, value in reversed(params) if name == "mine" and value), None)
-        if value is None:
-            return None
-        hint = "Filter by owner, as with owner:ada."
-        if value != "true":
-            raise UsageError(f"invalid mine '{value}': expected true.", hint=hint)
-        owner = unquote(request.cookies.get(COOKIE, "")) or self._renderer.site.user
-        if owner is None:
-            raise UsageError("Nothing says which jobs are yours.", hint=hint)
-        return _lead_to([one for one in params if one[0] != "mine"], {"owner": owner})
-
     def _refuse(self, params: Params, error: UsageError) -> str:
         """Return the page for invalid filters: the form as it was sent, and what is wrong, without jobs."""
         values = dict(params)
@@ -99,7 +84,7 @@ class JobsPage:
             header=self._renderer.site.header(),
             problem=str(error),
             hint=error.hint,
-            **_form(params, values),
+            **self._form(params, values),
         )
 
     def _view(
@@ -121,27 +106,33 @@ class JobsPage:
             "archived": filters.count_archived(connection, query.filter),
             "archived_to": link([*params, ("label", f"{ARCHIVED}=true")], {}),
             "columns": _columns(query, params),
-            "query_columns": query.columns,
             "first_commands": [(why, command_line(command)) for why, command in FIRST_COMMANDS],
             "paging": paging(list(params), query.page, max(1, -(-paged // query_params.PAGE_SIZE))),
             "broken": statistics.count_unreadable_records(connection),
             "sections": sections,
-            **_form(params, query.values),
+            **self._form(params, query.values),
         }
 
-
-def _find_address(params: Params) -> Response | None:
-    """Lead to the address of a search with filters, and from the default columns to none."""
-    expanded = expand_search(params)
-    found = list(params) if expanded is None else expanded
-    columns = [value for name, value in found if name == "columns"]
-    if sorted(columns) == sorted(query_params.DEFAULT_COLUMNS):
-        return _lead_to([one for one in found if one[0] != "columns"], {})
-    return None if expanded is None else _lead_to(found, {})
-
-
-def _lead_to(params: Params, changes: Mapping[str, str]) -> Response:
-    return redirect("/jobs" + link(list(params), changes), 302)  # type: ignore[return-value]
+    def _form(self, params: Params, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the search and the chips need, also for values that could not be read."""
+        own = ("q", "hours", "page")
+        hours = str(values.get("hours") or "").removesuffix(".0")
+        user = self._renderer.site.user
+        others = [one for one in params if one[0] != "compare"]
+        return {
+            "search": {
+                "text": values.get("q") or "",
+                "hours": view_models.choices(HOURS, hours, f"{hours} hours"),
+                "chosen_hours": hours,
+                "has_window": bool(values.get("since")),
+                "hidden": [(name, value) for name, value in params if name not in own and value],
+                "has_boxes": values.get("compare") in (True, "true"),
+                "to_boxes": "?" + urlencode([*others, ("compare", "true")]),
+                "without_boxes": "?" + urlencode(others),
+                "mine": None if user is None else link(list(params), {"owner": user}),
+            },
+            "chips": [(text, "?" + urlencode(others)) for text, others in describe_filters(params[:MAX_CHIPS])],
+        }
 
 
 def _recent(job_filter: filters.Filter, now: float) -> filters.Filter:
@@ -155,40 +146,6 @@ def _recent(job_filter: filters.Filter, now: float) -> filters.Filter:
 def _has_window(job_filter: filters.Filter) -> bool:
     ends = (job_filter.since, job_filter.until, job_filter.ended_since)
     return any(end is not None for end in ends)
-
-
-def _form(params: Params, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the search and the chips need, also for values that could not be read."""
-    own = ("q", "hours", "columns", "page")
-    hours = str(values.get("hours") or "").removesuffix(".0")
-    chosen = [value for name, value in params if name == "columns" and value]
-    owner = next((value for name, value in reversed(params) if name == "owner" and value), "")
-    return {
-        "search": {
-            "text": values.get("q") or "",
-            "hours": view_models.choices(HOURS, hours, f"{hours} hours"),
-            "chosen_hours": hours,
-            "has_window": bool(values.get("since")),
-            "columns": [
-                (name, title, name in (chosen or query_params.DEFAULT_COLUMNS))
-                for name, title in query_params.COLUMNS.items()
-            ],
-            "hidden": [(name, value) for name, value in params if name not in own and value],
-            "compare": _with_boxes(params, chosen),
-            "mine": link(list(params), {"owner": "", "mine": "true"}),
-            "owner": owner if "," not in owner and len(owner) <= MAX_NAME else None,
-        },
-        "chips": [(text, "?" + urlencode(others)) for text, others in describe_filters(params[:MAX_CHIPS])],
-    }
-
-
-def _with_boxes(params: Params, chosen: Sequence[str]) -> str:
-    """Return the query string with boxes to choose jobs by, or without them."""
-    others = [one for one in params if one[0] != "columns"]
-    has_boxes = query_params.COMPARE in chosen
-    columns = [name for name in chosen or query_params.DEFAULT_COLUMNS if name != query_params.COMPARE]
-    shown = columns if has_boxes else [query_params.COMPARE, *columns]
-    return "?" + urlencode([*others, *(("columns", name) for name in shown)])
 
 
 def _panels(
@@ -265,7 +222,7 @@ def _sections(
             found = overview.listed_rows(connection, chosen, query.filter, order=order, now=now, **shown)
         else:
             found = [*overview.listed_jobs(connection, chosen, order=order, now=now, **shown)]
-        rows = [_row(one, now, query.columns, params) for one in found]
+        rows = [_row(one, now, params) for one in found]
         _add_details(connection, [row for row in rows if row["sweep"] is None])
         others = link(list(params), {"status": ",".join(names)})
         sections.append(
@@ -286,11 +243,11 @@ def _sections(
     return sections
 
 
-def _row(found: overview.ListedJob | Sweep, now: float, columns: Sequence[str], params: Params) -> dict[str, Any]:
+def _row(found: overview.ListedJob | Sweep, now: float, params: Params) -> dict[str, Any]:
     if not isinstance(found, Sweep):
-        shown = view_models.row(found, now, columns)
+        shown = view_models.row(found, now)
         return shown if found.calibration is None else view_models.calibration_row(shown, found.calibration)
-    return {**view_models.sweep_row(found, now, columns), "to": link([*params, ("label", f"{SWEEP}={found.name}")], {})}
+    return {**view_models.sweep_row(found, now), "to": link([*params, ("label", f"{SWEEP}={found.name}")], {})}
 
 
 def _by_phase(counts: Mapping[str, int]) -> dict[str, dict[str, int]]:
@@ -316,15 +273,14 @@ def _add_details(connection: sqlite3.Connection, rows: Sequence[dict[str, Any]])
 
 def _columns(query: query_params.JobsPageQuery, params: Params) -> list[dict[str, Any]]:
     """Return the heads of the table. Some link to the order by their column, or to the reverse of that."""
-    first = (query.sort or "").partition(",")[0].strip()
+    first = (query.sort or "").partition(",")[0].strip().lstrip("+")
     columns = []
-    titles = {"status": "Status", "name": "Job", **{name: query_params.COLUMNS[name] for name in query.columns}}
-    for name, title in titles.items():
-        column = name if name in SORTED else None
-        order = None if column is None else {column: "ascending", f"-{column}": "descending"}.get(first.lstrip("+"))
-        reverse = f"-{column}" if order == "ascending" else column
-        is_newest_first = order is None and name in ("created", "updated", "duration", "progress")
-        chosen = f"-{column}" if is_newest_first else f"{reverse},-updated" if name == "status" else str(reverse)
+    for name, (title, column) in COLUMNS.items():
+        order = None if column is None else {column: "ascending", f"-{column}": "descending"}.get(first)
+        is_descending = order == "ascending" or (order is None and column in ("progress", "updated"))
+        chosen = f"{'-' * is_descending}{column}" + ",-updated" * (column == "status")
         to = None if column is None else link(list(params), {"sort": chosen})
         columns.append({"name": name, "title": title, "order": order, "to": to})
+    if query.values["compare"]:
+        columns.insert(2, {"name": "compare", "title": "Compare", "order": None, "to": None})
     return columns

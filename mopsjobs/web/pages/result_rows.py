@@ -114,6 +114,9 @@ def _with_error(tasks: Iterator[ListedTask], error: str | None) -> Iterator[List
     )
 
 
+ENDS = {"lowest": False, "highest": True}
+"""The ends of the order by the mean of a scalar, and whether it is descending then."""
+
 OF_SCALAR = "."
 """Before the name of a statistic in an order: that of the scalar that is shown."""
 
@@ -127,9 +130,6 @@ STATISTICS = {
 
 MAY_BE_FIRST = ""
 """The name of the column that `ResultSets.rows` adds, which no other has."""
-
-ENDS = {"lowest": False, "highest": True}
-"""The ends of the order by the mean of a scalar, and whether it is descending then."""
 
 Row = Mapping[str, Any]
 

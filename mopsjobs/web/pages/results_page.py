@@ -13,26 +13,20 @@ from urllib.parse import urlencode
 from flask import Response, redirect, request
 from flask.typing import ResponseReturnValue
 
-from mopsjobs.app.jobs.find_job import FoundJob
-from mopsjobs.app.jobs.job_tasks import JobTasks
 from mopsjobs.app.jobs.log_selection import MAX_TASK
 from mopsjobs.app.tasks.failures import describe_left_out
 from mopsjobs.app.tasks.results_table import cached_lineage, results_state
 from mopsjobs.app.tasks.task_outputs import no_such_task_error
-from mopsjobs.cache.queries.failures import last_failures
 from mopsjobs.cache.queries.families import read_family
-from mopsjobs.cache.queries.ledgers import BY_LEDGER, read_ledger
 from mopsjobs.cache.queries.task_filters import STATUSES, check_count, parse_condition, parse_task_statuses
-from mopsjobs.cache.queries.tasks import TaskQuery
 from mopsjobs.cache.stored_study import StoredStudy
 from mopsjobs.errors import UsageError, command_line, shorten
-from mopsjobs.studies.conditions import split_condition
 from mopsjobs.studies.field_values import is_output_name
 from mopsjobs.utils.table_files import csv_pieces
 from mopsjobs.utils.text import did_you_mean, parse_whole_number, pluralize, strip_control_characters
 from mopsjobs.web.drawings import plots
 from mopsjobs.web.drawings.axes import Axis
-from mopsjobs.web.drawings.heat_map import KINDS, Axes, HeatMap, SetTasks, choose_axes, lay_out, map_values, sets_of
+from mopsjobs.web.drawings.heat_map import KINDS, Axes, HeatMap, choose_axes, lay_out, map_values
 from mopsjobs.web.pages.logs_page import last_lines
 from mopsjobs.web.pages.readings import Reading, ask, find_results, not_read_yet, waiting
 from mopsjobs.web.pages.result_rows import MAX_PAGE, ends_of, set_rows, task_rows
@@ -131,7 +125,7 @@ class ResultsPage:
 
         def view(connection: sqlite3.Connection, job: Job, now: float) -> dict[str, Any]:
             results, reading = find_results(self._site, connection, job, now)
-            drawn = self._draw(connection, job, results, query)
+            drawn = self._draw(str(job["job_id"]), results, query)
             lacks_sets = results is None and not (reading is not None and reading.is_waiting)
             is_by_task = query["rows"] == TASKS or query["error"] is not None or (lacks_sets and query["rows"] is None)
             family = read_family(connection, str(job["job_id"]))
@@ -157,8 +151,7 @@ class ResultsPage:
                 "statuses": choices(STATUS_TEXTS, query["status"]),
                 "shown": self._task(connection, job, results, query, params, now),
                 **drawn.plot,
-                "map": drawn.heat_map
-                and map_values(drawn.heat_map, drawn.axes, to_rows, lambda one: to_rows(one, FAILED_STATUSES)),
+                "map": drawn.heat_map and map_values(drawn.heat_map, drawn.axes, to_rows),
                 "axes": drawn.axes,
                 "choices": list(drawn.plot["varying"])[:MAX_PARAMETERS],
                 "is_mixed": len(drawn.plot["varying"]) > 1,
@@ -187,51 +180,30 @@ class ResultsPage:
 
         return self._renderer.job_page("job_results.html", job_id, view)
 
-    def _draw(
-        self, connection: sqlite3.Connection, job: Job, results: Results | None, query: Mapping[str, Any]
-    ) -> _Drawings:
-        """Return plot and map of what is read of a job: of its results, or of its tasks alone.
+    def _draw(self, job_id: str, results: Results | None, query: Mapping[str, Any]) -> _Drawings:
+        """Return plot and map of the results of a job.
 
         What separates failed tasks from others is the first choice for the axes.
 
         Raises:
             UsageError: if the query names a scalar or a parameter that they lack.
         """
-        job_id, chosen = str(job["job_id"]), Axes(query["x"], query["up"])
-        key = (job_id, results is None, chosen, query["y"])
+        chosen = Axes(query["x"], query["up"])
 
-        def draw(sets: list[SetTasks], varying: Sequence[str], texts: Sequence[str]) -> _Drawings:
-            known = [parts for text in texts if (parts := split_condition(text)) is not None]
-            preferred = [parse_condition("".join(part)).name for parts in known for part in parts]
-            axes = choose_axes(varying, sets, preferred, chosen)
-            plot = plot_results([results], {**query, "x": axes.x or query["x"]}, with_tasks=True)
-            has_map = axes.x is not None and 0 < sum(len(one.kinds) for one in sets) <= MAX_MAP_TASKS
-            return _Drawings({**plot, "varying": varying}, lay_out(sets, axes, known) if has_map else None, axes)
-
-        def draw_results(results: Results) -> _Drawings:
+        def draw(results: Results) -> _Drawings:
             sets = results.set_tasks()
             names = list(results.sets[0])[:MAX_PARAMETERS] if results.sets else []
             varying = list(plots.plotted(names, results.sets)) if sets else []
-            drawn = draw(sets, varying, [str(one.condition) for one in results.separates])
-            return drawn._replace(ends=ends_of(results, drawn.plot["y"]))
+            preferred = [part.parameter for one in results.separates for part in one.condition.parts]
+            axes = choose_axes(varying, sets, preferred, chosen)
+            plot = plot_results(results, {**query, "x": axes.x or query["x"]})
+            has_map = axes.x is not None and 0 < sum(len(one.kinds) for one in sets) <= MAX_MAP_TASKS
+            heat_map = lay_out(sets, axes) if has_map else None
+            return _Drawings({**plot, "varying": varying}, heat_map, axes, ends_of(results, plot["y"]))
 
-        if results is not None:
-            return self._drawn.get(key, results.made_at, lambda: draw_results(results))
-        ledger, summary = read_ledger(connection, job_id), last_failures(connection, job_id)
-        if ledger is None or not ledger.varying or not 0 < ledger.tasks_total <= MAX_MAP_TASKS:
-            return _Drawings({**plot_results([None], query), "varying": []}, None, chosen)
-        groups = [] if summary is None else summary[0].groups
-        texts = [str(one["condition"]) for group in groups for one in group.separates]
-        found = JobTasks(self._site.app, FoundJob(job), None)
-        state = (ledger.chunks, ledger.problems, ledger.basis, ledger.is_complete, found.may_lack_ends(ledger), *texts)
-        if ledger.basis != BY_LEDGER:
-            state = (*state, job["tasks_completed"])
-
-        def draw_tasks() -> _Drawings:
-            tasks = found.list_tasks(connection, TaskQuery())
-            return draw(sets_of((one.params, one.row.outcome) for one in tasks.tasks(0)), ledger.varying, texts)
-
-        return self._drawn.get(key, state, draw_tasks)
+        if results is None:
+            return _Drawings({**plot_results(None, query), "varying": []}, None, chosen)
+        return self._drawn.get((job_id, chosen, query["y"]), results.made_at, lambda: draw(results))
 
     def file(self, job_id: str) -> Response:
         """Return the table of results as CSV; 503 while it is being read."""
@@ -358,44 +330,31 @@ def _select(params: Params, query: Mapping[str, Any]) -> str:
     return query_string if query_string == "?" else f"{query_string}&"
 
 
-def plot_results(
-    results: Sequence[Results | None], query: Mapping[str, Any], *, with_tasks: bool = False
-) -> dict[str, Any]:
-    """Return the plot that a query asks for, over a parameter that all jobs have, and what else could be plotted.
+def plot_results(results: Results | None, query: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the plot that a query asks for, and what else could be plotted.
 
     Args:
-        results: those of each job; None if they are not kept.
+        results: those of the job; None if they are not kept.
         query: has the names of the scalar and the parameter, `y` and `x`; None for the first ones.
-        with_tasks: whether each task is drawn, and where tasks failed.
 
     Raises:
-        UsageError: if the query names a scalar or a parameter that the results of all jobs lack.
+        UsageError: if the query names a scalar or a parameter that the results lack.
     """
-    known = [one for one in results if one is not None and one.sets]
-    shared = [name for name in known[0].sets[0] if all(name in one.sets[0] for one in known)] if known else []
-    sets = [params for one in known for params in one.sets]
-    parameters = list(plots.plotted(shared[:MAX_PARAMETERS], sets))
-    scalars = list(dict.fromkeys(name for one in results if one is not None for name in one.scalars))
+    names = list(results.sets[0])[:MAX_PARAMETERS] if results is not None and results.sets else []
+    parameters = [] if results is None else list(plots.plotted(names, results.sets))
+    scalars = [] if results is None else list(results.scalars)
     found = {"plot": None, "parameters": parameters, "scalars": scalars, "x": query["x"], "y": query["y"]}
-    if not parameters or not scalars:
+    if results is None or not parameters or not scalars:
         return found
-    is_whole = None not in results
-    x = _choose("parameter", query["x"], parameters, is_whole=is_whole)
-    y = _choose("value", query["y"], scalars, is_whole=is_whole)
-    if x is None or y is None:
-        return found
-    series = [
-        plots.Series() if one is None else one.series_of_tasks(y) if with_tasks else one.series(y) for one in results
-    ]
-    return found | {"plot": plots.draw(y, Axis(x, sets), series), "x": x, "y": y}
+    x, y = _choose("parameter", query["x"], parameters), _choose("value", query["y"], scalars)
+    return found | {"plot": plots.draw(y, Axis(x, results.sets), results.series(y)), "x": x, "y": y}
 
 
-def _choose(kind: str, name: str | None, names: Sequence[str], *, is_whole: bool) -> str | None:
-    """Return the name of a query, or the first one; None if results that are not read yet may have the name."""
+def _choose(kind: str, name: str | None, names: Sequence[str]) -> str:
+    """Return the name of a query, or the first one."""
     by_shown = {strip_control_characters(one): one for one in reversed(names)}  # a form sends what it shows
     found = names[0] if name is None else name if name in names else by_shown.get(name)
-    if found is None and name is not None and is_whole:
-        raise UsageError(
-            f"invalid {kind} '{shorten(name, 100)}': expected one of the results.{did_you_mean(name, names)}"
-        )
+    if found is None:
+        text = shorten(str(name), 100)
+        raise UsageError(f"invalid {kind} '{text}': expected one of the results.{did_you_mean(text, names)}")
     return found

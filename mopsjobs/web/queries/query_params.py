@@ -12,7 +12,6 @@ from mopsjobs.cache.queries import filters
 from mopsjobs.cache.queries.statistics import window_start
 from mopsjobs.errors import UsageError
 from mopsjobs.utils.text import parse_whole_number
-from mopsjobs.web.queries.view_models import PLAIN_COLUMNS
 
 TYPES = {NUMBER: "number", SWITCH: "boolean"}
 """The types of filters that are not texts, in JSON."""
@@ -21,25 +20,6 @@ MAX_PAGE = 100_000
 
 PAGE_SIZE = 25
 """Jobs per page: a screen full."""
-
-COMPARE = "compare"
-"""The column of boxes to choose jobs by."""
-
-COLUMNS = {
-    COMPARE: "Compare",
-    "study": "Study and labels",
-    "owner": "Owner",
-    "progress": "Tasks",
-    "error": "Error",
-    "done": "Done",
-    "created": "Created",
-    "updated": "Updated",
-    "duration": "Duration",
-    **{name: column.title for name, column in PLAIN_COLUMNS.items()},
-}
-"""Columns of the table of jobs besides status and job, in their order: their names in `columns`, and their titles."""
-
-DEFAULT_COLUMNS = ("study", "owner", "progress", "error", "done")
 
 Query = Iterable[tuple[str, str]]
 """The names and values of a query string. A name may come more than once."""
@@ -92,7 +72,7 @@ UNPANELED = ("status", "open", "stuck")
 
 JOBS_PAGE = {
     "sort": Parameter(),
-    "columns": choice((), COLUMNS),
+    "compare": Parameter(default=False),
     "page": whole_number(1, 1, MAX_PAGE),
 }
 
@@ -184,8 +164,6 @@ class JobsPageQuery(JobsQuery):
         self.order = None if self.sort is None else filters.parse_sort(self.sort)
         """The ORDER BY clause; None for the order that is most useful in each phase."""
         self.page: int = self.values["page"]
-        shown = self.values["columns"] or DEFAULT_COLUMNS
-        self.columns = tuple(name for name in COLUMNS if name in shown)
         self.filter_any_status = job_filter(now, **self.chosen | dict.fromkeys(UNPANELED))
         """The filter for panels, whatever the status."""
         self.is_part = any(value for name, value in self.chosen.items() if name not in UNPANELED)

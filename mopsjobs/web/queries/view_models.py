@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
 from markupsafe import Markup, escape
 
 from mopsjobs.app.following.event_feed import event_text
-from mopsjobs.app.jobs.job_card import duration_text, end_text, late_end_text, memory_text, stragglers_text
-from mopsjobs.cache.job_json import NO_UPDATE, NO_USAGE, RUNNER_ENDED, SILENT_SECONDS, forecast_text
+from mopsjobs.app.jobs.job_card import end_text, late_end_text, stragglers_text
+from mopsjobs.cache.job_json import NO_UPDATE, RUNNER_ENDED, SILENT_SECONDS, forecast_text
 from mopsjobs.cache.queries.events import StoredEvent
 from mopsjobs.cache.queries.overview import ListedJob
 from mopsjobs.cache.queries.sweeps import Sweep
@@ -99,26 +99,6 @@ class Bar(NamedTuple):
     words: str
 
 
-class PlainColumn(NamedTuple):
-    """A column of the table of jobs that is a text of each job, and nothing else."""
-
-    title: str
-    text: Callable[[ListedJob], str | None]
-
-
-def _usage(job: ListedJob) -> dict[str, Any]:
-    usage: dict[str, Any] = json.loads(NO_USAGE if job.usage is None else job.usage)
-    return usage
-
-
-PLAIN_COLUMNS = {
-    "cpu": PlainColumn("CPU time", lambda job: duration_text(_usage(job)["cpu_seconds"])),
-    "memory": PlainColumn("Peak memory", lambda job: memory_text(_usage(job)["max_rss_bytes"])),
-    "engine": PlainColumn("Engine", lambda job: job.engine),
-}
-"""These columns, by their names in `columns`. The table shows them behind the others."""
-
-
 def status(name: object) -> Status:
     """Return a status for a template."""
     text = str(name)
@@ -132,8 +112,8 @@ def moment(at: object, now: float) -> Moment:
     return Moment(whole_seconds(str(at)), human_age(now - parse_time(str(at)).timestamp()))
 
 
-def row(job: ListedJob, now: float, columns: Container[str]) -> dict[str, Any]:
-    """Return a row of the table of jobs, with the values of these columns."""
+def row(job: ListedJob, now: float) -> dict[str, Any]:
+    """Return a row of the table of jobs."""
     done, failed, total = job.tasks_completed, job.tasks_failed, job.tasks_total
     forecast = None
     if job.forecast is not None:
@@ -164,11 +144,10 @@ def row(job: ListedJob, now: float, columns: Container[str]) -> dict[str, Any]:
         "ended": None if ended is None else ended.at,
         "since": created.at if job.is_active else None,  # the script counts how long that is ago
         "waits": job.status in BEFORE_RUNNING,
-        # Most pages show few of these columns.
-        "created": created if "created" in columns else None,
-        "updated": moment(job.changed, now) if "updated" in columns else None,
-        "duration": _duration(job, now) if "duration" in columns else None,
-        "cells": [(name, column.text(job)) for name, column in PLAIN_COLUMNS.items() if name in columns],
+        # The page of the job has these too.
+        "created": created,
+        "updated": moment(job.changed, now),
+        "duration": _duration(job, now),
     }
 
 
@@ -179,11 +158,10 @@ def calibration_row(found: dict[str, Any], counts: Mapping[str, Any]) -> dict[st
     return found | {"tasks": text, "bar": Bar(share, 0, text), "late": found["late"] or best_text(counts)}
 
 
-def sweep_row(sweep: Sweep, now: float, columns: Container[str]) -> dict[str, Any]:
+def sweep_row(sweep: Sweep, now: float) -> dict[str, Any]:
     """Return a row of the table of jobs that is a sweep."""
     done, total = sweep.tasks_completed, sweep.tasks_total
     ended = None if sweep.ended is None else moment(sweep.ended, now)
-    created = moment(sweep.created, now)
     return {
         "id": None,
         "sweep": sweep.name,
@@ -200,11 +178,7 @@ def sweep_row(sweep: Sweep, now: float, columns: Container[str]) -> dict[str, An
         "done": "" if ended is None else ended.ago,
         "done_title": None,
         "ended": None if ended is None else ended.at,
-        "since": None if ended else created.at,
-        "created": created if "created" in columns else None,
-        "updated": moment(sweep.changed, now) if "updated" in columns else None,
-        "duration": human_duration((now if sweep.ended is None else sweep.ended) - sweep.created),
-        "cells": [(name, None) for name in PLAIN_COLUMNS if name in columns],
+        "since": None if ended else moment(sweep.created, now).at,
     }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import gc
 import logging
 import queue
 import signal
@@ -14,7 +13,6 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from flask import Flask
 from waitress.server import create_server
 
 from mopsjobs.app.run.app import App
@@ -24,7 +22,7 @@ from mopsjobs.utils.malloc import limit_malloc_arenas
 from mopsjobs.utils.user_dirs import user_name
 from mopsjobs.web.server.pages import make_app
 from mopsjobs.web.server.security import own_names
-from mopsjobs.web.site.background import MAX_WAIT_SECONDS, ChangeSignal, Watcher
+from mopsjobs.web.site.background import MAX_WAIT_SECONDS, ChangeSignal
 from mopsjobs.web.site.site import Site
 
 THREADS = 12
@@ -75,7 +73,7 @@ def serve(
     site = Site(app, ChangeSignal(), user=user_name(app.env) if is_own else None)
     if sync_every is not None:
         site.prepare_syncs(sync_every)
-    wsgi_app = _load_app(site, own_names(host, allowed))
+    wsgi_app = make_app(site, own_names(host, allowed))
     logging.getLogger("waitress").setLevel(logging.ERROR)  # no warnings that requests wait for a thread
     with _stop_signals() as stops:
         server = make_server(wsgi_app, listening)
@@ -86,14 +84,14 @@ def serve(
             finally:
                 stops.put(0)
 
-        threads = [Watcher(app, site.changes), threading.Thread(target=answer, name="server", daemon=True)]
-        for thread in threads if site.syncer is None else [*threads, site.syncer]:
-            thread.start()
+        threading.Thread(target=answer, name="server", daemon=True).start()
+        if site.syncer is not None:
+            site.syncer.start()
         on_start(_url(host, listening.getsockname()[1]))
         try:
             return _wait(stops)
         finally:
-            site.changes.end()
+            site.changes.is_over = True
             server.task_dispatcher.shutdown()
             server.close()
 
@@ -119,17 +117,6 @@ def make_server(wsgi_app: Callable[..., Any], listening: socket.socket) -> Any:
         log_socket_errors=False,
         ident=None,
     )
-
-
-def _load_app(site: Site, names: frozenset[str]) -> Flask:
-    """Return the application, and leave all that is loaded out of garbage collections, since it stays.
-
-    One page of a hundred waited for a collection that looked at it again, for longer than the page took.
-    """
-    app = make_app(site, names)
-    gc.collect()
-    gc.freeze()
-    return app
 
 
 def _listen(host: str, port: int) -> socket.socket:

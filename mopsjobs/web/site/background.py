@@ -1,4 +1,4 @@
-"""Watch the cache and keep it fresh, once for all browsers: threads, the signal of a change, and rendered pages.
+"""Keep the cache fresh, once for all browsers: the thread that syncs, signs of a change, and rendered pages.
 
 A page is rendered once per change, for any number of browsers, and a browser that asks late finds the newest state. See
 docs/decisions/0028-page-server.md.
@@ -8,20 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import re
-import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 from mopsjobs.app.jobs.current_jobs import read_current
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.freshness import FreshnessPolicy
-from mopsjobs.cache.database import open_to_read
 from mopsjobs.errors import MopsJobsError
-from mopsjobs.utils.sqlite_file import FileIdentity, file_identity
-
-POLL_SECONDS = 0.5
-"""Seconds between two checks of the cache. A check is a pragma of some microseconds."""
 
 MAX_WAIT_SECONDS = 1.0
 """How often a thread that waits for work checks that the server goes on."""
@@ -35,78 +30,27 @@ _COUNTED = re.compile(r'(<time [^>]*>)[^<]*(?=</time>)|<p id="fresh".*?</p>', re
 
 
 class ChangeSignal:
-    """Counts the changes of the cache, and lets threads wait for the next one."""
+    """Counts the changes of what the server keeps in memory, and says when the server ends."""
 
     def __init__(self) -> None:
-        self._condition = threading.Condition()
-        self._number = 0
+        self.number = 0
         self.is_over = False
 
-    @property
-    def number(self) -> int:
-        """Return the number of changes so far."""
-        return self._number
-
     def add(self) -> None:
-        """Count a change, and wake all threads that wait."""
-        with self._condition:
-            self._number += 1
-            self._condition.notify_all()
-
-    def end(self) -> None:
-        """Wake all threads that wait, since the server is ending."""
-        with self._condition:
-            self.is_over = True
-            self._condition.notify_all()
-
-    def wait(self, seen: int, seconds: float) -> int:
-        """Wait for more changes than `seen`, up to `seconds`. Return the number of changes."""
-        with self._condition:
-            self._condition.wait_for(lambda: self._number > seen or self.is_over, seconds)
-            return self._number
+        """Count a change."""
+        self.number += 1
 
 
-class Watcher(threading.Thread):
-    """Detects changes of the cache: by this process, a sync from cron, a command on this machine."""
-
-    def __init__(self, app: App, changes: ChangeSignal) -> None:
-        super().__init__(name="watcher", daemon=True)
-        self._app = app
-        self._changes = changes
-        self._connection: sqlite3.Connection | None = None
-        self._file: FileIdentity | None = None
-
-    def run(self) -> None:
-        """Check until the server ends."""
-        seen: object = None
-        while not self._changes.is_over:
-            version = self._read_version()
-            if version != seen:
-                seen = version
-                self._changes.add()
-            self._changes.wait(1 << 62, POLL_SECONDS)
-        self._close()
-
-    def _read_version(self) -> object:
-        """Return a value that differs after each change. A cache that was replaced is another file."""
-        try:
-            file = file_identity(self._app.cache.path)
-            if file != self._file:
-                self._close()
-                self._connection = open_to_read(self._app.cache.path, self._app.settings.registry_id)
-                self._file = file
-            if self._connection is None:
-                return None
-            return (self._file, self._connection.execute("PRAGMA data_version").fetchone()[0])
-        except (OSError, sqlite3.Error, MopsJobsError):
-            self._close()
-            return None
-
-    def _close(self) -> None:
-        if self._connection is not None:
-            with contextlib.suppress(sqlite3.Error):
-                self._connection.close()
-        self._connection, self._file = None, None
+def cache_state(path: str) -> Hashable:
+    """Return a value that differs after each write to the cache, also one by another process, and for another file."""
+    found = []
+    for name in (path, f"{path}-wal"):
+        with contextlib.suppress(OSError):
+            file = os.stat(name)
+            found += (
+                [(file.st_ino, file.st_mtime_ns, file.st_size)] if file.st_size else []
+            )  # a reader makes an empty WAL
+    return tuple(found)
 
 
 class Syncer(threading.Thread):
@@ -117,8 +61,8 @@ class Syncer(threading.Thread):
         app: App,
         changes: ChangeSignal,
         every: float,
-        between: Callable[[float], object] | None = None,
-        after: Callable[[], None] | None = None,
+        between: Callable[[float], object],
+        after: Callable[[], None],
     ) -> None:
         """Prepare.
 
@@ -130,7 +74,7 @@ class Syncer(threading.Thread):
             after: called after each complete sync; it has to return at once.
         """
         super().__init__(name="syncer", daemon=True)
-        self._between = between or (lambda seconds: changes.wait(1 << 62, seconds))
+        self._between = between
         self._app = app
         self._changes = changes
         self._every = every
@@ -163,7 +107,7 @@ class Syncer(threading.Thread):
             read_current(self._app, lambda _cache, _freshness: None, FreshnessPolicy())
             self._app.cache.sync_events()
             self._app.cache.sync_ledgers()
-            if self._after is not None and report is not None:
+            if report is not None:
                 self._after()
         except MopsJobsError as error:
             return str(error)

@@ -6,7 +6,6 @@ bounded size, as text that is escaped, or an image that says so itself: see docs
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import re
@@ -35,20 +34,12 @@ from mopsjobs.app.tasks.results_table import (
 )
 from mopsjobs.app.tasks.task_outputs import TaskOutput, read_task_output
 from mopsjobs.errors import MopsJobsError, RecordError, command_line
-from mopsjobs.ledger.scalars import csv_rows, is_not_finite, read_result
+from mopsjobs.ledger.scalars import is_not_finite, read_result
 from mopsjobs.studies.conditions import is_number
 from mopsjobs.studies.separating import Finding
-from mopsjobs.studies.study import Study
 from mopsjobs.utils.table_files import BATCH, Column, is_numeric
-from mopsjobs.utils.text import cut_to_length
-from mopsjobs.web.drawings.axes import ValueSummary, summarize_values
 from mopsjobs.web.drawings.heat_map import FAILED, KIND_OF, KINDS, SetTasks
 from mopsjobs.web.drawings.plots import Series
-
-MAX_ROWS = 20
-MAX_COLUMNS = 20
-
-MAX_CELL = 60
 
 MAX_LINES = 200
 MAX_CHARACTERS = 20_000
@@ -64,11 +55,8 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 
 class Preview(NamedTuple):
-    """The part of an output that a page shows: one of table, text and image, or none of them."""
+    """The part of an output that a page shows: a text or an image, or none of them."""
 
-    header: Sequence[str] = ()
-    """Of the table; empty without one."""
-    rows: Sequence[Sequence[str]] = ()
     text: str | None = None
     image: tuple[int, int] | None = None
     note: str | None = None
@@ -90,35 +78,14 @@ def preview(name: str, value: bytes) -> Preview:
         text = "\0"
     if "\0" in text:
         return Preview(note="Not text: not shown.")
-    try:
-        if name.endswith(".csv"):
-            return _table(value)
-        if name.endswith(".json"):
-            shown, is_cut = _pretty(value)
-            return _text(shown, is_cut=is_cut)
+    if not name.endswith(".json"):
         return _text(text)
-    except (RecordError, csv.Error) as error:
-        why = error.reason if isinstance(error, RecordError) else f"not CSV: {error}"
+    try:
+        shown, is_cut = _pretty(value)
+    except RecordError as error:
         raw = _text(text)
-        return raw._replace(note=" ".join(filter(None, (f"Shown as it is ({why}).", raw.note))))
-
-
-def _table(value: bytes) -> Preview:
-    """Return the first rows and columns of CSV.
-
-    Raises:
-        csv.Error: if these rows are not CSV.
-    """
-    found = list(islice(csv_rows(value), MAX_ROWS + 2))
-    if not found:
-        return Preview(note="It is empty.")
-    columns = max(map(len, found))
-    width = min(columns, MAX_COLUMNS)
-    shown = ([cut_to_length(cell, MAX_CELL) for cell in row[:width]] for row in found)
-    header, *rows = ([*row, *[""] * (width - len(row))] for row in shown)
-    notes = [f"The first {MAX_ROWS} rows."] if len(rows) > MAX_ROWS else []
-    notes += [f"The first {width} of {columns:,} columns."] if columns > width else []
-    return Preview(header, rows[:MAX_ROWS], note=" ".join(notes) or None)
+        return raw._replace(note=" ".join(filter(None, (f"Shown as it is ({error.reason}).", raw.note))))
+    return _text(shown, is_cut=is_cut)
 
 
 def _pretty(value: bytes) -> tuple[str, bool]:
@@ -215,12 +182,8 @@ class Results(NamedTuple):
     table: ResultSets | None = None
 
     def series(self, name: str) -> Series:
-        """Return a scalar to plot; an empty series if no task has it."""
-        return Series(self.sets, self.set_of, self.scalars[name]) if self.sets and name in self.scalars else Series()
-
-    def series_of_tasks(self, name: str) -> Series:
         """Return a scalar to plot task by task, with those that failed."""
-        return self.series(name)._replace(tasks=self.tasks, failed=[kind == 0 for kind in self.kinds])
+        return Series(self.sets, self.set_of, self.scalars[name], self.tasks, [kind == 0 for kind in self.kinds])
 
     def set_tasks(self) -> list[SetTasks]:
         """Return the tasks of each parameter set, to draw a map of them."""
@@ -408,32 +371,9 @@ def read_kept_output(job_id: str, number: str, name: str, app: App) -> KeptOutpu
 MAX_SETS = 20_000
 """Parameter sets of a job whose provenance is kept: they take some 12 MB. `diff` has no such limit."""
 
-MAX_PARAMETERS = 200
-"""Parameters whose values are compared, the first ones of a study."""
 
-
-class KeptProvenance(NamedTuple):
-    """The provenance of a job, of one moment."""
-
-    provenance: Provenance
-    """Without the archive of the bundle."""
-    parameters: Mapping[str, ValueSummary]
-    """The values of each parameter; empty if mops-jobs did not submit the job."""
-
-    @property
-    def study(self) -> Study | None:
-        """Return the study; None if mops-jobs did not submit the job, or if its manifest cannot be read."""
-        manifest = self.provenance.manifest
-        return None if manifest is None else manifest.study
-
-    def is_current(self, job: Mapping[str, Any]) -> bool:
-        """Return whether nothing can have come to it since: manifest and bundle never change, notes are added."""
-        status = self.provenance.job["status"]
-        return bool(status == job["status"] and (self.provenance.environments or not job["is_active"]))
-
-
-def read_provenance(job_id: str, app: App) -> KeptProvenance:
-    """Read the provenance of a job, by the function of `provenance`.
+def read_provenance(job_id: str, app: App) -> Provenance:
+    """Read the provenance of a job, by the function of `provenance`, without the archive of the bundle.
 
     Args:
         job_id: the full id of a job that the cache has.
@@ -443,9 +383,7 @@ def read_provenance(job_id: str, app: App) -> KeptProvenance:
         MopsJobsError: if it cannot be read, or is too large for a page.
     """
     found = read_whole_provenance(job_id, app, with_hosts=False)._replace(archive=None)
-    sets = [] if found.manifest is None else [one.params for one in found.manifest.study.parameter_sets]
-    if len(sets) > MAX_SETS:
+    if found.manifest is not None and len(found.manifest.study.parameter_sets) > MAX_SETS:
         command = command_line("diff", job_id, "OTHER")
         raise MopsJobsError(f"The page does not compare more than {MAX_SETS:,} parameter sets. Use: {command}")
-    names = list(dict.fromkeys(name for params in sets for name in params))[:MAX_PARAMETERS]
-    return KeptProvenance(found, {name: summarize_values(name, sets) for name in names})
+    return found

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import sqlite3
-import threading
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
 
 from mopsjobs.app.following.notify.notifier import CacheNotifier
+from mopsjobs.app.origins.provenance import Provenance
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.freshness import Freshness, never_synced_error
 from mopsjobs.app.tasks.failures import keep_job_failures
 from mopsjobs.app.tasks.journals import mirror_journal
 from mopsjobs.cache import sync_state
-from mopsjobs.cache.database import is_current, open_to_read, translate_sqlite_errors
 from mopsjobs.cache.queries.jobs import find_job
 from mopsjobs.errors import MopsJobsError, command_line
-from mopsjobs.utils.sqlite_file import FileIdentity, file_identity
 from mopsjobs.utils.times import parse_duration
-from mopsjobs.web.site.background import ChangeSignal, RenderedPage, Syncer
+from mopsjobs.web.site.background import ChangeSignal, RenderedPage, Syncer, cache_state
 from mopsjobs.web.site.job_reads import FAILURES, JOURNAL, OUTPUT, PROVENANCE, RESULTS, JobReads
 from mopsjobs.web.site.kept import (
     MAX_JOBS,
     MAX_KEPT_BYTES,
     MAX_OUTPUTS,
     KeptOutput,
-    KeptProvenance,
     Results,
     read_kept_output,
     read_provenance,
@@ -41,69 +37,6 @@ MAX_PAGES = 64
 
 MAX_PAGE_AGE = 2.0
 """Seconds until a page is rendered again without a change, since it shows durations."""
-
-MAX_IDLE = 4
-"""Idle connections, at most; each may hold 2 MB of the file. Few requests come at the same time."""
-
-
-class _Pooled(NamedTuple):
-    connection: sqlite3.Connection
-    file: FileIdentity | None
-
-
-class ConnectionPool:
-    """A pool of connections to one cache, each used by one request at a time."""
-
-    def __init__(self, app: App) -> None:
-        self._app = app
-        self._lock = threading.Lock()
-        self._idle: list[_Pooled] = []
-
-    @contextlib.contextmanager
-    def acquire(self) -> Iterator[sqlite3.Connection | None]:
-        """Yield a read-only connection; None if there is no cache. After an error, it is closed."""
-        path = self._app.cache.path
-        with translate_sqlite_errors(path):
-            file = _file_identity(path)
-            pooled = self._pop_idle(file)
-            if pooled is None:
-                connection = open_to_read(path, self._app.settings.registry_id)
-                if connection is None:
-                    yield None
-                    return
-                pooled = _Pooled(connection, file)
-            try:
-                pooled.connection.execute("BEGIN")  # all that a page shows is of one moment
-                yield pooled.connection
-            except BaseException:
-                pooled.connection.close()
-                raise
-        self._put_back(pooled)
-
-    def _pop_idle(self, file: FileIdentity | None) -> _Pooled | None:
-        """Return an idle connection to that file; a cache that was replaced is another file."""
-        while True:
-            with self._lock:
-                if not self._idle:
-                    return None
-                pooled = self._idle.pop()  # the last used one has the most in memory
-            if pooled.file == file is not None and is_current(pooled.connection):
-                return pooled
-            pooled.connection.close()
-
-    def _put_back(self, pooled: _Pooled) -> None:
-        pooled.connection.rollback()
-        with self._lock:
-            if len(self._idle) < MAX_IDLE:
-                self._idle.append(pooled)
-                return
-        pooled.connection.close()
-
-
-def _file_identity(path: str) -> FileIdentity | None:
-    with contextlib.suppress(OSError):
-        return file_identity(path)
-    return None
 
 
 class Site:
@@ -121,10 +54,9 @@ class Site:
         self.reads: JobReads | None = None
         """None if the server never uses the network."""
         self.results: LastUsed[Results] = LastUsed(MAX_JOBS, MAX_KEPT_BYTES, lambda one: one.held)
-        self.provenances: LastUsed[KeptProvenance] = LastUsed(MAX_JOBS)
+        self.provenances: LastUsed[Provenance] = LastUsed(MAX_JOBS)
         self.outputs: LastUsed[KeptOutput] = LastUsed(MAX_OUTPUTS)
         """By job, number of the task, and name of the output."""
-        self.readers = ConnectionPool(app)
         self.pages: Memo[RenderedPage] = Memo(app.monotonic, MAX_PAGES)
 
     def rendered(
@@ -138,10 +70,12 @@ class Site:
             max_age: seconds.
             follows: whether a change of the cache is shown at once.
         """
-        state = (
-            self.changes.number if follows else 0
-        )  # read first, so that a change meanwhile makes the page old at once
+        state = self.state() if follows else None  # read first: a change meanwhile makes the page old at once
         return self.pages.get(key, state, lambda: RenderedPage(render()), max_age=max_age, max_share=math.inf)
+
+    def state(self) -> Hashable:
+        """Return a value that differs after each change of what pages show."""
+        return self.changes.number, cache_state(self.app.cache.path)
 
     def prepare_syncs(self, every: float) -> None:
         """Make the thread that syncs regularly, and reads between syncs what pages ask for.
@@ -177,7 +111,12 @@ class Site:
         Raises:
             CacheError: if the cache cannot be used.
         """
-        return self.app.cache.read_cached(view, self.readers.acquire)
+
+        def view_moment(connection: sqlite3.Connection) -> T:
+            connection.execute("BEGIN")  # all that a page shows is of one moment
+            return view(connection)
+
+        return self.app.cache.read_cached(view_moment)
 
     def read(self, view: Callable[[sqlite3.Connection, Freshness], T]) -> T:
         """Return what `view` returns for the cache, read-only, and its age.

@@ -305,16 +305,6 @@
   document.getElementById("show-keys").addEventListener("click", () => document.getElementById("keys").showModal());
   document.addEventListener("keydown", onKey);
 
-  // Here, and not by an address: a link on another site must not change whose jobs are mine.
-  const remember = document.getElementById("remember");
-  if (remember) {
-    remember.addEventListener("click", () => {
-      const owner = encodeURIComponent(remember.dataset.owner);
-      document.cookie = `mops_jobs_mine=${owner}; path=/jobs; max-age=31536000; samesite=strict`;
-      remember.textContent = "Remembered";
-    });
-  }
-
   // The jobs that are ticked for a comparison stay so over a search, another page of jobs, and another order.
   function keepTicks(form) {
     const ticked = new Set(JSON.parse(sessionStorage.getItem("compared") || "[]"));

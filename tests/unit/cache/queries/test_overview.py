@@ -154,8 +154,8 @@ def test_rows_of_a_table_agree_with_the_records(cli: Cli, remote: Remote) -> Non
                 max(seconds(fields["created_at"]) or 0, seconds(fields["updated_at"]) or 0),
                 seconds(fields["ended_at"]), seconds(fields["heartbeat_at"]), fields["suspect"], fields["owner"],
                 study_of(fields["metadata"]), error_of(fields["error_code"], fields["error_message"]),
-                fields["tasks_total"], fields["tasks_completed"], row.usage, row.forecast, fields["tasks_failed"] or 0,
-                fields["engine"], fields["labels"], fields["calibration"], now,
+                fields["tasks_total"], fields["tasks_completed"], row.forecast, fields["tasks_failed"] or 0,
+                fields["labels"], fields["calibration"], now,
             )  # fmt: skip
             assert listed_job(cache, row.job_id, now=now) == row
 

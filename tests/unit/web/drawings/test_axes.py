@@ -19,7 +19,6 @@ from mopsjobs.web.drawings.axes import (
     count_scale,
     day_texts,
     round_range,
-    summarize_values,
 )
 
 VALUES = st.one_of(
@@ -49,13 +48,6 @@ def test_many_numbers_become_bins() -> None:
     assert axis.label(BINS - 1) == "from 0.98"
     assert axis.ticks() == ["0", "0.25", "0.5", "0.75", "1"]
     assert [axis.place({"beta": value}) for value in (0, 0.2, 0.2199, 1)] == [0, 10, 10, 49]
-
-
-def test_bins_of_numbers_that_hardly_differ_stay_apart() -> None:
-    """Where rounded edges would be equal, they are not rounded."""
-    numbers = [1e9 + number / 1000 for number in range(500)]
-    axis = Axis("t", [{"t": number} for number in numbers])
-    assert len({axis.place({"t": number}) for number in numbers}) == BINS
 
 
 def test_texts_are_places_as_they_come() -> None:
@@ -95,17 +87,6 @@ def test_the_conditions_of_bins_select_their_sets() -> None:
         assert selected == [one for one in sets if axis.place(one) == place]
 
 
-def test_a_summary_names_few_values_and_counts_many() -> None:
-    """Numbers in their order with both ends, other values as they come. Equal values are equal in any order."""
-    few = summarize_values("x", [{"x": 0.3}, {"x": 0.1}, {"x": 0.1}])
-    assert few.text == "0.1, 0.3"
-    assert few.values == summarize_values("x", [{"x": 0.1}, {"x": 0.3}]).values
-    assert summarize_values("x", [{"x": number} for number in range(1200, 0, -1)]).text == "1,200 values, 1 to 1200"
-    words = [{"x": word} for word in "zyxwvut"]
-    assert summarize_values("x", words).text == "7 values: z, y, x, w, …"
-    assert summarize_values("x", [{"x": True}, {"x": 1}, {}]).text == "true, 1, (not set)"
-
-
 @given(most=st.floats(0, 1e12))
 def test_scales_of_numbers_from_zero_are_round(most: float) -> None:
     """Few steps, the largest value below the top and above the step before it; each tick has a text of its own."""
@@ -117,10 +98,8 @@ def test_scales_of_numbers_from_zero_are_round(most: float) -> None:
     assert scale.texts.ticks[-1] == "0"
 
 
-def test_ticks_have_units() -> None:
-    """From the top."""
+def test_ticks_are_from_the_top() -> None:
     assert count_scale("Jobs", 1234).texts.ticks == ["1,500", "1,000", "500", "0"]
-    assert count_scale("Share", 37.5, unit=" %").texts.ticks == ["40 %", "30 %", "20 %", "10 %", "0 %"]
 
 
 @pytest.mark.parametrize(

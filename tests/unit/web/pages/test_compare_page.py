@@ -7,7 +7,6 @@ from array import array
 from typing import Any
 
 from mopsjobs.cache.job_json import job_fields
-from mopsjobs.studies.study import FIELDS
 from mopsjobs.web.pages.compare_page import (
     Cell,
     Missing,
@@ -15,94 +14,56 @@ from mopsjobs.web.pages.compare_page import (
     Side,
     contrast_results,
     difference_text,
-    make_row,
+    make_rows,
     sections,
     summarize_scalars,
 )
 from mopsjobs.web.site.kept import Results, TableRows
 
 
-def _side(**fields: Any) -> Side:
+def _rows(*sides: dict[str, Any]) -> dict[str, Row]:
     usual = {"job_id": "j", "status": "succeeded", "labels": {}, "metadata": {}, "tasks_completed": 0, "tasks_total": 0}
-    return Side({**dict.fromkeys(job_fields()), **usual, **fields})
-
-
-def _rows(key: str, *sides: Side) -> dict[str, Row]:
-    return {row.name: row for section in sections(sides, []) if section.key == key for row in section.rows}
+    jobs = [Side({**dict.fromkeys(job_fields()), **usual, **fields}) for fields in sides]
+    return {row.name: row for section in sections(jobs, []) for row in section.rows}
 
 
 def test_what_is_not_known_makes_no_difference() -> None:
     """A value that a job does not have makes one."""
-    row = make_row("Image", ["a", Missing("being read"), "a"])
-    assert row is not None
-    assert (row.differs, row.is_shown, row.cells[1]) == (False, True, Cell("being read", is_weak=True))
-    row = make_row("Image", ["a", None])
-    assert row is not None
+    [row] = make_rows("Image", ["a", Missing("being read"), "a"])
+    assert (row.differs, row.cells[1]) == (False, Cell("being read", is_weak=True))
+    [row] = make_rows("Image", ["a", None])
     assert (row.differs, row.cells[1].text) == (True, "none")
-    assert make_row("Image", [None, Missing("being read"), None]) is None
-
-
-def test_values_of_different_types_differ() -> None:
-    """`true` and 1 are two values, equal lists are one."""
-    for values, differs in (([True, 1], True), ([["a"], ["a"]], False), ([{"a": 1, "b": 2}, {"b": 2, "a": 1}], False)):
-        row = make_row("x", values)
-        assert row is not None
-        assert row.differs is differs
+    assert not [*make_rows("Image", [None, Missing("being read"), None]), *make_rows("Image", ["a", "a"])]
 
 
 def test_amounts_are_related_to_those_of_the_first_job() -> None:
-    """Not if they look the same, or if one is not known."""
+    """Not if they look the same, or differ by less than a tenth, or if one is not known."""
     rows = _rows(
-        "cost",
-        _side(run_seconds=100.0, cpu_seconds=50.0, tasks_completed=8, tasks_failed=2, max_rss_bytes=2**30),
-        _side(run_seconds=150.0, cpu_seconds=40.0, tasks_completed=5, tasks_failed=0, max_rss_bytes=2**30 + 1),
-        _side(cpu_seconds=50.0),
+        {"run_seconds": 100.0, "cpu_seconds": 50.0, "tasks_completed": 8, "tasks_failed": 2, "max_rss_bytes": 2**30},
+        {"run_seconds": 150.0, "cpu_seconds": 40.0, "tasks_completed": 5, "max_rss_bytes": 2**30 + 1},
+        {"cpu_seconds": 50.0},
     )
     assert rows["Run time"].cells == [Cell("1m 40s"), Cell("2m 30s", ["+50 %"]), Cell("not recorded", is_weak=True)]
     assert rows["CPU time per task"].cells[:2] == [Cell("5 s"), Cell("8 s", ["+60 %"])]
     assert [cell.notes for cell in rows["CPU time"].cells] == [(), ["-20 %"], ()]
     assert (rows["Peak memory"].cells[1], rows["Peak memory"].differs) == (Cell("1,024 MiB"), False)  # not of the third
-
-
-def test_a_field_of_a_study_is_a_row() -> None:
-    """Known from the record, if the study is not; one without a title is shown in parts."""
-    titles = [field.title for field in FIELDS.values() if field.title is not None]
-    sides = (_side(metadata=dict.fromkeys(FIELDS, text)) for text in "xy")
-    assert list(_rows("study", *sides))[: len(titles)] == titles
+    assert _rows({"run_seconds": 3.65, "cpu_efficiency": 0.97}, {"run_seconds": 3.71, "cpu_efficiency": 0.965}) == {}
 
 
 def test_labels_are_compared_one_by_one() -> None:
-    rows = _rows("outcome", _side(labels={"exp": "1", "site": "accra"}), _side(labels={"exp": "2", "site": "accra"}))
-    assert (rows["Label exp"].differs, "Label site" in rows) == (True, False)
-    assert [cell.text for cell in rows["Label exp"].cells] == ["1", "2"]
-
-
-def test_amounts_that_differ_by_less_than_a_tenth_do_not_differ() -> None:
-    """Two runs of the same never take the same time."""
-    sides = (_side(run_seconds=3.65, cpu_efficiency=0.97), _side(run_seconds=3.71, cpu_efficiency=0.965))
-    assert _rows("cost", *sides) == {}
-    assert _rows("cost", _side(run_seconds=3.0), _side(run_seconds=3.31))["Run time"].differs
+    rows = _rows({"labels": {"exp": "1", "site": "accra"}}, {"labels": {"exp": "2", "site": "accra"}})
+    assert [cell.text for cell in rows.pop("Label exp").cells] == ["1", "2"]
+    assert rows == {}
 
 
 def _results(set_of: list[int], **scalars: list[float]) -> Results:
     ids = [f"set{place}" for place in range(max(set_of) + 1)]
-    values = {name: array("d", some) for name, some in scalars.items()}
     return Results(
-        0.0,
-        (),
-        [],
-        TableRows(),
-        [{} for _ in ids],
-        {name: place for place, name in enumerate(ids)},
-        array("L", set_of),
-        values,
-        0,
-        [],
-        array("L"),
-        array("Q"),
-        array("B", [1] * len(set_of)),
-        [],
-    )
+        made_at=0.0, state=(), columns=[], rows=TableRows(), sets=[{} for _ in ids],
+        set_ids={name: place for place, name in enumerate(ids)}, set_of=array("L", set_of),
+        scalars={name: array("d", some) for name, some in scalars.items()}, left_out=0, problems=[],
+        tasks=array("L"), seeds=array("Q"), kinds=array("B", [1] * len(set_of)), separates=[],
+    )  # fmt: skip
 
 
 def test_statistics_are_those_of_the_tasks_that_have_the_scalar() -> None:
