@@ -96,8 +96,11 @@ def test_a_record_of_a_late_clock_is_shown(cli: Cli, remote: Remote) -> None:
 
 
 @pytest.mark.parametrize("harm", ["damaged", "locked", "directory"])
-def test_a_cache_that_takes_nothing_fails_no_command(cli: Cli, remote: Remote, harm: str) -> None:
+def test_a_cache_that_takes_nothing_fails_no_command(
+    cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch, harm: str
+) -> None:
     """The command does what it does without a cache."""
+    monkeypatch.setattr("mopsjobs.cache.write_through.PATIENCE_SECONDS", 0.1)
     add(remote.jobs, "job", "running")
     cli.ok("sync")
     with contextlib.ExitStack() as stack:

@@ -315,8 +315,9 @@ def test_a_named_file_that_is_no_cache_tells_nothing_of_a_registry(cli: Cli, tmp
     assert cli.ids(*flags) == ["a"]
 
 
-def test_a_write_waits_for_no_cache_and_needs_none(cli: Cli, tmp_path: Path) -> None:
+def test_a_write_needs_no_cache(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If none can be made, or another process has it, the record and its event are written all the same, silently."""
+    monkeypatch.setattr("mopsjobs.cache.write_through.PATIENCE_SECONDS", 0.1)
     cli.env["MOPS_JOBS_REGISTRY"] = f"sqlite://{tmp_path}/registry.db"
     del cli.env["MOPS_JOBS_CACHE"]
     cli.ok("list")

@@ -22,8 +22,9 @@ from mopsjobs.store.sqlite.thread_connections import ThreadConnection, check_not
 from mopsjobs.utils.files import make_directory
 from mopsjobs.utils.sqlite_file import FileIdentity, connect, create, file_identity
 
-BUSY_SECONDS = 10.0
-"""How long a writer waits for another one. A write takes milliseconds; ten seconds mean that something is wrong."""
+BUSY_SECONDS = 30.0
+"""How long a writer waits for others. A write takes milliseconds, but on a busy disk some seconds, and SQLite lets
+writers in without an order."""
 
 PAGE_ROWS = 1000
 """Keys per page of a scan. No statement stays open between pages, so a slow reader never holds back the WAL."""
@@ -229,7 +230,7 @@ class SQLiteVersionedStore:
             if code == sqlite3.SQLITE_TOOBIG:
                 raise ValueTooLargeError(f"A value is too large for {where}: {error}.") from error
             if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-                raise StoreUnavailableError(f"Another process has held {where} for {BUSY_SECONDS:g} s.") from error
+                raise StoreUnavailableError(f"Other processes have held {where} for {BUSY_SECONDS:g} s.") from error
             if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
                 raise StoreAccessError(f"Not allowed to use {where}: {error}.") from error
             if code == sqlite3.SQLITE_FULL:  # SQLite has rolled the transaction back
