@@ -115,6 +115,9 @@ def lab(
     monkeypatch.chdir(tmp_path / "code")
     yield made
     made.gate.touch()  # else a task that a failed test has left waits on
+    for path in (JobDir.for_job("job", cli.env).path.parent).glob("*/slurm-*.log"):
+        print(f"{path}: {path.read_text()[-2000:]}")  # shown if the test fails
+    print(slurm_cluster.log())
 
 
 def _check_attempts(lab: Lab, job_id: str, begun: int) -> None:

@@ -55,6 +55,7 @@ class Cluster:
         return f"{ends}: {(self.directory / 'cluster.log').read_text()}" if ends else None
 
     def close(self) -> None:
+        print((self.directory / "cluster.log").read_text()[-2000:])  # shown if the test fails
         for process in self._processes:
             process.kill()
             process.wait()

@@ -99,6 +99,8 @@ class Desk:
         self.store.close()
         for told in (JobDir.for_job("x", self.env).path.parent).glob("*/runner.json"):
             pid = int(json.loads(told.read_text())["pid"])
+            if (said := told.with_name("runner.log")).exists():
+                print(f"{said}: {said.read_text()[-2000:]}")  # shown if the test fails
             kill(pid)
             until(lambda pid=pid: not is_alive(pid), "the runner to be gone")
 

@@ -221,7 +221,8 @@ class StandIn(Api):
         self._in_loop(self._closes.set)
         with contextlib.suppress(Exception):
             self._task.result(PATIENCE)
-        for container in self._containers.values():
+        for name, container in self._containers.items():
+            print(f"{name}, exit code {container.process.poll()}: {container.lines[-5:]}")  # shown if the test fails
             container.kill()
             container.process.wait()
         super().close()
