@@ -8,21 +8,15 @@ import tempfile
 from pathlib import Path
 
 from bench import (
-    abusing,
     azurite,
     calibrating,
     checkpoints,
     counting,
     growing,
-    importing,
     ledgers,
     listing,
     machine,
-    metrics,
-    network,
     python_api,
-    racing,
-    recording,
     report,
     result_tables,
     series,
@@ -37,13 +31,10 @@ from mopsjobs.cache.sync.mirror import SMALL_REGISTRY
 
 BENCHMARKS = {
     "list": listing.run,
-    "imports": importing.run,
     "ledgers": ledgers.run,
-    "record": recording.run,
     "sync": syncing.run,
     "grow": growing.run,
     "update": updating.run,
-    "race": racing.run,
     "tasks": tasks.run,
     "checkpoints": checkpoints.run,
     "session": sessions.run,
@@ -51,24 +42,21 @@ BENCHMARKS = {
     "results": result_tables.run,
     "series": series.run,
     "serve": serving.run,
-    "abuse": abusing.run,
-    "metrics": metrics.run,
     "python": python_api.run,
     "requests": counting.run,
-    "network": network.run,
 }
 SECTIONS = {
-    "Listings": ("list", "imports", "metrics"),
-    "Inside a job": ("ledgers", "record", "tasks", "checkpoints", "session", "calibrate", "results", "series"),
-    "Syncs": ("sync", "grow", "network"),
-    "Writes": ("update", "race", "requests"),
-    "The page": ("serve", "abuse"),
+    "Listings": ("list",),
+    "Inside a job": ("ledgers", "tasks", "checkpoints", "session", "calibrate", "results", "series"),
+    "Syncs": ("sync", "grow"),
+    "Writes": ("update", "requests"),
+    "The page": ("serve",),
     "Beside other tools": ("python",),
 }
 """The tables of the report, by the benchmarks whose figures they have."""
 
-ON_REQUEST = frozenset({"network", "series"})
-"""Benchmarks that take an hour, or gigabytes, and that only `--only` runs."""
+ON_REQUEST = frozenset({"series"})
+"""Benchmarks that take gigabytes, and that only `--only` runs."""
 
 
 def main() -> int:
@@ -84,16 +72,6 @@ def main() -> int:
         "--runs", type=int, default=5, metavar="N", help="rounds; short processes run five times as many"
     )
     parser.add_argument("--only", action="append", choices=BENCHMARKS, help="this benchmark; repeat for more")
-    parser.add_argument(
-        "--condition", action="append", default=[], metavar="WORD", help="of network, only those with this word"
-    )
-    parser.add_argument(
-        "--max-seconds",
-        type=float,
-        default=machine.Setup.max_seconds,
-        metavar="S",
-        help="of network, use fewer jobs where any client would need longer (default 120)",
-    )
     parser.add_argument("--write", action="store_true", help="write bench/RESULTS.md instead of printing")
     args = parser.parse_args()
     if args.jobs < 100 or args.runs < 1:
@@ -105,7 +83,7 @@ def main() -> int:
     sections: dict[str, list[report.Line]] = {}
     # The runner of a session may outlive its client for a moment, and write there.
     with tempfile.TemporaryDirectory(prefix="mops-jobs-bench-", ignore_cleanup_errors=True) as directory:
-        setup = machine.Setup(args.jobs, args.runs, Path(directory), tuple(args.condition), args.max_seconds)
+        setup = machine.Setup(args.jobs, args.runs, Path(directory))
         for title, names in SECTIONS.items():
             if lines := [line for name in names if name in chosen for line in BENCHMARKS[name](setup)]:
                 sections[title] = lines

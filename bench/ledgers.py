@@ -5,16 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import random
-from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
+from bench import job_data
 from bench.listing import FLOOR, REGISTRY, RUNS_FACTOR
 from bench.machine import Setup, interpreter
 from bench.measure import Case, in_turn, progress
 from bench.report import Line, at_most
-from mopsjobs.ledger.attempt import Attempt, AttemptError, Outcome
 
 REPLICATES = 100
 """Of each parameter set: there are as many sets as other benchmarks have jobs."""
@@ -28,8 +25,6 @@ CONDITION = 'beta > 0.95 and mode == "x"'
 """That of the failed sets. With fewer sets than `SURE_SETS`, they may have others, too."""
 
 SURE_SETS = 10_000
-
-CHUNK = 5_000
 
 
 def run(setup: Setup) -> list[Line]:
@@ -88,47 +83,33 @@ def _forget(cache: Path) -> None:
 
 
 def _fill(cache: Path, count: int) -> None:
-    """Make a cache that has the ledger of an ended job of `count` parameter sets, without the registry."""
+    """Make a cache that has the ledger of an ended job of `count` parameter sets, without the registry.
+
+    Some tasks fail for a reason in the parameters, and some by chance.
+    """
     from mopsjobs.cache.database import open_to_write
     from mopsjobs.cache.sync.ledger import sync_ledger
     from mopsjobs.cache.sync.mirror import sync
-    from mopsjobs.ledger.format import chunk_key, encode_attempts
+    from mopsjobs.ledger.attempt import AttemptError
     from mopsjobs.registry.job_registry import JobRegistry
     from mopsjobs.store.memory import InMemoryVersionedStore
-    from mopsjobs.studies.manifest import Manifest, manifest_key
-    from mopsjobs.studies.study_parser import parse_study
 
     draw = random.Random(1)
     sets = [
-        {"params": {"beta": draw.random(), "mode": draw.choice("xyz"), **{f"p{n}": draw.gauss(0, 1) for n in range(8)}}}
+        {"beta": draw.random(), "mode": draw.choice("xyz"), **{f"p{n}": draw.gauss(0, 1) for n in range(8)}}
         for _ in range(count)
     ]
+
+    def error_of(task: int) -> AttemptError | None:
+        params = sets[task // REPLICATES]
+        if params["beta"] > 0.95 and params["mode"] == "x":
+            return AttemptError("1a2b3c4d5e6f", "ValueError", "model:21", f"task {task} is out of bounds")
+        if draw.random() < 0.002:
+            return AttemptError("2b3c4d5e6f1a", "ConnectionError", "net:3", f"host {task} is away")
+        return None
+
     store = InMemoryVersionedStore()
-    began = datetime.now(UTC) - timedelta(hours=3)
-    registry = JobRegistry(store, now=lambda: began)
-    document = {"model": "model:simulate", "parameter_sets": sets, "outputs": ["result.json"]}
-    study = parse_study({**document, "n_replicates": REPLICATES})
-    manifest = Manifest(job_id=JOB, study=study, bundle="sha256:" + "0" * 64)
-    store.create_if_absent(manifest_key(JOB), manifest.to_json())
-    registry.register_job(JOB, **manifest.record_fields())
-    attempts = list(_attempts(sets, draw, began.timestamp()))
-    for first in range(0, len(attempts), CHUNK):
-        chunk = encode_attempts(JOB, 0, attempts[first : first + CHUNK])
-        store.create_if_absent(chunk_key(JOB, 0, "ab", first // CHUNK), chunk)
-    registry.update_status(JOB, "partial")
-    sync(registry, str(cache), REGISTRY)
+    job_data.fill(store, JOB, ({"params": params} for params in sets), REPLICATES, error_of=error_of)
+    sync(JobRegistry(store), str(cache), REGISTRY)
     with contextlib.closing(open_to_write(str(cache), REGISTRY)) as connection:
         sync_ledger(store, connection, JOB)
-
-
-def _attempts(sets: list[dict[str, Any]], draw: random.Random, began: float) -> Iterator[Attempt]:
-    """Yield attempts of which some fail for a reason in the parameters, and some by chance."""
-    for task in range(REPLICATES * len(sets)):
-        one = sets[task // REPLICATES]
-        error = None
-        if one["params"]["beta"] > 0.95 and one["params"]["mode"] == "x":
-            error = AttemptError("1a2b3c4d5e6f", "ValueError", "model:21", f"task {task} is out of bounds")
-        elif draw.random() < 0.002:
-            error = AttemptError("2b3c4d5e6f1a", "ConnectionError", "net:3", f"host {task} is away")
-        outcome = Outcome.SUCCEEDED if error is None else Outcome.FAILED
-        yield Attempt(task, 1, outcome, began + task / 100, 2.5, 2.0, 0.1, 2**25, "node-1", "3.12.4", error, 100)

@@ -28,10 +28,6 @@ class Setup:
     runs: int
     directory: Path
     """A directory of this run's own; gone afterwards."""
-    conditions: tuple[str, ...] = ()
-    """Words of the conditions that `network` measures; none for all."""
-    max_seconds: float = 120.0
-    """The longest limit of a condition of `network`."""
 
     @property
     def env(self) -> dict[str, str]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import random
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from bench.ledgers import CHUNK
+from bench import job_data
 from bench.machine import Setup
 from bench.measure import Case, in_turn, progress
 from bench.report import Line, at_most
+from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 
 JOB = "results-1"
 
@@ -23,12 +23,17 @@ MAX_MIB = 200.0
 MAX_BYTES = 150.0
 """Of the store, for ten random numbers per task."""
 
+MAX_LEDGER_BYTES = 15.0
+"""Of the ledger in the store, per task."""
+
+REPLICATES = 10
+
 
 def run(setup: Setup) -> list[Line]:
     """Measure the first look, which mirrors the ledger too, a later one, and the best parameter sets, twice."""
     path, total = setup.directory / "result-tables.db", TASKS_PER_JOB * setup.jobs
     progress(f"filling a registry with {total:,} tasks and their scalars")
-    size = _fill(path, total)
+    sizes = _fill(path, total)
     cache, table = setup.directory / "result-tables-cache.db", setup.directory / "table.csv"
     place = ("--registry", f"sqlite://{path}", "--cache", str(cache))
 
@@ -53,48 +58,21 @@ def run(setup: Setup) -> list[Line]:
         )
         for what, one in cases.items()
     ] + [
-        Line(f"scalars of {total:,} tasks in the store", f"{size:.0f} bytes per task", "", None, None,
-             at_most(MAX_BYTES, size, " bytes"))
+        Line(f"{what} of {total:,} tasks in the store", f"{size:.0f} bytes per task", "", None, None,
+             at_most(limit, size, " bytes"))
+        for what, size, limit in (
+            ("scalars", sizes.scalars, MAX_BYTES), ("the ledger", sizes.ledger, MAX_LEDGER_BYTES)
+        )
     ]  # fmt: skip
 
 
-def _fill(path: Path, total: int) -> float:
-    """Make a registry with an ended job whose outputs are gone. Return the bytes of scalars per task."""
-    from mopsjobs.ledger.attempt import Attempt, Outcome
-    from mopsjobs.ledger.format import chunk_key, encode_attempts
-    from mopsjobs.ledger.scalars import encode_scalars
-    from mopsjobs.registry.job_registry import JobRegistry
-    from mopsjobs.store.sqlite.store import SQLiteVersionedStore
-    from mopsjobs.studies.manifest import Manifest, manifest_key
-    from mopsjobs.studies.study_parser import parse_study
-
+def _fill(path: Path, total: int) -> job_data.Sizes:
+    """Make a registry with an ended job whose outputs are gone."""
     draw = random.Random(1)
-    replicates = 10
-    sets = [
-        {"beta": draw.random(), "gamma": draw.random(), "mode": draw.choice("xyz")} for _ in range(total // replicates)
-    ]
-    began = datetime.now(UTC) - timedelta(hours=3)
-    size = 0
+    sets = (
+        {"beta": draw.random(), "gamma": draw.random(), "mode": draw.choice("xyz")} for _ in range(total // REPLICATES)
+    )
     with contextlib.closing(SQLiteVersionedStore(path)) as store:
-        registry = JobRegistry(store, now=lambda: began)
-        document = {"model": "m:f", "parameter_sets": sets, "outputs": ["result.json"], "n_replicates": replicates}
-        manifest = Manifest(job_id=JOB, study=parse_study(document), bundle="sha256:" + "0" * 64)
-        store.create_if_absent(manifest_key(JOB), manifest.to_json())
-        registry.register_job(JOB, **manifest.record_fields())
-        for first in range(0, total, CHUNK):
-            numbers = range(first, min(first + CHUNK, total))
-            attempts = [
-                Attempt(
-                    task, 1, Outcome.SUCCEEDED, began.timestamp() + task / 100, 2.5, 2.0, 0.1, 2**25, "node-1",
-                    "3.12.4", None, 100,
-                )
-                for task in numbers
-            ]  # fmt: skip
-            scalars = ((task, {f"result.json/out{n}": draw.random() for n in range(10)}) for task in numbers)
-            chunk = encode_scalars(JOB, 0, scalars)
-            assert chunk is not None
-            size += len(chunk)
-            store.create_if_absent(chunk_key(JOB, 0, "ab", first // CHUNK, "scalars"), chunk)
-            store.create_if_absent(chunk_key(JOB, 0, "ab", first // CHUNK), encode_attempts(JOB, 0, attempts))
-        registry.update_status(JOB, "succeeded")
-    return size / total
+        return job_data.fill(
+            store, JOB, sets, REPLICATES, scalars=lambda: {f"result.json/out{n}": draw.random() for n in range(10)}
+        )

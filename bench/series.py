@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import random
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from bench.ledgers import CHUNK
+from bench import job_data
 from bench.machine import Setup, environment_packages
 from bench.measure import Case, in_turn, progress
 from bench.report import Line, at_most
+from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 
 JOB = "series-1"
 
@@ -69,42 +69,14 @@ def run(setup: Setup) -> list[Line]:
 
 def fill(path: Path, form: str, total: int) -> None:
     """Make a registry with an ended job, its scalars and its outputs."""
-    from mopsjobs.ledger.attempt import Attempt, Outcome
-    from mopsjobs.ledger.format import chunk_key, encode_attempts
-    from mopsjobs.ledger.scalars import encode_scalars
-    from mopsjobs.registry.job_registry import JobRegistry
-    from mopsjobs.store.sqlite.store import SQLiteVersionedStore
-    from mopsjobs.studies.manifest import Manifest, manifest_key
-    from mopsjobs.studies.outputs import output_key
-    from mopsjobs.studies.study_parser import parse_study
-
     draw = random.Random(1)
-    name = f"result.{form}"
-    sets = [{"beta": number / 1000, "gamma": draw.random()} for number in range(total // REPLICATES)]
-    began = datetime.now(UTC) - timedelta(hours=3)
+    sets = ({"beta": number / 1000, "gamma": draw.random()} for number in range(total // REPLICATES))
     with contextlib.closing(SQLiteVersionedStore(path)) as store:
-        registry = JobRegistry(store, now=lambda: began)
-        document = {"model": "m:f", "parameter_sets": sets, "outputs": [name], "n_replicates": REPLICATES}
-        manifest = Manifest(job_id=JOB, study=parse_study(document), bundle="sha256:" + "0" * 64)
-        store.create_if_absent(manifest_key(JOB), manifest.to_json())
-        registry.register_job(JOB, **manifest.record_fields())
-        tasks = manifest.study.tasks()
-        for first in range(0, total, CHUNK):
-            numbers = range(first, min(first + CHUNK, total))
-            values = [(output_key(JOB, next(tasks), name), output(draw, form)) for _ in numbers]
-            store.create_all_if_absent(values)
-            attempts = [
-                Attempt(
-                    task, 1, Outcome.SUCCEEDED, began.timestamp() + task / 100, 2.5, 2.0, 0.1, 2**25, "node-1",
-                    "3.12.4", None, len(value),
-                )
-                for task, (_, value) in zip(numbers, values, strict=True)
-            ]  # fmt: skip
-            chunk = encode_scalars(JOB, 0, ((task, {"result.json/peak": draw.random()}) for task in numbers))
-            assert chunk is not None
-            store.create_if_absent(chunk_key(JOB, 0, "ab", first // CHUNK, "scalars"), chunk)
-            store.create_if_absent(chunk_key(JOB, 0, "ab", first // CHUNK), encode_attempts(JOB, 0, attempts))
-        registry.update_status(JOB, "succeeded")
+        job_data.fill(
+            store, JOB, sets, REPLICATES,
+            scalars=lambda: {"result.json/peak": draw.random()},
+            output=lambda: output(draw, form), output_name=f"result.{form}",
+        )  # fmt: skip
 
 
 def output(draw: random.Random, form: str) -> bytes:

@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 from unittest import mock
 
@@ -84,7 +84,7 @@ def run(setup: Setup) -> list[Line]:
     with serving(setup, cache) as server:
         progress(f"the first page, {ROUNDS} rounds")
         page, sql = _first_page(server, cache)
-        search = _search(server)
+        search, charts = _seconds(server, "/jobs?q=", SEARCHES), _seconds(server, "/charts?", ("",))
         progress(f"{BROWSERS} browsers for {WATCHED_SECONDS:.0f} s")
         share, seen, hourly = _watched(server, cache)
         peak = server.peak_mb
@@ -106,6 +106,7 @@ def run(setup: Setup) -> list[Line]:
             None,
             goal=at_most(150.0, max(search) * 1000, " ms"),
         ),
+        Line(f"serve: charts, {jobs:,} cached", f"{charts[0] * 1000:.0f} ms", "", None),
         Line(f"{what}: processor", f"{share:.2f} cores", f"{seen} pages", None, goal=at_most(1.0, share, " cores")),
         Line(f"{what}: memory", f"{peak:.0f} MB", "", None, goal=at_most(200.0, peak, " MB")),
         Line(
@@ -164,15 +165,15 @@ def _first_page(server: Server, cache: str) -> tuple[list[float], list[float]]:
     return pages, queries
 
 
-def _search(server: Server) -> list[float]:
-    """Return seconds for a search of each word, the median of some."""
-    seconds: dict[str, list[float]] = {word: [] for word in SEARCHES}
+def _seconds(server: Server, path: str, words: Sequence[str]) -> list[float]:
+    """Return seconds for a page with each word behind its path, the median of some."""
+    seconds: dict[str, list[float]] = {word: [] for word in words}
     with contextlib.closing(server.connect()) as line:
         for number in range(SEARCH_ROUNDS):
             others = unseen_query(number)
             for word, times in seconds.items():
                 begun = time.perf_counter()
-                get(line, f"/jobs?q={word}&{others}")
+                get(line, f"{path}{word}&{others}")
                 times.append(time.perf_counter() - begun)
     return [statistics.median(times) for times in seconds.values()]
 

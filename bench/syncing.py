@@ -61,10 +61,7 @@ def _measure(setup: Setup, server: azurite.Azurite, names: dict[str, str], note:
     }
     peers = {
         "listing alone": at["ours"].peer("list"),
-        "listing with metadata": at["ours"].peer("list-metadata"),
         "GET per record, azure-storage-blob, 16 threads": at["ours"].peer("get-16", slow=True),
-        "GET per record, azure-storage-blob, one by one": at["ours"].peer("get-1", slow=True),
-        "GET per record, obstore, 16 threads": at["ours"].peer("obstore-16", slow=True),
     }
     burst = at["burst"].sync_after_burst()
     measured = {**cases, **({"burst": burst, **peers} if all_peers else {})}

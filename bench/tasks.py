@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
 import textwrap
-from itertools import islice
 from pathlib import Path
 
 from bench.machine import Setup, interpreter
 from bench.measure import Case, in_turn, must_print, progress
 from bench.report import Line, at_most
 from mopsjobs.engines.job_dir import JobDir
-from mopsjobs.ledger.attempt import Attempt, Outcome, attempt_error
-from mopsjobs.ledger.format import MAX_CHUNK_ATTEMPTS, encode_attempts
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 
@@ -23,12 +19,6 @@ MANY_TASKS = 40_000
 """To see what grows with the tasks, and what does not."""
 
 PARAMETER_SETS = 100
-
-LEDGER_TASKS_PER_JOB = 100
-"""Times the jobs of other benchmarks."""
-
-MAX_LEDGER_BYTES = 15.0
-"""Of the ledger in the store, per task."""
 
 MAX_RATIO = 10.0
 MAX_RECORD_BYTES = 4096
@@ -70,8 +60,6 @@ def run(setup: Setup) -> list[Line]:
     ratio, cpu_ratio = ours.ratios_to(theirs)
     growth = many.peak_mib / ours.peak_mib
     size = _record_bytes(setup)
-    of_ledger = LEDGER_TASKS_PER_JOB * setup.jobs
-    ledger_bytes = _ledger_bytes(of_ledger)
     what = f"submit --wait, {TASKS:,} trivial tasks"
     return [
         Line(
@@ -84,10 +72,6 @@ def run(setup: Setup) -> list[Line]:
         Line(
             f"submit --wait, {MANY_TASKS:,} trivial tasks: peak memory", f"{many.peak_mib:.0f} MiB",
             f"{TASKS:,} tasks, {ours.peak_mib:.0f} MiB", growth, None, at_most(MAX_GROWTH, growth, " x"),
-        ),
-        Line(
-            f"the ledger of {of_ledger:,} tasks", f"{ledger_bytes:.1f} bytes per task", "", None, None,
-            at_most(MAX_LEDGER_BYTES, ledger_bytes, " bytes"),
         ),
     ]  # fmt: skip
 
@@ -146,25 +130,3 @@ def _record_bytes(setup: Setup) -> int:
     if found is None:
         raise RuntimeError("The job has left no record.")
     return len(found.value)
-
-
-def _ledger_bytes(tasks: int) -> float:
-    """Return the bytes per task of a ledger, for tasks of log-normal times on eight hosts, of which one in 50 fails."""
-    draw = random.Random(1)
-    size, started_at = 0, 1_780_000_000.0
-    numbers = iter(range(tasks))
-    while chunk := list(islice(numbers, MAX_CHUNK_ATTEMPTS)):
-        attempts = []
-        for number in chunk:
-            seconds = draw.lognormvariate(1.0, 0.5)
-            started_at += seconds / 64
-            error = attempt_error("ValueError", "model.py:21", f"beta={draw.random()} is above 0.9")
-            has_failed = draw.random() < 0.02
-            outcome = Outcome.FAILED if has_failed else Outcome.SUCCEEDED
-            memory = round(draw.gauss(200, 5)) * 2**20 + draw.randrange(64) * 4096
-            usage = (seconds, seconds * draw.uniform(0.9, 1.0), draw.uniform(0.0, 0.1), memory)
-            host = f"node-{draw.randrange(8)}"
-            measured = (*usage, host, "3.12.4", error if has_failed else None, None if has_failed else 2048)
-            attempts.append(Attempt(number, 1, outcome, started_at, *measured))
-        size += len(encode_attempts("job", 0, attempts))
-    return size / tasks

@@ -29,7 +29,7 @@ def rclone() -> str:
 
 
 def packages() -> str:
-    """Return the folder with azure-storage-blob, obstore and submitit, for PYTHONPATH.
+    """Return the folder with azure-storage-blob and submitit, for PYTHONPATH.
 
     Raises:
         RuntimeError: if they cannot be installed.
