@@ -12,7 +12,6 @@ from bench import (
     calibrating,
     checkpoints,
     counting,
-    growing,
     ledgers,
     listing,
     machine,
@@ -33,7 +32,6 @@ BENCHMARKS = {
     "list": listing.run,
     "ledgers": ledgers.run,
     "sync": syncing.run,
-    "grow": growing.run,
     "update": updating.run,
     "tasks": tasks.run,
     "checkpoints": checkpoints.run,
@@ -48,7 +46,7 @@ BENCHMARKS = {
 SECTIONS = {
     "Listings": ("list",),
     "Inside a job": ("ledgers", "tasks", "checkpoints", "session", "calibrate", "results", "series"),
-    "Syncs": ("sync", "grow"),
+    "Syncs": ("sync",),
     "Writes": ("update", "requests"),
     "The page": ("serve",),
     "Beside other tools": ("python",),
@@ -78,8 +76,8 @@ def main() -> int:
         parser.error("needs at least 100 jobs and one run")
 
     chosen = args.only or [name for name in BENCHMARKS if name not in ON_REQUEST]
-    if args.jobs <= SMALL_REGISTRY and (large := {"sync", "grow"}.intersection(chosen)):
-        parser.error(f"{' and '.join(sorted(large))}: needs more than {SMALL_REGISTRY:,} jobs, fewer are always listed")
+    if args.jobs <= SMALL_REGISTRY and "sync" in chosen:
+        parser.error(f"sync: needs more than {SMALL_REGISTRY:,} jobs, fewer are always listed")
     sections: dict[str, list[report.Line]] = {}
     # The runner of a session may outlive its client for a moment, and write there.
     with tempfile.TemporaryDirectory(prefix="mops-jobs-bench-", ignore_cleanup_errors=True) as directory:
