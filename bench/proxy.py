@@ -4,9 +4,8 @@ A delay holds back what comes back and leaves the bandwidth alone: bytes wait fo
 bandwidth holds in each direction for all connections together, as on the line of an office.
 `python -m bench.proxy PORT SECONDS [BITS_PER_SECOND]` says on which port it listens, and ends with its standard input.
 
-How such a proxy is started, controlled and serves is here for two others too. bench/conditions.py keeps the connections
-of its clients, so that a sync through it is measured. reliability/storm/proxy.py does to single requests what networks
-do, over a new connection for each.
+How such a proxy is started, controlled and serves is here for reliability/storm/proxy.py too, which does to single
+requests what networks do.
 """
 
 from __future__ import annotations
@@ -130,12 +129,6 @@ def reply(status: str, body: str, *headers: str, media_type: str = "application/
     """Return a whole reply."""
     lines = [f"HTTP/1.1 {status}", f"Content-Type: {media_type}", f"Content-Length: {len(body.encode())}", *headers]
     return ("\r\n".join(lines) + "\r\n\r\n" + body).encode()
-
-
-def azure_refusal(status: str, code: str, *headers: str) -> bytes:
-    """Return a refusal as Azure words it."""
-    body = f'<?xml version="1.0" encoding="utf-8"?><Error><Code>{code}</Code><Message>As asked.</Message></Error>'
-    return reply(status, body, f"x-ms-error-code: {code}", *headers)
 
 
 async def _serve(port: int, seconds: float, bits_per_second: float = 0.0) -> None:

@@ -15,7 +15,8 @@ import random
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from bench import proxy as line
@@ -47,14 +48,24 @@ MAX_THROTTLED = 4.0
 RETRY_AFTER = 1
 """Seconds that a 429 asks for."""
 
-SERVICES = ("azure", "dynamodb", "s3")
-"""Whose ways the proxy has."""
+POISONS = {
+    "forbidden": (403, "AuthorizationFailure"),
+    "not_found": (404, "ResourceNotFound"),
+    "conflict": (409, "BlobUsesCustomerSpecifiedEncryption"),
+    "gone": (410, "Gone"),
+    "precondition": (412, "ConditionNotMet"),
+    "internal": (500, "InternalError"),
+    "no_etag": (200, ""),
+}
+"""What Azure answers for ever to a read of one key: status and code."""
 
 THROTTLED_CODES = ("ProvisionedThroughputExceededException", "ThrottlingException")
 """What DynamoDB says instead of 429: the limit of a table or partition, and that of an account."""
 
 _PIECES = 20
 _JSON = '{{"__type":"com.amazonaws.dynamodb.v20120810#{code}","message":"As asked."}}'
+_S3_XML = "<Error><Code>{code}</Code><Message>As asked.</Message></Error>"
+_AZURE_XML = '<?xml version="1.0" encoding="utf-8"?>' + _S3_XML
 _CHECKSUM = b"x-amz-crc32"
 _AMZ = "application/x-amz-json-1.0"
 _HTML = "<html><body><h1>503 Service Unavailable</h1></body></html>"
@@ -69,6 +80,13 @@ class Plan(NamedTuple):
     """What may happen, each as often as the others."""
     seed: int = 1
     """Where the proxy's chance comes from. Which request comes when is up to the clients."""
+    poisons: Mapping[str, str] = MappingProxyType({})
+    """Kind of poison of each key."""
+    serial_seconds: float = 0.0
+    """The server takes one request at a time, and so long for it; 0 for as many as there are."""
+    stall_at: int = 0
+    """Number of the request at which all stop for `stall_seconds`; 0 for none."""
+    stall_seconds: float = 0.0
 
 
 class Proxy(line.ControlledProxy):
@@ -79,7 +97,7 @@ class Proxy(line.ControlledProxy):
 
         When it returns, no request of before is on its way any more, apart from those at which the server works.
         """
-        return Counter(self.send(plan))
+        return Counter(self.send(plan._asdict()))
 
     def calm(self) -> Counter[str]:
         """Let everything pass from now on, and return as `follow`."""
@@ -100,7 +118,7 @@ def faulty(port: int, plan: Plan, service: str = "azure") -> Iterator[Proxy]:
 
 
 class _Exchange(NamedTuple):
-    """One request on its way: what a fault has to work with."""
+    """One request on its way. The method of each fault returns whether the connection goes on."""
 
     request: bytes
     ask: Callable[[], Awaitable[bytes]]
@@ -120,9 +138,20 @@ class _Exchange(NamedTuple):
             return b"list-type=2" in self.request.partition(b"\r\n")[0]
         return any(target in self.request for target in (b"DynamoDB_20120810.Query", b"DynamoDB_20120810.GetItem"))
 
-    async def give(self, reply: bytes) -> None:
+    async def give(self, reply: bytes) -> bool:
         self.client.write(reply)
         await self.client.drain()
+        return True
+
+    async def refuse(self, status: str, code: str) -> bool:
+        """Give a refusal as the service words it."""
+        if self.service == "azure":
+            return await self.give(line.reply(status, _AZURE_XML.format(code=code), f"x-ms-error-code: {code}"))
+        if self.service == "s3":
+            return await self.give(line.reply(status, _S3_XML.format(code=code)))
+        body = _JSON.format(code=code)
+        checksum = f"{_CHECKSUM.decode()}: {zlib.crc32(body.encode())}"
+        return await self.give(line.reply(status, body, checksum, media_type=_AMZ))
 
     def hang_up(self) -> None:
         """End the connection: as if it was unplugged, or, as often, in good order."""
@@ -130,6 +159,83 @@ class _Exchange(NamedTuple):
             self.client.transport.abort()
         else:
             self.client.close()
+
+    async def ask_or_not(self) -> None:
+        """Have the server do it every other time."""
+        if self.random.random() < 0.5:
+            await self.ask()
+
+    async def delay(self) -> bool:
+        reply = await self.ask()
+        await asyncio.sleep(self.random.random() * MAX_DELAY)
+        return await self.give(reply)
+
+    async def throttle(self) -> bool:
+        reply = await self.ask()
+        pause = self.random.random() * MAX_THROTTLED / _PIECES
+        size = len(reply) // _PIECES + 1
+        for start in range(0, len(reply), size):
+            await self.give(reply[start : start + size])
+            await asyncio.sleep(pause)
+        return True
+
+    async def cut(self) -> bool:
+        reply = await self.ask()
+        await self.give(reply[: self.random.randrange(1, len(reply))])
+        self.client.close()  # in good order: a reset would take back what has been sent, and be as `lost`
+        return False
+
+    async def lost(self) -> bool:
+        await self.ask()
+        self.hang_up()
+        return False
+
+    async def busy(self) -> bool:
+        return await self.refuse("503 Busy", "ServerBusy" if self.service == "azure" else "ServiceUnavailable")
+
+    async def gateway(self) -> bool:
+        await self.ask_or_not()
+        return await self.give(line.reply("503 Service Unavailable", _HTML, media_type="text/html"))
+
+    async def throttled(self) -> bool:
+        if self.service == "azure":
+            return await self.give(line.reply("429 Too Many Requests", "", f"Retry-After: {RETRY_AFTER}"))
+        if self.service == "s3":
+            return await self.refuse("503 Slow Down", "SlowDown")
+        return await self.refuse("400 Bad Request", self.random.choice(THROTTLED_CODES))
+
+    async def internal(self) -> bool:
+        await self.ask_or_not()
+        code = "InternalServerError" if self.service == "dynamodb" else "InternalError"
+        return await self.refuse("500 Internal Server Error", code)
+
+    async def half_page(self) -> bool:
+        reply = await self.ask()
+        if self.service != "dynamodb":
+            _, mark, rest = reply.partition(b"<?xml")  # what is before it may be the length of a chunk
+            return await self.give(line.reply("200 OK", (mark + rest[: len(rest) // 2]).decode("utf-8", "ignore")))
+        head, _, body = reply.partition(b"\r\n\r\n")
+        checksums = [one.decode() for one in head.split(b"\r\n") if one.lower().startswith(_CHECKSUM)]
+        # A proxy that shortens a reply may leave the checksum of the whole, or not know it.
+        headers = checksums if self.random.random() < 0.5 else []
+        half = body[: len(body) // 2].decode("utf-8", "ignore")
+        return await self.give(line.reply("200 OK", half, *headers, media_type=_AMZ))
+
+    async def stall(self) -> bool:
+        where = self.random.randrange(3)
+        reply = b"" if where == 0 else await self.ask()
+        await self.give(reply[: len(reply) // 2] if where == 2 else b"")
+        await self.gone()
+        return False
+
+    async def poison(self, kind: str) -> bool:
+        """Answer a read as `POISONS` says."""
+        status, code = POISONS[kind]
+        if code:
+            return await self.refuse(f"{status} Refused", code)
+        head, _, body = (await self.ask()).partition(b"\r\n\r\n")
+        lines = [one for one in head.split(b"\r\n") if not one.lower().startswith(b"etag:")]
+        return await self.give(b"\r\n".join(lines) + b"\r\n\r\n" + body)
 
 
 class _Faults:
@@ -143,6 +249,8 @@ class _Faults:
         self._late: set[asyncio.Task[None]] = set()
         self._serving: set[asyncio.Task[Any] | None] = set()
         """Kept here, since asyncio drops a task whose client has gone, and with it what the server is asked for."""
+        self._one_at_a_time = asyncio.Lock()
+        self._stalled_until = 0.0
         self.counts: Counter[str] = Counter()
 
     async def follow(self, plan: Plan) -> None:
@@ -162,12 +270,17 @@ class _Faults:
     async def _exchange(self, request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Answer one request, well or badly. Returns whether the connection goes on."""
         self.counts["requests"] += 1
+        plan, now = self._plan, asyncio.get_running_loop().time
+        if self.counts["requests"] == plan.stall_at:
+            self._stalled_until = now() + plan.stall_seconds
+        await asyncio.sleep(self._stalled_until - now())
         chance = random.Random(self._random.random())
         exchange = _Exchange(request, lambda: self._ask(request), writer, reader.read, chance, self._service)
-        kind = chance.choice(self._plan.kinds) if chance.random() < self._plan.rate else None
+        if (poison := self._poison(request)) is not None:
+            return await exchange.poison(poison)
+        kind = chance.choice(plan.kinds) if chance.random() < plan.rate else None
         if kind is None or (kind == "half_page" and not exchange.is_halved):
-            await exchange.give(await exchange.ask())
-            return True
+            return await exchange.give(await exchange.ask())
         self.counts[kind] += 1
         if kind == "late":
             exchange.hang_up()
@@ -175,9 +288,18 @@ class _Faults:
             self._late.add(task)
             task.add_done_callback(self._late.discard)
             return False
-        return await _HAPPEN[kind](exchange)
+        return bool(await getattr(exchange, kind)())
+
+    def _poison(self, request: bytes) -> str | None:
+        method, target, _ = request.partition(b"\r\n")[0].decode().split(" ")
+        path = target.partition("?")[0]
+        keys = self._plan.poisons if method == "GET" and "comp=list" not in target else {}
+        return next((kind for key, kind in keys.items() if path.endswith(f"/{key}")), None)
 
     async def _ask(self, request: bytes) -> bytes:
+        if self._plan.serial_seconds:
+            async with self._one_at_a_time:
+                await asyncio.sleep(self._plan.serial_seconds)
         # By a connection of its own: one that is kept may have been closed by the server meanwhile, a fault unplanned.
         reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
         try:
@@ -195,129 +317,12 @@ class _Faults:
             await self._ask(request)
 
 
-# --- what can happen: each returns whether the connection goes on ---------------------------------------------------
-
-
-async def _delay(exchange: _Exchange) -> bool:
-    reply = await exchange.ask()
-    await asyncio.sleep(exchange.random.random() * MAX_DELAY)
-    await exchange.give(reply)
-    return True
-
-
-async def _throttle(exchange: _Exchange) -> bool:
-    reply = await exchange.ask()
-    pause = exchange.random.random() * MAX_THROTTLED / _PIECES
-    size = len(reply) // _PIECES + 1
-    for start in range(0, len(reply), size):
-        await exchange.give(reply[start : start + size])
-        await asyncio.sleep(pause)
-    return True
-
-
-async def _cut(exchange: _Exchange) -> bool:
-    reply = await exchange.ask()
-    await exchange.give(reply[: exchange.random.randrange(1, len(reply))])
-    exchange.client.close()  # in good order: a reset would take back what has been sent, and be as `lost`
-    return False
-
-
-async def _lost(exchange: _Exchange) -> bool:
-    await exchange.ask()
-    exchange.hang_up()
-    return False
-
-
-async def _busy(exchange: _Exchange) -> bool:
-    code = "ServerBusy" if exchange.service == "azure" else "ServiceUnavailable"
-    await exchange.give(_trouble(exchange.service, "503 Service Unavailable", code))
-    return True
-
-
-async def _gateway(exchange: _Exchange) -> bool:
-    if exchange.random.random() < 0.5:
-        await exchange.ask()
-    await exchange.give(line.reply("503 Service Unavailable", _HTML, media_type="text/html"))
-    return True
-
-
-async def _throttled(exchange: _Exchange) -> bool:
-    if exchange.service == "azure":
-        await exchange.give(line.reply("429 Too Many Requests", "", f"Retry-After: {RETRY_AFTER}"))
-    elif exchange.service == "s3":
-        await exchange.give(_trouble(exchange.service, "503 Slow Down", "SlowDown"))
-    else:
-        code = exchange.random.choice(THROTTLED_CODES)
-        await exchange.give(_trouble(exchange.service, "400 Bad Request", code))
-    return True
-
-
-async def _internal(exchange: _Exchange) -> bool:
-    if exchange.random.random() < 0.5:
-        await exchange.ask()
-    code = "InternalServerError" if exchange.service == "dynamodb" else "InternalError"
-    await exchange.give(_trouble(exchange.service, "500 Internal Server Error", code))
-    return True
-
-
-async def _half_page(exchange: _Exchange) -> bool:
-    reply = await exchange.ask()
-    if exchange.service != "dynamodb":
-        _, mark, rest = reply.partition(b"<?xml")  # what is before it may be the length of a chunk
-        await exchange.give(line.reply("200 OK", (mark + rest[: len(rest) // 2]).decode("utf-8", "ignore")))
-        return True
-    head, _, body = reply.partition(b"\r\n\r\n")
-    checksums = [one.decode() for one in head.split(b"\r\n") if one.lower().startswith(_CHECKSUM)]
-    # A proxy that shortens a reply may leave the checksum of the whole, or not know it.
-    headers = checksums if exchange.random.random() < 0.5 else []
-    await exchange.give(
-        line.reply("200 OK", body[: len(body) // 2].decode("utf-8", "ignore"), *headers, media_type=_AMZ)
-    )
-    return True
-
-
-async def _stall(exchange: _Exchange) -> bool:
-    where = exchange.random.randrange(3)
-    reply = b"" if where == 0 else await exchange.ask()
-    await exchange.give(reply[: len(reply) // 2] if where == 2 else b"")
-    await exchange.gone()
-    return False
-
-
-_HAPPEN: dict[str, Callable[[_Exchange], Awaitable[bool]]] = {
-    "delay": _delay,
-    "throttle": _throttle,
-    "cut": _cut,
-    "lost": _lost,
-    "busy": _busy,
-    "gateway": _gateway,
-    "throttled": _throttled,
-    "internal": _internal,
-    "half_page": _half_page,
-    "stall": _stall,
-}
-
-
-# --- refusals -------------------------------------------------------------------------------------------------------
-
-
-def _trouble(service: str, status: str, code: str) -> bytes:
-    """Return a refusal as that service words it."""
-    if service == "azure":
-        return line.azure_refusal(status, code)
-    if service == "s3":
-        return line.reply(status, f"<Error><Code>{code}</Code><Message>As asked.</Message></Error>")
-    body = _JSON.format(code=code)
-    return line.reply(status, body, f"{_CHECKSUM.decode()}: {zlib.crc32(body.encode())}", media_type=_AMZ)
-
-
 async def _serve(port: int, service: str) -> None:
     faults = _Faults(port, service)
 
     async def obey() -> None:
         while text := await asyncio.to_thread(sys.stdin.readline):
-            rate, kinds, seed = json.loads(text)
-            await faults.follow(Plan(rate, tuple(kinds), seed))
+            await faults.follow(Plan(**json.loads(text)))
             print(json.dumps(faults.counts), flush=True)
 
     await line.serve(faults.connected, obey())

@@ -11,10 +11,10 @@ from unittest import mock
 
 import pytest
 
-from bench.conditions import POISONS, BadServer, Conditions, imposed
 from mopsjobs.registry.announcements import PREFIX as ANNOUNCEMENTS
 from mopsjobs.store import open_store, pacer
 from mopsjobs.store.base import Versioned, VersionedStore
+from reliability.storm.proxy import POISONS, Plan, Proxy, faulty
 from support.cli import Cli, Remote, foreign, key, sentences
 from support.servers import Azurite
 
@@ -25,8 +25,8 @@ BAD = key("job-007")
 class Place:
     """A registry that the command reaches through a bad server."""
 
-    def __init__(self, azurite: Azurite, server: BadServer, cli: Cli) -> None:
-        self.impose = server.impose
+    def __init__(self, azurite: Azurite, server: Proxy, cli: Cli) -> None:
+        self.follow = server.follow
         self.container = azurite.new_container()
         self.client = azurite.client
         url = azurite.url(self.container)
@@ -44,7 +44,7 @@ class Place:
 
 @pytest.fixture
 def place(azurite: Azurite, cli: Cli) -> Iterator[Place]:
-    with imposed(azurite.port, Conditions()) as server:
+    with faulty(azurite.port, Plan(0.0)) as server:
         place = Place(azurite, server, cli)
         yield place
         place.store.close()
@@ -57,7 +57,7 @@ def test_one_bad_blob_is_named_and_the_rest_is_mirrored(
     """Each sync says which record and why; when the server sends it, it is mirrored too."""
     monkeypatch.setattr(pacer, "MAX_TRIES", 3)
     place.write_foreign(FEW)
-    place.impose(Conditions(poisons={BAD: kind}))
+    place.follow(Plan(0.0, poisons={BAD: kind}))
     for _ in range(2):
         ran = cli("sync", "--json")
         assert ran.code == 7, ran
@@ -65,7 +65,7 @@ def test_one_bad_blob_is_named_and_the_rest_is_mirrored(
         assert (problem["key"], problem["kind"]) == (BAD, "unreadable")
         assert problem["reason"].startswith("not read: ")
         assert len(cli.ids("--limit", "0")) == FEW - 1
-    place.impose(Conditions())
+    place.follow(Plan(0.0))
     assert cli.ok("sync", "--json").json["problems"] == []
     assert len(cli.ids("--limit", "0")) == FEW
 
@@ -93,14 +93,14 @@ def test_a_bad_chunk_of_events_is_named_until_it_is_read(place: Place, cli: Cli)
         cli.ok("register", name)
     chunks = [name for name in place.store.list_keys() if not name.startswith(("jobs/", ANNOUNCEMENTS))]
     assert len(chunks) == 3
-    place.impose(Conditions(poisons={chunks[1]: "forbidden"}))
+    place.follow(Plan(0.0, poisons={chunks[1]: "forbidden"}))
     for _ in range(2):
         ran = cli("sync")
         assert ran.code == 7
         assert f"{chunks[1]}: not read: " in ran.err
         cli.clock.advance(hours=3)
     assert cli.ok("query", "SELECT count(*) AS events FROM events", "--json").json["rows"] == [{"events": 2}]
-    place.impose(Conditions())
+    place.follow(Plan(0.0))
     assert cli.ok("sync").err == ""
     assert cli.ok("query", "SELECT count(*) AS events FROM events", "--json").json["rows"] == [{"events": 3}]
 
@@ -112,13 +112,11 @@ def _many_tries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_many_tries")
-@pytest.mark.parametrize(
-    "conditions", [Conditions(busy=0.4), Conditions(busy=0.2, burst_seconds=0.05), Conditions(resets=0.25)]
-)
-def test_a_busy_server_and_a_bad_line_cost_time_only(place: Place, cli: Cli, conditions: Conditions) -> None:
+@pytest.mark.parametrize("plan", [Plan(0.4, ("busy",)), Plan(0.25, ("lost",))])
+def test_a_busy_server_and_a_bad_line_cost_time_only(place: Place, cli: Cli, plan: Plan) -> None:
     """Each request is taken at its second or third try."""
     place.write_foreign(FEW)
-    place.impose(conditions)
+    place.follow(plan)
     cli.ok("sync")
     assert len(cli.ids("--limit", "0")) == FEW
 
@@ -148,7 +146,7 @@ def test_a_server_that_takes_one_request_at_a_time_is_mirrored(place: Place, cli
     """The replies to all threads at once would take longer than a reply may take. So fewer are asked for at once."""
     count = FEW // 2
     place.write_foreign(count)
-    place.impose(Conditions(serial_seconds=0.05))
+    place.follow(Plan(0.0, serial_seconds=0.05))
     assert "Trying again in " in cli.ok("sync", "-v").err
     assert len(cli.ids("--limit", "0")) == count
     assert min(windows) < pacer.FIRST_WINDOW
@@ -158,8 +156,8 @@ def test_a_server_that_takes_one_request_at_a_time_is_mirrored(place: Place, cli
 def test_a_stall_of_the_line_is_waited_for(place: Place, cli: Cli) -> None:
     """In the middle of a sync, for longer than a single read waits."""
     place.write_foreign(FEW)
-    requests = place.impose(Conditions())
-    place.impose(Conditions(stall_at=requests + 20, stall_seconds=2.0))
+    requests = place.follow(Plan(0.0))["requests"]
+    place.follow(Plan(0.0, stall_at=requests + 20, stall_seconds=2.0))
     assert "Trying again in " in cli.ok("sync", "-v").err
     assert len(cli.ids("--limit", "0")) == FEW
 
