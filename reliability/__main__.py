@@ -8,6 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from reliability.places import STORES
 from reliability.trial import PromiseBroken, Trial
 
 KINDS = {
@@ -15,7 +16,7 @@ KINDS = {
     "crashes": "crashes.kinds",
     "hostile": "hostile.inputs",
     "views": "views.sequences",
-    "forecast": "forecast.coverage",
+    "forecast": "forecast",
     "plans": "plans",
     "explain": "explaining",
     "precision": "precision",
@@ -25,8 +26,6 @@ KINDS = {
     "calibrations": "calibrations",
 }
 """Modules of this package, each with `run(trial) -> Iterator[Figure]`."""
-STORES = ("sqlite", "azure", "dynamodb", "s3", "moto")
-"""The stores of `views`."""
 
 
 def main() -> int:

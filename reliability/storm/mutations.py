@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from mopsjobs.cache.sync.records import DeltaSync
-from mopsjobs.errors import StoreError, StoreUnavailableError
+from mopsjobs.errors import StoreError
 from mopsjobs.registry import transitions
-from mopsjobs.store import cas
 from mopsjobs.store.base import Entry, VersionToken
 
 Change = Callable[[], None]
@@ -108,29 +107,6 @@ def _recognise_no_own_write() -> None:
     transitions.has_write = lambda value, write_id: False
 
 
-def _take_a_lost_reply_for_a_lost_race(store: type[Any]) -> None:
-    original = store.put
-
-    def put(self: Any, key: str, value: bytes, version: VersionToken) -> VersionToken | None:
-        try:
-            return original(self, key, value, version)
-        except StoreUnavailableError:
-            return None
-
-    store.put = put
-
-
-def _say_nothing_of_doubt() -> None:
-    original = cas.LostReplyTracker.unknown_outcome
-
-    def silent(replies: cas.LostReplyTracker, cause: StoreUnavailableError | None = None) -> StoreUnavailableError:
-        error = original(replies, cause)
-        error.hint = None
-        return error
-
-    cas.LostReplyTracker.unknown_outcome = silent  # type: ignore[assignment,method-assign]
-
-
 def _acknowledge_what_was_not_sent(store: type[Any]) -> None:
     original = store.put
     count = iter(range(10**9))
@@ -176,7 +152,6 @@ def _in_store(backend: str, change: Callable[[type[Any]], None]) -> Change:
 
 _UNEXPLAINED = "no order of the calls on it explains"
 _LOST_OR_UNEXPLAINED = f"a lost update|{_UNEXPLAINED}"
-_DENIED = "said that nothing was written, and it was"
 
 
 def _of(backend: str, ignore_the_version: Change, let_the_layer_below_retry: Change) -> dict[str, Defect]:
@@ -184,11 +159,9 @@ def _of(backend: str, ignore_the_version: Change, let_the_layer_below_retry: Cha
     return {
         "the version that a write names is ignored": Defect(ignore_the_version, _LOST_OR_UNEXPLAINED),
         "the layer below repeats conditional writes": Defect(let_the_layer_below_retry, _UNEXPLAINED),
-        "no writer recognises its own write": Defect(_recognise_no_own_write, _DENIED, 0.5, ("lost", "internal")),
-        "a lost reply is taken for a lost race": Defect(
-            _in_store(backend, _take_a_lost_reply_for_a_lost_race), _UNEXPLAINED
+        "no writer recognises its own write": Defect(
+            _recognise_no_own_write, "said that nothing was written, and it was", 0.5, ("lost", "internal")
         ),
-        "an error does not tell that the write may have landed": Defect(_say_nothing_of_doubt, _DENIED, 0.7, ("lost",)),
         "each tenth write is acknowledged and not sent": Defect(
             _in_store(backend, _acknowledge_what_was_not_sent), _LOST_OR_UNEXPLAINED
         ),

@@ -29,10 +29,10 @@ from mopsjobs.cache.sync import mirror
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.store import open_store
+from reliability.places import Place, embedded, far
 from reliability.storm import messages
 from reliability.storm.client import Spec
 from reliability.storm.mutations import MUTATIONS
-from reliability.storm.places import Place, embedded, far
 from reliability.storm.proxy import FAULTS, Plan, Proxy
 from reliability.storm.store_history import read_log
 from reliability.storm.verdict import Verdict

@@ -18,13 +18,13 @@ from unittest import mock
 from mopsjobs.store import network, open_store
 from mopsjobs.studies.packed_store import show_packs
 from reliability.crashes.processes import Forker, forker
+from reliability.places import STORES, Place, running_store
 from reliability.trial import Figure, PromiseBroken, Trial
 from reliability.views.acts import THEMES, Acts
 from reliability.views.commands import LIMIT_SECONDS, Machine
 from reliability.views.looking import LIST_OF_ARCHIVED, QUERY, Views, of_inside, of_record
 from reliability.views.model import World
 from reliability.views.reading import Statements
-from reliability.views.stores import STORES, Place, running_store
 
 STEPS = 2000
 """Of each store, in the whole trial."""

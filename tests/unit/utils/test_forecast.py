@@ -11,7 +11,7 @@ import statistics
 import pytest
 
 from mopsjobs.utils.forecast import Forecaster
-from reliability.forecast.coverage import (
+from reliability.forecast import (
     KINDS,
     LEAST_COVERAGE,
     MINUTES,
