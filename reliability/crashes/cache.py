@@ -25,7 +25,7 @@ from mopsjobs.registry.status import JobStatus
 from mopsjobs.store import open_store
 from mopsjobs.store.base import Entry, VersionToken
 from mopsjobs.utils.times import record_time, utc_now
-from reliability.crashes.processes import OWN_SUFFIXES, Ended, Forker, Instants, check_leftovers, killing
+from reliability.crashes.processes import OWN_SUFFIXES, Ended, Forker, Killed, check_leftovers, killing
 from reliability.trial import hold
 
 JOBS = 1100
@@ -193,7 +193,7 @@ def kill_syncs(
     *,
     full: bool,
     fresh: bool = False,
-) -> Instants:
+) -> Killed:
     """Kill syncs of one kind, look at the cache after each, and let another sync heal it.
 
     Args:
@@ -229,7 +229,7 @@ def kill_syncs(
     return killing(forker, lambda: [sync], chance, wanted, prepare=prepare, look=look, ends=ends)
 
 
-def kill_prunes(mirrored: Mirrored, forker: Forker, chance: random.Random, wanted: int) -> Instants:
+def kill_prunes(mirrored: Mirrored, forker: Forker, chance: random.Random, wanted: int) -> Killed:
     """Kill prunes of a cache that has much to prune, look at it, prune again to the end, and sync.
 
     Raises:

@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import random
 import re
-import signal
 import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from mopsjobs.bundles.packing import pack
-from mopsjobs.engines.base import Launch
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.local import LocalEngine, runner_pid
 from mopsjobs.ledger.attempt import Outcome
 from mopsjobs.ledger.format import ledger_prefix, parse_attempts, parse_chunk_key
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
-from mopsjobs.studies.manifest import Manifest
-from mopsjobs.studies.study_parser import parse_study
-from mopsjobs.submission.client import JobSubmissionClient
-from mopsjobs.submission.session import Session
-from reliability.crashes.processes import Ended, Forker, Instants, Script, killing
+from reliability.crashes.processes import Ended, Forker, Killed, Script, killing
 from reliability.trial import hold
-from support.engines import Nowhere
+from support import runs
 
 TASKS = 8
 WORKERS = ("--workers", "2")
@@ -57,16 +48,10 @@ class Jobs:
     def __init__(self, directory: Path, env: Mapping[str, str]) -> None:
         """Make the model and an empty registry in a directory of its own."""
         self.code = directory / "code"
-        self.code.mkdir(parents=True)
-        (self.code / "model.py").write_text(MODEL)
-        study = {
-            "model": "model:simulate",
-            "parameter_sets": [{"x": number} for number in range(TASKS)],
-            "outputs": ["result.json"],
-        }
-        (self.code / "study.json").write_text(json.dumps(study))
+        runs.code(self.code, MODEL)
+        self._study = runs.study(runs.sets_of(TASKS))
+        (self.code / "study.json").write_text(json.dumps(self._study.to_dict()))
         self.job = ""
-        self._study = parse_study(study)
         self._env = env
         self._number = 0
         self._url = f"sqlite://{directory}/registry.db"
@@ -86,8 +71,7 @@ class Jobs:
         while engine.state({"job_id": self.job}).phase == "running" and time.monotonic() < end:
             time.sleep(0.02)
         if (pid := runner_pid(self.job, self._env)) is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+            runs.kill(pid)
         self._store.close()
 
     def next_job(self) -> None:
@@ -98,11 +82,8 @@ class Jobs:
     def place(self) -> None:
         """Submit another job, and launch nothing."""
         self.next_job()
-        session = Session(registry_url=self._url, open_registry=lambda: self._registry, env=self._env)
-        client = JobSubmissionClient(Nowhere(), session)  # type: ignore[arg-type]
-        with pack(self.code) as packed:
-            manifest = Manifest(job_id=self.job, study=self._study, bundle=packed.digest, engine=Nowhere.name)
-            client.submit(manifest, Launch(job_id=self.job, registry_url=self._url), packed)
+        manifest = runs.place(self._store, self.job, self._study, self.code)
+        self._registry.register_job(self.job, **manifest.record_fields() | {"engine": "local"})
 
     def run_script(self) -> Script:
         """Return the runner."""
@@ -204,7 +185,7 @@ class Jobs:
         return {one.key.removeprefix(prefix): one.value or b"" for one in self._store.scan(prefix)}
 
 
-def kill_runners(jobs: Jobs, forker: Forker, chance: random.Random, wanted: int) -> Instants:
+def kill_runners(jobs: Jobs, forker: Forker, chance: random.Random, wanted: int) -> Killed:
     """Kill runners, and let `resume` do the rest of their jobs.
 
     Raises:
@@ -223,7 +204,7 @@ def kill_runners(jobs: Jobs, forker: Forker, chance: random.Random, wanted: int)
     )
 
 
-def kill_submissions(jobs: Jobs, forker: Forker, chance: random.Random, wanted: int) -> Instants:
+def kill_submissions(jobs: Jobs, forker: Forker, chance: random.Random, wanted: int) -> Killed:
     """Kill submissions, and resume what they have left.
 
     Raises:

@@ -17,7 +17,7 @@ from mopsjobs.registry.job_state import JobState
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from reliability.crashes.cache import JOBS, Mirrored, kill_prunes, kill_syncs
 from reliability.crashes.jobs import Jobs, kill_runners, kill_submissions
-from reliability.crashes.processes import Ended, Forker, Instants, Script, check_leftovers, forker, killing
+from reliability.crashes.processes import Ended, Forker, Killed, Script, check_leftovers, forker, killing
 from reliability.trial import Figure, Trial, hold
 
 STEPS = (
@@ -116,24 +116,6 @@ class Writers:
         return (str(state.status), state.tasks_completed, state.error_code)
 
 
-def kill_writers(path: Path, forker: Forker, chance: random.Random, wanted: int) -> tuple[Instants, Writers]:
-    """Kill writers, and look for what they had written.
-
-    Args:
-        path: the registry, which is made.
-        forker: runs the writers.
-        chance: where all chance comes from.
-        wanted: how many kills are to fall inside.
-
-    Raises:
-        PromiseBroken: an acknowledged write is missing, a half one is there, the file is damaged or locked.
-    """
-    writers = Writers(path)
-    instants = killing(forker, writers.script, chance, wanted, prepare=writers.prepare, look=writers.look)
-    writers.check_all()
-    return instants, writers
-
-
 KILLS = 200
 """Of each kind, in the whole trial."""
 
@@ -173,10 +155,16 @@ def syncs(
 
 
 def writes(trial: Trial, forker: Forker, wanted: int) -> Iterator[Figure]:
-    """Kill writers of an embedded registry."""
+    """Kill writers of an embedded registry, and look for what they had written.
+
+    Raises:
+        PromiseBroken: if an acknowledged write is missing, a half one is there, the file is damaged or locked.
+    """
     chance = random.Random(f"{trial.seed} writers")
-    instants, writers = kill_writers(trial.directory / "written" / "registry.db", forker, chance, wanted)
-    yield _killed("register, update, progress", instants)
+    writers = Writers(trial.directory / "written" / "registry.db")
+    killed = killing(forker, writers.script, chance, wanted, prepare=writers.prepare, look=writers.look)
+    writers.check_all()
+    yield _killed("register, update, progress", killed)
     yield Figure("writes acknowledged before a kill, and found again", writers.acknowledged)
 
 
@@ -190,5 +178,5 @@ def jobs(trial: Trial, forker: Forker, env: dict[str, str], wanted: int) -> Iter
         yield Figure("attempts in the ledgers of these jobs, none missing or doubled", made.attempts)
 
 
-def _killed(what: str, instants: Instants) -> Figure:
-    return Figure(f"{what}: killed inside, healed (of kills tried)", f"{instants.landed} ({instants.tried})")
+def _killed(what: str, killed: Killed) -> Figure:
+    return Figure(f"{what}: killed inside, healed (of kills tried)", f"{killed.landed} ({killed.tried})")

@@ -126,25 +126,11 @@ def forker(directory: Path, env: dict[str, str]) -> Iterator[Forker]:
         made.close()
 
 
-class Instants:
-    """Random instants within the duration of a script, and how many kills have fallen inside."""
+class Killed(NamedTuple):
+    """How many kills fell inside a script, and how many were tried."""
 
-    def __init__(self, chance: random.Random, seconds: float, wanted: int) -> None:
-        self._chance = chance
-        self.seconds = seconds
-        self._wanted = wanted
-        self.tried = 0
-        self.landed = 0
-
-    def __iter__(self) -> Iterator[float]:
-        """Yield instants until enough kills have landed, or `TRIES` times as many were tried, and `LEAST_TRIES`."""
-        while self.landed < self._wanted and self.tried < max(TRIES * self._wanted, LEAST_TRIES):
-            self.tried += 1
-            yield self._chance.uniform(0, self.seconds)
-
-    def note(self, ended: Ended) -> None:
-        """Count a kill."""
-        self.landed += ended.is_killed
+    landed: int
+    tried: int
 
 
 def main() -> None:
@@ -216,7 +202,7 @@ def killing(
     look: Callable[[Ended], None],
     cwd: Path | None = None,
     ends: Collection[int] = (0,),
-) -> Instants:
+) -> Killed:
     """Kill a script again and again, at instants that are spread over the time that it takes.
 
     Args:
@@ -244,21 +230,24 @@ def killing(
         ended = forker.run(*words, cwd=cwd)
         check_end(words, ended)
         took.append(ended.seconds)
-    instants = Instants(chance, statistics.median(took), wanted)
-    for instant in instants:
+    seconds = statistics.median(took)
+    landed = tried = 0
+    while landed < wanted and tried < max(TRIES * wanted, LEAST_TRIES):
+        tried += 1
+        instant = chance.uniform(0, seconds)
         prepare()
         words = script()
         ended = forker.run(*words, cwd=cwd, kill_after=instant)
-        instants.note(ended)
+        landed += ended.is_killed
         try:
             if not ended.is_killed:
                 check_end(words, ended)
             look(ended)
         except PromiseBroken as error:
-            told = f"{' '.join(words[0][:3])}, killed after {instant:.4f} s of {instants.seconds:.4f}"
-            raise PromiseBroken(f"{told}, kill {instants.tried}: {error}") from None
-    hold(instants.landed == wanted, f"{instants.landed} kills fell inside, of {wanted} wanted, {instants.tried} tried")
-    return instants
+            told = f"{' '.join(words[0][:3])}, killed after {instant:.4f} s of {seconds:.4f}"
+            raise PromiseBroken(f"{told}, kill {tried}: {error}") from None
+    hold(landed == wanted, f"{landed} kills fell inside, of {wanted} wanted, {tried} tried")
+    return Killed(landed, tried)
 
 
 def check_leftovers(path: Path) -> None:
