@@ -1,4 +1,4 @@
-"""Regions that are planted in studies, and studies whose values are shuffled: what is named, and what is suspected.
+"""Regions that are planted in studies, and studies whose values are shuffled: what is named.
 
 A region that `docs/decisions/0045-what-separates-failed-tasks.md` calls sure is named in at least 95 of 100 studies. Of
 shuffled studies, none has a condition in at least 95 of 100.
@@ -9,11 +9,10 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mopsjobs.studies.explaining import SetValues, explain_extremes
-from mopsjobs.studies.further_sets import find_suspicion
-from mopsjobs.studies.separating import Finding, Separation, SetOutcomes
+from mopsjobs.studies.separating import Finding
 from reliability.trial import Figure, Trial, hold
 
 Params = dict[str, float]
@@ -71,7 +70,7 @@ class Counts(NamedTuple):
 
 
 def run(trial: Trial) -> Iterator[Figure]:
-    """Yield how many regions are named and suspected, and how many where there is none."""
+    """Yield how many regions are named, and how many where there is none."""
     studies = trial.times(STUDIES)
     for kind, loss in LOSSES.items():
         for sets, parameters, replicates in SIZES:
@@ -83,8 +82,6 @@ def run(trial: Trial) -> Iterator[Figure]:
             hold(counts.shuffled <= (1 - MIN_RIGHT) * studies, f"{kind}: shuffled values have a condition")
             if sets >= SURE_FROM:
                 hold(counts.right >= MIN_RIGHT * studies, f"{kind}: named in {counts.right} of {studies}")
-    for parameters in (2, 4, 8):
-        yield _suspect(parameters, studies, trial.seed)
 
 
 def _explain(
@@ -114,44 +111,9 @@ def _explain(
     return Counts(right, wrong, shuffled)
 
 
-def _suspect(parameters: int, studies: int, seed: int) -> Figure:
-    """Return what `failures` says of a corner in which about 5 of 20 sets fail, and of failures at random."""
-    named = suspected = proved = at_random = 0
-    numbers = []
-    for number in range(studies):
-        draw = random.Random(f"{seed} {number}")
-        params = _draw_params(20, parameters, draw)
-        sets = [_outcome(one, fails=_is_in_corner(one)) for one in params]
-        if Separation(sets, ["E"]).findings("E"):
-            named += 1
-        elif (found := find_suspicion(sets, "E")) is not None:
-            suspected += 1
-            numbers.append(len(found.further))
-            sets += [_outcome(one, fails=_is_in_corner(one)) for one in found.further]
-            proved += any(map(_is_right, Separation(sets, ["E"]).findings("E")))
-        flags = [_is_in_corner(one) for one in params]
-        draw.shuffle(flags)
-        sets = [_outcome(one, fails=flag) for one, flag in zip(params, flags, strict=True)]
-        at_random += not Separation(sets, ["E"]).findings("E") and find_suspicion(sets, "E") is not None
-    hold(at_random <= 0.2 * studies, f"{at_random} of {studies} studies with failures at random have a suspicion")
-    return Figure(
-        f"failing corner, p0 > 0.5 and p1 > 0.5: 20 sets, {parameters} parameters",
-        f"named {named} of {studies}, suspected {suspected}, of which {proved} proved by"
-        f" {min(numbers)} to {max(numbers)} further sets; at random suspected {at_random}",
-    )
-
-
 def _draw_params(sets: int, parameters: int, draw: random.Random) -> list[Params]:
     return [{f"p{number}": draw.random() for number in range(parameters)} for _ in range(sets)]
 
 
 def _is_right(finding: Finding) -> bool:
     return {part.parameter for part in finding.condition.parts} <= {"p0", "p1"}
-
-
-def _is_in_corner(params: Mapping[str, Any]) -> bool:
-    return bool(params["p0"] > 0.5 and params["p1"] > 0.5)
-
-
-def _outcome(params: Mapping[str, Any], *, fails: bool) -> SetOutcomes:
-    return SetOutcomes(params, ["E" if fails else None])

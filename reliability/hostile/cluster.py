@@ -111,7 +111,7 @@ class Cluster:
                 parts = urllib.parse.urlsplit(self.path)
                 cluster.asked.append(f"GET {parts.path}")
                 words = urllib.parse.unquote(f"{parts.path} {parts.query}")
-                named = re.search(r"answer-\d+|victim(?= |$|/)", words)
+                named = re.search(r"answer-\d+|prize(?= |$|/)", words)
                 answer = known.get(named[0]) if named else None
                 if answer is None:
                     self._say(404, b'{"kind": "Status", "message": "\\u001b[41mno such thing"}')
@@ -156,14 +156,17 @@ def _records(names: Collection[str], known: Collection[str]) -> Iterator[tuple[s
         yield name, {"k8s_name": name, "k8s_namespace": "models"}
 
 
-def _kubeconfig(directory: Path, url: str) -> str:
-    path = directory / "kubeconfig"
+def _kubeconfig(directory: Path, url: str, contexts: Collection[str], program: str) -> str:
+    """Write a kubeconfig. In contexts of these names, the user signs in by that program."""
+    how = {"apiVersion": "client.authentication.k8s.io/v1beta1", "command": program}
     document = {
         "current-context": "here",
-        "contexts": [{"name": "here", "context": {"cluster": "c", "user": "u"}}],
+        "contexts": [{"name": "here", "context": {"cluster": "c", "user": "u"}}]
+        + [{"name": name, "context": {"cluster": "c", "user": "admin"}} for name in contexts],
         "clusters": [{"name": "c", "cluster": {"server": url}}],
-        "users": [{"name": "u", "user": {"token": "t"}}],
+        "users": [{"name": "u", "user": {"token": "t"}}, {"name": "admin", "user": {"exec": how}}],
     }
+    path = directory / "kubeconfig"
     path.write_text(json.dumps(document))
     return str(path)
 
@@ -171,99 +174,76 @@ def _kubeconfig(directory: Path, url: str) -> str:
 def _choosing(texts: Collection[str]) -> Iterator[tuple[str, dict[str, object]]]:
     """Yield records of jobs that run or have ended, which choose where and as what a command acts."""
     for number, text in enumerate(texts):
-        there = {"engine": "kubernetes", "k8s_name": "victim", "k8s_namespace": "models"}
+        there = {"engine": "kubernetes", "k8s_name": "prize", "k8s_namespace": "models"}
         yield f"context-{number}", {**there, "metadata": {"k8s_context": text}}
         notes = {f"k8s_{name}": text for name in ("context", "image", "secret", "service_account", "python")}
         yield f"ended-{number}", {**there, "status": "failed", "metadata": notes}
         yield f"dask-{number}", {"engine": "dask", "status": "failed", "metadata": {"dask_scheduler": text or "x"}}
-        yield f"unmarked-{number}", {**there, "k8s_uid": "uid-of-victim", "metadata": {"trusted": [text]}}
-
-
-def _with_contexts(path: str, names: Collection[str], program: str) -> None:
-    """Give a kubeconfig contexts of these names, in which the user signs in by that program."""
-    document = json.loads(Path(path).read_text())
-    how = {"apiVersion": "client.authentication.k8s.io/v1beta1", "command": program}
-    document["users"].append({"name": "admin", "user": {"exec": how}})
-    document["contexts"] += [{"name": name, "context": {"cluster": "c", "user": "admin"}} for name in names]
-    Path(path).write_text(json.dumps(document))
-
-
-def choices(trial: Trial) -> Figure:
-    """Read, reconcile, cancel and resume jobs whose records choose; none of it is used."""
-    directory = trial.directory / "hostile-choices"
-    directory.mkdir()
-    texts = [text for text in TEXTS[:: max(1, round(0.1 / trial.scale))] if text]
-    harm, program = directory / "harm", directory / "program"
-    program.write_text(f"#!/bin/sh\ntouch '{harm}'\n")
-    program.chmod(0o700)
-    # Of another program: it has no mark, and the uid that the record knows.
-    victim = {"metadata": {"name": "victim", "uid": "uid-of-victim"}, "spec": {"template": {}}, "status": {"active": 1}}
-    cluster = Cluster({"victim": Answer(json.dumps(victim).encode(), log=b"2026-03-01T12:00:00Z a password\n")})
-    records = dict(_choosing([*texts, "prod"]))
-    with contextlib.closing(cluster):
-        config = _kubeconfig(directory, cluster.url)
-        _with_contexts(config, [*texts, "prod"], str(program))
-        command = Command(directory, KUBECONFIG=config)
-        with contextlib.closing(SQLiteVersionedStore(directory / "registry.db")) as store:
-            for job_id, fields in records.items():
-                record = {**RECORD, "job_id": job_id, "k8s_uid": None, "status": "running", **fields}
-                store.create_if_absent(f"jobs/{job_id}/state.json", json.dumps(record).encode())
-                manifest = {**MANIFEST, "job_id": job_id, "engine": fields["engine"]}
-                store.create_if_absent(f"jobs/{job_id}/manifest.json", json.dumps(manifest).encode())
-        check("text", command.run("reconcile"), "reconcile", codes=_CODES)
-        for job_id in records:
-            ran = command.run("logs", job_id)
-            check("text", ran, f"logs {job_id}", codes=(*_CODES, 8))
-            hold("a password" not in ran.out, f"logs {job_id} read what only the record names")
-            ran = (
-                command.run("resume", job_id, "--image", "i") if "context" in job_id else command.run("resume", job_id)
-            )
-            check("text", ran, f"resume {job_id}", codes=(6,))
-            ran = command.run("cancel", job_id, "--yes")
-            check("text", ran, f"cancel {job_id}", codes=(6, 7))
-    hold(not harm.exists(), "a program ran that belongs to a context which only a record names")
-    for one in cluster.asked:
-        hold(one == "GET /apis/batch/v1/namespaces/models/jobs/victim", f"a record has chosen {one!r}")
-    hold(len(cluster.asked) > 0, "no unmarked Job was looked at")
-    return Figure("hostile cluster: records that choose, of which nothing was used", len(records))
+        yield f"unmarked-{number}", {**there, "k8s_uid": "uid-of-prize", "metadata": {"trusted": [text]}}
 
 
 def run(trial: Trial) -> list[Figure]:
-    """Reconcile all of them, follow what some have printed, and cancel each."""
+    """Reconcile all of them, follow what some have printed, and resume and cancel each."""
     directory = trial.directory / "hostile-cluster"
     directory.mkdir()
     step = max(1, round(0.1 / trial.scale))
     known = {f"answer-{number}": answer for number, answer in list(enumerate(answers()))[::step]}
-    records = dict(_records([*TEXTS[::step], *PLACES], known))
+    # Of another program: it has no mark, and the uid that the record knows.
+    prize = {"metadata": {"name": "prize", "uid": "uid-of-prize"}, "spec": {"template": {}}, "status": {"active": 1}}
+    naming = dict(_records([*TEXTS[::step], *PLACES], known))
+    known["prize"] = Answer(json.dumps(prize).encode(), log=b"2026-03-01T12:00:00Z a password\n")
+    texts = [*filter(None, TEXTS[::step]), "prod"]
+    choosing = dict(_choosing(texts))
+    harm, program = directory / "harm", directory / "program"
+    program.write_text(f"#!/bin/sh\ntouch '{harm}'\n")
+    program.chmod(0o700)
     cluster = Cluster(known)
     with contextlib.closing(cluster):
-        command = Command(directory, KUBECONFIG=_kubeconfig(directory, cluster.url))
+        command = Command(directory, KUBECONFIG=_kubeconfig(directory, cluster.url, texts, str(program)))
+        active = 0
         with contextlib.closing(SQLiteVersionedStore(directory / "registry.db")) as store:
-            for job_id, fields in records.items():
-                record = {**RECORD, "job_id": job_id, "status": "running", "engine": "kubernetes", "k8s_uid": None}
-                store.create_if_absent(f"jobs/{job_id}/state.json", json.dumps({**record, **fields}).encode())
+            for job_id, fields in (naming | choosing).items():
+                common = {"job_id": job_id, "status": "running", "engine": "kubernetes", "k8s_uid": None}
+                record = {**RECORD, **common, **fields}
+                active += record["status"] == "running"
+                store.create_if_absent(f"jobs/{job_id}/state.json", json.dumps(record).encode())
+                if job_id in choosing:
+                    manifest = {**MANIFEST, "job_id": job_id, "engine": record["engine"]}
+                    store.create_if_absent(f"jobs/{job_id}/manifest.json", json.dumps(manifest).encode())
         ran = command.run("reconcile")
         check("text", ran, "reconcile", codes=_CODES)
-        hold(f"{len(records):,} jobs checked" in ran.err, "reconcile stopped half way")
+        hold(f"{active:,} jobs checked" in ran.err, "reconcile stopped half way")
         for terminal in (False, True):
             for flags in ((), ("--json",)):
                 ran = command.run("reconcile", *flags, terminal=terminal)
                 check("json" if flags else "text", ran, "reconcile", codes=_CODES)
         hold(not any(one.startswith("DELETE") for one in cluster.asked), "reconcile has deleted something")
-        for job_id in records:
+        for job_id in naming:
             check("text", command.run("logs", job_id, terminal=True), f"logs {job_id}", codes=(*_CODES, 8))
             asked = len(cluster.asked)
             check("text", command.run("cancel", job_id, "--yes"), f"cancel {job_id}", codes=_CODES)
+            own = f"DELETE /apis/batch/v1/namespaces/models/jobs/{naming[job_id]['k8s_name']}"
             for one in cluster.asked[asked:]:
-                own = f"DELETE /apis/batch/v1/namespaces/models/jobs/{records[job_id]['k8s_name']}"
                 hold(not one.startswith("DELETE") or one == own, f"cancel {job_id} has sent {one}")
+        asked = len(cluster.asked)
+        for job_id in choosing:
+            ran = command.run("logs", job_id)
+            check("text", ran, f"logs {job_id}", codes=(*_CODES, 8))
+            hold("a password" not in ran.out, f"logs {job_id} read what only the record names")
+            image = ("--image", "i") if "context" in job_id else ()
+            check("text", command.run("resume", job_id, *image), f"resume {job_id}", codes=(6,))
+            check("text", command.run("cancel", job_id, "--yes"), f"cancel {job_id}", codes=(6, 7))
+        for one in cluster.asked[asked:]:
+            hold(one == "GET /apis/batch/v1/namespaces/models/jobs/prize", f"a record has chosen {one!r}")
+        hold(len(cluster.asked) > asked, "no unmarked Job was looked at")
+        hold(not harm.exists(), "a program ran that belongs to a context which only a record names")
         check("json", command.run("sync", "--json"), "sync --json")
         check("text", command.run("list", "--limit", "0", terminal=True), "list")
     for one in cluster.asked:
         hold(_ASKED.fullmatch(one) is not None, f"a record has led to {one!r}")
     hold(any(one.startswith("DELETE") for one in cluster.asked), "no Job was deleted at all")
     return [
-        Figure("hostile cluster: records that name objects of it", len(records)),
+        Figure("hostile cluster: records that name objects of it", len(naming)),
         Figure("hostile cluster: requests sent to it, each for a Job, its pods or events", len(cluster.asked)),
-        choices(trial),
+        Figure("hostile cluster: records that choose, of which nothing was used", len(choosing)),
     ]

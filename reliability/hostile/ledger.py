@@ -264,19 +264,20 @@ def names_of_chunks(job_id: str) -> Iterator[str]:
         yield f"environments/{job_id}/{text}"
 
 
-def commands(job_id: str) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield the commands that show them, with what their output is said to be."""
-    yield "text", ("tasks", job_id)
-    yield "text", ("tasks", job_id, "--status", "failed", "--sort", "-seconds", "--limit", "3")
-    for form in ("json", "jsonl", "tsv"):
-        yield form, ("tasks", job_id, f"--{form}")
-    yield "text", ("failures", job_id)
-    yield "json", ("failures", job_id, "--json")
-    yield "text", ("status", job_id)  # with a line about its failures by now
-    yield "csv", ("results", job_id, "--table", "-")
-    yield "csv", ("results", job_id, "--table", "-", "--by", "set")
-    yield "text", ("logs", job_id, "--failed")
-    yield "text", ("provenance", job_id)
-    yield "json", ("provenance", job_id, "--json")
-    for view in ("tasks", "attempts", "ledger_problems"):
-        yield "csv", ("query", "--csv", f"SELECT * FROM {view} WHERE job_id = '{job_id}'")
+COMMANDS = {
+    "text": (
+        "tasks JOB", "tasks JOB --status failed --sort -seconds --limit 3", "failures JOB",
+        "status JOB",  # with a line about its failures by now
+        "logs JOB --failed", "provenance JOB",
+    ),
+    "json": ("tasks JOB --json", "failures JOB --json", "provenance JOB --json"),
+    "jsonl": ("tasks JOB --jsonl",),
+    "tsv": ("tasks JOB --tsv",),
+    "csv": (
+        "results JOB --table -", "results JOB --table - --by set",
+        "query --csv \"SELECT * FROM tasks WHERE job_id = 'JOB'\"",
+        "query --csv \"SELECT * FROM attempts WHERE job_id = 'JOB'\"",
+        "query --csv \"SELECT * FROM ledger_problems WHERE job_id = 'JOB'\"",
+    ),
+}  # fmt: skip
+"""The commands that show them, by what their output is said to be."""

@@ -18,6 +18,7 @@ import io
 import json
 import os
 import re
+import shlex
 import sqlite3
 import subprocess
 import sys
@@ -148,18 +149,16 @@ class Registry(Command):
         best = {"value": value, "half_width": 0.5, "round": 1, "params": {"x": 1}}
         bests = (best, best | {"value": 1, "half_width": value}, best | {"value": 1, "round": value, "params": value})
         counts = dict.fromkeys(calibration_counts.COUNTS, 1)
-        notes: list[dict[str, object]] = [{CALIBRATION: counts | {"best": one}} for one in bests]
-        notes += [
+        names = (
+            (PRECISION, GROWS, SUSPECT, WAITS_FOR, OWN_WRITE, STOP_BY, NOTE_HISTORY, LABEL_HISTORY),
+            ("n_deferred_tasks", "n_reused_tasks", "reused_from", "n_parameter_sets"),
+        )
+        notes: list[dict[str, object]] = [
+            *({CALIBRATION: counts | {"best": one}} for one in (*bests, value)),
             {CALIBRATION: dict.fromkeys(counts, value)},
             {CALIBRATION: value},
-            {CALIBRATION: {**counts, "best": value}},
-        ]
-        notes += [
             {PRECISION: dict.fromkeys((*precision_counts.COUNTS, precision_counts.WIDEST), value)},
-            dict.fromkeys(
-                (PRECISION, GROWS, SUSPECT, WAITS_FOR, OWN_WRITE, STOP_BY, NOTE_HISTORY, LABEL_HISTORY), value
-            ),
-            dict.fromkeys(("n_deferred_tasks", "n_reused_tasks", "reused_from", "n_parameter_sets"), value),
+            *(dict.fromkeys(some, value) for some in names),
         ]
         for number, metadata in enumerate(notes):
             one = f"{job_id}-{number}"
@@ -236,18 +235,8 @@ _SPOILT: dict[str, Callable[[bytes], bytes]] = {
     "time": lambda record: record.replace(b"2026-03-01T11:00:00Z", b"2026-03-01T11:00:00." + b"1" * 500_000 + b"Z"),
 }
 _WRONG_NOTES = (
-    "-0.5",
-    "1e22",
-    "-1",
-    "1e-320",
-    "9" * 20,
-    "9" * 400,
-    "9" * 4300,
-    "true",
-    "[[1]]",
-    '{"x":[null]}',
-    '"\\u001b"',
-)
+    "-0.5", "1e22", "-1", "1e-320", "9" * 20, "9" * 400, "9" * 4300, "true", "[[1]]", '{"x":[null]}', '"\\u001b"',
+)  # fmt: skip
 """JSON that readers take, of other types and sizes than what mops-jobs writes there."""
 _WRONG = ("7.5", "[1]", '{"x":[[]]}', "true", *NUMBERS[:6], *map(json.dumps, HALVES))
 _FIXED = ("job_id", "status", "created_at", "updated_at", *(name for name in RECORD if name.endswith("_at")))
@@ -267,52 +256,44 @@ def _interrupt(seconds: float) -> None:
 # --- what is checked -------------------------------------------------------------------------------------------------
 
 
-def commands(job_id: str) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield every reading command, with what its output is said to be."""
-    some = ("--limit", "0", "--offline")
-    yield "text", ("list", *some)
-    yield "json", ("list", "--json", *some)
-    yield "jsonl", ("list", "--jsonl", *some)
-    yield "tsv", ("list", "--tsv", *some)
-    yield "tsv", ("list", "--tsv", "--fields", "job_id,labels,metadata,error_message,owner", *some)
-    yield "text", ("list", "-q", *some)
-    yield "text", ("list", "--stuck", "--offline")
+COMMANDS = {
+    "text": (
+        "list --limit 0 --offline", "list -q --limit 0 --offline", "list --stuck --offline", "status JOB",
+        "status SOUND", "events JOB", "events SOUND", "logs JOB", "logs SOUND", "events", "summary", "doctor",
+        "query --limit 0 'SELECT owner, labels, error_message FROM jobs'", "failures", "diff JOB SOUND",
+        "validate SOUND", "wait JOB SOUND", "reconcile", "prune --older-than 1h --dry-run",
+        "prune --store --older-than 1h --dry-run", "config show",
+    ),
+    "json": (
+        "list --json --limit 0 --offline", "status JOB --json", "status SOUND --json", "summary --json",
+        "query --json --limit 0 'SELECT * FROM jobs'", "doctor --json", "diff JOB SOUND --json",
+        "prune --store --older-than 1h --dry-run --json",
+    ),
+    "jsonl": (
+        "list --jsonl --limit 0 --offline", "events JOB --json", "events SOUND --json", "events --json",
+        "list --jsonl --limit 0", "watch --json", "results SOUND --json",
+    ),
+    "tsv": (
+        "list --tsv --limit 0 --offline", "watch --interval 1s", "results SOUND",
+        "list --tsv --fields job_id,labels,metadata,error_message,owner --limit 0 --offline",
+        "query --tsv --limit 0 'SELECT * FROM jobs'",
+    ),
+    "csv": ("list --csv --limit 0", "query --csv --limit 0 'SELECT * FROM jobs'"),
+    "prometheus": ("metrics",),
+    "words": ("completion --words jobs ''", "completion --words owners ''"),
+}  # fmt: skip
+"""Every reading command, by what its output is said to be; `ledger.COMMANDS` has those that show ledgers."""
+
+
+def commands(job_id: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield the commands for a job, with what their output is said to be."""
+    for form, texts in COMMANDS.items():
+        for text in texts:
+            yield form, shlex.split(text.replace("JOB", job_id).replace("SOUND", SOUND))
     for one in (job_id, SOUND):
-        yield "text", ("status", one)
-        yield "json", ("status", one, "--json")
-        yield "text", ("events", one)
-        yield "jsonl", ("events", one, "--json")
-        yield "text", ("logs", one)
-    yield "text", ("events",)
-    yield "jsonl", ("events", "--json")
-    yield "csv", ("list", "--csv", "--limit", "0")
-    yield "jsonl", ("list", "--jsonl", "--limit", "0")
-    yield "prometheus", ("metrics",)
-    yield "text", ("summary",)
-    yield "json", ("summary", "--json")
-    yield "tsv", ("watch", "--interval", "1s")
-    yield "jsonl", ("watch", "--json")
-    for form in ("--csv", "--tsv", "--json"):
-        yield form[2:], ("query", form, "--limit", "0", "SELECT * FROM jobs")
-    yield "text", ("query", "--limit", "0", "SELECT owner, labels, error_message FROM jobs")
-    yield "words", ("completion", "--words", "jobs", "")
-    yield "words", ("completion", "--words", "owners", "")
-    yield "text", ("doctor",)
-    yield "json", ("doctor", "--json")
-    yield "tsv", ("results", SOUND)
-    yield "jsonl", ("results", SOUND, "--json")
-    for one in (job_id, SOUND):
-        yield from ledger.commands(one)
-    yield "text", ("failures",)
-    yield "json", ("diff", job_id, SOUND, "--json")
-    yield "text", ("diff", job_id, SOUND)
-    yield "text", ("validate", SOUND)
-    yield "text", ("wait", job_id, SOUND)
-    yield "text", ("reconcile",)
-    yield "text", ("prune", "--older-than", "1h", "--dry-run")
-    for form, flags in (("text", ()), ("json", ("--json",))):
-        yield form, ("prune", "--store", "--older-than", "1h", "--dry-run", *flags)
-    yield "text", ("config", "show")
+        for form, texts in ledger.COMMANDS.items():
+            for text in texts:
+                yield form, shlex.split(text.replace("JOB", one))
 
 
 def raw(text: str, *, but: str = "\n") -> str:
@@ -344,11 +325,8 @@ def check(form: str, ran: Ran, what: str, codes: Collection[int] = EXPECTED_CODE
     elif form == "tsv":
         hold(len({line.count("\t") for line in ran.out.splitlines()}) <= 1, f"{what} printed rows of different lengths")
     elif form == "prometheus":
-        samples = [
-            (s.name, *sorted(s.labels.items()))
-            for family in text_string_to_metric_families(ran.out)
-            for s in family.samples
-        ]
+        found_families = text_string_to_metric_families(ran.out)
+        samples = [(one.name, *sorted(one.labels.items())) for family in found_families for one in family.samples]
         hold(len(samples) == len(set(samples)), f"{what} printed a series twice")
     elif form == "words":
         for word in ran.out.splitlines():
