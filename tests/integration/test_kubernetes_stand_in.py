@@ -312,7 +312,7 @@ def test_a_running_job_that_is_suspended_is_not_taken_for_silent(
     assert submit(sets_of(2, gate=str(gate), calls=str(notes))).code == 0
     until(notes.exists, "the first pod")
     until(lambda: cli.ok("status", "job", "--refresh", "--json").json["status"] == "running", "its report")
-    cluster.suspend("job")
+    cluster.change("job", suspend=True)
     until(lambda: not cluster.pods("job"), "the end of its pods")
     cli.clock.advance(minutes=10)
     shown = cli.ok("status", "job", "--refresh").out
@@ -321,7 +321,7 @@ def test_a_running_job_that_is_suspended_is_not_taken_for_silent(
     assert (waited.code, "resume" in waited.err) == (8, False)
     assert cli.ok("list", "--stuck", "-q").lines == []
     gate.touch()
-    cluster.suspend("job", is_suspended=False)
+    cluster.change("job", suspend=False)
     assert _ended(cluster) == "CompletionsReached"
     assert cli("wait", "job").code == 0
 
@@ -506,7 +506,7 @@ def test_a_job_of_a_queue_waits_and_is_not_stuck(cli: Cli, cluster: StandIn, sub
     cli.clock.advance(hours=2)
     assert "Suspended: the Job waits in queue team-a of Kueue" in cli.ok("status", "job").out
     assert (cluster.pods("job"), cli.ok("list", "--stuck", "-q").lines) == ([], [])
-    cluster.suspend("job", is_suspended=False)
+    cluster.change("job", suspend=False)
     assert _ended(cluster) == "CompletionsReached"
     shown = cli.ok("status", "job", "--refresh").out
     assert ("succeeded" in shown, "Suspended" in shown) == (True, False)
@@ -668,7 +668,7 @@ def test_a_job_without_parallelism_waits_and_is_not_stuck(cli: Cli, cluster: Sta
     """A user has set it to 0. It has no pods, since none may run."""
     cluster.unschedulable = "0/3 nodes are available"
     assert submit(sets_of(1)).code == 0
-    cluster.scale("job", 0)
+    cluster.change("job", parallelism=0)
     cli.clock.advance(hours=1)
     assert "Suspended: the parallelism of the Job is 0" in cli.ok("status", "job").out
     assert cli.ok("list", "--stuck", "-q").lines == []

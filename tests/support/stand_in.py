@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import functools
 import os
 import random
 import re
@@ -22,7 +23,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,19 @@ class _Server(KubernetesEmulator):
         return await super()._handle(request) if answer is None else answer
 
 
+def _in_loop(act: Callable[..., Any]) -> Callable[..., Any]:
+    """Have a method run in the loop of the server, whose objects it uses."""
+
+    @functools.wraps(act)
+    def call(stand_in: StandIn, *args: Any, **options: Any) -> Any:
+        async def run() -> Any:
+            return act(stand_in, *args, **options)
+
+        return stand_in._run(run())
+
+    return call
+
+
 class StandIn(Api):
     """A cluster as far as the Job controller's rules and a kubelet go. Close it: it runs processes."""
 
@@ -218,7 +232,7 @@ class StandIn(Api):
 
     def close(self) -> None:
         self._is_closing = True
-        self._in_loop(self._closes.set)
+        self._loop.call_soon_threadsafe(self._closes.set)
         with contextlib.suppress(Exception):
             self._task.result(PATIENCE)
         for name, container in self._containers.items():
@@ -229,13 +243,15 @@ class StandIn(Api):
 
     # --- what tests look at and do ------------------------------------------------------------------------------
 
+    @_in_loop
     def job(self, name: str, namespace: str = "models") -> Json | None:
         """Return a Job as it is now; None if there is none."""
-        return self._in_loop(lambda: self._object(JOBS, namespace, name))
+        return self._object(JOBS, namespace, name)
 
+    @_in_loop
     def pods(self, name: str) -> list[Json]:
         """Return the pods of a Job, the oldest first."""
-        return self._in_loop(lambda: self._pods_of(name))
+        return self._pods_of(name)
 
     def end_of(self, name: str) -> str | None:
         """Return the reason with which a Job has ended; None if it has not."""
@@ -243,120 +259,90 @@ class StandIn(Api):
         end = condition_of(status, "Failed") or condition_of(status, "Complete")
         return None if end is None else str(end["reason"])
 
+    @_in_loop
     def apply(self, job: Json) -> None:
         """Create a Job, as `kubectl apply` does."""
-        self._in_loop(lambda: self._admit(copy.deepcopy(job)))
+        self._admit(copy.deepcopy(job))
 
+    @_in_loop
     def delete_pod(self, name: str, index: int, *, is_forced: bool = False) -> None:
         """Delete the pod of an index, as a user does. A forced deletion waits for the finalizer of the Job, too."""
+        for pod in self._alive(name, index):
+            self._delete_pod(pod)
+            if is_forced:
+                now = {"deletionGracePeriodSeconds": 0, "deletionTimestamp": moment(datetime.now(UTC))}
+                self._save(PODS, {**pod, "metadata": {**pod["metadata"], **now}})
 
-        def act() -> None:
-            for pod in self._alive(name, index):
-                self._delete_pod(pod)
-                if is_forced:
-                    now = {"deletionGracePeriodSeconds": 0, "deletionTimestamp": moment(datetime.now(UTC))}
-                    self._save(PODS, {**pod, "metadata": {**pod["metadata"], **now}})
-
-        self._in_loop(act)
-
+    @_in_loop
     def press_node(self, name: str, index: int, message: str) -> None:
         """Let the kubelet evict the pod of an index, since its node has too little of something. The pod stays."""
+        for pod in self._alive(name, index):
+            self._containers[pod["metadata"]["name"]].kill()
+            pod["status"] |= {"phase": "Failed", "reason": "Evicted", "message": message}
+            self._set_conditions(pod, _disruption("TerminationByKubelet"))
 
-        def act() -> None:
-            for pod in self._alive(name, index):
-                self._containers[pod["metadata"]["name"]].kill()
-                pod["status"] |= {"phase": "Failed", "reason": "Evicted", "message": message}
-                self._set_conditions(pod, _disruption("TerminationByKubelet"))
+    @_in_loop
+    def change(self, name: str, **spec: object) -> None:
+        """Change a Job, as a user does. Kueue suspends one when another one takes its place; its pods stop."""
+        job = self._existing(name)
+        self._save(JOBS, {**job, "spec": {**job["spec"], **spec}})
 
-        self._in_loop(act)
-
-    def scale(self, name: str, parallelism: int) -> None:
-        """Change how many pods of a Job may run at once, as a user does."""
-
-        def act() -> None:
-            job = self._object(JOBS, "models", name)
-            assert job is not None
-            job["spec"]["parallelism"] = parallelism
-            self._save(JOBS, job)
-
-        self._in_loop(act)
-
+    @_in_loop
     def evict(self, name: str, index: int, reason: str = "EvictionByEvictionAPI") -> None:
         """Evict the pod of an index, as a drained node does, or a pod of higher priority, or the end of a spot node."""
+        for pod in self._alive(name, index):
+            pod["status"]["conditions"] = [*pod["status"].get("conditions", ()), _disruption(reason)]
+            self._delete_pod(pod)
 
-        def act() -> None:
-            for pod in self._alive(name, index):
-                pod["status"]["conditions"] = [*pod["status"].get("conditions", ()), _disruption(reason)]
-                self._delete_pod(pod)
-
-        self._in_loop(act)
-
+    @_in_loop
     def lose_node(self, name: str, index: int, *, is_partitioned: bool = False, is_mute: bool = False) -> None:
         """Cut the power of the node of an index, or its network: then its processes go on, and reach the registry.
 
         After a while the pod is not ready, then it is evicted, then its grace period ends. No kubelet reports its end.
         Who asks for its log gets a 500, or from a mute node no answer.
         """
+        for pod in self._alive(name, index):
+            self._lost[pod["metadata"]["name"]] = datetime.now(UTC)
+            if is_mute:
+                self._mute.add(pod["metadata"]["name"])
+            if not is_partitioned:
+                self._containers[pod["metadata"]["name"]].kill()
 
-        def act() -> None:
-            for pod in self._alive(name, index):
-                self._lost[pod["metadata"]["name"]] = datetime.now(UTC)
-                if is_mute:
-                    self._mute.add(pod["metadata"]["name"])
-                if not is_partitioned:
-                    self._containers[pod["metadata"]["name"]].kill()
-
-        self._in_loop(act)
-
+    @_in_loop
     def find_node(self, name: str, index: int) -> None:
         """Bring the lost node of an index back. Its kubelet reports, and does what was asked of it meanwhile."""
+        for pod in self._alive(name, index):
+            del self._lost[pod["metadata"]["name"]]
+            if "deletionTimestamp" in pod["metadata"]:
+                self._stop(pod)
+            else:
+                self._set_conditions(pod, {"type": "Ready", "status": "True"})
 
-        def act() -> None:
-            for pod in self._alive(name, index):
-                del self._lost[pod["metadata"]["name"]]
-                if "deletionTimestamp" in pod["metadata"]:
-                    self._stop(pod)
-                else:
-                    self._set_conditions(pod, {"type": "Ready", "status": "True"})
-
-        self._in_loop(act)
-
+    @_in_loop
     def remove_node(self, name: str, index: int) -> None:
         """Remove the lost node of an index from the cluster: the garbage collector ends its pods after a while."""
+        for pod in self._alive(name, index):
+            self._removed[pod["metadata"]["name"]] = datetime.now(UTC)
 
-        def act() -> None:
-            for pod in self._alive(name, index):
-                self._removed[pod["metadata"]["name"]] = datetime.now(UTC)
-
-        self._in_loop(act)
-
+    @_in_loop
     def delete_job(self, name: str) -> None:
         """Delete a Job in the foreground: it stays until its pods are gone, and makes no others."""
+        job = self._existing(name)
+        job["metadata"] |= {"deletionTimestamp": moment(datetime.now(UTC)), "finalizers": ["foregroundDeletion"]}
+        self._save(JOBS, job)
 
-        def act() -> None:
-            job = self._object(JOBS, "models", name)
-            assert job is not None
-            job["metadata"] |= {"deletionTimestamp": moment(datetime.now(UTC)), "finalizers": ["foregroundDeletion"]}
-            self._save(JOBS, job)
-
-        self._in_loop(act)
-
+    @_in_loop
     def orphan_pods(self, name: str) -> None:
         """Delete a Job and leave its pods, as `kubectl delete --cascade=orphan` does."""
+        for pod in self._pods_of(name):
+            pod["metadata"] |= {"finalizers": [], "ownerReferences": []}
+            self._save(PODS, pod)
+        self._remove(JOBS, self._existing(name))
 
-        def act() -> None:
-            for pod in self._pods_of(name):
-                pod["metadata"] |= {"finalizers": [], "ownerReferences": []}
-                self._save(PODS, pod)
-            job = self._object(JOBS, "models", name)
-            assert job is not None
-            self._remove(JOBS, job)
-
-        self._in_loop(act)
-
+    @_in_loop
     def pass_seconds(self, seconds: float) -> None:
         """Let time pass for nodes, deadlines and grace periods: all that has happened is that much longer ago."""
-        self._in_loop(lambda: self._pass(timedelta(seconds=seconds)))
+        self._pass(timedelta(seconds=seconds))
 
     def _pass(self, time: timedelta) -> None:
         for resource in (JOBS, PODS, EVENTS):
@@ -376,31 +362,19 @@ class StandIn(Api):
             if pod["status"]["phase"] == "Running" and "deletionTimestamp" not in pod["metadata"]
         }
 
+    @_in_loop
     def exit_codes(self, name: str) -> list[int | None]:
         """Return the exit codes of all containers of a Job, the oldest first; None of one that runs."""
-        containers = self._in_loop(lambda: list(self._containers.items()))
-        return [container.exit_code for pod, container in containers if pod.startswith(f"{name}-")]
+        return [container.exit_code for pod, container in self._containers.items() if pod.startswith(f"{name}-")]
 
     def _alive(self, name: str, index: int) -> list[Json]:
         pods = [pod for pod in self._pods_of(name) if index_of(pod) == index]
         return [pod for pod in pods if pod["status"]["phase"] in ("Pending", "Running")]
 
-    def suspend(self, name: str, *, is_suspended: bool = True) -> None:
-        """Suspend a Job, as a user does, and Kueue when another one takes its place. Its pods stop."""
-
-        def act() -> None:
-            job = self._object(JOBS, "models", name)
-            assert job is not None
-            job["spec"]["suspend"] = is_suspended
-            self._save(JOBS, job)
-
-        self._in_loop(act)
-
-    def _in_loop(self, act: Any) -> Any:
-        async def call() -> Any:
-            return act()
-
-        return self._run(call())
+    def _existing(self, name: str) -> Json:
+        job = self._object(JOBS, "models", name)
+        assert job is not None
+        return job
 
     # --- the API server -----------------------------------------------------------------------------------------
 
@@ -699,13 +673,8 @@ class StandIn(Api):
         (spec,), name = pod["spec"]["containers"], pod["metadata"]["name"]
         directory = self._directory / name
         directory.mkdir()
-        env = {
-            **self._env,
-            "HOME": str(directory),
-            "HOSTNAME": name,
-            **SERVICE,
-            "JOB_COMPLETION_INDEX": str(index_of(pod)),
-        }
+        env = {**self._env, **SERVICE, "HOME": str(directory), "HOSTNAME": name}
+        env["JOB_COMPLETION_INDEX"] = str(index_of(pod))
         for source in spec.get("envFrom", ()):
             env |= self.secrets[source["secretRef"]["name"]]
         env |= {one["name"]: one["value"] for one in spec.get("env", ())}
