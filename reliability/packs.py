@@ -11,29 +11,21 @@ count the same. Each task also tells which process has run it, which differs bet
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from bench import azurite
-from bench.machine import ROOT
-from mopsjobs.engines.local import runner_pid
 from mopsjobs.registry.keys import PACK
-from mopsjobs.store import open_store
 from mopsjobs.studies.packed_store import PackedStore
+from reliability.lab import KUBERNETES_FLAGS, Lab, dask_cluster, kubernetes_cluster, lose_node, slurm_cluster
 from reliability.storm.proxy import Plan, Proxy, faulty
-from reliability.trial import Figure, PromiseBroken, Trial, hold
-from support import slurm
-from support.dask import Cluster
-from support.kubernetes import kubeconfig
-from support.runs import calls, kill, until
-from support.stand_in import POD_GC_SECONDS, StandIn
+from reliability.trial import Figure, Trial, hold, in_turn
+from support.runs import until
 
 TASKS = 600
 SHARDS = 3
@@ -46,20 +38,17 @@ LOSSES = Plan(1.0, ("busy", "gateway", "lost", "cut", "late"))
 """All requests fail. Of most, the server has done what was asked."""
 
 TASK_SECONDS = 0.15
-EXIT_PARTIAL = 104
 RESUMES = 3
 """Jobs that may follow on a cancelled shard."""
 
 MODEL = """
-import json, os, time
+import json
 
 def simulate(params, seed):
-    file = os.open({calls!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.write(file, b"%d %d\\n" % (params["x"], os.getpid()))
-    os.close(file)
-    time.sleep({seconds})
-    result = {{"x": params["x"], "seed": seed, "text": "x" * (params["x"] % 100)}}
-    return {{"result.json": json.dumps(result).encode(), "by.json": b"%d" % time.time_ns()}}
+    note(params["x"])
+    time.sleep(SECONDS)
+    result = {"x": params["x"], "seed": seed, "text": "x" * (params["x"] % 100)}
+    return {"result.json": json.dumps(result).encode(), "by.json": b"%d" % time.time_ns()}
 """
 
 RESULT, BY = "result.json", "by.json"
@@ -84,11 +73,11 @@ class Deeds(NamedTuple):
     """Shards with one runner at a time and a disk that outlives it. What they have counted never runs again."""
 
 
-class Storm:
-    """A job in a registry, commands, and what readers have seen of the outputs."""
+class Storm(Lab):
+    """A job in a registry of its own, and what readers have seen of the outputs."""
 
     def __init__(self, directory: Path, server: azurite.Azurite, line: Proxy, tasks: int) -> None:
-        """Make the model, and a registry of its own.
+        """Make the model.
 
         Args:
             directory: where all of it lies.
@@ -96,68 +85,22 @@ class Storm:
             line: the way to it.
             tasks: of the job.
         """
-        self.tasks, self._line = tasks, line
-        self.home, self.code, self.calls = directory / "home", directory / "code", directory / "calls"
-        for path in (self.home, self.code):
-            path.mkdir(parents=True)
-        (self.code / "model.py").write_text(MODEL.format(calls=str(self.calls), seconds=TASK_SECONDS))
         container, bad = azurite.new_container(), azurite.Azurite(line.port)
-        self.secret = bad.env
-        self.env = {
-            "PATH": os.environ["PATH"],
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "HOME": str(self.home),
-            "MOPS_JOBS_REGISTRY": bad.url(container),
-            **self.secret,
-        }
-        self.store = PackedStore(open_store(server.url(container), server.env))
+        self.secret, good = bad.env, (server.url(container), server.env)
+        super().__init__(directory, MODEL, 1, url=bad.url(container), env=bad.env, reader=good, SECONDS=TASK_SECONDS)
+        self.tasks, self._line = tasks, line
         self._seen: dict[str, bytes] = {}
         self.replaced = 0
         """Outputs of which readers saw that of one runner, and later that of another one."""
-        self.exit_code = 0
-        """Of the last command."""
 
-    # --- commands ---------------------------------------------------------------------------------------------------
-
-    def start(self, *words: str, **env: str) -> subprocess.Popen[str]:
-        """Start a command as a process of its own."""
-        return subprocess.Popen(
-            [sys.executable, str(ROOT / "mops_jobs.py"), *words],
-            cwd=self.code,
-            env={**self.env, **env},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def run(self, *words: str, allowed: Sequence[int] = (0,)) -> str:
-        """Run a command to its end, and return what it printed.
-
-        Raises:
-            PromiseBroken: if it ends with an exit code that is not allowed.
-        """
-        with self.start(*words) as process:
-            out, err = process.communicate()
-        hold(process.returncode in allowed, f"{' '.join(words)} ended with {process.returncode}: {err[-2000:]}")
-        self.exit_code = process.returncode
-        return out
-
-    def submit(self, job_id: str, *flags: str, packs: bool) -> None:
+    def submit_packs(self, job_id: str, *flags: str, packs: bool) -> None:
         """Submit the study."""
-        study = {
-            "model": "model:simulate",
-            "parameter_sets": [{"x": number} for number in range(self.tasks)],
-            "outputs": [RESULT, BY],
-            "packs": packs,
-        }
-        (self.code / "study.json").write_text(json.dumps(study))
-        self.run("submit", "study.json", "--auto", "--job-id", job_id, *flags)
-
-    # --- what happens -----------------------------------------------------------------------------------------------
+        sets = [{"x": number} for number in range(self.tasks)]
+        self.submit(job_id, sets, *flags, outputs=[RESULT, BY], packs=packs)
 
     def suffer(self, deeds: Deeds, outage_seconds: float) -> None:
         """Submit the job, and let it all happen."""
-        self.submit("job", *deeds.flags, packs=True)
+        self.submit_packs("job", *deeds.flags, packs=True)
         with contextlib.ExitStack() as stack:
             self.await_part(0.15)
             if deeds.rival is not None:
@@ -165,7 +108,7 @@ class Storm:
                 home.mkdir()
                 words = ("run", "job", *deeds.rival)
                 rival = stack.enter_context(self.start(*words, HOME=str(home)))
-                stack.callback(self._end_rival, rival)
+                stack.callback(_end_rival, rival)
             self.await_part(0.25)
             deeds.early()
             self.look()
@@ -181,13 +124,9 @@ class Storm:
             deeds.late()
             self.look()
 
-    def _end_rival(self, rival: subprocess.Popen[str]) -> None:
-        _, err = rival.communicate()
-        hold(rival.returncode == 0, f"the second runner ended with {rival.returncode}: {err[-2000:]}")
-
     def await_part(self, part: float) -> None:
         """Wait until this part of the tasks has begun once."""
-        until(lambda: len(calls(self.calls)) >= part * self.tasks, f"{part:.0%} of the tasks")
+        until(lambda: len({x for *_, x in self.called()}) >= part * self.tasks, f"{part:.0%} of the tasks")
 
     def look(self) -> None:
         """Read all outputs as a reader does, on a good line. What was seen before is there still.
@@ -203,22 +142,6 @@ class Storm:
         self.replaced += sum(found[key] != value for key, value in self._seen.items())
         self._seen = found
 
-    def outputs(self, *job_ids: str) -> dict[str, bytes]:
-        """Return the outputs of jobs, by their names below these."""
-        found: dict[str, bytes] = {}
-        reader = PackedStore(self.store.unpacked)
-        for job_id in job_ids:
-            prefix = f"results/{job_id}/"
-            for entry in reader.scan(prefix):
-                name = entry.key.removeprefix(prefix)
-                value = reader.get_entry(entry)
-                hold(name not in found, f"{name} is in two jobs of one family")
-                hold(value is not None, f"{name} is listed and cannot be read")
-                found[name] = b"" if value is None else value.value
-        return found
-
-    # --- what must hold ---------------------------------------------------------------------------------------------
-
     def judge(self, plain: dict[str, bytes], keeping: Sequence[int]) -> Iterator[Figure]:
         """Bring the job to its end, and compare it with the same job without packs.
 
@@ -226,9 +149,9 @@ class Storm:
             PromiseBroken: if they differ, or views count other numbers than these.
         """
         family = ["job"]
-        for _ in range(RESUMES + 1):
-            self.run("wait", family[-1], allowed=(0, 100, 103, EXIT_PARTIAL))
-            if self.exit_code == 0:
+        while True:
+            self.run("wait", family[-1], allowed=(0, 100, 103, 104))
+            if self.record(family[-1])["status"] == "succeeded":
                 break
             hold(len(family) <= RESUMES, f"{family[-1]} does not come to its end")
             self.run("resume", family[-1])
@@ -238,15 +161,13 @@ class Storm:
         names = plain.keys() | found.keys()
         differing = [name for name in names if plain.get(name) != found.get(name) and not is_by(name, plain, found)]
         hold(not differing, f"{len(differing)} outputs differ from those of plain objects, such as {differing[:3]}")
-        called = calls(self.calls)
+        called = Counter(x for *_, x in self.called())
         # Of each stop: tasks at work, and such as had ended and were not in the journal yet.
         again = sum(count - 1 for number, count in called.items() if number % SHARDS in keeping)
         hold(again <= 2 * WORKERS * len(keeping), f"{again} tasks ran again, most of which had been counted")
-        packs = {pack.key: pack for job in family for pack in self.store.list_packs(job).indexes.values()}
+        packs = {pack.key: pack for job in family for pack in PackedStore(self.store).list_packs(job).indexes.values()}
         stored = Counter(row[:3] for pack in packs.values() for row in pack.rows())
-        alone = [
-            key for job in family for key in self.store.unpacked.list_keys(f"results/{job}/") if not PACK.parse(key)
-        ]
+        alone = [key for job in family for key in self.store.list_keys(f"results/{job}/") if not PACK.parse(key)]
         self._judge_views(family)
         twice = sum(count - 1 for count in stored.values())
         yield Figure("outputs, each once, and results byte for byte as without packs", len(found))
@@ -256,45 +177,25 @@ class Storm:
         yield Figure("jobs of the family", len(family))
 
     def _judge_views(self, family: Sequence[str]) -> None:
-        """Ask all views of each job for its tasks that are done."""
-        told: Counter[str] = Counter()
+        """Ask all views of each job for its tasks that are done, and those of the last one for all outputs."""
+        done = 0
         for job in family:
-            status = json.loads(self.run("status", job, "--json", "--refresh"))
-            tasks = json.loads(self.run("tasks", job, "--json", "--limit", "0"))["tasks"]
-            done = status["tasks_completed"]
-            listed = [
-                row for row in json.loads(self.run("list", "--json", "--limit", "0"))["jobs"] if row["job_id"] == job
-            ]
-            views = {
-                "status": done,
-                "verified": status["tasks_verified"],
-                "list": listed[0]["tasks_completed"],
-                "tasks": sum(task["outcome"] == "succeeded" for task in tasks),
-                "validate": json.loads(self.run("validate", job, "--json", allowed=(0, EXIT_PARTIAL, 7)))[
-                    "tasks_verified"
-                ],
-                "outputs": len(self.outputs(job)) // 2,
-            }
-            hold(len(set(views.values())) == 1, f"views of {job} count differently: {views}")
-            told["done"] += done
-        hold(told["done"] == self.tasks, f"the jobs count {told['done']} tasks, expected {self.tasks}")
-        last = family[-1]
-        rows = [json.loads(line) for line in self.run("results", last, "--json").splitlines()]
-        hold(len(rows) == 2 * self.tasks, f"results of {last} has {len(rows)} outputs, expected {2 * self.tasks}")
-        table = json.loads(
-            self.run(
-                "query",
-                "--job",
-                last,
-                "--json",
-                "SELECT count(*) AS n, count(DISTINCT x) AS d FROM results WHERE status = 'succeeded'",
-            )
-        )
+            status = self.hold_views(job, {"outputs": len(self.outputs(job)) // 2})
+            done += status["tasks_completed"]
+        hold(done == self.tasks, f"the jobs count {done} tasks, expected {self.tasks}")
+        last, target = family[-1], self.home.parent / "download"
+        rows = self.run("results", last, "--json").splitlines()
+        sql = "SELECT count(*) AS n, count(DISTINCT x) AS d FROM results WHERE status = 'succeeded'"
+        table = self.json("query", "--job", last, sql)
         hold(table["rows"] == [{"n": self.tasks, "d": self.tasks}], f"query of {last} says {table['rows']}")
-        target = self.home.parent / "download"
         self.run("results", last, "--download", str(target))
-        files = list(target.rglob("*.json"))
-        hold(len(files) == 2 * self.tasks, f"the download has {len(files)} outputs")
+        counts = {"results": len(rows), "download": len(list(target.rglob("*.json")))}
+        hold(set(counts.values()) == {2 * self.tasks}, f"{last} has {counts} of {2 * self.tasks} outputs")
+
+
+def _end_rival(rival: subprocess.Popen[str]) -> None:
+    _, err = rival.communicate()
+    hold(rival.returncode == 0, f"the second runner ended with {rival.returncode}: {err[-2000:]}")
 
 
 def is_by(name: str, *outputs: dict[str, bytes]) -> bool:
@@ -304,23 +205,23 @@ def is_by(name: str, *outputs: dict[str, bytes]) -> bool:
 
 # --- engines --------------------------------------------------------------------------------------------------------
 
+RIVAL = ("--shard", f"0/{SHARDS}", "--workers", "1")
+
 
 @contextlib.contextmanager
 def on_slurm(storm: Storm, directory: Path) -> Iterator[Deeds]:
-    """Yield the deeds of a Slurm: a runner is killed, a shard requeued in the outage, and one cancelled."""
-    with slurm.running(directory / "slurm") as cluster:
-        storm.env |= cluster.env
+    """Yield the deeds of a Slurm: a shard is cancelled, one requeued in the outage, and another one later."""
+    with slurm_cluster(storm, directory / "slurm") as cluster:
 
-        def array(shard: int) -> str:
-            state = json.loads(storm.store.get("jobs/job/state.json").value)  # type: ignore[union-attr]
-            return f"{state['metadata']['slurm_job_id']}_{shard}"
+        def tell(shard: int, *words: str) -> Deed:
+            return lambda: cluster.run(*words, f"{storm.record('job')['metadata']['slurm_job_id']}_{shard}")
 
         yield Deeds(
             ["--engine", "slurm", "--shards", str(SHARDS), "--workers", str(WORKERS), "--requeue"],
-            early=lambda: cluster.run("scancel", array(2)),
-            away=lambda: cluster.run("scontrol", "requeue", array(1)),
-            late=lambda: cluster.run("scontrol", "requeue", array(0)),
-            rival=["--shard", f"0/{SHARDS}", "--workers", "1"],
+            early=tell(2, "scancel"),
+            away=tell(1, "scontrol", "requeue"),
+            late=tell(0, "scontrol", "requeue"),
+            rival=RIVAL,
             keeping=(1, 2),
         )
 
@@ -353,55 +254,29 @@ def with_drop(storm: Storm, directory: Path) -> Iterator[Deeds]:
 
 
 @contextlib.contextmanager
-def on_kubernetes(storm: Storm, directory: Path) -> Iterator[Deeds]:
-    """Yield the deeds of a cluster: a node is lost, a pod evicted in the outage, and another one cut off."""
-    pods = directory / "pods"
-    pods.mkdir()
-    env = {"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"}
-    programs = {"mops-jobs": [sys.executable, str(ROOT / "mops_jobs.py")]}
-    with contextlib.closing(StandIn(pods, programs, env)) as cluster:
-        cluster.secrets["registry"] = storm.secret
-        storm.env["KUBECONFIG"] = str(kubeconfig(directory, cluster.url, namespace="models"))
-
-        def lose(shard: int, *, is_partitioned: bool = False) -> None:
-            cluster.lose_node("job", shard, is_partitioned=is_partitioned)
-            cluster.remove_node("job", shard)
-            cluster.pass_seconds(POD_GC_SECONDS)
-
-        words = ["--engine", "kubernetes", "--image", "sims:1", "--secret", "registry", "--workers", "2"]
+def on_kubernetes(storm: Storm, _directory: Path) -> Iterator[Deeds]:
+    """Yield the deeds of a cluster: a node is lost, a pod deleted in the outage, and another one cut off."""
+    with kubernetes_cluster(storm, storm.secret) as cluster:
         yield Deeds(
-            [*words, "--shards", str(SHARDS)],
-            early=lambda: lose(1),
+            [*KUBERNETES_FLAGS, "--workers", str(WORKERS), "--shards", str(SHARDS)],
+            early=lambda: lose_node(cluster, "job", 1),
             away=lambda: cluster.delete_pod("job", 2),
-            late=lambda: lose(0, is_partitioned=True),
-            rival=["--shard", f"0/{SHARDS}", "--workers", "1"],
+            late=lambda: lose_node(cluster, "job", 0, is_partitioned=True),
+            rival=RIVAL,
         )
 
 
 @contextlib.contextmanager
 def on_dask(storm: Storm, directory: Path) -> Iterator[Deeds]:
     """Yield the deeds of Dask: workers are killed, and the runner is killed in the outage and started again."""
-    (directory / "dask").mkdir()
-    with contextlib.closing(Cluster(directory / "dask", 4)) as cluster, contextlib.ExitStack() as stack:
-
-        def kill_worker(number: int) -> None:
-            cluster.kill(number)
-            cluster.add_worker()
+    with dask_cluster(directory / "dask", 4) as (flags, kill_worker), contextlib.ExitStack() as stack:
 
         def kill_runner() -> None:
-            pid = runner_pid("job", storm.env)
-            hold(pid is not None, "the runner has ended before its kill")
-            kill(pid or 0)
-            again = stack.enter_context(storm.start("run", "job", "--scheduler", cluster.url))
+            hold(storm.strike("job", "runner"), "the runner has ended before its kill")
+            again = stack.enter_context(storm.start("run", "job", *flags))
             stack.callback(again.communicate)
 
-        yield Deeds(
-            ["--engine", "dask", "--scheduler", cluster.url],
-            early=lambda: kill_worker(1),
-            away=kill_runner,
-            late=lambda: kill_worker(2),
-            rival=["--scheduler", cluster.url],
-        )
+        yield Deeds(["--engine", "dask", *flags], early=kill_worker, away=kill_runner, late=kill_worker, rival=flags)
 
 
 ENGINES = {"Slurm": on_slurm, "Slurm with a drop of files": with_drop, "Kubernetes": on_kubernetes, "Dask": on_dask}
@@ -413,18 +288,8 @@ def run(trial: Trial) -> Iterator[Figure]:
     Raises:
         PromiseBroken: if an output is lost, differs or counts twice.
     """
-    broken: list[str] = []
     with azurite.running(trial.directory) as server, faulty(server.port, Plan(0.0)) as line:
-        for name in ENGINES:
-            begun = time.monotonic()
-            try:
-                for figure in over(trial, name, server, line):
-                    yield Figure(f"{name}: {figure.what}", figure.count)
-            except PromiseBroken as error:
-                yield Figure(f"{name}: BROKEN", str(error))
-                broken.append(f"{name}: {error}")
-            yield Figure(f"{name}: seconds", round(time.monotonic() - begun))
-    hold(not broken, "; ".join(broken))
+        yield from in_turn((name, partial(over, trial, name, server, line)) for name in ENGINES)
 
 
 def over(trial: Trial, name: str, server: azurite.Azurite, line: Proxy) -> Iterator[Figure]:
@@ -435,7 +300,7 @@ def over(trial: Trial, name: str, server: azurite.Azurite, line: Proxy) -> Itera
     """
     directory = trial.directory / str([*ENGINES].index(name))  # a short path, since a Slurm has sockets there
     storm = Storm(directory, server, line, trial.times(TASKS, least=60))
-    storm.submit("plain", "--workers", "4", packs=False)
+    storm.submit_packs("plain", "--workers", "4", packs=False)
     storm.run("wait", "plain")
     plain = storm.outputs("plain")
     storm.calls.unlink()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,3 +44,22 @@ class Figure:
 
     what: str
     count: int | str
+
+
+def in_turn(cases: Iterable[tuple[str, Callable[[], Iterator[Figure]]]]) -> Iterator[Figure]:
+    """Yield the figures of named parts of a trial, of which one that breaks ends none of the others.
+
+    Raises:
+        PromiseBroken: if a part has, at the end.
+    """
+    broken: list[str] = []
+    for name, part in cases:
+        begun = time.monotonic()
+        try:
+            for figure in part():
+                yield Figure(f"{name}: {figure.what}", figure.count)
+        except PromiseBroken as error:
+            yield Figure(f"{name}: BROKEN", str(error))
+            broken.append(f"{name}: {error}")
+        yield Figure(f"{name}: seconds", round(time.monotonic() - begun))
+    hold(not broken, "; ".join(broken))
