@@ -19,25 +19,9 @@ from mopsjobs.ledger.environment import environment_keys
 from mopsjobs.registry.keys import PACK
 from mopsjobs.store.base import VersionedStore
 from reliability.trial import hold
+from reliability.views import model
 from reliability.views.commands import LIMIT_SECONDS, Machine, Ran
-from reliability.views.model import (
-    ARCHIVED,
-    BASE,
-    ENDS,
-    EXIT_CODES,
-    LISTED,
-    LOST,
-    MISSING,
-    MODES,
-    MOST_X,
-    ORDER,
-    SUCCEEDED,
-    SWEEP,
-    Job,
-    Search,
-    Study,
-    World,
-)
+from reliability.views.model import ENDS, EXIT_CODES, LOST, MISSING, ORDER, SUCCEEDED, SWEEP, Job, Search, Study, World
 
 IDS = ("exp-2", "exp-20", "exp-200", "exp", "run-1", "run-10", "run-1.20", "run")
 """Of these, one begins with another."""
@@ -102,6 +86,10 @@ class Actor:
 
     def _machine(self) -> str:
         return self._chance.choice("aaab")
+
+    def _free_id(self) -> str | None:
+        free = [job_id for job_id in IDS if job_id not in self._world.jobs]
+        return self._chance.choice(free) if free else None
 
     def _job(self, fits: Callable[[Job], bool] = lambda job: True) -> Job | None:
         jobs = [job for job in self._world.jobs.values() if fits(job)]
@@ -183,7 +171,7 @@ class RecordActs(Actor):
         text = f"step {self._world.step}"
         if self._chance.random() < 0.4:
             return ["note", job.job_id, text], lambda: setattr(job, "note", text)
-        label, value = self._chance.choice((("k", str(self._world.step)), (ARCHIVED, "true")))
+        label, value = self._chance.choice((("k", str(self._world.step)), (model.ARCHIVED, "true")))
         is_same = job.labels.get(label) == value  # which would change nothing
         if is_same or (label in job.labels and self._chance.random() < 0.5):
             rest = {name: text for name, text in job.labels.items() if name != label}
@@ -226,20 +214,8 @@ class RecordActs(Actor):
         if not ghosts:
             return False
         ghost = self._chance.choice(ghosts)
-        verb = self._chance.choice(("cancel", "label", "note", "update", "progress", "resume", "python"))
         more = {"label": ["k=ghost"], "note": ["ghost"], "update": ["failed"], "progress": ["1/2"]}
-        if verb == "python":
-            program = f"import mopsjobs as mj\nwith mj.connect() as reg: reg.job({ghost!r}).cancel()"
-            machine = self._machines["a"]
-            words = machine.words()[:1]
-            self.log.append(f"a: python -c {program!r}")
-            ran = subprocess.run(
-                [*words, "-c", program], env=machine.env | {"PYTHONPATH": str(ROOT)},
-                capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False,
-            )  # fmt: skip
-            refused = any(name in ran.stderr for name in ("JobNotFoundError", "AmbiguousJobError"))
-            hold(refused, f"Python cancelled {ghost}: {ran.stdout}{ran.stderr}")
-            return True
+        verb = self._chance.choice(("cancel", "resume", *more))
         self._run("a", [verb, ghost, *more.get(verb, [])], EXIT_NO_SUCH_JOB)
         return True
 
@@ -248,10 +224,10 @@ class RecordActs(Actor):
         world, now = self._world, datetime.now(UTC).isoformat()
         job = self._job(lambda job: job.study is None and job.is_active)
         if job is None or self._chance.random() < 0.4:
-            free = [job_id for job_id in IDS if job_id not in world.jobs]
-            if not free:
+            free = self._free_id()
+            if free is None:
                 return False
-            job = Job(self._chance.choice(free), status="running", total=6, completed=2, is_foreign=True)
+            job = Job(free, status="running", total=6, completed=2, is_foreign=True)
             record = {
                 "job_id": job.job_id, "status": "running", "created_at": now, "updated_at": now, "k8s_name": "k",
                 "k8s_namespace": "modelops", "metadata": {}, "tasks_total": 6, "tasks_completed": 2,
@@ -285,23 +261,15 @@ class RecordActs(Actor):
         held = self._store.get(_key(job.job_id))
         assert held is not None
         record = json.loads(held.value)
-        found = (
-            record["status"],
-            record.get("tasks_completed") or 0,
-            record.get("tasks_failed") or 0,
-            record.get("labels") or {},
-            record["metadata"].get("note"),
-        )
-        states = {
-            name: (one.status, one.completed, one.failed, one.labels, one.note)
-            for name, one in (("landed", job), ("lost", before))
-        }
-        self.log.append(f"a: mops-jobs {' '.join(words)}, killed: {'landed' if found == states['landed'] else 'lost'}")
-        hold(found in states.values(), f"a killed command left {found}, not one of {states}")
-        if found != states["landed"]:
+        found = [record["status"], *(record.get(f"tasks_{name}") or 0 for name in ("completed", "failed"))]
+        found += [record.get("labels") or {}, record["metadata"].get("note")]
+        landed, lost = ([one.status, one.completed, one.failed, one.labels, one.note] for one in (job, before))
+        self.log.append(f"a: mops-jobs {' '.join(words)}, killed: {'landed' if found == landed else 'lost'}")
+        hold(found in (landed, lost), f"a killed command left {found}, neither {landed} nor {lost}")
+        if found != landed:
             self._world.jobs[job.job_id] = before
         self._run("a", ["sync"], 0)
-        if found == states["landed"]:
+        if found == landed:
             self._world.changed(job.job_id, None)
         self._world.synced("a")
         return True
@@ -387,15 +355,15 @@ class StudyActs(Actor):
 
     def _submit(self, source: Job | None) -> bool:
         world = self._world
-        free = [job_id for job_id in IDS if job_id not in world.jobs]
-        if not free or (source is not None and self._is_unsure(source)):
+        free = self._free_id()
+        if free is None or (source is not None and self._is_unsure(source)):
             return False
         if source is None:
             study, is_capped = self._new_study()
         else:
             assert source.study is not None
             study, is_capped = replace(source.study, modes=(*source.study.modes, "ok")), False
-        job = Job(self._chance.choice(free), study=study, is_capped=is_capped)
+        job = Job(free, study=study, is_capped=is_capped)
         words = ["submit", self._write_study(study), "--auto", "--workers", "1", "--retries", "0", "--wait", "-q"]
         words += ["--job-id", job.job_id, *(("--max-cpu-hours", "1e-9") if is_capped else ())]
         if self._chance.random() < 0.4:
@@ -470,12 +438,12 @@ class StudyActs(Actor):
 
     def calibrate(self) -> bool:
         """Search in two rounds, or go on with an earlier search for one more. Perhaps its client is killed at first."""
-        free = [job_id for job_id in IDS if job_id not in self._world.jobs]
+        free = self._free_id()
         earlier = self._job(lambda job: job.search is not None and not self._is_unsure(job))
-        if not free:
+        if free is None:
             return False
         world, name = self._world, f"s{self._world.step}"
-        job = Job(self._chance.choice(free))
+        job = Job(free)
         if earlier is None or earlier.search is None or self._chance.random() < 0.5:
             job.search, words = Search(world.step, 2), [self._write_search(name), "--auto"]
         else:
@@ -502,11 +470,11 @@ class StudyActs(Actor):
 
     def work_in_session(self) -> bool:
         """Ask for parameter sets in two rounds by a Python program, or by two, of which the first is killed."""
-        free = [job_id for job_id in IDS if job_id not in self._world.jobs]
-        if not free:
+        free = self._free_id()
+        if free is None:
             return False
         study = Study(f"s{self._world.step}", tuple(self._chance.choices(("ok", "fail"), (4, 1), k=4)), 1)
-        job = Job(self._chance.choice(free), study=study)
+        job = Job(free, study=study)
         sets = [{"x": x, "mode": mode, "flag": str(self._flags / study.name)} for x, mode in enumerate(study.modes)]
         begin = {"model": "model:simulate", "code": ".", "outputs": ["result.json"], "job_id": job.job_id, "workers": 1}
         begin |= {"retries": 0}
@@ -552,7 +520,7 @@ class StudyActs(Actor):
     def _write_search(self, name: str) -> str:
         document = {
             "model": "model:simulate", "outputs": ["result.json"], "objective": "y", "rounds": 2, "sets_per_round": 2,
-            "parameters": {"x": {"integer": [0, MOST_X]}, "mode": {"choice": MODES}},
+            "parameters": {"x": {"integer": [0, model.MOST_X]}, "mode": {"choice": model.MODES}},
             "fixed": {"flag": str(self._flags / name)}, "sampler": "random", "seed": self._world.step,
         }  # fmt: skip
         path = self._flags / f"{name}-search.json"
@@ -616,7 +584,7 @@ class StudyActs(Actor):
             "model": "model:simulate", "parameter_sets": sets, "n_replicates": replicates, "outputs": ["result.json"],
         }  # fmt: skip
         if study.seeds is not None:
-            document["seeds"] = {"listed": LISTED, "base": {"base": BASE}}.get(study.seeds, study.seeds)
+            document["seeds"] = {"listed": model.LISTED, "base": {"base": model.BASE}}.get(study.seeds, study.seeds)
         path = self._flags / f"{study.name}-{len(sets)}.json"
         path.write_text(json.dumps(document))
         return str(path)
@@ -624,11 +592,11 @@ class StudyActs(Actor):
     def kill_runner(self) -> bool:
         """Kill a runner while its second task is at work. The next view ends the job by its outputs."""
         world = self._world
-        free = [job_id for job_id in IDS if job_id not in world.jobs]
-        if not free:
+        free = self._free_id()
+        if free is None:
             return False
         study = Study(f"s{world.step}", ("ok", self._chance.choice(("gate", "save")), "ok"), 1)
-        job = Job(self._chance.choice(free), study=study, was_killed=True)
+        job = Job(free, study=study, was_killed=True)
         words = ["submit", self._write_study(study), "--auto", "--workers", "1", "--retries", "0", "--wait", "-q"]
         process = self._machines["a"].start(*words, "--job-id", job.job_id)
         reached, end = self._flags / f"{study.name}.reached", time.monotonic() + LIMIT_SECONDS
@@ -700,17 +668,8 @@ def _kill_group(process: subprocess.Popen[str]) -> None:
 
 AN_HOUR = 3600.0
 
-RARE = (
-    "sync",
-    "act_on_ghost",
-    "kill_command",
-    "kill_runner",
-    "act_in_outage",
-    "describe",
-    "prune",
-    "cancel",
-    "label_matching",
-)
+RARE = ("sync", "act_on_ghost", "kill_command", "kill_runner", "act_in_outage", "describe", "prune", "cancel",
+        "label_matching")  # fmt: skip
 """Acts of all sequences, if their theme does not say otherwise."""
 
 THEMES: dict[str, dict[str, int]] = {
@@ -726,15 +685,9 @@ class Acts(RecordActs, StudyActs):
     """The acts of one sequence."""
 
     def __init__(
-        self,
-        world: World,
-        machines: dict[str, Machine],
-        store: VersionedStore,
-        chance: random.Random,
-        outage: Mapping[str, str] | None,
-        theme: str,
+        self, world: World, machines: dict[str, Machine], store: VersionedStore, *more: Any, theme: str
     ) -> None:
-        super().__init__(world, machines, store, chance, outage)
+        super().__init__(world, machines, store, *more)
         self._weights = dict.fromkeys(RARE, 1) | THEMES[theme]
         for machine in machines.values():
             (machine.code / "model.py").write_text(MODEL)

@@ -6,12 +6,10 @@ contradict each other, and so does a view that contradicts the model.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +109,7 @@ class Views:
         """Yield the views of a record, and what each states."""
         look = self._machine.look
         ran = look("status", job_id, "--json")
-        yield "status --json", self._of_json(ran)
+        yield "status --json", reading.of_ran(ran, "id", lambda ran: reading.with_family(ran.json))
         yield "status", reading.status_facts(look("status", job_id))
         yield "status --exit-status", {"exit code": look("status", job_id, "--exit-status", "-q").code}
         with self._machine.python() as registry:
@@ -131,30 +129,22 @@ class Views:
 
     def inside(self, job_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield the views of the tasks of a job, and what each states."""
-        look = self._machine.look
-        yield (
-            "tasks --json",
-            reading.of_tasks(look("tasks", job_id, "--json", "--limit", "0"), lambda ran: ran.json["tasks"]),
-        )
-        yield (
-            "tasks --jsonl",
-            reading.of_tasks(look("tasks", job_id, "--jsonl", "--limit", "0"), lambda ran: ran.objects),
-        )
-        yield (
-            "failures",
-            reading.of_ran(look("failures", job_id, "--json"), "failures", lambda ran: reading.failures(ran.json)),
-        )
+        look, is_search = self._machine.look, self._world.jobs[job_id].search is not None
+        for view, (fact, words, of_ran) in COMMANDS.items():
+            yield view, reading.of_ran(look(*words.format(job_id).split()), fact, of_ran)
         yield "query of tasks", self._query_tasks(job_id)
-        yield (
-            "results --json",
-            reading.of_ran(look("results", job_id, "--json"), "outputs", lambda ran: reading.outputs(ran.objects)),
-        )
-        yield "results --table .csv", self._table(job_id, "csv")
-        yield "results --table .jsonl", self._table(job_id, "jsonl")
-        yield "results --by set", self._mean(job_id)
-        yield from self._by_python(job_id)
+        for form in ("csv", "jsonl"):
+            ran, listed = self._table(job_id, form)
+            is_told = ran.code == reading.EXIT_PARTLY_DONE
+            told = {"rows": reading.error(ran)} if listed is None else reading.rows(listed, is_told=is_told)
+            yield f"results --table .{form}", told
+        ran, listed = self._table(job_id, "csv", "--by", "set")
+        yield "results --by set", {"means": reading.error(ran)} if listed is None else reading.means(listed)
+        with self._machine.python() as registry:
+            for view, (fact, of_job) in PYTHON.items():
+                yield view, reading.python(lambda of_job=of_job: of_job(mj.Job(registry, job_id)), fact)  # type: ignore[misc]
         yield from self._by_page(job_id)
-        if self._world.jobs[job_id].search is not None:
+        if is_search:
             ran = look("results", job_id, "--json", "--best")
             yield "results --best", {"calibration": reading.calibration(ran.json["calibration"])}
             sets = [(one["value"], one["round"]) for one in ran.json["sets"]]
@@ -174,12 +164,7 @@ class Views:
         self.downloads += 1
         ran = self._machine.look("results", job_id, "--download", str(directory))
         found = sorted(json.loads(path.read_text())["y"] for path in directory.rglob("result.json"))
-        yield "results --download", {"values": tuple(found), "download ended with": reading.ended_well(ran)}
-
-    def _of_json(self, ran: Ran) -> dict[str, Any]:
-        if ran.code:
-            return {"id": reading.error(ran)}
-        return reading.with_family(ran.json)
+        yield "results --download", {"values": tuple(found), **reading.of_ran(ran, "download ended with", lambda _: {})}
 
     def _query_tasks(self, job_id: str) -> dict[str, Any]:
         """Read the tasks of the ledger in the cache, which has no row for a task without an attempt."""
@@ -188,54 +173,50 @@ class Views:
         failed = [row for row in ran.json["rows"] if row["outcome"] in reading.FAILED]
         return {"failures in the ledger": len(failed)} if self._world.jobs[job_id].study is not None else {}
 
-    def _table(self, job_id: str, form: str) -> dict[str, Any]:
+    def _table(self, job_id: str, form: str, *more: str) -> tuple[Ran, list[dict[str, Any]] | None]:
+        """Return the run of `results --table`, and the rows of its file; None if it made none."""
         path = self._directory / f"table.{form}"
         path.unlink(missing_ok=True)
-        ran = self._machine.look("results", job_id, "--table", str(path))
+        ran = self._machine.look("results", job_id, "--table", str(path), *more)
         if not path.exists():
-            return {"rows": reading.error(ran)}
+            return ran, None
         text = path.read_text()
-        rows = list(csv.DictReader(io.StringIO(text))) if form == "csv" else [*map(json.loads, text.splitlines())]
-        return reading.rows(rows, is_told=ran.code == reading.EXIT_PARTLY_DONE)
-
-    def _mean(self, job_id: str) -> dict[str, Any]:
-        path = self._directory / "mean.csv"
-        path.unlink(missing_ok=True)
-        ran = self._machine.look("results", job_id, "--table", str(path), "--by", "set")
-        if not path.exists():
-            return {"means": reading.error(ran)}
-        return reading.means(csv.DictReader(io.StringIO(path.read_text())))
-
-    def _by_python(self, job_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        with self._machine.python() as registry:
-            job = mj.Job(registry, job_id)
-            yield "Python tasks()", reading.python(lambda: reading.task_facts(job.tasks().rows), "tasks")
-            yield (
-                "Python failures()",
-                reading.python(lambda: {"failures": reading.failures(job.failures())}, "failures"),
-            )
-            yield "Python results()", reading.python(lambda: reading.rows(job.results().rows), "rows")
-            yield (
-                "Python results().sets()",
-                reading.python(lambda: reading.means(job.results().sets().rows), "means"),
-            )
+        return ran, reading.csv_rows(text) if form == "csv" else [*map(json.loads, text.splitlines())]
 
     def _by_page(self, job_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
         if job_id in self._world.caches[self.name].pruned or self._world.jobs[job_id].study is None:
             return
+        rows = self._world.rows(job_id).items()
+        is_whole = not any(self._world.is_deleted(owner, task) for task, (owner, _) in rows)
         with self._machine.page() as ask:
-            yield "API tasks", reading.of_page(ask(f"/api/v1/tasks?job={job_id}&limit=500"), reading.tasks_of_text)
-            results = {
-                "API results": reading.of_page(ask(f"/api/v1/results?job={job_id}&limit=500"), reading.rows_of_text),
-                "page results.csv": reading.of_page(ask(f"/jobs/{job_id}/results.csv"), reading.rows_of_csv),
-            }
-            if any(self._world.is_deleted(owner, task) for task, (owner, _) in self._world.rows(job_id).items()):
-                for facts in results.values():  # the server keeps what it read before
-                    facts.pop("means", None)
-                    facts.pop("rows", None)
-            yield from results.items()
-            yield "API failures", reading.of_page(ask(f"/api/v1/failures?job={job_id}"), reading.failures_of_text)
-            yield "page of the tasks", reading.of_page(ask(f"/jobs/{job_id}/results?rows=tasks"), reading.task_page)
+            for view, (path, read) in PAGES.items():
+                facts = reading.of_page(ask(path.format(job_id)), read)
+                # The server keeps what it read before.
+                yield view, {fact: facts[fact] for fact in facts if is_whole or fact not in ("means", "rows")}
+
+
+COMMANDS: dict[str, tuple[str, str, Callable[[Ran], dict[str, Any]]]] = {
+    "tasks --json": ("tasks", "tasks {} --json --limit 0", lambda ran: reading.task_facts(ran.json["tasks"])),
+    "tasks --jsonl": ("tasks", "tasks {} --jsonl --limit 0", lambda ran: reading.task_facts(ran.objects)),
+    "failures": ("failures", "failures {} --json", lambda ran: reading.failures(ran.json)),
+    "results --json": ("outputs", "results {} --json", lambda ran: reading.outputs(ran.objects)),
+}
+"""Of each view of tasks by a command: the fact that an error is about, the command, and what reads it."""
+
+PYTHON: dict[str, tuple[str, Callable[[mj.Job], dict[str, Any]]]] = {
+    "Python tasks()": ("tasks", lambda job: reading.task_facts(job.tasks().rows)),
+    "Python failures()": ("failures", lambda job: reading.failures(job.failures())),
+    "Python results()": ("rows", lambda job: reading.rows(job.results().rows)),
+    "Python results().sets()": ("means", lambda job: reading.means(job.results().sets().rows)),
+}
+
+PAGES: dict[str, tuple[str, Callable[[str], dict[str, Any]]]] = {
+    "API tasks": ("/api/v1/tasks?job={}&limit=500", lambda text: reading.task_facts(json.loads(text)["tasks"])),
+    "API results": ("/api/v1/results?job={}&limit=500", lambda text: reading.rows(json.loads(text)["rows"])),
+    "page results.csv": ("/jobs/{}/results.csv", lambda text: reading.rows(reading.csv_rows(text))),
+    "API failures": ("/api/v1/failures?job={}", lambda text: reading.failures(json.loads(text))),
+    "page of the tasks": ("/jobs/{}/results?rows=tasks", reading.task_page),
+}
 
 
 # --- statements of the model ------------------------------------------------------------------------------------------

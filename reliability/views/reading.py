@@ -105,24 +105,15 @@ def error(ran: Ran) -> str:
     return f"exit {ran.code}: {ran.err.strip()}"
 
 
-def ended_well(ran: Ran) -> Any:
-    return UNKNOWN if ran.code in (0, EXIT_PARTLY_DONE) else error(ran)
-
-
-def of_ran(ran: Ran, fact: str, read: Callable[[Ran], Any]) -> dict[str, Any]:
-    return {fact: read(ran) if ran.code in (0, EXIT_PARTLY_DONE) else error(ran)}
-
-
-def of_tasks(ran: Ran, read: Callable[[Ran], Sequence[Row]]) -> dict[str, Any]:
-    if ran.code not in (0, EXIT_PARTLY_DONE):
-        return {"tasks": error(ran)}
-    return task_facts(read(ran))
+def of_ran(ran: Ran, fact: str, read: Callable[[Ran], dict[str, Any]]) -> dict[str, Any]:
+    """Return what a command states; its error as a fact if it failed."""
+    return read(ran) if ran.code in (0, EXIT_PARTLY_DONE) else {fact: error(ran)}
 
 
 def task_facts(rows: Sequence[Row]) -> dict[str, Any]:
     """Return what rows of tasks state: how each ended, and which went on from checkpoints."""
     return {
-        "tasks": tasks(rows),
+        "tasks": tuple((row["task"], row["outcome"]) for row in rows),
         "resumes": tuple((row["task"], row["resumes"], row["resumed_at"]) for row in rows if row["resumes"]),
     }
 
@@ -136,18 +127,18 @@ def contrast(document: Row) -> dict[str, Any]:
     }
 
 
-def tasks(rows: Iterable[Row]) -> tuple[tuple[int, str], ...]:
-    return tuple((row["task"], row["outcome"]) for row in rows)
-
-
-def failures(document: Row) -> int:
+def failures(document: Row) -> dict[str, Any]:
     by_group = sum(group["count"] for group in document["groups"])
     hold(by_group == document["failed"], f"groups have {by_group} failures, and the document {document['failed']}")
-    return int(by_group + document["failed_without_reason"])
+    return {"failures": by_group + document["failed_without_reason"]}
 
 
-def outputs(rows: Iterable[Row]) -> tuple[int, ...]:
-    return tuple(sorted(row["task"] for row in rows))
+def outputs(rows: Iterable[Row]) -> dict[str, Any]:
+    return {"outputs": tuple(sorted(row["task"] for row in rows))}
+
+
+def csv_rows(text: str) -> list[dict[str, Any]]:
+    return [*csv.DictReader(io.StringIO(text))]
 
 
 def number(value: object) -> float | None:
@@ -266,19 +257,3 @@ def page_rows(text: str) -> Iterator[tuple[str, dict[str, Any]]]:
 def task_page(text: str) -> dict[str, Any]:
     found = re.findall(r'<tr data-key="(\d+)".*?<span class="status [^>]*>(\w+)', text, re.DOTALL)
     return {"tasks": tuple((int(task), status) for task, status in found)}
-
-
-def tasks_of_text(text: str) -> dict[str, Any]:
-    return task_facts(json.loads(text)["tasks"])
-
-
-def failures_of_text(text: str) -> dict[str, Any]:
-    return {"failures": failures(json.loads(text))}
-
-
-def rows_of_text(text: str) -> dict[str, Any]:
-    return rows(json.loads(text)["rows"])
-
-
-def rows_of_csv(text: str) -> dict[str, Any]:
-    return rows([*csv.DictReader(io.StringIO(text))])

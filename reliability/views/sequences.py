@@ -110,7 +110,7 @@ class Sequence:
         for machine in machines.values():
             self._closing.callback(machine.close)
         self._views = {name: Views(machines[name], name, self._world, directory / f"looks-{name}") for name in machines}
-        self._acts = Acts(self._world, machines, self._store, chance, place.outage, theme)
+        self._acts = Acts(self._world, machines, self._store, chance, place.outage, theme=theme)
 
     @property
     def history(self) -> str:
