@@ -19,7 +19,7 @@ that `./build.sh test` has prepared in `build/venv`.
     peers.py          what we are compared with, as processes of their own
     tools.py          rclone and the libraries of others, installed into build/bench
     sync_cases.py     syncs of mops-jobs and what people would use instead, over one registry
-    listing.py  syncing.py  updating.py  tasks.py ...
+    listing.py  syncing.py  tasks.py ...
                       the benchmarks; each has run(setup), which gives lines for the report
     report.py         the table, and bench/RESULTS.md
 """

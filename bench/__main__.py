@@ -24,7 +24,6 @@ from bench import (
     syncing,
     tasks,
     tools,
-    updating,
 )
 from mopsjobs.cache.sync.mirror import SMALL_REGISTRY
 
@@ -32,7 +31,6 @@ BENCHMARKS = {
     "list": listing.run,
     "ledgers": ledgers.run,
     "sync": syncing.run,
-    "update": updating.run,
     "tasks": tasks.run,
     "checkpoints": checkpoints.run,
     "session": sessions.run,
@@ -47,7 +45,7 @@ SECTIONS = {
     "Listings": ("list",),
     "Inside a job": ("ledgers", "tasks", "checkpoints", "session", "calibrate", "results", "series"),
     "Syncs": ("sync",),
-    "Writes": ("update", "requests"),
+    "Requests": ("requests",),
     "The page": ("serve",),
     "Beside other tools": ("python",),
 }

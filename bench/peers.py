@@ -1,27 +1,17 @@
 """What people would use instead, as processes of their own: `python -m bench.peers WHAT CONTAINER`.
 
 The account comes from AZURE_STORAGE_CONNECTION_STRING.
-Each prints how many records it has seen; `update` the seconds that its updates took.
+Each prints how many records it has seen.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 PREFIX = "jobs/"
 THREADS = 16
-UPDATES = 100
-"""Updates of one record that are timed together."""
-
-
-def timer() -> Callable[[], str]:
-    """Start the clock; calling what comes back tells the seconds since then, by the clock and of the processor."""
-    start, cpu_start = time.perf_counter(), time.process_time()
-    return lambda: f"{time.perf_counter() - start} {time.process_time() - cpu_start}"
 
 
 def _container(name: str):
@@ -57,21 +47,7 @@ def one_request(name: str) -> int:
         return sum(1 for _ in container.list_blob_names(name_starts_with="nothing/"))
 
 
-def update(name: str) -> str:
-    """Read one record and write it back on the condition that no other writer has, over and over."""
-    from azure.core import MatchConditions
-
-    with _container(name) as container:
-        path = next(iter(container.list_blob_names(name_starts_with=PREFIX)))
-        stop = timer()
-        for _ in range(UPDATES):
-            reply = container.download_blob(path)
-            value, etag = reply.readall(), reply.properties.etag
-            container.upload_blob(path, value, overwrite=True, etag=etag, match_condition=MatchConditions.IfNotModified)
-        return stop()
-
-
-PEERS = {"get-16": get_each, "list": listing, "one-request": one_request, "update": update}
+PEERS = {"get-16": get_each, "list": listing, "one-request": one_request}
 
 
 def main() -> None:

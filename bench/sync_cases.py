@@ -6,10 +6,9 @@ import contextlib
 import json
 import shutil
 import sqlite3
-import time
 from dataclasses import dataclass
 
-from bench import registry_data, tools
+from bench import tools
 from bench.azurite import Azurite
 from bench.machine import Setup
 from bench.measure import Case, must_print
@@ -17,9 +16,6 @@ from mopsjobs.cache.sync.mirror import sync
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.store.urls import identity
-
-BURST_SECONDS = 600
-"""How long announcements are certainly within the reach of a sync: less than its 15 minutes."""
 
 
 @dataclass(frozen=True)
@@ -69,30 +65,6 @@ class Registry:
                 return
             report = json.loads(output)
             if (report["mode"], report["changed"]) != ("delta", 0) or report["problems"]:
-                raise RuntimeError(f"sync did something else:\n{output[:2000]}")
-
-        return Case(command, env, prepare, check)
-
-    def sync_after_burst(self) -> Case:
-        """Return `mops-jobs sync` with nothing new, minutes after all jobs were registered.
-
-        Syncs list the announcements of the last 15 minutes. So the jobs are announced again before that.
-        """
-        cache = self.setup.directory / f"{self.name}-burst.db"
-        command, env = self._sync(str(cache), "--json")
-        url = self.server.url(self.container)
-        registry = JobRegistry(open_store(url, self.server.env))
-        announced: list[float] = []
-
-        def prepare() -> None:
-            if not announced or time.monotonic() - announced[-1] > BURST_SECONDS:
-                registry_data.announce(self.server, self.container, self.jobs)
-                announced.append(time.monotonic())
-            sync(registry, str(cache), identity(url, self.server.env))
-
-        def check(output: str) -> None:
-            report = json.loads(output)
-            if (report["added"], report["changed"], report["fetched"]) != (0, 0, 0) or report["problems"]:
                 raise RuntimeError(f"sync did something else:\n{output[:2000]}")
 
         return Case(command, env, prepare, check)

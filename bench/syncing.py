@@ -31,7 +31,7 @@ QUIET_RATIO = 1.3
 
 def run(setup: Setup) -> list[Line]:
     """Measure syncs of `setup.jobs` records, of mops-jobs and of another program."""
-    names = {name: azurite.new_container() for name in ("ours", "foreign", "burst")}
+    names = {name: azurite.new_container() for name in ("ours", "foreign")}
     with azurite.running(setup.directory) as server:
         for name, container in names.items():
             progress(f"writing {setup.jobs:,} records: {name}")
@@ -63,15 +63,11 @@ def _measure(setup: Setup, server: azurite.Azurite, names: dict[str, str], note:
         "listing alone": at["ours"].peer("list"),
         "GET per record, azure-storage-blob, 16 threads": at["ours"].peer("get-16", slow=True),
     }
-    burst = at["burst"].sync_after_burst()
-    measured = {**cases, **({"burst": burst, **peers} if all_peers else {})}
+    measured = {**cases, **(peers if all_peers else {})}
     progress(f"syncs{note}, {setup.runs} rounds of {len(measured)} processes")
     in_turn(measured.values(), setup.runs, setup.directory)
     lines = _lines(setup, cases, note)
     if all_peers:
-        what = f"sync, nothing new, minutes after {setup.jobs:,} registrations"
-        limit = UNCHANGED_RATIO if setup.jobs == GOAL_JOBS else None
-        lines.append(_line(what, burst, "rclone", cases["rclone, unchanged"], limit))
         lines += [_line(f"full sync, {setup.jobs:,} of our records", cases["full"], *peer) for peer in peers.items()]
     return lines
 

@@ -1,4 +1,4 @@
-"""The same study from Python by mops-jobs, by submitit and by dask: lines of code, imports, and what they find.
+"""The same study from Python by mops-jobs, by submitit and by dask: how long it takes, and what they find.
 
 Each program submits a grid with replicates, waits, writes a table of all tasks, and prints what failed. Some tasks
 raise an error, and two kill their process.
@@ -7,62 +7,28 @@ raise an error, and two kill their process.
 from __future__ import annotations
 
 import csv
-import io
 import os
 import shutil
 import time
-import tokenize
 from pathlib import Path
 
 from bench import tools
-from bench.listing import RUNS_FACTOR
 from bench.machine import ROOT, Setup, environment_packages, interpreter
 from bench.measure import Case, in_turn, progress
-from bench.report import Line, at_most
+from bench.report import Line
 
 PROGRAMS = Path(__file__).resolve().parent
 OURS, PEERS = "mops-jobs", ("submitit", "dask")
-IMPORTS = {
-    OURS: "import mopsjobs as mj; mj.Study, mj.connect, mj.grid",
-    "submitit": "import submitit; submitit.AutoExecutor",
-    "dask": "from distributed import Client, LocalCluster, wait",
-}
-"""The names that the programs use. Those of mopsjobs are looked up at their first use."""
-
-MAX_IMPORT_MS = 100.0
 TASKS, FAILED = 50, 10
-
-_NOT_CODE = {
-    tokenize.COMMENT, tokenize.DEDENT, tokenize.ENCODING, tokenize.ENDMARKER, tokenize.INDENT, tokenize.NEWLINE,
-    tokenize.NL,
-}  # fmt: skip
 
 
 def run(setup: Setup) -> list[Line]:
-    """Measure the imports in fresh processes, run each program once, and count its lines."""
-    path = os.pathsep.join([str(ROOT), environment_packages(), tools.packages()])
-    env = {**setup.env, "PYTHONPATH": path}
-    floor = Case([interpreter(), "-c", "pass"], env)
-    imports = {name: Case([interpreter(), "-c", words], env) for name, words in IMPORTS.items()}
-    runs = setup.runs * RUNS_FACTOR
-    progress(f"imports, {runs} rounds of {1 + len(imports)} processes")
-    in_turn([floor, *imports.values()], runs, setup.directory)
-    programs = {name: _program(name, env, setup.directory / "python-api" / name) for name in IMPORTS}
+    """Run each program once."""
+    env = {**setup.env, "PYTHONPATH": os.pathsep.join([str(ROOT), environment_packages(), tools.packages()])}
+    programs = {name: _program(name, env, setup.directory / "python-api" / name) for name in (OURS, *PEERS)}
     progress(f"the same study by {', '.join(programs)}")
     in_turn(programs.values(), 1, setup.directory)
-
     lines = []
-    for name, case in imports.items():
-        ratio, cpu_ratio = case.ratios_to(floor)
-        extra = (case.cpu_seconds - floor.cpu_seconds) * 1000  # moves less than the time on a busy machine
-        goal = at_most(MAX_IMPORT_MS, extra, " ms") if name == OURS else None
-        lines.append(
-            Line(f"import, {name}: processor", f"{extra:.0f} ms more", "python -c pass", ratio, cpu_ratio, goal)
-        )
-    ours = code_lines(_path(OURS))
-    for name in PEERS:
-        theirs = code_lines(_path(name))
-        lines.append(Line("the same study: lines of code", str(ours), f"{name}, {theirs}", ours / theirs))
     for name in PEERS:
         seconds, theirs_seconds = programs[OURS].seconds, programs[name].seconds
         blamed = check_table(setup.directory / "python-api" / name / "table.csv", may_blame=True)
@@ -70,19 +36,6 @@ def run(setup: Setup) -> list[Line]:
         what = f"the same study, {TASKS} tasks, {FAILED} fail"
         lines.append(Line(what, f"{seconds:.1f} s", against, seconds / theirs_seconds))
     return lines
-
-
-def code_lines(path: Path) -> int:
-    """Count the lines of a program with code: without comments, docstrings and blank lines."""
-    lines: set[int] = set()
-    is_start = True  # of a statement; a text there is a docstring
-    for token in tokenize.generate_tokens(io.StringIO(path.read_text(encoding="utf-8")).readline):
-        if token.type in _NOT_CODE:
-            is_start = is_start or token.type in (tokenize.NEWLINE, tokenize.INDENT)
-        elif not (is_start and token.type == tokenize.STRING):
-            lines.update(range(token.start[0], token.end[0] + 1))
-            is_start = False
-    return len(lines)
 
 
 def check_table(path: Path, *, may_blame: bool) -> int:

@@ -11,7 +11,6 @@ import itertools
 import json
 import os
 import random
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -19,15 +18,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.machine import ROOT
 from mopsjobs.cache import database as cache_database
 from mopsjobs.cache.sync import mirror
 from mopsjobs.cache.write_through import cached_version, write_through
 from mopsjobs.errors import (
-    EXIT_NO_SUCH_JOB,
-    EXIT_PARTLY_DONE,
-    EXIT_REFUSED,
-    EXIT_UNREACHABLE,
     CacheError,
     InvalidTransitionError,
     JobError,
@@ -62,42 +56,12 @@ class Spec(NamedTuple):
     """After so long it begins no other operation."""
     clock: float = 0.0
     """Seconds by which its clock is off."""
-    commands: bool = True
-    """Whether some operations are runs of the command."""
     mutation: str = ""
     """What is wrong with it on purpose: a name in `MUTATIONS`, of its backend."""
 
 
-COMMAND_SECONDS = 90
-"""A command that takes longer hangs. One that tries thrice at a server that is silent takes 15."""
-
 IN_DOUBT = "may or may not have landed"
 """What the hint of an error says exactly when its write may have landed."""
-
-
-class Ended(NamedTuple):
-    """The end of a command."""
-
-    outcome: str
-    """As the client notes it."""
-    answer: dict[str, Any]
-    """Its JSON, or its exit code and what it said on stderr."""
-
-
-def run_command(url: str, cache: str, *argv: str) -> Ended:
-    """Run a command that prints JSON, on a registry and a cache."""
-    env = {**os.environ, "MOPS_JOBS_REGISTRY": url, "MOPS_JOBS_CACHE": cache}
-    words = [sys.executable, str(ROOT / "mops_jobs.py"), *argv]
-    try:
-        ran = subprocess.run(words, env=env, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False)
-    except subprocess.TimeoutExpired:
-        return Ended("hung", {})
-    known = {0: "ok", EXIT_PARTLY_DONE: "ok", EXIT_NO_SUCH_JOB: "refused", EXIT_REFUSED: "refused"}
-    outcome = known.get(ran.returncode, "crashed")
-    if ran.returncode == EXIT_UNREACHABLE:
-        outcome = "unknown" if IN_DOUBT in ran.stderr else "unreached"
-    failed = {"stderr": ran.stderr, "exit_code": ran.returncode}
-    return Ended(outcome, json.loads(ran.stdout) if outcome == "ok" else failed)
 
 
 PAGE_KEYS = 5
@@ -111,31 +75,16 @@ OWN_FOR = 25
 RAW_FOR = 40
 """The same for a message, a job without other writers, and keys of the store below the registry."""
 
+ENDS = ("succeeded", "partial", "failed")
+
 CALM_TRIES = 5
 """At the last sync: a machine that is busy may keep a server from answering in time."""
 
-_TARGETS = {
-    "submitting": 20,
-    "scheduled": 30,
-    "running": 40,
-    "validating": 15,
-    "succeeded": 1,
-    "partial": 1,
-    "failed": 1,
-}
+_TARGETS = {"submitting": 20, "scheduled": 30, "running": 40, "validating": 15} | dict.fromkeys(ENDS, 1)
 _SEEN = "key, json_extract(record, '$.revision'), version, status = json_extract(record, '$.status')"
 _MIX = {
-    "status": 30,
-    "progress": 25,
-    "fields": 12,
-    "cancel": 2,
-    "own": 15,
-    "raw": 15,
-    "sync": 6,
-    "begin": 4,
-    "command": 2,
-    "tell": 10,
-}
+    "status": 30, "progress": 25, "fields": 12, "cancel": 2, "own": 15, "raw": 15, "sync": 6, "begin": 4, "tell": 10,
+}  # fmt: skip
 
 
 class Client:
@@ -182,7 +131,6 @@ class Client:
         calls: dict[str, Callable[[], object]] = {
             "raw": self._raw,
             "sync": self._sync,
-            "command": self._command,
             "tell": self._tell,
             "begin": self._begin_cache,
         }
@@ -210,12 +158,11 @@ class Client:
         self._note(kind, job, **details)
         try:
             state = calls[kind]()
-        except StoreUnavailableError as error:
-            self._ended("unknown" if IN_DOUBT in (error.hint or "") else "unreached", error)
         except RecordError as error:
             self._ended("corrupt", error)
         except StoreError as error:
-            self._ended("unknown" if IN_DOUBT in (error.hint or "") else "nonsense", error)
+            denied = "unreached" if isinstance(error, StoreUnavailableError) else "nonsense"
+            self._ended("unknown" if IN_DOUBT in (error.hint or "") else denied, error)
         except InvalidTransitionError as error:
             self._ended("refused", error, from_status=error.from_status, to_status=error.to_status)
         except (JobError, TooManyRetriesError) as error:
@@ -299,22 +246,6 @@ class Client:
         if self._sync(cache=path):
             for suffix in ("", "-wal", "-shm"):
                 Path(path + suffix).unlink(missing_ok=True)
-
-    def _command(self) -> None:
-        """Run the command once, on jobs that only commands are at."""
-        if not self._spec.commands:
-            return
-        job = f"command-{self._number // (2 * SHARED_FOR)}"
-        target = self._random.choices(list(_TARGETS), list(_TARGETS.values()))[0]
-        operation = self._begin("command")
-        trace = ["--metadata", json.dumps({operation: 1}), "--json"]
-        argv, details = self._random.choice(
-            [(["register", job, *trace], {}), (["update", job, target, *trace], {"target": target})]
-        )
-        self._note(f"command {argv[0]}", job, **details)
-        outcome, answer = run_command(self._spec.url, self._spec.cache, *argv)
-        told = ("status", "write_id", "stderr", "exit_code")
-        self._ended(outcome, **{name: answer[name] for name in told if name in answer})
 
     # --- notes --------------------------------------------------------------------------------------------------
 

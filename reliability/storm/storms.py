@@ -76,7 +76,6 @@ class Storm:
     """Processes that are killed in the middle of it; another one takes over the cache of each."""
     seconds: float = 600.0
     """After so long no process begins another operation."""
-    commands: bool = True
     mutation: str = ""
     line: Proxy | None = None
     """The bad line, where there is one: it is calmed before the end."""
@@ -159,7 +158,6 @@ class _Fleet:
             operations=self._storm.operations,
             seconds=self._storm.seconds,
             clock=self._chance.uniform(-MAX_CLOCK, MAX_CLOCK),
-            commands=self._storm.commands,
             mutation=self._storm.mutation,
         )
 
@@ -278,7 +276,7 @@ def run(trial: Trial) -> Iterator[Figure]:
 def over_a_file(trial: Trial) -> Counter[str]:
     """Return a storm over one SQLite file, without a line that could break, but with kills."""
     storm = Storm(embedded(trial.directory), trial.directory / "sqlite", str(trial.seed), trial.times(120, 12))
-    storm.kills, storm.commands, storm.processes = trial.times(16, 2), trial.scale >= 1, trial.times(PROCESSES, 3)
+    storm.kills, storm.processes = trial.times(16, 2), trial.times(PROCESSES, 3)
     return storm.run()
 
 
@@ -287,7 +285,7 @@ def over(trial: Trial, backend: str) -> Counter[str]:
     kinds = tuple(kind for kind in FAULTS if kind != "stall" or trial.scale > QUICK_SCALE)
     with far(backend, trial.directory, Plan(RATE, kinds, trial.seed)) as (place, proxy):
         storm = Storm(place, trial.directory / backend, str(trial.seed), trial.times(60, 12), line=proxy)
-        storm.kills, storm.commands, storm.processes = trial.times(8), trial.scale >= 1, trial.times(PROCESSES, 3)
+        storm.kills, storm.processes = trial.times(8), trial.times(PROCESSES, 3)
         return storm.run()
 
 
@@ -303,7 +301,7 @@ def find(trial: Trial, backend: str, mutation: str) -> int:
         name = f"{backend}-mutation-{list(MUTATIONS[backend]).index(mutation)}-{attempt}"
         with far(backend, trial.directory, Plan(defect.rate, defect.kinds, seed)) as (place, proxy):
             storm = Storm(place, trial.directory / name, str(seed), trial.times(48, 24), 4, line=proxy)
-            storm.commands, storm.mutation = False, mutation
+            storm.mutation = mutation
             try:
                 storm.run()
             except PromiseBroken as broken:

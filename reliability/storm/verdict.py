@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from mopsjobs.errors import EXIT_NO_SUCH_JOB, JobNotFoundError
+from mopsjobs.errors import JobNotFoundError
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import TERMINAL, TRANSITIONS, JobStatus, steps
 from mopsjobs.store.unread_keys import NOT_READ
@@ -53,7 +53,7 @@ class Verdict:
         self.counts["operations"] = len(self.operations)
         for one in self.operations:
             self.counts[f"operations {one.outcome}"] += 1
-            if one.outcome in ("corrupt", "crashed", "hung"):
+            if one.outcome == "corrupt":
                 self._break(one, "failed as nothing may")
         chains = self._chains()
         for job, operations in self._by_job.items():
@@ -70,9 +70,7 @@ class Verdict:
                 self._break(lost[0], "was acknowledged, and there is no such job")
             return
         blocks = _blocks(record)
-        by_commands = any(one.kind.startswith("command") for one in operations)
-        if not by_commands:
-            self._judge_chain(record, chain)
+        self._judge_chain(record, chain)
         landed = {*chain.values(), *(block.write_id for block in blocks), *record.metadata}
         for one in operations:
             if one.outcome == "ok":
@@ -110,7 +108,7 @@ class Verdict:
         self, one: OperationNote, record: JobState, blocks: list[_Block], landed: set[str | None]
     ) -> None:
         self.counts["acknowledged"] += 1
-        if one.operation in landed:  # a command has written it into the metadata: it was not told its write's id
+        if one.operation in landed:
             self.counts["acknowledged and found"] += 1
         elif one.line.get("target") == record.status == "cancelled":
             self.counts["acknowledged and found"] += 1  # it was cancelled already: then there is nothing to write
@@ -120,12 +118,10 @@ class Verdict:
     def _is_explained(self, one: OperationNote, blocks: list[_Block], operations: list[OperationNote]) -> bool:
         """Return True if it was refused because of another write, which could have come before its end."""
         error = one.line.get("error", "")
-        if one.kind.endswith("register"):
+        if one.kind == "register":
             return blocks[0].write_id != one.operation and self._bounds(blocks[0].write_id)[0] <= one.end
-        if error == JobNotFoundError.__name__ or one.line.get("exit_code") == EXIT_NO_SUCH_JOB:
-            return all(
-                each.end >= one.start for each in operations if each.kind.endswith("register") and each.outcome == "ok"
-            )
+        if error == JobNotFoundError.__name__:
+            return all(each.end >= one.start for each in operations if each.kind == "register" and each.outcome == "ok")
         if error == "TooManyRetriesError":
             self.counts["operations refused, the race lost too often"] += 1
             return True
@@ -142,7 +138,7 @@ class Verdict:
         return False
 
     def _bounds(self, write_id: str | None) -> tuple[float, float]:
-        """Return between which times a write landed. One by a command that was not told its id may have at any."""
+        """Return between which times a write landed. One that no process has noted may have at any."""
         one = self._by_name.get(write_id or "")
         return (-math.inf, math.inf) if one is None else (one.start, one.end)
 
@@ -200,7 +196,7 @@ class Verdict:
                 self.broken.append(f"{key}: no order of the calls on it explains {one}.")
 
     def _break(self, one: OperationNote, what: str) -> None:
-        words = " ".join(str(one.line[name]) for name in ("target", "error", "message", "stderr") if one.line.get(name))
+        words = " ".join(str(one.line[name]) for name in ("target", "error", "message") if one.line.get(name))
         self.broken.append(f"{one.operation} ({one.kind} {one.job}: {one.outcome} {words}) {what}.")
 
 

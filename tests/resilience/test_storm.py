@@ -182,19 +182,13 @@ def test_a_revision_that_nobody_has_made_is_told() -> None:
     assert "job is at revision 3; no process has seen or written [2]." in verdict.broken
 
 
-@pytest.mark.parametrize(
-    "reply",
-    [
-        {"error": "JobNotFoundError", "message": "Job job not found."},
-        {"stderr": "error: Job job not found.\n", "exit_code": 3},
-    ],
-)
-def test_a_job_is_not_found_only_before_its_registration_ended(reply: dict[str, object]) -> None:
-    """By the API, and by a command. A storm finds by it that no reader checks replies."""
+def test_a_job_is_not_found_only_before_its_registration_ended() -> None:
+    """A storm finds by it that no reader checks replies."""
     write, ended, operation, acknowledged = wrote(1)
     defect = MUTATIONS["DynamoDB"]["no reader checks that a reply is whole"]
+    reply = {"error": "JobNotFoundError", "message": "Job job not found."}
     for begun, is_explained in ((0.5, True), (2.0, False)):
-        late = {"op": "late", "kind": "command update", "job": "job", "start": begun, "target": "running"}
+        late = {"op": "late", "kind": "status", "job": "job", "start": begun, "target": "running"}
         refused = {"op_ended": "late", "outcome": "refused", "end": 3.0, **reply}
         verdict = Verdict([[write, ended, operation | {"kind": "register"}, acknowledged, late, refused]])
         verdict.judge(at_revision(1))
