@@ -17,17 +17,15 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
 from unittest import mock
 
 from bench.far import SERVERS
 from bench.machine import ROOT
 from mopsjobs.cache.sync import mirror
 from mopsjobs.registry.job_registry import JobRegistry
-from mopsjobs.registry.job_state import JobState
 from mopsjobs.store import open_store
 from reliability.places import Place, embedded, far
 from reliability.storm import messages
@@ -96,57 +94,34 @@ class Storm:
             counts += Counter({} if self.line is None else self.line.calm())
             fleet.land()
         verdict = Verdict([read_log(str(path)) for path in sorted(self.directory.glob("*.log"))])
-        records, rows, again = self._registry()
-        verdict.judge(records)
-        untold = messages.judge(verdict.logs, again, verdict.counts)
-        self.broken = [*verdict.broken, *untold, *self._compare_caches(rows)]
-        if self.broken:
-            shown = self.broken[:_SHOWN_SENTENCES]
-            more = f" And {len(self.broken) - _SHOWN_SENTENCES} more." if len(self.broken) > _SHOWN_SENTENCES else ""
-            raise PromiseBroken(f"Seed {self.seed}: " + " ".join(shown) + more)
-        counts["caches equal to the registry"] = len(list(self.directory.glob("*.db")))
-        return counts + verdict.counts
-
-    def _registry(self) -> tuple[dict[str, JobState], list[tuple[object, ...]], Counter[str]]:
-        """Return the records, the rows of a cache filled from nothing, and the messages that were left to send."""
-        with self._registry_at_rest() as registry:
-            records = {job.job_id: job for job in registry.list_jobs()}
-            fresh = self.directory / "fresh" / "cache.db"
-            mirror.sync(registry, str(fresh), "fresh", full=True)
-            again = messages.told_later(registry.store, MAX_CLOCK)
-        return records, _rows(fresh), again
-
-    @contextlib.contextmanager
-    def _registry_at_rest(self) -> Iterator[JobRegistry]:
+        fresh = self.directory / "fresh" / "cache.db"
         with (  # boto3 looks into the environment itself
             mock.patch.dict(os.environ, self.place.calm_env),
             contextlib.closing(open_store(self.place.calm_url)) as store,
         ):
-            yield JobRegistry(store)
+            registry = JobRegistry(store)
+            verdict.judge({job.job_id: job for job in registry.list_jobs()})
+            mirror.sync(registry, str(fresh), "fresh", full=True)
+            again = messages.told_later(registry.store, MAX_CLOCK)
+        untold = messages.judge(verdict.logs, again, verdict.counts)
+        caches = sorted(self.directory.glob("*.db"))
+        self.broken = [*verdict.broken, *untold, *_differences(caches, _rows(fresh))]
+        if self.broken:
+            shown = self.broken[:_SHOWN_SENTENCES]
+            more = f" And {len(self.broken) - _SHOWN_SENTENCES} more." if len(self.broken) > _SHOWN_SENTENCES else ""
+            raise PromiseBroken(f"Seed {self.seed}: " + " ".join(shown) + more)
+        counts["caches equal to the registry"] = len(caches)
+        return counts + verdict.counts
 
-    def _compare_caches(self, expected: list[tuple[object, ...]]) -> Iterator[str]:
-        for path in sorted(self.directory.glob("*.db")):
-            yield from _differences(path, _rows(path), expected)
 
-
-class _Fleet:
-    """The processes of a storm."""
+class _Fleet(contextlib.ExitStack):
+    """The processes of a storm, which end with the block."""
 
     def __init__(self, storm: Storm, chance: random.Random) -> None:
+        super().__init__()
         self._storm = storm
         self._chance = chance
         self._processes: list[tuple[Spec, subprocess.Popen[str]]] = []
-        self._stack = contextlib.ExitStack()
-
-    def __enter__(self) -> Self:
-        with self._stack:
-            for number in range(self._storm.processes):
-                self._start(self._spec(f"p{number:02}"))
-            self._stack = self._stack.pop_all()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
 
     def _spec(self, name: str) -> Spec:
         return Spec(
@@ -163,6 +138,8 @@ class _Fleet:
 
     def sail(self) -> int:
         """Wait until all have done their operations, and kill some meanwhile. Returns how many were killed."""
+        for number in range(self._storm.processes):
+            self._start(self._spec(f"p{number:02}"))
         killed = 0
         places = sorted(self._chance.sample(range(10, 90), self._storm.kills))
         for percent in places:
@@ -213,7 +190,7 @@ class _Fleet:
         env = {**os.environ, **self._storm.place.env, "PYTHONPATH": str(ROOT), "HOME": str(self._storm.directory)}
         pipe = subprocess.PIPE
         process = subprocess.Popen(words, env=env, stdin=pipe, stdout=pipe, text=True)
-        self._stack.callback(_end, process)
+        self.callback(_end, process)
         if number is None:
             self._processes.append((spec, process))
         else:
@@ -242,11 +219,11 @@ def _until(spec: Spec, number: int, process: subprocess.Popen[str]) -> int:
     raise PromiseBroken(f"{spec.name} has begun {begun} operations in {spec.seconds:g} s, and does not end.")
 
 
-def _differences(path: Path, found: list[tuple[object, ...]], expected: list[tuple[object, ...]]) -> Iterator[str]:
-    wrong = set(found) ^ set(expected)
-    if wrong:
-        keys = sorted({str(row[0]) for row in wrong})
-        yield f"The cache {path.name} differs from the registry in {len(keys)} jobs, such as {keys[:3]}."
+def _differences(paths: Iterable[Path], expected: list[tuple[object, ...]]) -> Iterator[str]:
+    for path in paths:
+        if wrong := set(_rows(path)) ^ set(expected):
+            keys = sorted({str(row[0]) for row in wrong})
+            yield f"The cache {path.name} differs from the registry in {len(keys)} jobs, such as {keys[:3]}."
 
 
 def _rows(path: Path) -> list[tuple[object, ...]]:
