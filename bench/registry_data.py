@@ -100,8 +100,9 @@ def foreign(state: JobState) -> bytes:
 class MadeUpStore:
     """Just enough of a store for `mopsjobs.cache.sync.mirror.sync` to fill a cache from it, in constant memory."""
 
-    def __init__(self, count: int, now: datetime) -> None:
-        self._states = states(count, now)
+    def __init__(self, made: Iterable[JobState]) -> None:
+        """Take jobs in the order of their keys."""
+        self._states = made
 
     def get(self, key: str) -> None:
         """Do nothing: each value came with the scan."""
@@ -112,12 +113,13 @@ class MadeUpStore:
             yield Entry(f"{prefix}{state.job_id}/state.json", VersionToken(f"0x{number:X}"), state.to_json())
 
 
-def fill_cache(path: Path, registry: str, count: int) -> None:
-    """Make a cache that mirrors a registry of that many jobs, without the registry."""
+def fill_cache(path: Path, registry: str, made: int | Iterable[JobState]) -> None:
+    """Make a cache that mirrors a registry of these jobs, or of that many, without the registry."""
     from mopsjobs.cache.sync.mirror import sync
     from mopsjobs.registry.job_registry import JobRegistry
 
-    sync(JobRegistry(MadeUpStore(count, datetime.now(UTC))), str(path), registry)  # type: ignore[arg-type]
+    store = MadeUpStore(states(made, datetime.now(UTC)) if isinstance(made, int) else made)
+    sync(JobRegistry(store), str(path), registry)  # type: ignore[arg-type]
 
 
 def add_past(path: Path, registry: str, count: int) -> None:

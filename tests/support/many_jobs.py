@@ -5,12 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
-from mopsjobs.cache.sync.mirror import sync
-from mopsjobs.registry.job_registry import JobRegistry
+from bench import registry_data
 from mopsjobs.registry.job_state import JobState
-from mopsjobs.store.base import Entry, VersionToken, WantsValues, always
 from mopsjobs.utils.times import record_time
 
 SEED = 20261126
@@ -36,35 +35,23 @@ RTL_LABEL = "\u05de\u05dc\u05e8\u05d9\u05d4"
 """A word that is written from right to left."""
 
 
-class _Ways(NamedTuple):
-    statuses: tuple[str, ...]
-    weight: int
-
-
 _RUN = ("pending", "submitting", "scheduled", "running")
-_ENDS = (
-    _Ways((*_RUN, "validating", "succeeded"), 82),
-    _Ways((*_RUN, "validating", "partial"), 5),
-    _Ways((*_RUN, "failed"), 8),
-    _Ways(("pending", "submitting", "failed"), 1),
-    _Ways((*_RUN, "cancelled"), 4),
-)
+_ENDS = {
+    (*_RUN, "validating", "succeeded"): 82,
+    (*_RUN, "validating", "partial"): 5,
+    (*_RUN, "failed"): 8,
+    ("pending", "submitting", "failed"): 1,
+    (*_RUN, "cancelled"): 4,
+}
+"""Ways to an end, and how often each is taken."""
 
 
 class ManyJobs:
-    """The jobs, as far as a sync needs their store."""
+    """The jobs at a time."""
 
     def __init__(self, now: datetime) -> None:
         self._now = now
         self._draw = random.Random(SEED)
-
-    def get(self, key: str) -> None:
-        """Do nothing: each value comes with the scan."""
-
-    def scan(self, prefix: str, wants_values: WantsValues = always, after: str = "") -> Iterator[Entry]:
-        """Yield all records."""
-        for state in sorted(self.states(), key=lambda state: f"{state.job_id}/"):
-            yield Entry(f"{prefix}{state.job_id}/state.json", VersionToken("0x1"), state.to_json())
 
     def states(self) -> Iterator[JobState]:
         """Yield the jobs: some run, some wait, the others have ended within 30 days. Some were resumed."""
@@ -77,7 +64,7 @@ class ManyJobs:
             yield self._job(self._id(), _RUN[: 1 + number % 3], 60 + number * number * 40)
         made = 82
         while made < COUNT:
-            way = self._draw.choices(_ENDS, [one.weight for one in _ENDS])[0].statuses
+            way = self._draw.choices([*_ENDS], [*_ENDS.values()])[0]
             # The first ended ones within the last hours, so that each page shows some of each kind.
             age = self._draw.uniform(60, 86400 if made < 250 else 30 * 86400)
             job = self._job(self._id(), way, age)
@@ -139,6 +126,6 @@ class ManyJobs:
         )  # fmt: skip
 
 
-def fill_cache(path: str, registry: str, now: datetime) -> None:
+def fill_cache(path: Path, registry: str, now: datetime) -> None:
     """Fill a cache with the jobs, as if they had come from a registry."""
-    sync(JobRegistry(ManyJobs(now)), path, registry)  # type: ignore[arg-type]
+    registry_data.fill_cache(path, registry, sorted(ManyJobs(now).states(), key=lambda state: f"{state.job_id}/"))

@@ -54,7 +54,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Yield a server over a cache with 3,000 jobs. It never syncs, since there is no registry behind them."""
     cli = Cli(tmp_path_factory.mktemp("many"), Clock(), None)  # type: ignore[arg-type]
     cli.env["MOPS_JOBS_REGISTRY"] = "https://example.blob.core.windows.net/job-registry"
-    fill_cache(str(cli.cache), cli.env["MOPS_JOBS_REGISTRY"], utc_now())
+    fill_cache(cli.cache, cli.env["MOPS_JOBS_REGISTRY"], utc_now())
     with serving(cli, "--offline") as server:
         yield server.filled()
 
