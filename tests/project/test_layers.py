@@ -154,13 +154,6 @@ def test_a_module_imports_from_lower_floors_alone() -> None:
     assert upward == []
 
 
-def test_the_package_itself_imports_nothing_at_once() -> None:
-    """`import mopsjobs` costs nothing: a public name is looked up when it is asked for (PEP 562)."""
-    for node in _tree("mopsjobs").body:
-        is_import = isinstance(node, ast.Import | ast.ImportFrom)
-        assert not is_import or (isinstance(node, ast.ImportFrom) and node.module == "__future__")
-
-
 def test_every_floor_is_lived_in() -> None:
     """Each room of FLOORS is there: the list says no more than is true."""
     assert set(RANKS) == {_room(module) for module in MODULES if module != "mopsjobs"}
