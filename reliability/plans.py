@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import textwrap
 import time
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,7 @@ import mopsjobs
 from mopsjobs.api.registry import Job, Registry
 from mopsjobs.engines.local import runner_pid
 from reliability.trial import Figure, Trial, hold
+from support.runs import kill
 
 STUDIES = 5
 """Of the whole trial, for each kind."""
@@ -77,7 +77,6 @@ class Outcome(NamedTuple):
 
     plan: Mapping[str, Any]
     cpu_seconds: float
-    wall_seconds: float
 
     @property
     def is_covered(self) -> bool:
@@ -85,24 +84,11 @@ class Outcome(NamedTuple):
         hours = self.plan["cpu_hours"]
         return bool(hours["low"] <= self.cpu_seconds / 3600 <= hours["high"])
 
-    @property
-    def is_in_time(self) -> bool | None:
-        """Return whether the other range holds the time of the job; None if it is without the start of the engine."""
-        wall = self.plan["wall_seconds"]
-        if self.plan["start_up_seconds"] is None:
-            return None
-        return bool(wall["low"] <= self.wall_seconds <= wall["high"])
-
     def describe(self) -> str:
-        """Return both ranges, in seconds."""
+        """Return the range and what was used, in seconds."""
         low, high = (self.plan["cpu_hours"][end] * 3600 for end in ("low", "high"))
-        wall = self.plan["wall_seconds"]
         outside = "" if self.is_covered else " (outside)"
-        late = {True: "", False: " (outside)", None: " with the start"}[self.is_in_time]
-        return (
-            f"CPU {low:.2f} to {high:.2f} s, used {self.cpu_seconds:.2f} s{outside};"
-            f" time {wall['low']:.1f} to {wall['high']:.1f} s, took {self.wall_seconds:.1f} s{late}"
-        )
+        return f"CPU {low:.2f} to {high:.2f} s, used {self.cpu_seconds:.2f} s{outside}"
 
 
 def run(trial: Trial) -> Iterator[Figure]:
@@ -123,9 +109,7 @@ def run(trial: Trial) -> Iterator[Figure]:
             outcomes.append(outcome)
             yield Figure(f"{kind.name} {number + 1}, by {basis}", outcome.describe())
     total, covered = len(outcomes), sum(one.is_covered for one in outcomes)
-    times = [one.is_in_time for one in outcomes if one.is_in_time is not None]
     yield Figure("ranges of CPU-hours that hold", f"{covered} of {total}")
-    yield Figure("ranges of the time that hold, with the start of the engine", f"{sum(times)} of {len(times)}")
     hold(covered >= MIN_COVERED * total, f"only {covered} of {total} ranges of CPU-hours hold what happened")
 
 
@@ -163,8 +147,7 @@ def _try(registry: Registry, kind: Kind, basis: str, draw: random.Random, code: 
     job = registry.submit(whole, code, **more, **options)
     last = _end(job, kind)
     used = [one.status() for one in dict.fromkeys((job, last))]
-    seconds = sum(one.duration_seconds or 0.0 for one in used)
-    return Outcome(plan, sum(one.cpu_seconds or 0.0 for one in used), seconds)
+    return Outcome(plan, sum(one.cpu_seconds or 0.0 for one in used))
 
 
 def _end(job: Job, kind: Kind) -> Job:
@@ -173,9 +156,8 @@ def _end(job: Job, kind: Kind) -> Job:
         until = time.monotonic() + PATIENCE
         while time.monotonic() < until and (status := job.status()).is_active:
             if status.tasks_completed and status.tasks_completed > (status.tasks_total or 0) // 3:
-                pid = runner_pid(job.id, job.registry.app.env)
-                if pid is not None:
-                    os.kill(pid, signal.SIGKILL)
+                if (pid := runner_pid(job.id, job.registry.app.env)) is not None:
+                    kill(pid)
                 break
             time.sleep(0.1)
     status = job.wait(PATIENCE)

@@ -50,40 +50,37 @@ _RELAY = Path(__file__).with_name("firefox.py")
 _AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js").read_text(encoding="utf-8")
 
 
+def _find(*names: str) -> str:
+    """Return the path of a program of one of these names."""
+    found = [path for name in names if (path := shutil.which(name)) is not None]
+    if not found:
+        pytest.fail(f"There is no {names[0]}: run ./build.sh test, which installs it.")
+    return found[0]
+
+
 @contextlib.contextmanager
-def open_chromium() -> Iterator[Browser]:
-    """Yield Debian's Chromium, which resolves no name and has no other way out either."""
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    if path is None:
-        pytest.fail("There is no chromium: run ./build.sh test, which installs it.")
+def _open(kind: str, **options: Any) -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        flags = ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--no-sandbox", "--disable-gpu"]
-        browser = playwright.chromium.launch(executable_path=path, args=flags, timeout=1000 * PATIENCE)
+        browser = getattr(playwright, kind).launch(timeout=1000 * PATIENCE, **options)
         yield browser
         _IDLE.pop(browser, None)
         browser.close()
 
 
-@contextlib.contextmanager
-def open_firefox(home: Path) -> Iterator[Browser]:
-    """Yield Debian's Firefox, which resolves no name. It always has light colours; see `support/firefox.py`."""
-    path = shutil.which("firefox-esr") or shutil.which("firefox")
-    if path is None:
-        pytest.fail("There is no firefox-esr: run ./build.sh test, which installs it.")
+def open_chromium() -> contextlib.AbstractContextManager[Browser]:
+    """Open Debian's Chromium, which resolves no name and has no other way out either."""
+    flags = ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--no-sandbox", "--disable-gpu"]
+    return _open("chromium", executable_path=_find("chromium", "chromium-browser"), args=flags)
+
+
+def open_firefox(home: Path) -> contextlib.AbstractContextManager[Browser]:
+    """Open Debian's Firefox, which resolves no name. It always has light colours; see `support/firefox.py`."""
     start = home / "firefox"
-    start.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{_RELAY}" "{path}" "$@"\n')
+    start.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{_RELAY}" "{_find("firefox-esr", "firefox")}" "$@"\n')
     start.chmod(0o755)
-    with sync_playwright() as playwright:
-        browser = playwright.firefox.launch(
-            channel="moz-firefox",
-            executable_path=start,
-            timeout=1000 * PATIENCE,
-            env={**os.environ, "HOME": str(home)},
-            firefox_user_prefs={"network.dns.disabled": True, "services.settings.server": "data:,"},
-        )
-        yield browser
-        _IDLE.pop(browser, None)
-        browser.close()
+    preferences = {"network.dns.disabled": True, "services.settings.server": "data:,"}
+    env = {**os.environ, "HOME": str(home)}
+    return _open("firefox", channel="moz-firefox", executable_path=start, env=env, firefox_user_prefs=preferences)
 
 
 class Watched:
