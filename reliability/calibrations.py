@@ -64,7 +64,7 @@ class Storm(Lab):
     """Two calibrations in a registry, and what kills the second one."""
 
     def __init__(self, directory: Path, seed: int, rounds: int, **registry: Any) -> None:
-        """Write the model and the calibration, of so many rounds."""
+        """Write the model, and the calibration of this number of rounds."""
         super().__init__(directory, MODEL, seed, **registry)
         (self.code / "spec.json").write_text(json.dumps({**SPEC, "rounds": rounds}))
         self.kills: Counter[str] = Counter()

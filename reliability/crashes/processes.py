@@ -127,7 +127,7 @@ def forker(directory: Path, env: dict[str, str]) -> Iterator[Forker]:
 
 
 class Killed(NamedTuple):
-    """How many kills fell inside a script, and how many were tried."""
+    """Kills of a script: how many fell inside, and how many were tried."""
 
     landed: int
     tried: int

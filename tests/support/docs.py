@@ -34,7 +34,12 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])(?<!\be\.g\.)(?<!\bi\.e\.)[)\"']*\s+")
 
 def load_generator(name: str) -> ModuleType:
     """Return a module of docs/tools, which writes a document."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / "tools" / f"{name}.py")
+    return load_module(ROOT / "docs" / "tools" / f"{name}.py")
+
+
+def load_module(path: Path) -> ModuleType:
+    """Return a module that lies in no package."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
