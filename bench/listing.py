@@ -98,9 +98,9 @@ def filled_caches(setup: Setup) -> tuple[Path, Path]:
     small, large = setup.directory / "listing.db", setup.directory / "large.db"
     if not large.exists():
         progress(f"filling caches with {setup.jobs:,} and {setup.jobs * TIMES_AS_MANY:,} jobs")
-        registry_data.fill_cache(small, REGISTRY, setup.jobs)
-        shutil.copyfile(small, large)
-        registry_data.add_past(large, REGISTRY, setup.jobs * TIMES_AS_MANY)
+        jobs, now = setup.jobs, datetime.now(UTC)
+        registry_data.fill_cache(small, REGISTRY, registry_data.states(jobs, now))
+        registry_data.fill_cache(large, REGISTRY, registry_data.with_past(jobs, jobs * TIMES_AS_MANY, now))
     return small, large
 
 

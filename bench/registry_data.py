@@ -15,6 +15,7 @@ import random
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -27,11 +28,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bench.azurite import Azurite
-    from mopsjobs.cache.rows import MirroredJob
 
 SEED = 20260101
-MODELS = 1000
-"""The number of past jobs that are made. The others are copies of them."""
 WRITERS = 4
 OWNERS = ("ada", "grace", "edsger", "barbara", "donald", "frances", "tony", "leslie")
 WAYS = (
@@ -122,43 +120,13 @@ def fill_cache(path: Path, registry: str, made: int | Iterable[JobState]) -> Non
     sync(JobRegistry(store), str(path), registry)  # type: ignore[arg-type]
 
 
-def add_past(path: Path, registry: str, count: int) -> None:
-    """Let a cache grow to that many jobs, by jobs that ended long ago and have other ids and labels than those it has.
-
-    Some are made, and copied under other ids: a million takes five minutes so, most for the indexes and sums.
-    """
-    from mopsjobs.cache.database import open_to_write
-    from mopsjobs.cache.rows import write_rows
-    from mopsjobs.cache.sync_state import transaction
-
-    models = [_past(state) for state in states(MODELS, datetime.now(UTC) - timedelta(days=60)) if state.is_terminal]
-    with contextlib.closing(open_to_write(str(path), registry)) as connection:
-        lacking = count - connection.execute("SELECT count(*) FROM job").fetchone()[0]
-        for number in itertools.count():
-            batch = [_copy(model, f"past-{number:06}-{model.row.job_id}") for model in models[:lacking]]
-            if not batch:
-                return
-            with transaction(connection):
-                write_rows(connection, batch)
-            lacking -= len(batch)
-
-
-def _past(state: JobState) -> MirroredJob:
-    from mopsjobs.cache.rows import MirroredJob, to_row
-
-    key, label = f"jobs/{state.job_id}/state.json", {"exp": f"past-{state.labels['exp']}"}
-    made = to_row(key, state.job_id, state.evolve(labels=label).to_json(), VersionToken("0x1"), 0)
-    if not isinstance(made, MirroredJob):
-        raise RuntimeError(f"{key}: {made.reason}")  # noqa: TRY004 - a wrong record, not a wrong type
-    return made
-
-
-def _copy(model: MirroredJob, job_id: str) -> MirroredJob:
-    from mopsjobs.cache.rows import MirroredJob
-
-    own = model.row.job_id
-    values = (value.replace(own, job_id) if isinstance(value, str) else value for value in model.row)
-    return MirroredJob(model.row._make(values), tuple((label, value, job_id) for label, value, _ in model.labels), None)
+def with_past(count: int, total: int, now: datetime) -> Iterator[JobState]:
+    """Yield that many jobs, and further ones up to a total that ended long ago and have other ids and labels."""
+    yield from states(count, now)
+    past = (state for state in states(total, now - timedelta(days=60)) if state.is_terminal)
+    for number, state in enumerate(itertools.islice(past, total - count)):
+        labels = {"exp": f"past-{state.labels['exp']}"}
+        yield replace(state, job_id=f"past-{number:07}", labels=labels)
 
 
 def fill(server: Azurite, container: str, count: int, *, ours: bool) -> None:

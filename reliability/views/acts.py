@@ -9,10 +9,10 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from bench.machine import ROOT
 from mopsjobs.ledger.environment import environment_keys
@@ -36,8 +36,15 @@ EXIT_JOB_FAILED, NOT_FINISHED = 100, 8
 SWEEPS = ("night", "day")
 
 
+T = TypeVar("T")
+
+
+class ImpossibleError(Exception):
+    """An act that is not possible now. It has changed nothing."""
+
+
 class Actor:
-    """Runs commands, and notes them."""
+    """Runs commands, and notes them. Each act raises `ImpossibleError` if it is not possible."""
 
     def __init__(
         self,
@@ -87,19 +94,30 @@ class Actor:
     def _machine(self) -> str:
         return self._chance.choice("aaab")
 
-    def _free_id(self) -> str | None:
-        free = [job_id for job_id in IDS if job_id not in self._world.jobs]
-        return self._chance.choice(free) if free else None
+    def _choose(self, options: Sequence[T]) -> T:
+        """Return one of these by chance.
 
-    def _job(self, fits: Callable[[Job], bool] = lambda job: True) -> Job | None:
-        jobs = [job for job in self._world.jobs.values() if fits(job)]
-        return self._chance.choice(jobs) if jobs else None
+        Raises:
+            ImpossibleError: if there are none.
+        """
+        if not options:
+            raise ImpossibleError
+        return self._chance.choice(options)
+
+    def _free_id(self) -> str:
+        return self._choose([job_id for job_id in IDS if job_id not in self._world.jobs])
+
+    def _jobs(self, fits: Callable[[Job], bool]) -> list[Job]:
+        return [job for job in self._world.jobs.values() if fits(job)]
+
+    def _job(self, fits: Callable[[Job], bool] = lambda job: True) -> Job:
+        return self._choose(self._jobs(fits))
 
 
 class RecordActs(Actor):
-    """Acts on records. Each returns whether it was possible."""
+    """Acts on records."""
 
-    def register(self) -> bool:
+    def register(self) -> None:
         """Register a job, perhaps as the child of another, or one whose id is taken."""
         job_id = self._chance.choice(IDS)
         job = Job(job_id, total=self._chance.choice((None, 4, 10)))
@@ -115,28 +133,24 @@ class RecordActs(Actor):
             words += ["--label", f"k={job.labels['k']}"]
         if job_id in self._world.jobs:
             self._run("a", words, EXIT_REFUSED)
-            return True
+            return
         machine = self._machine()
         self._run(machine, words, 0)
         self._world.jobs[job_id] = job
         self._world.changed(job_id, machine)
-        return True
 
-    def report(self) -> bool:
+    def report(self) -> None:
         """Report the status or the progress of a job."""
         job = self._job(lambda job: job.study is None)
-        if job is None:
-            return False
         words, change = self._report(job)
         machine = self._machine()
         if not job.is_active:  # the same end again changes nothing
             is_same = words[0] == "update" and words[2] == job.status
             self._run(machine, words, 0 if is_same else EXIT_REFUSED)
-            return True
+            return
         self._run(machine, words, 0)
         change()
         self._world.changed(job.job_id, machine)
-        return True
 
     def _report(self, job: Job) -> tuple[list[str], Callable[[], None]]:
         """Return the words of a report, and what it changes if the job has not ended."""
@@ -155,17 +169,14 @@ class RecordActs(Actor):
 
         return ["progress", job.job_id, f"{done}/{total}", "--failed", str(failed)], change
 
-    def describe(self) -> bool:
+    def describe(self) -> None:
         """Label a job, or note something about it."""
         job = self._job()
-        if job is None:
-            return False
         words, change = self._description(job)
         machine = self._machine()
         self._run(machine, words, 0)
         change()
         self._world.changed(job.job_id, machine)
-        return True
 
     def _description(self, job: Job) -> tuple[list[str], Callable[[], None]]:
         text = f"step {self._world.step}"
@@ -179,11 +190,9 @@ class RecordActs(Actor):
         labels = job.labels | {label: value}
         return ["label", job.job_id, f"{label}={value}"], lambda: setattr(job, "labels", labels)
 
-    def label_matching(self) -> bool:
+    def label_matching(self) -> None:
         """Label all jobs that have a label, of those that a cache shows."""
         job = self._job(lambda job: bool(job.labels))
-        if job is None:
-            return False
         (label, value), machine = self._chance.choice(sorted(job.labels.items())), self._machine()
         self._run(machine, ["label", "--match", f"{label}={value}", f"m={self._world.step}"], 0)
         self._world.synced(machine)
@@ -191,43 +200,33 @@ class RecordActs(Actor):
             if one.labels.get(label) == value and one.job_id not in self._world.caches[machine].pruned:
                 one.labels = one.labels | {"m": str(self._world.step)}
                 self._world.changed(one.job_id, machine)
-        return True
 
-    def cancel(self) -> bool:
+    def cancel(self) -> None:
         """Cancel a job, or try to cancel one that has ended."""
         job = self._job(lambda job: job.study is None or not job.is_active)
-        if job is None:
-            return False
         if not job.is_active and job.status != "cancelled":
             self._run("a", ["cancel", job.job_id], EXIT_REFUSED)
-            return True
+            return
         if job.status in ("submitting", "validating", "cancelled"):
-            return False
+            raise ImpossibleError
         self._run("a", ["cancel", job.job_id], EXIT_PARTLY_DONE if job.is_foreign else 0)  # there is no cluster
         job.status = "cancelled"
         self._world.changed(job.job_id, "a")
-        return True
 
-    def act_on_ghost(self) -> bool:
+    def act_on_ghost(self) -> None:
         """Act on an id that no job has, and with which ids of jobs begin: nothing is found, in no language."""
         ghosts = [ghost for ghost in IDS if ghost not in self._world.jobs and self._begins(ghost)]
-        if not ghosts:
-            return False
-        ghost = self._chance.choice(ghosts)
+        ghost = self._choose(ghosts)
         more = {"label": ["k=ghost"], "note": ["ghost"], "update": ["failed"], "progress": ["1/2"]}
         verb = self._chance.choice(("cancel", "resume", *more))
         self._run("a", [verb, ghost, *more.get(verb, [])], EXIT_NO_SUCH_JOB)
-        return True
 
-    def write_as_foreigner(self) -> bool:
+    def write_as_foreigner(self) -> None:
         """Let a program that does not know mops-jobs write a record."""
         world, now = self._world, datetime.now(UTC).isoformat()
-        job = self._job(lambda job: job.study is None and job.is_active)
-        if job is None or self._chance.random() < 0.4:
-            free = self._free_id()
-            if free is None:
-                return False
-            job = Job(free, status="running", total=6, completed=2, is_foreign=True)
+        jobs = self._jobs(lambda job: job.study is None and job.is_active)
+        if not jobs or self._chance.random() < 0.4:
+            job = Job(self._free_id(), status="running", total=6, completed=2, is_foreign=True)
             record = {
                 "job_id": job.job_id, "status": "running", "created_at": now, "updated_at": now, "k8s_name": "k",
                 "k8s_namespace": "modelops", "metadata": {}, "tasks_total": 6, "tasks_completed": 2,
@@ -236,6 +235,7 @@ class RecordActs(Actor):
             hold(created is not None, f"{job.job_id} exists, and the model has no such job")
             world.jobs[job.job_id] = job
         else:
+            job = self._chance.choice(jobs)
             held = self._store.get(_key(job.job_id))
             assert held is not None
             later = [status for status in ("running", "validating") if ORDER.index(job.status) < ORDER.index(status)]
@@ -247,13 +247,10 @@ class RecordActs(Actor):
             hold(put is not None, f"{job.job_id} was changed meanwhile")
         self.log.append(f"foreign: {job.job_id} {job.status} {job.completed}/{job.total}")
         world.changed(job.job_id, None)
-        return True
 
-    def kill_command(self) -> bool:
+    def kill_command(self) -> None:
         """Kill a command at some instant: it has done what it does, or nothing."""
         job = self._job(lambda job: job.is_active and job.study is None)
-        if job is None:
-            return False
         before = self._world.snapshot()[job.job_id]
         words, change = (self._report if self._chance.random() < 0.5 else self._description)(job)
         change()
@@ -272,17 +269,15 @@ class RecordActs(Actor):
         if found == landed:
             self._world.changed(job.job_id, None)
         self._world.synced("a")
-        return True
 
-    def act_in_outage(self) -> bool:
+    def act_in_outage(self) -> None:
         """Act while the registry does not answer: it is said, and nothing has changed."""
         job = self._job(lambda job: job.is_active and job.study is None)
-        if self._outage is None or job is None:
-            return False
+        if self._outage is None:
+            raise ImpossibleError
         words, _ = (self._report if self._chance.random() < 0.5 else self._description)(job)
         self.log.append("the registry does not answer:")
         self._run("a", words, EXIT_UNREACHABLE, env=self._outage)
-        return True
 
     def _begins(self, ghost: str) -> bool:
         return any(job_id.startswith(ghost) for job_id in self._world.jobs)
@@ -342,22 +337,21 @@ with mj.connect() as registry, registry.session(**how) as session:
 
 
 class StudyActs(Actor):
-    """Acts on jobs with tasks. Each returns whether it was possible."""
+    """Acts on jobs with tasks."""
 
-    def submit(self) -> bool:
+    def submit(self) -> None:
         """Submit a study, and wait for its end."""
         return self._submit(None)
 
-    def extend(self) -> bool:
+    def extend(self) -> None:
         """Submit a study that has the tasks of another and more, and reuses the outputs of that."""
-        source = self._job(lambda job: job.study is not None and job.search is None and not job.is_active)
-        return source is not None and self._submit(source)
+        self._submit(self._job(lambda job: job.study is not None and job.search is None and not job.is_active))
 
-    def _submit(self, source: Job | None) -> bool:
+    def _submit(self, source: Job | None) -> None:
         world = self._world
         free = self._free_id()
-        if free is None or (source is not None and self._is_unsure(source)):
-            return False
+        if source is not None and self._is_unsure(source):
+            raise ImpossibleError
         if source is None:
             study, is_capped = self._new_study()
         else:
@@ -381,7 +375,6 @@ class StudyActs(Actor):
         world.jobs[job.job_id] = job
         world.changed(job.job_id, "a")
         self._mirrored(job)
-        return True
 
     def _new_study(self) -> tuple[Study, bool]:
         """Return a study, and whether its first task is to use up a budget."""
@@ -399,21 +392,19 @@ class StudyActs(Actor):
         if self._machines["a"].has_cache():
             self._world.caches["a"].ledgers.add(job.job_id)
 
-    def resume(self) -> bool:
+    def resume(self) -> None:
         """Resume the newest job of a family; all that is missing, or what ended in one way."""
         world = self._world
         some = self._job(lambda job: job.study is not None and not job.is_active)
-        if some is None:
-            return False
         job = world.newest(some.job_id)
         if job.is_active or self._is_unsure(job):
-            return False
+            raise ImpossibleError
         assert job.study is not None
         if self._chance.random() < 0.7:
             self._repair(job.study)
         if some.job_id != job.job_id and self._chance.random() < 0.3:
             self._run("a", ["resume", some.job_id], EXIT_REFUSED)
-            return True
+            return
         missing = world.missing(job.job_id)
         only = self._chance.choice((None, None, "failed", "died", "lost")) if job.study.least is None else None
         chosen = [task for task, end in missing.items() if only in (None, end)]
@@ -421,10 +412,10 @@ class StudyActs(Actor):
         if not chosen:
             is_told = not any(member.was_killed for member in world.lineage(job.job_id))
             self._run("a", words, EXIT_CODES[job.status] if not missing else 0 if is_told else None)
-            return True
+            return
         if job.search is not None:
             self._run("a", words, EXIT_USAGE)
-            return True
+            return
         child = Job(world.child_id(job.job_id), parent=job.job_id, study=job.study, labels=job.labels_to_inherit())
         child.is_capped = job.is_capped
         child.deferred = tuple(task for task in missing if task not in chosen)
@@ -434,14 +425,12 @@ class StudyActs(Actor):
         world.jobs[child.job_id] = child
         world.changed(child.job_id, "a")
         self._mirrored(child)
-        return True
 
-    def calibrate(self) -> bool:
+    def calibrate(self) -> None:
         """Search in two rounds, or go on with an earlier search for one more. Perhaps its client is killed at first."""
         free = self._free_id()
-        earlier = self._job(lambda job: job.search is not None and not self._is_unsure(job))
-        if free is None:
-            return False
+        searches = self._jobs(lambda job: job.search is not None and not self._is_unsure(job))
+        earlier = self._chance.choice(searches) if searches else None
         world, name = self._world, f"s{self._world.step}"
         job = Job(free)
         if earlier is None or earlier.search is None or self._chance.random() < 0.5:
@@ -466,13 +455,10 @@ class StudyActs(Actor):
         if job.labels and is_joining and earlier is not None:
             world.changed(earlier.job_id, "a")
         self._has_run(job)
-        return True
 
-    def work_in_session(self) -> bool:
+    def work_in_session(self) -> None:
         """Ask for parameter sets in two rounds by a Python program, or by two, of which the first is killed."""
         free = self._free_id()
-        if free is None:
-            return False
         study = Study(f"s{self._world.step}", tuple(self._chance.choices(("ok", "fail"), (4, 1), k=4)), 1)
         job = Job(free, study=study)
         sets = [{"x": x, "mode": mode, "flag": str(self._flags / study.name)} for x, mode in enumerate(study.modes)]
@@ -487,7 +473,6 @@ class StudyActs(Actor):
         self._world.run(job, study.tasks())
         self._run("a", ["wait", job.job_id], EXIT_CODES[job.status])
         self._has_run(job)
-        return True
 
     def _run_session(self, how: Mapping[str, object], rounds: list[list[dict[str, Any]]], end: str) -> None:
         machine = self._machines["a"]
@@ -527,27 +512,19 @@ class StudyActs(Actor):
         path.write_text(json.dumps(document))
         return str(path)
 
-    def validate(self) -> bool:
+    def validate(self) -> None:
         """Validate a job that has ended: its status stays."""
         job = self._job(lambda job: job.study is not None and not job.is_active and not self._is_unsure(job))
-        if job is None:
-            return False
         self._run("a", ["validate", job.job_id], 0)
-        return True
 
-    def delete_output(self) -> bool:
+    def delete_output(self) -> None:
         """Delete an output by hand, rather one that another job reuses; in a pack, with the others of the pack."""
         used = {owner for job in self._world.jobs.values() for owner in job.reused.values()}
-        fits = [job for job in self._world.jobs.values() if SUCCEEDED in job.ends.values() and not self._is_unsure(job)]
-        fits = [job for job in fits if job.job_id in used] or fits
-        job = self._chance.choice(fits) if fits else None
-        if job is None:
-            return False
+        fits = self._jobs(lambda job: SUCCEEDED in job.ends.values() and not self._is_unsure(job))
+        job = self._choose([job for job in fits if job.job_id in used] or fits)
         prefix = f"results/{job.job_id}/"
         entries = [entry for entry in self._store.scan(prefix) if entry.key.endswith("/result.json")]
-        if not entries:
-            return False
-        chosen = self._chance.choice(entries)
+        chosen = self._choose(entries)
         is_packed = PACK.parse(chosen.version.value) is not None
         gone = [entry for entry in entries if entry.version == chosen.version] if is_packed else [chosen]
         tasks = [self._task_of(job, entry.key) for entry in gone]
@@ -555,7 +532,6 @@ class StudyActs(Actor):
         self._store.delete(key)
         self._world.deleted |= {(job.job_id, task) for task in tasks}
         self.log.append(f"by hand: delete {key}, of tasks {tasks}")
-        return True
 
     def _task_of(self, job: Job, key: str) -> int:
         """Return the task whose output this is, by the value in it and the seeds of its set."""
@@ -589,12 +565,10 @@ class StudyActs(Actor):
         path.write_text(json.dumps(document))
         return str(path)
 
-    def kill_runner(self) -> bool:
+    def kill_runner(self) -> None:
         """Kill a runner while its second task is at work. The next view ends the job by its outputs."""
         world = self._world
         free = self._free_id()
-        if free is None:
-            return False
         study = Study(f"s{world.step}", ("ok", self._chance.choice(("gate", "save")), "ok"), 1)
         job = Job(free, study=study, was_killed=True)
         words = ["submit", self._write_study(study), "--auto", "--workers", "1", "--retries", "0", "--wait", "-q"]
@@ -619,7 +593,6 @@ class StudyActs(Actor):
         world.jobs[job.job_id] = job
         world.caches["a"].ledgers.add(job.job_id)  # the look at its tasks has read it
         world.changed(job.job_id, "a")
-        return True
 
     def _look_at_work(self, job: Job) -> None:
         """Look at a job whose first task has ended, while the second is at work."""
@@ -701,20 +674,21 @@ class Acts(RecordActs, StudyActs):
         self._world.step = len(self._began)
         self._began.append(time.time())
         acts, weights = zip(*self._weights.items(), strict=True)
-        while not getattr(self, self._chance.choices(acts, weights)[0])():
-            pass
+        is_done = False
+        while not is_done:
+            with contextlib.suppress(ImpossibleError):
+                getattr(self, self._chance.choices(acts, weights)[0])()
+                is_done = True
 
-    def sync(self) -> bool:
+    def sync(self) -> None:
         """Sync a cache."""
         machine = self._chance.choice("ab")
         self._run(machine, ["sync", *self._chance.choice(((), ("--full",)))], 0)
         self._world.synced(machine)
-        return True
 
-    def prune(self) -> bool:
+    def prune(self) -> None:
         """Prune a cache of the jobs that ended before a step."""
-        if self._job(lambda job: not job.is_active) is None:
-            return False
+        self._job(lambda job: not job.is_active)
         step = self._chance.randint(1, len(self._began)) - 1
         machine = self._chance.choice("aaab")
         words = ["prune", "--older-than", "1h", "--yes"]
@@ -722,12 +696,9 @@ class Acts(RecordActs, StudyActs):
         self._world.synced(machine)
         self._run(machine, words, 0, at=self._began[step] + AN_HOUR)
         self._world.prune(machine, step)
-        return True
 
-    def prune_store(self) -> bool:
+    def prune_store(self) -> None:
         """Prune the events and the ledgers of jobs that have ended from the store, which keeps them by the hour."""
-        if self._job(lambda job: not job.is_active) is None:
-            return False
+        self._job(lambda job: not job.is_active)
         self._run("a", ["prune", "--store", "--older-than", "1h", "--yes"], 0, at=self._began[-1] + 3 * AN_HOUR)
         self._world.prune_store()
-        return True
