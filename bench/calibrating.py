@@ -70,24 +70,11 @@ def _calibrate(code: os.PathLike[str], setup: Setup) -> tuple[float, float]:
     """Return how long a calibration takes, and how long from its first round to its last."""
     url = f"sqlite://{setup.directory}/calibrate.db"
     env = {"PATH": os.environ["PATH"], "HOME": str(setup.directory), "MOPS_JOBS_REGISTRY": url}
-    command = [
-        sys.executable,
-        str(ROOT / "mops_jobs.py"),
-        "calibrate",
-        "spec.json",
-        "--auto",
-        "--python",
-        sys.executable,
-    ]
+    flags = ["--auto", "--python", sys.executable, "--workers", str(WORKERS)]
+    command = [sys.executable, str(ROOT / "mops_jobs.py"), "calibrate", "spec.json", *flags]
     began = time.perf_counter()
-    with subprocess.Popen(
-        [*command, "--workers", str(WORKERS)],
-        cwd=code,
-        env=env,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=code, env=env, text=True, **streams) as process:
         assert process.stderr is not None
         times = [time.perf_counter() for line in process.stderr if line.startswith("Round ")]
     return time.perf_counter() - began, times[-1] - times[0]

@@ -93,20 +93,8 @@ def _submission(setup: Setup, code: Path, tasks: int, *, slow: bool = False) -> 
     # As many parameter sets in both: those are the study, and it is in memory. What is asked is what tasks cost.
     study = write_study(setup.directory, tasks, parameter_sets=PARAMETER_SETS)
     registry = setup.directory / f"tasks-{tasks}.db"
-    words = (
-        "submit",
-        str(study),
-        "--auto",
-        "--job-id",
-        "job",
-        "--wait",
-        "--json",
-        "--registry",
-        f"sqlite://{registry}",
-        "--cache",
-        f"{registry}-cache",
-    )
-    argv, env = setup.command(*words)
+    place = ("--registry", f"sqlite://{registry}", "--cache", f"{registry}-cache")
+    argv, env = setup.command("submit", str(study), "--auto", "--job-id", "job", "--wait", "--json", *place)
 
     def prepare() -> None:
         for path in registry.parent.glob(f"{registry.name}*"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 import random
@@ -251,7 +252,7 @@ class RecordActs(Actor):
     def kill_command(self) -> None:
         """Kill a command at some instant: it has done what it does, or nothing."""
         job = self._job(lambda job: job.is_active and job.study is None)
-        before = self._world.snapshot()[job.job_id]
+        before = copy.deepcopy(job)
         words, change = (self._report if self._chance.random() < 0.5 else self._description)(job)
         change()
         self._machines["a"].kill(*words, after=self._chance.uniform(0, 1.5 * self._seconds))

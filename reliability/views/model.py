@@ -5,7 +5,6 @@ A step of a trial changes it by the rules that the documents state. Every view o
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import random
 from collections import Counter
@@ -404,7 +403,3 @@ class World:
         if study is None or study.least is None:
             return {}
         return {task: self.holder(rows[task][0], task) for task in self.outputs(job_id)}
-
-    def snapshot(self) -> dict[str, Job]:
-        """Return a copy of the jobs, to go back to if a command was killed before its write."""
-        return copy.deepcopy(self.jobs)
