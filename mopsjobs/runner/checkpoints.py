@@ -439,7 +439,7 @@ class Checkpoints:
         last = 0, "", 0
         for made_ns, _, name in reversed(found):
             if last[1]:
-                _remove(path / name)  # before anything is written: the disk may be full
+                _discard(path / name)  # before anything is written: the disk may be full
                 continue
             try:
                 if not is_name(name):
@@ -449,7 +449,7 @@ class Checkpoints:
                 continue
             except RecordError as error:
                 self._tell_once(f"Not kept: checkpoint {shorten(repr(name), 60)}: {error}.")
-                _remove(path / name)
+                _discard(path / name)
         return last
 
     def _tell_once(self, text: str) -> None:
@@ -584,6 +584,15 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def _discard(path: Path) -> None:
+    """Remove what a task has left in `new/`: by a move, so that a runner that is killed leaves no half of it there."""
+    away = path.parent.with_name("away")
+    _remove(away)
+    with contextlib.suppress(FileNotFoundError):  # the model has done so
+        os.rename(path, away)
+    _remove(away)
 
 
 def _is_equal(left: Path, right: Path) -> bool:

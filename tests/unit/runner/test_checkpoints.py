@@ -25,6 +25,7 @@ from mopsjobs.studies.study import Task
 from support.runs import PATIENCE, sets_of, study
 
 (TASK,) = study(sets_of(1)).tasks()
+PACKAGES = "p" * 16
 
 
 class _Run:
@@ -32,7 +33,8 @@ class _Run:
 
     def __init__(self, root: Path, store: VersionedStore | None = None) -> None:
         self.told: list[str] = []
-        self.checkpoints = Checkpoints([Origin("job", "b" * 64, root, None)], store, lambda: "p" * 16, self.told.append)
+        origin = Origin("job", "b" * 64, root, PACKAGES)
+        self.checkpoints = Checkpoints([origin], store, lambda: PACKAGES, self.told.append)
         self.path = root / directory_name((TASK.param_id, TASK.seed))
 
     def begin(self) -> Resumed | None:
@@ -114,6 +116,30 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path, kind: str) -> None:
     resumed = run.begin()
     assert resumed is not None
     assert resumed[:2] == (1, "1")
+
+
+def test_a_runner_that_is_killed_while_it_removes_one_leaves_no_half_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left of it would be newer than the last one, and tasks would go on from an empty directory."""
+    ck = Checkpoint(tmp_path / directory_name((TASK.param_id, TASK.seed)), 600.0)
+    ck.save({}, at=16)
+    new = tmp_path / directory_name((TASK.param_id, TASK.seed)) / "new"
+    while not (new / "8").exists() or (new / "8").stat().st_ctime_ns == (new / "16").stat().st_ctime_ns:
+        ck.save({"x": 1}, at=8)  # until the clock of the disk has ticked
+
+    def be_killed(path: Path, **_options: object) -> None:
+        (path / "state.json").unlink()
+        raise KeyboardInterrupt
+
+    run = _Run(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints.shutil, "rmtree", be_killed)
+        with pytest.raises(KeyboardInterrupt):
+            run.checkpoints.end(TASK, 0.0)
+    run = _Run(tmp_path)
+    assert run.begin() == Resumed(1, "8", 0.0)
+    assert Checkpoint(run.path, 600.0).load() == {"x": 1}
 
 
 def test_links_to_files_inside_are_copied_as_files(tmp_path: Path) -> None:
