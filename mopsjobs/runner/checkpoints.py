@@ -499,12 +499,17 @@ class Checkpoints:
                         shutil.rmtree(origin.root / name, ignore_errors=True)
                 self._wait_for(key, is_removal=True)
 
-    def close(self, seconds: float) -> None:
-        """Send what waits for a time. Closing twice is harmless."""
+    def close(self, seconds: float, longest: float | None = None) -> None:
+        """Send what waits. Closing twice is harmless.
+
+        Args:
+            seconds: how long to send, at most.
+            longest: the same while the store takes it, only slowly; None: no longer.
+        """
         self._closes.set()
         self._remove_ended()
         if self._store is not None and self._writer.is_closing is False:
-            self._writer.close(seconds)
+            self._writer.close(seconds, longest)
         for origin in self._origins:
             with contextlib.suppress(OSError):  # it is not empty
                 origin.root.rmdir()

@@ -78,6 +78,9 @@ WAIT_SECONDS = 0.2
 SOON_SECONDS = 1.0
 """How long an attempt at a task of a growing job waits for others in its chunk: its client may wait for it."""
 
+LAST_CHECKPOINTS_SECONDS = 600.0
+"""How long those of tasks that have failed may take into a store that takes them slowly. Their next try needs them."""
+
 LAST_EVENTS_SECONDS = 60.0
 """How long the last events may take into a store that takes them slowly."""
 
@@ -228,7 +231,8 @@ class _Run:
                     if self._channel is not None:
                         self._channel.close()
                     if self._checkpoints is not None:  # before tasks are given back: their owners go on from these
-                        self._checkpoints.close(self._shard.grace)
+                        longest = None if self._retry.is_stopping else LAST_CHECKPOINTS_SECONDS
+                        self._checkpoints.close(self._shard.grace, longest)
             if self._counts.is_lower_bound and not self._retry.is_stopping:
                 # The store did not answer at the start. It cannot be told whose outputs are there now: those of an
                 # earlier run, most likely. So they count as that. If the store is still away, the next run does it.

@@ -328,7 +328,7 @@ def test_a_running_job_that_is_suspended_is_not_taken_for_silent(
 
 @pytest.mark.parametrize("is_mute", [False, True])
 def test_a_lost_node_hides_no_log_of_another(
-    cli: Cli, cluster: StandIn, submit: Submit, tmp_path: Path, *, is_mute: bool
+    cli: Cli, cluster: StandIn, submit: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_mute: bool
 ) -> None:
     """The API server says 500, or nothing. The lines of the other shard are shown, and the lost one is named."""
     gate = tmp_path / "gate"
@@ -336,7 +336,10 @@ def test_a_lost_node_hides_no_log_of_another(
     assert submit(sets, "--shards", "2", "--workers", "1").code == 0
     until(lambda: cli("logs", "job").out.count("hello") == 2, "the lines of both")
     cluster.lose_node("job", 1, is_mute=is_mute)
-    read = cli("logs", "job")
+    with monkeypatch.context() as patched:
+        if is_mute:
+            patched.setattr("mopsjobs.engines.kubernetes.client.READ_SECONDS", 5.0)
+        read = cli("logs", "job")
     assert (read.code, read.out.count("hello"), "shard 0: " in read.out) == (0, 1, True)
     reason = "no answer in time" if is_mute else "i/o timeout"
     assert re.search(rf"The log of shard 1 on node node-1 cannot be read: .*{reason}", read.err)

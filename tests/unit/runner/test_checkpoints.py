@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def _save_elsewhere(root: Path, store: VersionedStore, *tasks: Task) -> None:
     for task in tasks:
         Checkpoint(run.path.with_name(directory_name((task.param_id, task.seed))), 600.0).save({}, at=1)
         run.checkpoints.end(task, 0.0)
-    run.checkpoints.close(60.0)
+    run.checkpoints.close(PATIENCE)
 
 
 def _names(path: Path) -> list[str]:
@@ -151,7 +152,7 @@ def test_links_to_files_inside_are_copied_as_files(tmp_path: Path) -> None:
     (run.path / "new" / "7" / "restart.7").write_text("x")
     (run.path / "new" / "7" / "restart.last").symlink_to("restart.7")
     run.checkpoints.end(TASK, 0.0)
-    run.checkpoints.close(60.0)
+    run.checkpoints.close(PATIENCE)
     for again in (_Run(tmp_path / "here"), _Run(tmp_path / "there", store)):
         resumed = again.begin()
         assert resumed is not None
@@ -255,13 +256,34 @@ def test_an_outage_while_a_checkpoint_is_fetched_is_waited_for(tmp_path: Path, m
     assert run.told == ["Tasks wait for their checkpoints: The store does not answer."]
 
 
+def test_the_end_of_a_run_waits_for_a_slow_store(tmp_path: Path) -> None:
+    """A large checkpoint of a task that has failed is under way. On a node that goes, it is nowhere else."""
+    gate = threading.Event()
+
+    class Slow(InMemoryVersionedStore):
+        def create_if_absent(self, key: str, value: bytes) -> VersionToken | None:
+            gate.wait(PATIENCE)
+            return super().create_if_absent(key, value)
+
+    store = Slow()
+    run = _Run(tmp_path / "here", store)
+    Checkpoint(run.path, 600.0).save({}, at=1)
+    run.checkpoints.end(TASK, 0.0)
+    with ThreadPoolExecutor(1) as threads:
+        closing = threads.submit(run.checkpoints.close, 0.0, PATIENCE)
+        assert not wait([closing], 0.05).done
+        gate.set()
+    resumed = _Run(tmp_path / "there", store).begin()
+    assert (resumed and resumed.at) == "1"
+
+
 def test_a_task_that_comes_from_another_shard_goes_on_where_that_was(tmp_path: Path) -> None:
     """The other one has saved since this one began."""
     store = InMemoryVersionedStore()
     run, other = _Run(tmp_path / "here", store), _Run(tmp_path / "there", store)
     Checkpoint(other.path, 600.0).save({}, at=7)
     other.checkpoints.end(TASK, 0.0)
-    other.checkpoints.close(60.0)
+    other.checkpoints.close(PATIENCE)
     assert run.checkpoints.prepare(TASK, may_have=False) is None
     run.checkpoints.find_stored()
     resumed = run.checkpoints.prepare(TASK, may_have=False)
