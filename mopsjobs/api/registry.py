@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from mopsjobs.app.following.wait import WaitResult
     from mopsjobs.app.tasks.contrasts import ContrastChoice
     from mopsjobs.app.tasks.result_sets import ResultSets, SetChoice, SetsDocument
-    from mopsjobs.app.tasks.results_table import ReducedTable, ResultsTable
+    from mopsjobs.app.tasks.results_table import ResultsTable
     from mopsjobs.cache.queries.tasks import TaskList
     from mopsjobs.registry.job_registry import JobRegistry
     from mopsjobs.registry.job_state import JobState
@@ -975,31 +975,9 @@ class Job:
             NoManifestError: if mops-jobs did not submit the job.
             StoreError: if the registry cannot be read.
         """
-        from mopsjobs.app.tasks.results_table import read_reduced
+        from mopsjobs.studies.results import read_reduced
 
-        return read_reduced(self.id, None if params is None else as_plain(params), self._app)
-
-    def reduced_table(self) -> Table:
-        """Return the table of what the reduce function left: a row per parameter set, and one of the whole job.
-
-        The row of the whole job has no `param_id`. `job_id` is the job that made a reduction. A warning counts sets
-        that are not reduced. `results --reduced --table` writes the same table.
-
-        Raises:
-            NoOutputsError: if no reduction is complete yet, or the study names no such function.
-            NoManifestError: if mops-jobs did not submit the job.
-            StoreError: if the registry cannot be read.
-        """
-        from mopsjobs.app.tasks.results_table import read_reduced_table
-
-        app = self._app
-
-        def view(table: ReducedTable) -> Table:
-            rows = list(table.rows())
-            _warn(app, table.problems())
-            return Table.of(f"reductions of {self.id}", [column.name for column in table.columns], rows)
-
-        return read_reduced_table([self.id], app, view)
+        return read_reduced(self._app.store, self.id, None if params is None else as_plain(params))
 
     def replay(self, task: int, *, python: str | None = None, interrupt: int = 0) -> dict[str, Any]:
         """Run a task of the job once more, here, and compare its outputs: the document of `replay --json`.

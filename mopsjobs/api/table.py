@@ -230,7 +230,7 @@ class Results(Table):
         self._read_sets = read_sets
         self._read_contrast = read_contrast
 
-    def sets(self, *, sort: str | None = None, limit: int = 0, quantiles: Sequence[float] = ()) -> Table:
+    def sets(self, *, sort: str | None = None, limit: int = 0) -> Table:
         """Return a row per parameter set: how its tasks ended, and of each number its mean and its spread.
 
         The columns are those of `results --by set --table`. A task that repeats an earlier one is not counted.
@@ -238,20 +238,14 @@ class Results(Table):
         Args:
             sort: a result, for its mean, or a column; `-` in front for descending. None for the order of the study.
             limit: how many rows, 0 for all.
-            quantiles: add these quantiles of each number.
 
         Raises:
-            UsageError: if the job has no such result or column, or the quantiles are invalid.
+            UsageError: if the job has no such result or column.
             StoreError: if the registry cannot be read; offline, if the cache has no results of the job.
         """
         from mopsjobs.app.tasks.result_sets import SetChoice
-        from mopsjobs.app.tasks.results_table import check_quantiles
 
-        given: Any = quantiles
-        is_list = isinstance(given, Iterable) and not isinstance(given, str)
-        is_valid = is_list and all(isinstance(number, (int, float)) for number in given)
-        require(is_valid, "quantiles", quantiles, "numbers between 0 and 1, like [0.1, 0.9]")
-        return self._read_sets(SetChoice(sort=sort, limit=limit, quantiles=check_quantiles(tuple(quantiles))))
+        return self._read_sets(SetChoice(sort=sort, limit=limit))
 
     def best(self, result: str, limit: int = 10) -> Table:
         """Return the parameter sets with the lowest mean of a result, the best first.

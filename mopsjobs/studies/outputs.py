@@ -130,11 +130,6 @@ def reduction_key(job_id: str, param_id: str | None, tasks: int, name: str) -> s
     return REDUCTION.key(job=job_id, set=param_id or WHOLE_JOB, tasks=tasks, output=name)
 
 
-def reduction_prefix(job_id: str, param_id: str | None) -> str:
-    """Return the prefix of the outputs of reductions of a parameter set, or of the whole job."""
-    return f"{results_prefix(job_id)}{param_id or WHOLE_JOB}/{REDUCED}"
-
-
 def reduced_tasks(segment: str) -> int | None:
     """Return of how many tasks a reduction was made, by the second part of its name; None for another name."""
     number = segment.removeprefix(REDUCED)

@@ -7,26 +7,15 @@ See docs/decisions/0079-reduce-functions.md.
 
 from __future__ import annotations
 
-import functools
 import operator
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import accumulate, compress, islice
+from itertools import accumulate, compress
 from typing import Any, NamedTuple
 
-from mopsjobs.registry.keys import NAMES_NAME
-from mopsjobs.store.base import USUAL_WINDOW, Entry, ReadableStore, VersionedStore
-from mopsjobs.studies.field_values import is_output_name
+from mopsjobs.store.base import ReadableStore, VersionedStore
 from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.manifest import Manifest
-from mopsjobs.studies.outputs import (
-    REDUCED,
-    WHOLE_JOB,
-    Completeness,
-    find_complete_tasks,
-    reduced_tasks,
-    reduction_prefix,
-)
+from mopsjobs.studies.outputs import WHOLE_JOB, Completeness, find_complete_tasks
 
 
 class Reduction(NamedTuple):
@@ -96,93 +85,6 @@ def lacks_reductions(store: VersionedStore, manifest: Manifest) -> bool:
     if manifest.study.reduce is None:
         return False
     return bool(find_reductions(store, family_of(store, manifest.job_id, manifest)).due)
-
-
-class ReducedOutputs(NamedTuple):
-    """The outputs of a reduction."""
-
-    job_id: str
-    """The member of the family that made it."""
-    tasks: int
-    """Of how many tasks it was made."""
-    entries: Mapping[str, Entry]
-    """By their names; empty if the function returned nothing."""
-
-
-def find_reduced(store: VersionedStore, family: Sequence[Manifest], param_id: str | None) -> ReducedOutputs | None:
-    """Find the last complete reduction of a parameter set, or of the whole job, as `outputs_of` lists it.
-
-    It is None if there is none, or if a job that was resumed later has complete tasks of the set that it lacks. Only
-    one of an ancestor costs listings of the outputs of tasks: see `outdated_sets`.
-
-    Args:
-        store: where the outputs are.
-        family: the manifest of the job, that of its parent, and so on.
-        param_id: the parameter set; None: the whole job.
-
-    Raises:
-        StoreError: if a listing failed.
-    """
-    place, found = _newest_reduction(store, family, param_id)
-    below = "" if param_id is None else f"{param_id}/"
-    return None if place and param_id in outdated_sets(store, family, below)[place] else found
-
-
-def find_all_reduced(
-    store: VersionedStore, family: Sequence[Manifest]
-) -> Iterator[tuple[str | None, ReducedOutputs | None]]:
-    """Yield the result of `find_reduced` for each parameter set, in the order of the study, then for the whole job.
-
-    Each costs a listing, and one per ancestor until one has it. Several are under way at once. Outputs of
-    tasks are listed once per member if an ancestor has a reduction that no descendant made again.
-
-    Args:
-        store: where the outputs are.
-        family: the manifest of the job, that of its parent, and so on.
-
-    Raises:
-        StoreError: if a listing failed.
-    """
-    find = functools.partial(_newest_reduction, store, family)
-    outdated: list[set[str | None]] | None = None
-    param_ids: Iterator[str | None] = iter([*family[0].study.sets_by_id(), None])
-    with ThreadPoolExecutor(USUAL_WINDOW) as threads:
-        while batch := list(islice(param_ids, USUAL_WINDOW)):
-            listed = map(find, batch) if getattr(store, "is_local", False) else threads.map(find, batch)
-            for param_id, (place, found) in zip(batch, listed, strict=True):
-                if place and outdated is None:
-                    outdated = outdated_sets(store, family)
-                yield param_id, None if place and outdated and param_id in outdated[place] else found
-
-
-def _newest_reduction(
-    store: VersionedStore, family: Sequence[Manifest], param_id: str | None
-) -> tuple[int, ReducedOutputs | None]:
-    """Find the last complete reduction of the first member that has one, and the place of that member."""
-    for place, member in enumerate(family):
-        found = _last_reduction(store, member, param_id)
-        if found is not None:
-            return place, found
-    return 0, None
-
-
-def _last_reduction(store: VersionedStore, member: Manifest, param_id: str | None) -> ReducedOutputs | None:
-    """Find the complete reduction that a job made of the most tasks."""
-    if member.study.reduce is None:
-        return None
-    made: dict[int, dict[str, Entry]] = {}
-    prefix = reduction_prefix(member.job_id, param_id)
-    for entry in store.scan(prefix):
-        number, _, name = entry.key[len(prefix) :].partition("/")
-        tasks = reduced_tasks(REDUCED + number)
-        if tasks is not None:
-            made.setdefault(tasks, {})[name] = entry
-    last = max((tasks for tasks, entries in made.items() if NAMES_NAME in entries), default=None)
-    if last is None:
-        return None
-    return ReducedOutputs(
-        member.job_id, last, {name: entry for name, entry in made[last].items() if is_output_name(name)}
-    )
 
 
 def outdated_sets(store: ReadableStore, family: Sequence[Manifest], below: str = "") -> list[set[str | None]]:

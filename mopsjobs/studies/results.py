@@ -19,7 +19,7 @@ from mopsjobs.store.base import Entry, Versioned, VersionedStore
 from mopsjobs.store.unread_keys import why_unread
 from mopsjobs.studies.field_values import is_output_name
 from mopsjobs.studies.lineage import family_of
-from mopsjobs.studies.manifest import Manifest, Reuse
+from mopsjobs.studies.manifest import Manifest, Reuse, load_manifest
 from mopsjobs.studies.output_directory import OutputDirectory, RefusedFileError, is_safe_segment
 from mopsjobs.studies.outputs import (
     REDUCED,
@@ -33,7 +33,7 @@ from mopsjobs.studies.outputs import (
 from mopsjobs.studies.packed_store import PackedStore, by_pack
 from mopsjobs.studies.reductions import outdated_sets
 from mopsjobs.studies.seeds import SeedIndex
-from mopsjobs.studies.study import ParameterSet, Task
+from mopsjobs.studies.study import ParameterSet, Task, param_id
 from mopsjobs.utils.csv_safe import csv_header, csv_text
 from mopsjobs.utils.table_files import free_name
 from mopsjobs.utils.text import pluralize
@@ -55,6 +55,9 @@ TABLE = "tasks.csv"
 
 HEAD_BYTES = 1_000_000
 """Bytes of a table that are read to learn whose outputs a directory has. The parameters of a study may fill lines."""
+
+WHOLE_BELOW = f"{WHOLE_JOB}/"
+"""How the names of outputs of the reduction of the whole job begin."""
 
 SetsById = Mapping[str, list[tuple[int, ParameterSet]]]
 """The result of `Study.sets_by_id`."""
@@ -129,7 +132,7 @@ class DownloadResult(NamedTuple):
         return problems
 
 
-def outputs_of(store: VersionedStore, job_id: str, family: Sequence[Manifest]) -> Iterator[Output]:
+def outputs_of(store: VersionedStore, job_id: str, family: Sequence[Manifest], below: str = "") -> Iterator[Output]:
     """Yield the outputs of a job, then those of its ancestors for the tasks that the job did not do again.
 
     Of the reductions of a parameter set, only the last complete one has its outputs listed. Those of ancestors are left
@@ -140,14 +143,15 @@ def outputs_of(store: VersionedStore, job_id: str, family: Sequence[Manifest]) -
         store: where the outputs are.
         job_id: the job.
         family: the manifest of the job, that of its parent, and so on; empty for a job without a manifest.
+        below: the first part of the names, with its slash; empty for all.
 
     Raises:
         StoreError: if a listing failed.
     """
     reduced: set[str | None] = set()
     """Sets, and None for the whole job, that a descendant has reduced."""
-    outdated = outdated_sets(store, family) or [set()]
-    for outputs, lacking in zip(_outputs_by_member(store, job_id, family), outdated, strict=True):
+    outdated = outdated_sets(store, family, "" if below == WHOLE_BELOW else below) or [set()]
+    for outputs, lacking in zip(_outputs_by_member(store, job_id, family, below), outdated, strict=True):
         own: set[str | None] = set()
         for output in outputs:
             if output.reduced is not None:
@@ -366,6 +370,54 @@ def read_output(store: VersionedStore, key: str, entry: Entry | None = None) -> 
         if reason is None:
             return None
         raise RefusedFileError(reason) from None
+
+
+def read_outputs(store: VersionedStore, keys: Mapping[str, str]) -> dict[str, bytes]:
+    """Return outputs by their names, without those that are gone.
+
+    Args:
+        store: where they are.
+        keys: their keys, by their names.
+
+    Raises:
+        MopsJobsError: if the store does not send one.
+        StoreError: if the store does not answer.
+    """
+    outputs = {}
+    for name, key in keys.items():
+        try:
+            found = read_output(store, key)
+        except RefusedFileError as error:
+            raise MopsJobsError(f"{key} cannot be read: {error}.") from None
+        if found is not None:
+            outputs[name] = found.value
+    return outputs
+
+
+def read_reduced(store: VersionedStore, job_id: str, params: Mapping[str, Any] | None) -> dict[str, bytes]:
+    """Return the outputs of a reduction by their names. It costs a listing per member of the family, and the reads.
+
+    Args:
+        store: where they are.
+        job_id: the full id of the job.
+        params: the parameters of a set; None for the whole job.
+
+    Raises:
+        NoOutputsError: if there are none.
+        NoManifestError: if mops-jobs did not submit the job.
+        StoreError: if the registry cannot be read.
+        MopsJobsError: if the store does not send an output.
+    """
+    manifest = load_manifest(store, job_id)
+    function, keys = manifest.study.reduce, dict[str, str]()
+    if function is not None:
+        below = WHOLE_BELOW if params is None else f"{param_id(params)}/"
+        listed = outputs_of(store, job_id, family_of(store, job_id, manifest), below)
+        keys = {one.name.rpartition("/")[2]: one.entry.key for one in listed if one.reduced is not None}
+    if not keys:
+        what = "names no reduce function" if function is None else f"has no outputs of {function} for that"
+        raise NoOutputsError(f"Job {job_id} {what}.", job_id=job_id)
+    return read_outputs(store, keys)
 
 
 def _replace_table(directory: OutputDirectory, write: Callable[[Path], TableSummary]) -> TableSummary:

@@ -180,15 +180,10 @@ class Columns(NamedTuple):
     """Parameters that vary, or may vary, and are not among the columns, since there are too many."""
 
 
-def make_columns(sets: Sequence[Mapping[str, Any]], *, max_cells: int = MAX_CELLS) -> Columns:
-    """Return a column for each parameter that has two values at least, or is not set everywhere.
-
-    Args:
-        sets: the parameters of each set.
-        max_cells: how many values are compared at most.
-    """
+def make_columns(sets: Sequence[Mapping[str, Any]]) -> Columns:
+    """Return a column for each parameter that has two values at least, or is not set everywhere."""
     names = Counter(name for params in sets for name in params)
-    most = min(MAX_PARAMETERS, max_cells // max(len(sets), 1))
+    most = min(MAX_PARAMETERS, MAX_CELLS // max(len(sets), 1))
     columns: list[Column] = []
     left = len(names)
     for name in names:
@@ -405,7 +400,7 @@ MIN_FAILED = 3
 MAX_FINDINGS = 3
 
 MAX_SETS = 10_000
-"""Parameter sets that are searched. Of more, some are drawn; what is found in them is then fitted to all."""
+"""Parameter sets that are searched. Of more, some are drawn; what is found in them is then counted in all."""
 
 EXPOSED = 0.9
 """The part of the sets that has to have a number of tasks for it to be m."""
@@ -455,26 +450,8 @@ class Separation:
             condition = _search(self._sets, self._columns, self._logs, key, found)
             if condition is None:
                 break
-            if len(self._sets) < len(self._all) and not self._is_exact(condition, key, found):
-                condition = self._fitted(condition, key, found)
             found.append(condition)
         return [self._counted(condition, key) for condition in found]
-
-    def _is_exact(self, condition: Condition, key: str, without: Sequence[Condition]) -> bool:
-        """Return whether a condition holds for all sets with the error, and for no other in which a task succeeded."""
-        return all(
-            condition.holds(one.params) is (key in one.outcomes)
-            for one in self._all
-            if (key in one.outcomes or None in one.outcomes)
-            and not any(earlier.holds(one.params) for earlier in without)
-        )
-
-    def _fitted(self, condition: Condition, key: str, without: Sequence[Condition]) -> Condition:
-        """Return the best condition on the parameters of this one, by all sets instead of those that were drawn."""
-        names = {part.parameter for part in condition.parts}
-        params = [{name: value for name, value in one.params.items() if name in names} for one in self._all]
-        columns = make_columns(params, max_cells=len(params) * len(names)).columns
-        return _search(self._all, columns, LogFactorials(len(self._all)), key, without) or condition
 
     def _counted(self, condition: Condition, key: str) -> Finding:
         """Count the tasks of all sets for which a condition holds."""

@@ -268,7 +268,7 @@ def test_a_design_with_more_replicates_follows_from_the_spread_so_far(cli: Cli, 
     remote.jobs.update_status("job", "succeeded")
     ran = cli.ok("failures", "job", "--design", "--within", "peak=5%", "--within", "r=100")
     until = {"peak": {"confidence": 0.95, "relative": 0.05}, "r": {"confidence": 0.95, "absolute": 100.0}}
-    assert ran.json["n_replicates"] == {"min": 4, "max": 1200, "until": until}
+    assert ran.json["n_replicates"] == {"min": 4, "max": 640, "until": until}
     assert [one["params"] for one in ran.json["parameter_sets"]] == [{"x": 0}, {"x": 1}, {"x": 2}]
     assert "2 of 3 sets need more than 4 replicates, by their spread so far: n = (t sd / width)^2." in ran.err
     assert "About 86 tasks in all, of which 12 are done." in ran.err

@@ -92,7 +92,7 @@ def test_what_the_best_sets_have_in_common_is_explained(cli: Cli, remote: Remote
     assert document["separates"][0]["condition"].startswith("beta")
 
 
-@pytest.mark.parametrize("flags", [("--best", "--table", "x.csv"), ("--explain", "--quantile", "0.1"), ("--best", "x")])
+@pytest.mark.parametrize("flags", [("--best", "--table", "x.csv"), ("--explain", "--by", "task"), ("--best", "x")])
 def test_what_has_no_effect_is_refused(cli: Cli, remote: Remote, flags: tuple[str, ...]) -> None:
     """So is a job that is not a calibration."""
     put_calibration(remote.jobs, "cal", 1)

@@ -457,8 +457,8 @@ def test_without_a_place_for_the_file_nothing_is_kept(cli: Cli, jobs: JobRegistr
     leave_losses(jobs, [[2.0, 3.0], [1.0, 1.5]])
     Path(f"{cli.app().cache.path}-results").touch()
     for _ in range(2):
-        (first, _) = cli.ok("results", "job", "--best", "loss", "--quantile", "0.5", "--json").json["sets"]
-        assert (first["x"], first["loss.q0.5"]) == (1, 1.25)
+        (first, _) = cli.ok("results", "job", "--best", "loss", "--json").json["sets"]
+        assert (first["x"], first["loss.mean"]) == (1, 1.25)
     assert cli.ok("query", "SELECT max(loss) FROM results", "--job", "job", "--tsv").out == "3.0\n"
     assert len(made) == 3
 
@@ -507,9 +507,6 @@ def test_a_table_with_too_many_columns_has_the_first_results(
     ran = cli.ok("results", "job", "--table", "-", "--by", "set")
     assert [name for name in ran.out.splitlines()[0].split(",") if "mean" in name] == ['"a.mean"', '"b.mean"']
     assert "1 more result: `--table` without `--by set` has all." in ran.err
-    ran = cli("results", "job", "--table", "-", "--quantile", "0.5")
-    said = "invalid quantiles: 1 of 2 results would be 13 columns, expected at most 11: no quantiles."
-    assert (ran.code, ran.err) == (2, f"error: {said}\n")
 
 
 def test_the_error_of_a_set_is_the_last_of_the_most_frequent_ones(cli: Cli, jobs: JobRegistry) -> None:

@@ -85,12 +85,11 @@ def test_sql_groups_tasks_by_parameters_and_averages_scalars(cli: Cli, jobs: Job
     assert found["rows"] == [{"r0": 1.5, "peak": 10, "n": 2}, {"r0": 2.5, "peak": None, "n": 1}]
     assert (found["tasks"], found["lacking"]) == ({"succeeded": 2, "failed": 1}, {"peak": 1})
     assert 0 < found["bytes_read"] < 1000
-    assert found["output_bytes"] == 200
     ran = cli.ok("results", "job", "--sql", sql, "--csv")
     assert ran.out.splitlines()[0] == '"r0","peak","n"'
     assert "1 of 3 tasks has no values: 1 failed." in ran.err
     assert "1 of 2 succeeded tasks has no peak." in ran.err
-    assert "of scalars; the outputs have 200 bytes." in ran.err
+    assert " of scalars." in ran.err
 
 
 @pytest.mark.usefixtures("engine")
@@ -358,28 +357,22 @@ def test_series_without_a_duckdb_that_is_new_enough_say_so(
 
 
 def test_duckdb_reads_a_downloaded_directory_by_the_printed_views(cli: Cli, jobs: JobRegistry, tmp_path: Path) -> None:
-    """They answer as `--sql` does: for arrays, columns of CSV and Parquet, and the table that lies there."""
-    manifest = add_job(jobs, "job", [{"r0": 1}, {"r0": 2}], outputs=["result.json", "daily.csv", "week.parquet"])
+    """The view `results` reads the table that lies there; without one, it has the tasks."""
+    manifest = add_job(jobs, "job", [{"r0": 1}, {"r0": 2}])
     Ledger(jobs.store)(attempt(0, output_bytes=None), attempt(1, output_bytes=None))
-    pd.DataFrame({"dead": [3, 4]}).to_parquet(tmp_path / "week.parquet")
-    for task in manifest.study.tasks():
-        leave_output(jobs, manifest, task.number, peak=task.number, fit={"trace": [task.number, 0.5]}, words=["x"])
-        for name, value in (
-            ("daily.csv", b"day,it's\n0,7\n1,\n"), ("week.parquet", (tmp_path / "week.parquet").read_bytes()),
-        ):  # fmt: skip
-            jobs.store.create_if_absent(output_key("job", task, name), value)
+    for number in (0, 1):
+        leave_output(jobs, manifest, number, peak=number)
     out = tmp_path / "o'ut"
     cli.ok("results", "job", "--download", str(out))
-    ran = cli.ok("results", "job", "--duckdb", str(out))
-    assert "results has no scalars. To have them, run `mops-jobs results job --table" in ran.err
-    cli.ok("results", "job", "--table", str(out / "results.parquet"))
-    ran = cli.ok("results", "job", "--duckdb", str(out))
-    database = duckdb.connect()
-    database.execute(ran.out)
-    assert database.execute("SELECT r0, peak FROM results ORDER BY r0").fetchall() == [(1, 0), (2, 1)]
-    for name in ("fit.trace", "it''s", "dead"):
-        sql = LONG.format(name)
-        assert [list(row) for row in database.execute(sql).fetchall()] == rows(ask(cli, sql))
+    for columns, rows_of_view in (("r0", [(1,), (2,)]), ("r0, peak", [(1, 0), (2, 1)])):
+        ran = cli.ok("results", "job", "--duckdb", str(out))
+        assert ("results has no scalars. To have them, run `mops-jobs results job --table" in ran.err) is (
+            columns == "r0"
+        )
+        database = duckdb.connect()
+        database.execute(ran.out)
+        assert database.execute(f"SELECT {columns} FROM results ORDER BY r0").fetchall() == rows_of_view
+        cli.ok("results", "job", "--table", str(out / "results.parquet"))
 
 
 def test_views_of_a_directory_without_a_download_are_refused(cli: Cli, jobs: JobRegistry, tmp_path: Path) -> None:

@@ -22,9 +22,8 @@ from mopsjobs.engines.trust import remember_launch
 from mopsjobs.engines.worker import real_numbers
 from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.ledger.format import chunk_key
-from mopsjobs.registry.keys import NAMES_NAME
 from mopsjobs.studies.manifest import Reuse, load_manifest
-from mopsjobs.studies.outputs import output_key, reduction_key, results_prefix
+from mopsjobs.studies.outputs import output_key, results_prefix
 from mopsjobs.web.site.kept import read_results
 from support.cli import foreign, key
 from support.ledgers import BUNDLE, Ledger, add_job, attempt, leave_output, leave_scalars, put_manifest, results_table
@@ -273,21 +272,21 @@ def test_an_outage_makes_no_table(cli: Cli, remote: Remote, tmp_path: Path) -> N
 # --- replicates -----------------------------------------------------------------------------------------------------
 
 
-def test_means_and_quantiles_over_replicates(cli: Cli, jobs: JobRegistry) -> None:
+def test_means_over_replicates(cli: Cli, jobs: JobRegistry) -> None:
     """A row per parameter set; replicates without outputs count as tasks only. Sets of the same parameters are one."""
     sets = [{"x": 1}, {"x": 2}, {"params": {"x": 1}, "seed": 9}]
     manifest = add_job(jobs, "job", sets, n_replicates=3, status="partial")
     Ledger(jobs.store)(*(attempt(number) for number in (0, 1, 6)), attempt(2, "failed"))
     for number, peak in ((0, 1), (1, 2.0), (6, 6)):
         leave_output(jobs, manifest, number, peak=peak, note="x")
-    rows = results_table(cli, "job", "--by", "set", "--quantile", "0.1,0.5")
-    statistics = ["peak.n", "peak.n_nan", "peak.mean", "peak.sd", "peak.half_width", "peak.q0.1", "peak.q0.5"]
+    rows = results_table(cli, "job", "--by", "set")
+    statistics = ["peak.n", "peak.n_nan", "peak.mean", "peak.sd", "peak.half_width"]
     names = ["job_id", "x", "tasks", "done", "failed", "missing", "waiting", "error", *statistics]
     assert [list(row) for row in without(rows, "param_id")] == [names, names]
     assert [list(row.values()) for row in without(rows, "param_id")] == [
         ["job", "1", "4", "3", "1", "0", "0", "ValueError: beta is 0.93",
-         "3", "0", "3.0", "2.6457513110645903", "6.572410607728432", "1.2", "2.0"],
-        ["job", "2", "3", "0", "0", "3", "0", "", "0", "0", "", "", "", "", ""],
+         "3", "0", "3.0", "2.6457513110645903", "6.572410607728432"],
+        ["job", "2", "3", "0", "0", "3", "0", "", "0", "0", "", "", ""],
     ]  # fmt: skip
     assert "Not numbers, so without statistics: note." in cli.ok("results", "job", "--table", "-", "--by", "set").err
 
@@ -375,7 +374,6 @@ def test_a_task_that_repeats_another_one_has_a_row_and_counts_once(cli: Cli, job
         (["job", "--table", "out.xlsx"], "invalid table 'out.xlsx': expected a name that ends in .csv, .jsonl or"),
         (["job", "--by", "task"], "--by task needs --table FILE."),
         (["job", "--tsv"], "--tsv needs --by set, --contrast or --sql."),
-        (["job", "--reduced"], "--reduced needs --table FILE."),
         (["job", "--best", "y", "--sort", "y"], "not allowed with argument"),
         (["--best", "y"], "Name a JOB, or select jobs by --label."),
         (["job", "--label", "a=1"], "A JOB contradicts --label, which selects jobs."),
@@ -385,8 +383,6 @@ def test_a_task_that_repeats_another_one_has_a_row_and_counts_once(cli: Cli, job
             ["job", "--offline"],
             "--offline needs --table FILE, --by set, --sql, --explain or --contrast: the cache has no outputs.",
         ),
-        (["job", "--table", "-", "--quantile", "2"], "invalid quantiles '2': expected up to 20 numbers from 0 to 1"),
-        (["job", "--table", "-", "--quantile", "0.5,.5"], "invalid quantiles '0.5,.5': one comes twice"),
         (["job", "--table", "-", "--json"], "not allowed with argument"),
     ],
 )
@@ -398,10 +394,8 @@ def test_what_makes_no_table_is_refused(cli: Cli, jobs: JobRegistry, argv: list[
 VALUES = {
     "task": " 0",
     "limit": " 0",
-    "quantile": " 0.5",
     "contrast": " x=a,b",
     "table": " -",
-    "reduced": "",
     "offline": "",
     "tsv": "",
     "csv": "",
@@ -555,120 +549,6 @@ def test_a_lost_embedded_registry_leaves_the_table(cli: Cli, jobs: JobRegistry) 
     ran = cli("results", "job", "--table", "-", "--offline")
     assert ran.code == 7
     assert [row["peak"] for row in csv.DictReader(io.StringIO(ran.out))] == ["0", "1", ""]
-
-
-REDUCE = {"reduce": "means:summarise", "n_replicates": 2}
-
-
-def reduce(jobs: JobRegistry, manifest: Manifest, place: int | None, tasks: int, **outputs: bytes) -> None:
-    """Store the outputs of a reduction, named without their endings, as a runner does."""
-    param_id = None if place is None else list(manifest.study.sets_by_id())[place]
-    endings = {"result": "json", "table": "csv", "plot": "png"}
-    named = {f"{name}.{endings[name]}": value for name, value in outputs.items()}
-    for name, value in {**named, NAMES_NAME: json.dumps(sorted(named)).encode()}.items():
-        jobs.store.create_if_absent(reduction_key(manifest.job_id, param_id, tasks, name), value)
-
-
-def made_by(out: str) -> list[tuple[str, str]]:
-    """Return the job and the number of tasks of each row of a table."""
-    return [(row["job_id"], row["tasks"]) for row in csv.DictReader(io.StringIO(out))]
-
-
-@pytest.fixture
-def reduced(jobs: JobRegistry) -> Manifest:
-    """Return a job of three parameter sets, of which the function has reduced the first one to nothing."""
-    manifest = add_job(jobs, "job", [{"beta": 0.5}, {"beta": 1}, {"beta": None}], status="partial", **REDUCE)
-    leave_output(jobs, manifest, 2, peak=100)
-    reduce(jobs, manifest, 0, 2)
-    reduce(jobs, manifest, 2, 2, result=b'{"mean": 0.25, "fit": {"ok": true}, "series": [1, 2]}', plot=b"PNG")
-    reduce(jobs, manifest, 1, 1, result=b'{"mean": 3}', table=b"low,high\n1,2\n")
-    reduce(jobs, manifest, None, 3, result=b'{"loss": 7, "tasks": "three"}')
-    return manifest
-
-
-def test_each_reduction_has_a_row_and_the_job_comes_last(cli: Cli, reduced: Manifest) -> None:
-    """In the order of the study, with parameters, the number of tasks, and scalars, named as in a table of tasks."""
-    ids = list(reduced.study.sets_by_id())
-    rows = results_table(cli, "job", "--reduced")
-    assert list(rows[0]) == [
-        "job_id", "param_id", "beta", "tasks", "fit.ok", "loss", "mean", "result.tasks", "high", "low",
-    ]  # fmt: skip
-    assert [list(row.values()) for row in rows] == [
-        ["job", ids[0], "0.5", "2", "", "", "", "", "", ""],
-        ["job", ids[1], "1.0", "1", "", "", "3.0", "", "2", "1"],
-        ["job", ids[2], "", "2", "true", "", "0.25", "", "", ""],
-        ["job", "", "", "3", "", "7", "", "three", "", ""],
-    ]
-
-
-def test_a_damaged_output_is_left_out_and_counted(cli: Cli, jobs: JobRegistry, reduced: Manifest) -> None:
-    reduce(jobs, reduced, 0, 3, result=b"{")
-    ran = cli.ok("results", "job", "--table", "-", "--reduced")
-    assert len(ran.out.splitlines()) == 5
-    assert "1 value of outputs left out" in ran.err
-
-
-def test_python_programs_have_the_same_table(cli: Cli, reduced: Manifest) -> None:
-    with mopsjobs.connect(env=cli.env) as registry:
-        table = registry.job("job").reduced_table()
-    assert [row["mean"] for row in table] == [None, 3, 0.25, None]
-    assert [row["tasks"] for row in table] == [2, 1, 2, 3]
-    assert repr(table) == "<Table of reductions of job: 4 rows>"
-
-
-def test_a_family_has_the_last_reduction_of_each_set(cli: Cli, jobs: JobRegistry, reduced: Manifest) -> None:
-    """Each names the job that made it. A job that is not reduced yet is named."""
-    child = add_job(jobs, "job.2", [{"beta": 0.5}, {"beta": 1}, {"beta": None}], only=(0, 1, 3), **REDUCE)
-    reduce(jobs, child, 1, 2, result=b'{"mean": 4}')
-    add_job(jobs, "other", [{"beta": 2}], **REDUCE)
-    ran = cli("results", "job", "job.2", "other", "--table", "-", "--reduced")
-    assert made_by(ran.out) == [("job", "2"), ("job.2", "2"), ("job", "2"), ("job", "3")]
-    assert ran.code == 7
-    assert "warning: Job other has no outputs of means:summarise." in ran.err
-    assert [row["tasks"] for row in results_table(cli, "job", "--reduced")] == ["2", "1", "2", "3"]
-
-
-@pytest.mark.parametrize(
-    ("places", "sentence"),
-    [
-        ([0, 2], "2 of 4 parameter sets of job job, and the whole job, are not reduced."),
-        ([0, 2, None], "2 of 4 parameter sets of job job are not reduced."),
-        ([0, 1, 2, None], "1 of 4 parameter sets of job job is not reduced."),
-        ([0, 1, 2, 3], "Job job is not reduced as a whole."),
-    ],
-)
-def test_what_is_not_reduced_is_counted(cli: Cli, jobs: JobRegistry, places: list[int | None], sentence: str) -> None:
-    """The others have their rows. The exit code is that of a part that is lacking."""
-    manifest = add_job(jobs, "job", [{"beta": beta} for beta in range(4)], status="partial", **REDUCE)
-    for place in places:
-        reduce(jobs, manifest, place, 2, result=b'{"mean": 3}')
-    ran = cli("results", "job", "--table", "-", "--reduced")
-    assert (ran.code, len(made_by(ran.out))) == (7, len(places))
-    assert f"warning: {sentence}\n" in ran.err
-
-
-def test_sets_with_new_tasks_of_a_child_count_as_not_reduced(cli: Cli, jobs: JobRegistry, reduced: Manifest) -> None:
-    """Their reductions by the parent lack these tasks."""
-    child = add_job(jobs, "job.2", [{"beta": 0.5}, {"beta": 1}, {"beta": None}], only=(0, 1, 3), **REDUCE)
-    leave_output(jobs, child, 1, peak=100)
-    ran = cli("results", "job.2", "--table", "-", "--reduced")
-    assert (ran.code, made_by(ran.out)) == (7, [("job", "1"), ("job", "2")])
-    assert "warning: 1 of 3 parameter sets of job job.2, and the whole job, are not reduced." in ran.err
-
-
-@pytest.mark.parametrize(
-    ("study", "sentence"),
-    [
-        ({}, "Job job names no reduce function."),
-        (REDUCE, "Job job has no outputs of means:summarise."),
-    ],
-)
-def test_a_job_that_nothing_reduced_is_refused(
-    cli: Cli, jobs: JobRegistry, study: dict[str, object], sentence: str
-) -> None:
-    add_job(jobs, "job", [{"beta": 1}], **study)  # type: ignore[arg-type] - as a study file has it
-    ran = cli("results", "job", "--table", "-", "--reduced")
-    assert (ran.code, ran.out, ran.err) == (6, "", f"error: {sentence}\n")
 
 
 SETS = [{"x": number} for number in range(3)]

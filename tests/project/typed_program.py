@@ -82,7 +82,7 @@ def finish(job: mj.Job) -> list[dict[str, Any]]:
     except mj.JobEndError as error:
         log.error("%s", error.status)  # noqa: TRY400 - no traceback
     results: mj.Results = job.results()
-    return results.sets(quantiles=[0.05, 0.95]).rows + results.best("peak", 3).rows
+    return results.sets().rows + results.best("peak", 3).rows
 
 
 def look(job: mj.Job) -> None:
@@ -96,7 +96,6 @@ def look(job: mj.Job) -> None:
     names: list[str] = tasks.columns
     lines: list[str] = job.logs(task=[row["task"] for row in tasks], tail=20)
     tasks.to_csv("tasks.csv")
-    job.reduced_table().to_parquet("means.parquet")
     failures: mj.Failures = job.failures(offline=True)
     groups: list[dict[str, Any]] = failures["groups"]
     kinds = {event["kind"] for event in job.events("task_failed")}

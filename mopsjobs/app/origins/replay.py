@@ -17,16 +17,15 @@ from mopsjobs.bundles.bundle import load_bundle
 from mopsjobs.engines.model_env import model_environment
 from mopsjobs.engines.model_process import describe_interpreter
 from mopsjobs.engines.trust import python_of_launch
-from mopsjobs.errors import EXIT_DIFFERENT, EXIT_DONE, MopsJobsError, RecordError
+from mopsjobs.errors import EXIT_DIFFERENT, EXIT_DONE, RecordError
 from mopsjobs.ledger.environment import environment_of_worker
 from mopsjobs.runner.interrupted import Interruption, interrupt
 from mopsjobs.runner.run_once import Place, RunResult, run_once
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.studies.lineage import ancestry
 from mopsjobs.studies.manifest import Manifest, load_manifest
-from mopsjobs.studies.output_directory import RefusedFileError
 from mopsjobs.studies.outputs import output_key
-from mopsjobs.studies.results import read_output
+from mopsjobs.studies.results import read_outputs
 from mopsjobs.studies.study import Study, Task, find_varying, task_name
 from mopsjobs.submission.model_check import find_interpreter
 from mopsjobs.submission.reuse import environment_difference
@@ -169,17 +168,9 @@ def _find_source(store: VersionedStore, manifest: Manifest, task: Task) -> _Sour
 
 def _stored(store: VersionedStore, job_id: str, study: Study, task: Task) -> dict[str, bytes]:
     """Return the stored outputs of a task."""
-    prefix, outputs = output_key(job_id, task, ""), {}
-    for entry in store.scan(prefix):
-        name = entry.key.removeprefix(prefix)
-        if study.keeps_output(name):
-            try:
-                found = read_output(store, entry.key)
-            except RefusedFileError as error:
-                raise MopsJobsError(f"{entry.key} cannot be read: {error}.") from None
-            if found is not None:
-                outputs[name] = found.value
-    return outputs
+    prefix = output_key(job_id, task, "")
+    keys = {entry.key.removeprefix(prefix): entry.key for entry in store.scan(prefix)}
+    return read_outputs(store, {name: key for name, key in keys.items() if study.keeps_output(name)})
 
 
 def _environment_difference(job_id: str, python: str, app: App) -> str | None:

@@ -34,7 +34,6 @@ from mopsjobs.app.tasks.results_table import (
     describe_unread,
     find_results,
     plain_columns,
-    quantile,
     read_results_table,
     state_of_jobs,
 )
@@ -201,7 +200,6 @@ class SetChoice(NamedTuple):
     """A scalar: the highest means first."""
     limit: int = 0
     """How many, 0 for all."""
-    quantiles: tuple[float, ...] = ()
 
 
 class SetPage(NamedTuple):
@@ -243,11 +241,8 @@ class ResultSets:
         self.unread: int = about["unread"]
         """Tasks that have ended, and whose ends are not in the store yet."""
         self.age: str = about["age"]
-        self._is_active: bool = about["is_active"]
         self.is_stale: bool = about["is_stale"]
         """Whether more is known by now."""
-        self.quantiles: tuple[float, ...] = ()
-        self._table = "set_row"
 
     @property
     def numbers(self) -> list[Scalar]:
@@ -262,32 +257,12 @@ class ResultSets:
     def column_of(self, scalar: str, statistic: str = "mean") -> str:
         """Return the name of the column of a statistic of a scalar."""
         columns = self.columns[len(BEFORE) + len(self.parameters) + len(COUNTS) + 1 :]
-        per_scalar = len(STATISTICS) + len(self.quantiles)
-        place = [one.name for one in self.numbers].index(scalar) * per_scalar
+        place = [one.name for one in self.numbers].index(scalar) * len(STATISTICS)
         return columns[place + [name for name, _ in STATISTICS].index(statistic)].name
 
     def confidence_of(self, scalar: str) -> float:
         """Return the confidence of the intervals of a scalar that is a number."""
         return next(one.confidence for one in self.numbers if one.name == scalar) or CONFIDENCE
-
-    def _add_quantiles(self, quantiles: Sequence[float]) -> None:
-        """Add quantiles of each number to the columns. They are computed now, from the tasks.
-
-        Raises:
-            UsageError: if the table would have too many columns.
-        """
-        columns = len(self.parameters) + len(self.numbers) * (len(STATISTICS) + len(quantiles))
-        if columns > MAX_COLUMNS:
-            most = (MAX_COLUMNS - len(self.parameters)) // max(1, len(self.numbers)) - len(STATISTICS)
-            raise UsageError(
-                f"invalid quantiles: {len(quantiles)} of {pluralize(len(self.numbers), 'result')} would be {columns:,}"
-                f" columns, expected at most {MAX_COLUMNS:,}: {most if most > 0 else 'no'} quantiles."
-            )
-        if quantiles:
-            self.quantiles = tuple(quantiles)
-            self._table = "temp.set_row"
-            self._database.execute(_set_table("CREATE TEMP TABLE set_row", self.numbers, len(quantiles)))
-            _fill_sets(self._database, self._table, self.scalars, self.quantiles, is_active=self._is_active)
 
     def varying(self) -> list[str]:
         """Return the columns of the parameters that do not have the same value in all sets."""
@@ -324,7 +299,7 @@ class ResultSets:
             by = f"{value} IS NULL, {value}{direction}, number"
         statistics = ", ".join(sql for _, sql in columns[len(BEFORE) + len(self.parameters) :])
         rows = self._database.execute(
-            f"SELECT job_id, param_id, params, {marks}{statistics} FROM {self._table} AS s"  # noqa: S608 - names of our own
+            f"SELECT job_id, param_id, params, {marks}{statistics} FROM set_row AS s"  # noqa: S608 - names of our own
             " JOIN parameter_set USING (number) LEFT JOIN set_precision USING (number)"
             f" ORDER BY {by} LIMIT {limit or -1:d} OFFSET {offset:d}",
             () if standing is None else (standing.limit,),
@@ -380,7 +355,6 @@ class ResultSets:
         Raises:
             UsageError: if a scalar or a column has another name.
         """
-        self._add_quantiles(choice.quantiles)
         order = self.order_of(choice)
         columns, rows, standing = self.columns, self.rows(order, choice.limit), None
         if order is not None and order.end is not None:
@@ -548,9 +522,8 @@ class ResultSets:
         columns += [(column, column.name) for column in plain_columns((name, "integer") for name in COUNTS)]
         columns.append((Column(ERROR, frozenset({"text"})), "s.error"))
         taken = {column.name for column, _ in columns}
-        kinds = [*STATISTICS, *((f"q{one:g}", "number") for one in self.quantiles)]
         for place, scalar in enumerate(self.numbers):
-            for (suffix, kind), sql in zip(kinds, _statistic_names(place, len(self.quantiles)), strict=True):
+            for (suffix, kind), sql in zip(STATISTICS, _statistic_names(place), strict=True):
                 name = free_name(f"{scalar.name}.{suffix}", "result", taken)
                 columns.append((Column(name, frozenset({kind})), sql))
         if self.targets is not None:
@@ -742,10 +715,14 @@ def _fill(table: ResultsTable, database: sqlite3.Connection, state: str) -> None
     of_targets = "".join(f", {name}" for place in range(len(targets)) for name in _target_names(place))
     for statement in _SCHEMA.format(parameters=parameters, scalars=columns, targets=of_targets).split(";\n"):
         database.execute(statement)
-    database.execute(_set_table("CREATE TABLE set_row", [one for one in scalars if one.is_number], 0))
+    statistics = [one for one in scalars if one.is_number]
+    names = [name for place in range(len(statistics)) for name in _statistic_names(place)]
+    # How far the middle of an interval is from the mean.
+    names += [f"e{place}" for place, one in enumerate(statistics) if one.confidence is not None]
+    database.execute(f"CREATE TABLE set_row ({', '.join(['number INTEGER PRIMARY KEY', *COUNTS, 'error', *names])})")
     _fill_tasks(table, database, scalars)
     is_active = any(bool(member.job.job["is_active"]) for member in table.members)
-    _fill_sets(database, "set_row", scalars, (), is_active=is_active)
+    _fill_sets(database, scalars, is_active=is_active)
     is_adaptive = any(table.precisions)
     if is_adaptive:
         _fill_precision(table, database, scalars, targets.values())
@@ -763,7 +740,6 @@ def _fill(table: ResultsTable, database: sqlite3.Connection, state: str) -> None
         "unread": table.tasks_unread,
         "age": table.describe_age(),
         "is_stale": table.is_stale,
-        "is_active": is_active,
     }
     database.execute("INSERT INTO about VALUES (?)", (json.dumps(document),))
     database.execute("COMMIT")
@@ -814,14 +790,7 @@ def _fill_tasks(table: ResultsTable, database: sqlite3.Connection, scalars: Sequ
     database.executemany("INSERT INTO member VALUES (?, ?)", [(number, job_id) for job_id, number in members.items()])
 
 
-def _fill_sets(
-    database: sqlite3.Connection,
-    table: str,
-    scalars: Sequence[Scalar],
-    quantiles: Sequence[float],
-    *,
-    is_active: bool,
-) -> None:
+def _fill_sets(database: sqlite3.Connection, scalars: Sequence[Scalar], *, is_active: bool) -> None:
     """Write what the tasks of each parameter set tell. A task that repeats another one is left out.
 
     A preempted task of an active job is started again.
@@ -844,16 +813,13 @@ def _fill_sets(
             shifts: list[object] = []
             for one, column in zip(numbers, values, strict=True):
                 found = [float(value) for value in column if value is not None]
-                ordered = sorted(filter(math.isfinite, found)) if quantiles else []
                 summary, shift = _summarize(found, one.confidence)
                 statistics += summary
                 shifts += [] if one.confidence is None else [shift]
-                statistics += [quantile(ordered, one) if ordered else None for one in quantiles]
             yield (number, *counts, _worst_error(error_keys, errors), *statistics, *shifts)
 
-    width = 2 + len(COUNTS) + len(numbers) * (len(STATISTICS) + len(quantiles))
-    width += sum(one.confidence is not None for one in numbers)
-    database.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * width)})", rows())  # noqa: S608 - names of our own
+    width = 2 + len(COUNTS) + len(numbers) * len(STATISTICS) + sum(one.confidence is not None for one in numbers)
+    database.executemany(f"INSERT INTO set_row VALUES ({', '.join('?' * width)})", rows())  # noqa: S608 - names of our own
 
 
 def _summarize(values: Sequence[float], confidence: float | None) -> tuple[Summary, float]:
@@ -934,16 +900,9 @@ def _worst_error(keys: Iterable[str | None], errors: Iterable[str | None]) -> st
     return next(error for key, error in reversed(found) if key == most)
 
 
-def _statistic_names(place: int, quantiles: int) -> list[str]:
-    """Return the columns of `set_row` for a scalar: those of `STATISTICS`, and quantiles."""
-    return [f"{letter}{place}" for letter in "nxmdh"] + [f"q{place}_{number}" for number in range(quantiles)]
-
-
-def _set_table(create: str, numbers: Sequence[Scalar], quantiles: int) -> str:
-    """Return the statement for a table of sets: its last columns are how far the middle of intervals is from means."""
-    names = [name for place in range(len(numbers)) for name in _statistic_names(place, quantiles)]
-    names += [f"e{place}" for place, one in enumerate(numbers) if one.confidence is not None]
-    return f"{create} ({', '.join(['number INTEGER PRIMARY KEY', *COUNTS, 'error', *names])})"
+def _statistic_names(place: int) -> list[str]:
+    """Return the columns of `set_row` for a scalar: those of `STATISTICS`."""
+    return [f"{letter}{place}" for letter in "nxmdh"]
 
 
 def _sql_value(kinds: frozenset[str], value: object) -> object:

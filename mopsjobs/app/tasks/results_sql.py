@@ -10,9 +10,11 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import decimal
+import glob
 import json
 import os
 import re
+import shlex
 import sqlite3
 import sys
 import tempfile
@@ -20,6 +22,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from mopsjobs.app.tasks.results_table import FIRST_COLUMNS, REPEATS, SUCCEEDED, ResultsTable, TableRow
@@ -28,12 +31,16 @@ from mopsjobs.cache.queries.tasks import temporary_database
 from mopsjobs.cache.queries.user_sql import QueryResult, late_error, run_user_query
 from mopsjobs.errors import MopsJobsError, UsageError
 from mopsjobs.ledger.scalars import is_not_finite
+from mopsjobs.studies.results import TABLE as TASKS_TABLE
 from mopsjobs.utils.cores import usable_cores
 from mopsjobs.utils.sizes import human_size
 from mopsjobs.utils.table_files import CONVERTERS, distinct_name, identifier, import_package, type_of
 from mopsjobs.utils.text import pluralize
 
 TABLE = "results"
+
+READERS = {"results.parquet": "read_parquet", "results.csv": "read_csv", "results.jsonl": "read_json"}
+"""Files that `results --table` may have written into a download, and the functions of DuckDB that read them."""
 
 MAX_NAMED = 40
 """Columns that an error names."""
@@ -149,7 +156,6 @@ class _CountedRows:
         self._outcomes: Counter[str] = Counter()
         self._lacking: Counter[str] = Counter()
         self._not_finite: Counter[str] = Counter()
-        self._output_bytes = self._without_bytes = 0
         self._has_series = bool(named_series(sql))
         taken = {MEMBER, ROW}
         self.columns = [one._replace(name=distinct_name(one.name, taken)) for one in table.columns]
@@ -181,9 +187,6 @@ class _CountedRows:
         for task, row in self.table.rows_of_tasks():
             outcome = self.table.outcome_of(task)
             self._outcomes[outcome] += 1
-            if outcome == SUCCEEDED and not self.table.is_shared(task):
-                self._without_bytes += task.task.row.output_bytes is None
-                self._output_bytes += task.task.row.output_bytes or 0
             if outcome == SUCCEEDED:
                 self._lacking.update(name for place, name in self._asked if row[place] is None)
                 self._not_finite.update(name for place, name in self._asked if is_not_finite(row[place]))
@@ -203,9 +206,6 @@ class _CountedRows:
         ]
         read = {"scalars": self.table.bytes_read, **series.bytes_read}
         sizes = ", ".join(f"{human_size(size)} of {name}" for name, size in read.items())
-        of_outputs = f"; the outputs have {human_size(self._output_bytes)}" if self._output_bytes else ""
-        if of_outputs and self._without_bytes:
-            of_outputs += f", without {pluralize(self._without_bytes, 'task')} of unknown size or reused"
         counts = {
             "tasks": dict(self._outcomes),
             "repeated": self.repeated,
@@ -213,9 +213,7 @@ class _CountedRows:
             "not_finite": dict(self._not_finite),
             "bytes_read": sum(read.values()),
         }
-        return SqlAnswer(
-            result, [*notes, f"Read {sizes}{of_outputs}."], {**counts, "output_bytes": self._output_bytes or None}
-        )
+        return SqlAnswer(result, [*notes, f"Read {sizes}."], counts)
 
 
 def _some(count: int, total: int, noun: str) -> str:
@@ -231,6 +229,31 @@ def _is_in(name: str, sql: str) -> bool:
 def _quoted(name: str) -> str:
     """Return a name as SQL takes it, whatever its characters."""
     return name if re.fullmatch("[A-Za-z_][A-Za-z_0-9]*", name) else '"' + name.replace('"', '""') + '"'
+
+
+def duckdb_views(directory: Path) -> tuple[str, str | None]:
+    """Return SQL of DuckDB that makes views of a download: `tasks`, and `results`, a table that `--table` wrote there.
+
+    The file that `results` reads is the second value; None if it has the tasks alone.
+
+    Raises:
+        UsageError: if the directory is not that of a download.
+    """
+    if not (directory / TASKS_TABLE).is_file():
+        hint = f"Download to it first: --download {shlex.quote(str(directory))}"
+        raise UsageError(f"invalid directory '{directory}': expected one with a {TASKS_TABLE}.", hint=hint)
+    file = next((name for name in READERS if (directory / name).is_file()), None)
+    tasks, table = (_sql_text(glob.escape(str(directory / name))) for name in (TASKS_TABLE, file or ""))
+    source = "tasks" if file is None else f"{READERS[file]}({table})"
+    types = "types = {'param_id': 'VARCHAR', 'seed': 'UBIGINT'}"
+    return (
+        f"CREATE OR REPLACE VIEW tasks AS SELECT * EXCLUDE (bundle) FROM read_csv({tasks}, {types});\n"  # noqa: S608 - quoted texts
+        f"CREATE OR REPLACE VIEW {TABLE} AS SELECT * FROM {source};\n"
+    ), file
+
+
+def _sql_text(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 # --- SQLite ---------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Tables of results of some jobs: a row per task, per parameter set over its replicates, or per reduction.
+"""Tables of results of some jobs: a row per task.
 
 Jobs of one family are one table: each task has the row of the last of them that did it. A row has the parameters of
 its task, how that ended, and the scalars of its outputs. Two passes keep memory small. The first learns the columns
@@ -17,7 +17,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from mopsjobs.app.jobs.find_job import FoundJob, Job, find_state
 from mopsjobs.app.jobs.job_tasks import JobTasks, ancestors_of, find_lineage, mirror_ledger, never_mirrored_error
@@ -43,21 +43,14 @@ from mopsjobs.errors import (
     CacheError,
     JobNotFoundError,
     MopsJobsError,
-    NoOutputsError,
     StoreUnavailableError,
     UsageError,
 )
 from mopsjobs.ledger.attempt import FAILED_OUTCOMES, Outcome
-from mopsjobs.ledger.scalars import may_have_scalars, output_order
+from mopsjobs.ledger.scalars import output_order
 from mopsjobs.store.base import VersionedStore
-from mopsjobs.studies.lineage import family_of
-from mopsjobs.studies.manifest import Manifest, load_manifest
-from mopsjobs.studies.output_directory import RefusedFileError
-from mopsjobs.studies.output_scalars import OutputReader, TaskOutputs
 from mopsjobs.studies.precision import Precision
-from mopsjobs.studies.reductions import find_all_reduced, find_reduced
-from mopsjobs.studies.results import count_tasks, parameter_columns, read_output
-from mopsjobs.studies.study import param_id
+from mopsjobs.studies.results import parameter_columns
 from mopsjobs.utils.scalar_keys import path_of
 from mopsjobs.utils.table_files import Column, free_name, kind_of
 from mopsjobs.utils.text import describe_duplicates, error_line, pluralize
@@ -74,10 +67,6 @@ LAST_COLUMNS = (("seed", "unsigned"), ("status", "text"), ("seconds", "number"),
 BEFORE = (("job_id", "text"), ("param_id", "text"))
 """Columns before the parameters of a row that is not of one task."""
 
-COUNT_COLUMN = "tasks"
-"""The number of tasks that a reduction was made of."""
-
-MAX_QUANTILES = 20
 
 REPEATS = "repeats"
 """The column of the task that counts in the place of another, which repeats it. It is there if some task does."""
@@ -151,7 +140,8 @@ class ResultsTable:
                 hint="Read them once with the registry. Only those that its runner summed up are kept.",
             )
         reserved = [] if simulations is None else [REPEATS]
-        self._parameters = name_parameters(list(self._parameter_kinds), reserved)
+        others = [*(name for name, _ in FIRST_COLUMNS + LAST_COLUMNS), *reserved]
+        self._parameters = parameter_columns(list(self._parameter_kinds), others)
         self.parameters = [
             (name, Column(column, frozenset(self._parameter_kinds[name]))) for name, column in self._parameters.items()
         ]
@@ -236,7 +226,13 @@ class ResultsTable:
         if self._outputs_lost:
             lost = f"The outputs of {pluralize(self._outputs_lost, 'task')} were lost when last validated"
             sentences.append(f"{lost}: the ledger has their values.")
-        return sentences + describe_problems(self._reader.outputs.problems, self.left_out, self._collected)
+        sentences += [f"{key} cannot be read: {reason}." for key, reason in self._reader.outputs.problems]
+        if self.left_out:
+            why = "too long, or in files that are not valid or larger than 1 MiB"
+            sentences.append(f"{pluralize(self.left_out, 'value')} of outputs left out: {why}.")
+        if self._collected.is_full:
+            sentences.append(f"The outputs have more than {MAX_KEYS:,} different values: others are left out.")
+        return sentences
 
     def rows(self) -> Iterator[list[object]]:
         """Yield the tasks, by family and number, as rows of `columns`."""
@@ -288,7 +284,8 @@ class ResultsTable:
         if row.task.row.outcome != SUCCEEDED:
             return [None] * len(self.scalar_columns)
         scalars = self._collected.get(row.member.number, row.task.row.task) or {}
-        self.left_out += count_left_out(scalars)
+        left_out = scalars.get(LEFT_OUT_NUMBER, 0)
+        self.left_out += left_out if isinstance(left_out, int) else 0
         return [scalars.get(one.key) for one in self.scalar_columns]
 
     def is_read(self, row: TableRow) -> bool:
@@ -305,10 +302,6 @@ class ResultsTable:
     def repeated_by(self, row: TableRow) -> int | None:
         """Return the task that counts in the place of another: an earlier one, or that of a job which reuses it."""
         return None if self.simulations is None else self.simulations.repeated_by(*self._simulation_of(row))
-
-    def is_shared(self, row: TableRow) -> bool:
-        """Return whether another row has the outputs of a task: an earlier one, or that of the job that ran it."""
-        return not row.task.row.has_row or row.task.row.reused_from in self._owners
 
     def _simulation_of(self, row: TableRow) -> tuple[str, int, ListedTask]:
         """Return what `Simulations` takes: of simulations that families share, that of the newest one counts."""
@@ -328,7 +321,10 @@ class ResultsTable:
             ended[row.member.number] += task.row.outcome == SUCCEEDED or task.row.outcome in FAILED_OUTCOMES
             if task.params is not params:
                 params = task.params
-                learn_kinds(self._parameter_kinds, task.params)
+                for name, value in task.params.items():
+                    of_name = self._parameter_kinds.setdefault(name, set())
+                    if value is not None:  # a null has no kind
+                        of_name.add(kind_of(value))
             if task.row.outcome == SUCCEEDED:
                 self._collected.want(row.member.number, task.row.task, task.param_id, task.row.seed)
         for member in itertools.chain.from_iterable(self._families):
@@ -356,42 +352,6 @@ def describe_unread(count: int) -> list[str]:
 def plain_columns(kinds: Iterable[tuple[str, str]]) -> list[Column]:
     """Return columns by their names and kinds."""
     return [Column(name, frozenset({kind})) for name, kind in kinds]
-
-
-def count_left_out(scalars: Mapping[int, object]) -> int:
-    """Count the scalars of a task that are left out."""
-    count = scalars.get(LEFT_OUT_NUMBER, 0)
-    return count if isinstance(count, int) else 0
-
-
-def learn_kinds(kinds: dict[str, set[str]], params: Mapping[str, object]) -> None:
-    """Add the kinds of the values of a parameter set to those of its parameters. A null has none."""
-    for name, value in params.items():
-        of_name = kinds.setdefault(name, set())
-        if value is not None:
-            of_name.add(kind_of(value))
-
-
-def describe_problems(problems: Iterable[tuple[str, str]], left_out: int, collected: CollectedScalars) -> list[str]:
-    """Return what a table lacks of outputs, as sentences.
-
-    Args:
-        problems: key and reason of outputs that cannot be read.
-        left_out: how many scalars its rows lack, since they are too large.
-        collected: its scalars.
-    """
-    sentences = [f"{key} cannot be read: {reason}." for key, reason in problems]
-    if left_out:
-        why = "too long, or in files that are not valid or larger than 1 MiB"
-        sentences.append(f"{pluralize(left_out, 'value')} of outputs left out: {why}.")
-    if collected.is_full:
-        sentences.append(f"The outputs have more than {MAX_KEYS:,} different values: others are left out.")
-    return sentences
-
-
-def name_parameters(parameters: Sequence[str], others: Iterable[str] = ()) -> dict[str, str]:
-    """Map parameters to the names of their columns, which are not those of the table or others."""
-    return parameter_columns(parameters, [*(name for name, _ in FIRST_COLUMNS + LAST_COLUMNS), *others])
 
 
 def scalar_names(keys: Iterable[str], others: Iterable[str]) -> dict[str, str]:
@@ -618,39 +578,6 @@ def find_cached_results(job_id: str, app: App) -> list[JobTasks]:
     return _newest_first([JobTasks(app, FoundJob(job), failure), *ancestors_of(job, app, policy)])
 
 
-def parse_quantiles(text: str) -> tuple[float, ...]:
-    """Parse quantiles like `0.1,0.9`.
-
-    Raises:
-        UsageError: if they are not numbers from 0 to 1, or one comes twice, or there are more than `MAX_QUANTILES`.
-    """
-    try:
-        quantiles = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        quantiles = (math.nan,)
-    return check_quantiles(quantiles, text)
-
-
-def check_quantiles(quantiles: tuple[float, ...], text: object = None) -> tuple[float, ...]:
-    """Return quantiles, of which there may be none.
-
-    Args:
-        quantiles: the numbers.
-        text: the words of the user, for the error; None for the numbers.
-
-    Raises:
-        UsageError: if they are not from 0 to 1, or one comes twice, or there are more than `MAX_QUANTILES`.
-    """
-    problem = None
-    if not (len(quantiles) <= MAX_QUANTILES and all(0 <= one <= 1 for one in quantiles)):
-        problem = f"expected up to {MAX_QUANTILES} numbers from 0 to 1, separated by commas"
-    elif len({f"{one:g}" for one in quantiles}) < len(quantiles):
-        problem = "one comes twice"
-    if problem is not None:
-        raise UsageError(f"invalid quantiles {quantiles if text is None else text!r}: {problem}")
-    return quantiles
-
-
 def quantile(ordered: Sequence[float], share: float) -> float:
     """Return a quantile of ascending numbers, interpolated linearly between two of them, as numpy and pandas do."""
     place = share * (len(ordered) - 1)
@@ -661,198 +588,3 @@ def quantile(ordered: Sequence[float], share: float) -> float:
     if math.isinf(step):  # the difference is beyond every float
         return ordered[low] * (1 - rest) + ordered[low + 1] * rest
     return ordered[low] + step * rest
-
-
-class ReducedRow(NamedTuple):
-    """A reduction in the table."""
-
-    job_id: str
-    """The job that made it."""
-    param_id: str | None
-    """The parameter set; None: the whole job."""
-    params: Mapping[str, Any]
-    tasks: int
-    """Of how many tasks it was made."""
-
-
-class ReducedTable:
-    """The reductions of some jobs, and the scalars of their outputs. It is read within `read_reduced_table`."""
-
-    def __init__(
-        self,
-        families: Sequence[Sequence[Manifest]],
-        store: VersionedStore,
-        collected: CollectedScalars,
-        on_progress: OnProgress,
-    ) -> None:
-        """Read the outputs, and learn the columns."""
-        self._families = families
-        self._collected = collected
-        self._reductions: list[list[ReducedRow]] = [[] for _ in families]
-        self.left_out = 0
-        """Scalars that the rows lack, since they are too large; counted while the rows are read."""
-        reader = OutputReader(collected.replace, on_progress)
-        for member, (family, found) in enumerate(zip(families, self._reductions, strict=True)):
-            reader.read(store, member, _add_rows(store, family, found))
-        self.output_problems = reader.problems
-        """Key and reason of outputs that cannot be read, the first thousand."""
-        self._parameter_kinds: dict[str, set[str]] = {}
-        for one in itertools.chain.from_iterable(self._reductions):
-            learn_kinds(self._parameter_kinds, one.params)
-        others = [*(name for name, _ in (*FIRST_COLUMNS, *LAST_COLUMNS)), COUNT_COLUMN]
-        self._parameters = parameter_columns(list(self._parameter_kinds), others)
-        self._scalars = scalar_names(collected.keys, [*self._parameters.values(), COUNT_COLUMN])
-
-    @property
-    def columns(self) -> list[Column]:
-        """Return the columns of `rows`."""
-        return [
-            *plain_columns(BEFORE),
-            *(Column(column, frozenset(self._parameter_kinds[name])) for name, column in self._parameters.items()),
-            *plain_columns([(COUNT_COLUMN, "integer")]),
-            *(Column(name, frozenset(self._collected.keys[key].kinds)) for key, name in self._scalars.items()),
-        ]
-
-    def rows(self) -> Iterator[list[object]]:
-        """Yield the parameter sets in the order of the study, then the whole job, whose id of a set is None."""
-        for member, reductions in enumerate(self._reductions):
-            for number, one in enumerate(reductions):
-                found = self._collected.get(member, number) or {}
-                self.left_out += count_left_out(found)
-                yield [
-                    one.job_id,
-                    one.param_id,
-                    *(one.params.get(name) for name in self._parameters),
-                    one.tasks,
-                    *(found.get(self._collected.keys[key].number) for key in self._scalars),
-                ]
-
-    def problems(self) -> list[str]:
-        """Return what the table lacks, as sentences. Complete after the rows were read."""
-        return self.lacking + describe_problems(self.output_problems, self.left_out, self._collected)
-
-    @property
-    def tasks(self) -> tuple[int, int]:
-        """Return how many tasks the jobs have, and how many of them repeat an earlier one."""
-        counts = [count_tasks(family) for family in self._families]
-        return sum(tasks for tasks, _ in counts), sum(repeated for _, repeated in counts)
-
-    @property
-    def lacking(self) -> list[str]:
-        """Return a sentence for each family whose sets or whole job are not all reduced over their complete tasks."""
-        pairs = zip(self._families, self._reductions, strict=True)
-        return [sentence for family, rows in pairs if (sentence := _describe_lacking(family[0], rows))]
-
-    @property
-    def is_empty(self) -> bool:
-        """Return whether no job was reduced."""
-        return not any(self._reductions)
-
-
-def read_reduced_table(
-    names: Iterable[str], app: App, view: Callable[[ReducedTable], T], on_progress: OnProgress = None
-) -> T:
-    """Call `view` with the table of what the reduce functions of some jobs and their ancestors left.
-
-    Jobs of one family have a row per reduction, the last one. It costs the listings of `find_all_reduced` for each
-    family, and the reads.
-
-    Args:
-        names: the jobs, as `find_job` takes them.
-        app: the run.
-        view: reads the table.
-        on_progress: called with the number of reductions whose outputs were read.
-
-    Raises:
-        JobNotFoundError: if a job does not exist.
-        AmbiguousJobError: if several ids begin with a short name, and are not all of one family.
-        NoManifestError: if mops-jobs did not submit a job.
-        NoOutputsError: if none of the jobs was reduced.
-        StoreError: if the registry cannot be read.
-    """
-    families = _find_families(names, app)
-    with temporary_database(SCHEMA) as database:
-        table = ReducedTable(families, app.store, CollectedScalars(database), on_progress)
-        if table.is_empty:
-            raise NoOutputsError(_describe_absence(families[0][0]), job_id=families[0][0].job_id)
-        return view(table)
-
-
-def _find_families(names: Iterable[str], app: App) -> list[list[Manifest]]:
-    """Find jobs and their ancestors. Return them by family, as `find_results` does, the newest job of each first."""
-    states = {state.job_id: state for state in (find_state(name, app) for name in names)}
-    lineages = [family_of(app.store, job_id, load_manifest(app.store, job_id)) for job_id in states]
-    families: dict[str, dict[str, Manifest]] = {lineage[-1].job_id: {} for lineage in lineages}
-    for lineage in sorted(lineages, key=lambda one: (states[one[0].job_id].created_at, one[0].job_id)):
-        families[lineage[-1].job_id].update({one.job_id: one for one in reversed(lineage)})
-    return [list(reversed(family.values())) for family in families.values()]
-
-
-def _add_rows(store: VersionedStore, family: Sequence[Manifest], rows: list[ReducedRow]) -> Iterator[TaskOutputs]:
-    """Add the rows of a family, and yield the outputs of each with its place among them."""
-    study = family[0].study
-    if study.reduce is None:
-        return
-    sets = study.sets_by_id()
-    for set_id, found in find_all_reduced(store, family):
-        if found is not None:
-            params: Mapping[str, Any] = {} if set_id is None else sets[set_id][0][1].params
-            entries = {name: entry for name, entry in found.entries.items() if may_have_scalars(name)}
-            rows.append(ReducedRow(found.job_id, set_id, params, found.tasks))
-            yield TaskOutputs([len(rows) - 1], entries)
-
-
-def _describe_lacking(manifest: Manifest, rows: Sequence[ReducedRow]) -> str:
-    """Return the sentence that counts the parameter sets of a job that are not reduced; empty if all are."""
-    if not rows:
-        return _describe_absence(manifest)
-    total = len(manifest.study.sets_by_id())
-    is_whole = rows[-1].param_id is None
-    lacking = total - len(rows) + is_whole
-    kind = "parameter set" if total == len(manifest.study.parameter_sets) else "different parameter set"
-    sets = f"{lacking:,} of {pluralize(total, kind)} of job {manifest.job_id}"
-    if lacking and not is_whole:
-        return f"{sets}, and the whole job, are not reduced."
-    if lacking:
-        return f"{sets} {'is' if lacking == 1 else 'are'} not reduced."
-    return "" if is_whole else f"Job {manifest.job_id} is not reduced as a whole."
-
-
-def _describe_absence(manifest: Manifest) -> str:
-    """Return the sentence for a job without outputs of a reduce function."""
-    function = manifest.study.reduce
-    what = "names no reduce function" if function is None else f"has no outputs of {function}"
-    return f"Job {manifest.job_id} {what}."
-
-
-def read_reduced(job_id: str, params: Mapping[str, Any] | None, app: App) -> dict[str, bytes]:
-    """Return the outputs of a reduction by their names. It costs a listing per member of the family, and the reads.
-
-    Args:
-        job_id: the full id of the job.
-        params: the parameters of a set; None for the whole job.
-        app: the run.
-
-    Raises:
-        NoOutputsError: if there are none.
-        NoManifestError: if mops-jobs did not submit the job.
-        StoreError: if the registry cannot be read.
-        MopsJobsError: if the store does not send an output.
-    """
-    manifest = load_manifest(app.store, job_id)
-    function, found = manifest.study.reduce, None
-    if function is not None:
-        family = family_of(app.store, job_id, manifest)
-        found = find_reduced(app.store, family, None if params is None else param_id(params))
-    if found is None:
-        what = "names no reduce function" if function is None else f"has no outputs of {function} for that"
-        raise NoOutputsError(f"Job {job_id} {what}.", job_id=job_id)
-    outputs = {}
-    for name, entry in found.entries.items():
-        try:
-            one = read_output(app.store, entry.key)
-        except RefusedFileError as error:
-            raise MopsJobsError(f"{entry.key} cannot be read: {error}.") from None
-        if one is not None:
-            outputs[name] = one.value
-    return outputs

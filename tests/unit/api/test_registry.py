@@ -269,7 +269,6 @@ STUDY = mj.Study("model:simulate", [{"x": 1}])
         (lambda job: job.note(3), "invalid note 3: expected a text."),
         (lambda job: job.label("exp=7"), r"invalid labels 'exp=7': expected a dict, like \{'exp': 7\}\."),
         (lambda job: job.registry.jobs(name=4), "invalid name 4: expected a text."),
-        (lambda job: job.results().sets(quantiles=5), "invalid quantiles 5: expected numbers between 0 and 1"),
         (lambda job: job.registry.submit(STUDY, workers="two"), "invalid workers 'two': expected a whole number."),
         (lambda job: job.registry.submit(STUDY, engine=["local"]), r"invalid engine \['local'\]: expected a text."),
         (lambda job: job.registry.submit(STUDY, code=3), "invalid code 3: expected the path of a directory."),

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from mopsjobs.registry.keys import NAMES_NAME
-from mopsjobs.store.base import Entry, VersionedStore, WantsValues, always
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.studies.manifest import Manifest, manifest_key
-from mopsjobs.studies.outputs import find_complete_tasks, output_key, reduction_key, reduction_prefix
-from mopsjobs.studies.reductions import find_all_reduced, find_reduced, find_reductions, lacks_reductions
+from mopsjobs.studies.outputs import find_complete_tasks, output_key, reduction_key
+from mopsjobs.studies.reductions import find_reductions, lacks_reductions
 from mopsjobs.studies.results import outputs_of
-from support.doubles import FaultyStore
 from support.runs import sets_of, study
 
 STUDY = study(sets_of(3), n_replicates=2, reduce="model:summarise")
@@ -23,18 +19,6 @@ PARENT = Manifest(job_id="job", study=STUDY, bundle="sha256:" + "0" * 64)
 CHILD = Manifest(job_id="job.2", study=STUDY, bundle=PARENT.bundle, only=(3, 4, 5), parent_job_id="job")
 GRANDCHILD = Manifest(job_id="job.3", study=STUDY, bundle=PARENT.bundle, only=(4, 5), parent_job_id="job.2")
 FAMILY = [CHILD, PARENT]
-
-
-class NotingStore(FaultyStore):
-    """Notes the prefixes that are listed, also by several threads."""
-
-    def __init__(self, inner: VersionedStore) -> None:
-        super().__init__(inner)
-        self.prefixes: list[str] = []
-
-    def scan(self, prefix: str = "", wants_values: WantsValues = always, after: str = "") -> Iterator[Entry]:
-        self.prefixes.append(prefix)
-        return super().scan(prefix, wants_values, after)
 
 
 @pytest.fixture
@@ -121,34 +105,17 @@ def test_results_have_only_the_last_complete_reduction_of_each_set(store: InMemo
             ("all/reduced-3/result.json", True),
         ]
     )
-    assert [one.tasks for one in (find_reduced(store, FAMILY, param_id) for param_id in (*IDS[:2], None)) if one] == [
-        10,
-        1,
-        3,
-    ]
-
-
-def test_the_reductions_of_a_job_cost_a_listing_each(store: InMemoryVersionedStore) -> None:
-    """Outputs of tasks are listed once per member, if an ancestor has a reduction."""
-    noting = NotingStore(store)
-    found = [(param_id, None if one is None else one.tasks) for param_id, one in find_all_reduced(noting, [PARENT])]
-    assert found == [(IDS[0], 2), (IDS[1], 1), (IDS[2], None), (None, 3)]
-    of_parent, of_child = ([reduction_prefix(job_id, one) for one in (*IDS, None)] for job_id in ("job", "job.2"))
-    assert sorted(noting.prefixes) == sorted(of_parent)
-    noting.prefixes.clear()
-    assert [param_id for param_id, _ in find_all_reduced(noting, FAMILY)] == [*IDS, None]
-    assert sorted(noting.prefixes) == sorted([*of_parent, *of_child, "results/job/", "results/job.2/"])
 
 
 def seen(store: InMemoryVersionedStore, *younger: Manifest) -> list[tuple[str | None, int]]:
-    """Return which reductions the child's family has, as they are listed. They are found to be the same."""
+    """Return which reductions the child's family has, as they are listed, set by set or all at once."""
     family = [*younger, *FAMILY]
-    listed = [one.reduced for one in outputs_of(store, family[0].job_id, family) if one.reduced is not None]
-    found = [(param_id, find_reduced(store, family, param_id)) for param_id in (*IDS, None)]
-    assert list(find_all_reduced(store, family)) == found
-    assert sorted((one.param_id or "", one.tasks) for one in listed) == sorted(
-        (param_id or "", one.tasks) for param_id, one in found if one is not None and one.entries
+    below = [f"{param_id}/" for param_id in (*IDS, "all")]
+    listed, apart = (
+        [one.reduced for part in parts for one in outputs_of(store, family[0].job_id, family, part) if one.reduced]
+        for parts in ([""], below)
     )
+    assert sorted(listed, key=str) == sorted(apart, key=str)
     return [(one.param_id, one.tasks) for one in listed]
 
 

@@ -16,20 +16,16 @@ from mopsjobs.app.jobs.log_selection import MAX_TASK
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.freshness import FreshnessPolicy, rows_document
 from mopsjobs.app.tasks.contrasts import MAX_VALUE, find_contrast, parse_contrast, value_text
-from mopsjobs.app.tasks.duckdb_views import duckdb_views
 from mopsjobs.app.tasks.explain import explain_scalar
 from mopsjobs.app.tasks.journals import best_columns, best_sets, explain_journal, find_calibration, value_name
 from mopsjobs.app.tasks.result_sets import ERROR, ResultSets, SetChoice, SetPage, read_result_sets, sets_document
-from mopsjobs.app.tasks.results_sql import run_results_sql
+from mopsjobs.app.tasks.results_sql import duckdb_views, run_results_sql
 from mopsjobs.app.tasks.results_table import (
     BEFORE,
     OnProgress,
-    ReducedTable,
     ResultsTable,
     find_results,
     jobs_with_labels,
-    parse_quantiles,
-    read_reduced_table,
     read_results_table,
 )
 from mopsjobs.app.tasks.series import Series
@@ -69,21 +65,20 @@ INDENT = 2
 HELP = "list the outputs of a job, download them, or make a table of results"
 
 DESCRIPTION = (
-    "List the outputs of a job, or download them to DIRECTORY/<param_id>/<seed>/<name>, and a table of its tasks with"
-    " their parameters to DIRECTORY/tasks.csv. Those of a reduce function have reduced-<tasks> in place of the seed."
-    " A child job has the outputs of its ancestors too. An existing file with"
-    " other content is kept and named (exit code 7). A directory with the outputs of another family is refused. --table"
-    " writes a table with a row per task, of the jobs and their ancestors: parameters, status, and the numbers, texts"
-    " and truth values of JSON outputs and of CSV outputs with one row. With --reduced, it has those that a reduce"
-    " function left instead: a row per parameter set, and one of the whole job, without param_id."
-    " Sets that are not reduced are counted (exit code 7). --by set prints a row per parameter set: its tasks by their"
-    " ends, and of each number its mean, standard deviation and the half-width of the 95 % confidence interval of the"
-    " mean (Student's t). --best prints the sets with the lowest mean, and marks those that may be the best, whose"
-    " intervals overlap that of the first. --contrast pairs parameter sets by all other parameters, and replicates by"
-    " seed if both sides have the same seeds. Else they are independent (Welch). RATIO is how many times the variance"
-    " of the difference would be as large without pairs. --sql runs one SELECT over a table results, which has a row"
-    " per task: in DuckDB, if the Python that runs mops-jobs has it, else in SQLite. With DuckDB, series('NAME') is a"
-    " table too, with a row per task and place of an array in JSON outputs, or of a column of CSV and Parquet outputs."
+    "List the outputs of a job, or download them to DIRECTORY/<param_id>/<seed>/<name>, and a table of its tasks"
+    " with their parameters to DIRECTORY/tasks.csv. Those of a reduce function have reduced-<tasks> in place of the"
+    " seed. A child job has the outputs of its ancestors too. An existing file with other content is kept and named"
+    " (exit code 7). A directory with the outputs of another family is refused. --table writes a table with a row"
+    " per task, of the jobs and their ancestors: parameters, status, and the numbers, texts and truth values of"
+    " JSON outputs and of CSV outputs with one row. --by set prints a row per parameter set: its tasks by their"
+    " ends, and of each number its mean, standard deviation and the half-width of the 95 % confidence interval of"
+    " the mean (Student's t). --best prints the sets with the lowest mean, and marks those that may be the best,"
+    " whose intervals overlap that of the first. --contrast pairs parameter sets by all other parameters, and"
+    " replicates by seed if both sides have the same seeds. Else they are independent (Welch). RATIO is how many"
+    " times the variance of the difference would be as large without pairs. --sql runs one SELECT over a table"
+    " results, which has a row per task: in DuckDB, if the Python that runs mops-jobs has it, else in SQLite. With"
+    " DuckDB, series('NAME') is a table too, with a row per task and place of an array in JSON outputs, or of a"
+    " column of CSV and Parquet outputs."
 )
 
 EXAMPLES = (
@@ -104,18 +99,17 @@ SHOWN_RESULTS = 4
 OBJECTIVE = ""
 """In place of the result of --best and --explain: the objective of a calibration."""
 
-OF_SETS = ("best", "worst", "sort", "quantile", "limit")
+OF_SETS = ("best", "worst", "sort", "limit")
 """Flags that ask for rows of parameter sets, as --by set does."""
 
 _FILES = ("download", "duckdb")
 
 CONTRADICTIONS = {
-    "sql": ("explain", "by set", "by task", *OF_SETS[:-1], "reduced", "table", *_FILES),
-    "contrast": ("sql", "explain", "by set", "by task", *OF_SETS[:-1], "reduced", *_FILES),
-    "explain": ("by set", "by task", *OF_SETS, "reduced", "table", "tsv", "csv", *_FILES),
-    "reduced": ("by set", *OF_SETS, "offline", *_FILES),
+    "sql": ("explain", "by set", "by task", *OF_SETS[:-1], "table", *_FILES),
+    "contrast": ("sql", "explain", "by set", "by task", *OF_SETS[:-1], *_FILES),
+    "explain": ("by set", "by task", *OF_SETS, "table", "tsv", "csv", *_FILES),
     "by task": OF_SETS,
-    "task": ("by set", "by task", *OF_SETS, "sql", "explain", "reduced", "table", "tsv", "csv", "offline", *_FILES),
+    "task": ("by set", "by task", *OF_SETS, "sql", "explain", "table", "tsv", "csv", "offline", *_FILES),
     "download": ("by set", "by task", *OF_SETS, "offline"),
     "duckdb": ("by set", "by task", *OF_SETS, "offline"),
 }
@@ -127,7 +121,6 @@ _NEED_ROWS = "--table FILE, --by set, --sql, --explain or --contrast"
 NEEDS = (
     ("tsv", ("by set", *OF_SETS, "sql", "contrast"), "--tsv needs --by set, --contrast or --sql."),
     ("csv", ("by set", *OF_SETS, "sql", "contrast"), "--csv needs --by set, --contrast or --sql."),
-    ("reduced", ("table",), "--reduced needs --table FILE."),
     ("by task", ("table",), "--by task needs --table FILE."),
     ("label", _ROWS, f"--label needs {_NEED_ROWS}."),
     ("several jobs", _ROWS, f"Several jobs need {_NEED_ROWS}."),
@@ -204,17 +197,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="print by how much results are larger with the second value of a parameter or a label than with the first,"
         " or in the second job (job=A,B)",
     )
-    table.add_argument(
-        "--quantile",
-        metavar="Q[,Q]",
-        type=argument_type(parse_quantiles),
-        help="add quantiles of each number to the rows of parameter sets, like 0.1,0.9",
-    )
-    table.add_argument(
-        "--reduced",
-        action="store_true",
-        help="a row per parameter set and of the job, with what a reduce function left",
-    )
     table.add_argument("--offline", action="store_true", help="never use the network: write what the cache has")
     sql = parser.add_argument_group("SQL")
     sql.add_argument(
@@ -242,9 +224,9 @@ def run(args: argparse.Namespace, app: App) -> Result:
         if sets is not None or args.explain is not None:
             return _read(args, app, read_result_sets, sets or _explain)
         if args.table is not None:
-            return _reduced_table(args, app) if args.reduced else _read(args, app, read_results_table, _table)
+            return _read(args, app, read_results_table, _table)
     except StoreUnavailableError as outage:
-        if not (args.offline or args.reduced):
+        if not args.offline:
             outage.hint = outage.hint or "To write what the cache has, add --offline."
         raise
     job = find_job_with_outputs(args.jobs[0], app)
@@ -257,7 +239,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
 def _of_calibration(args: argparse.Namespace, app: App) -> Result:
     """Print the best sets of a calibration, or say what they have in common."""
     flag = "--best" if args.best == OBJECTIVE else "--explain"
-    if len(args.jobs) != 1 or args.label or args.table is not None or args.by == "task" or args.quantile:
+    if len(args.jobs) != 1 or args.label or args.table is not None or args.by == "task":
         raise UsageError(f"{flag} without RESULT takes one calibration, --limit, --json, --tsv, --csv and --offline.")
     calibration = find_calibration(args.jobs[0], app, offline=args.offline)
     journal, job_id = calibration.journal, calibration.job_id
@@ -385,7 +367,7 @@ def _sets(sets: ResultSets, args: argparse.Namespace, app: App, families: Famili
     has_end = args.best is not None or args.worst is not None
     cut = 0 if args.table is not None or args.tsv or args.csv else SHOWN
     limit = args.limit if args.limit is not None else BEST if has_end else cut
-    page = sets.page(SetChoice(args.sort, args.best, args.worst, limit, args.quantile or ()))
+    page = sets.page(SetChoice(args.sort, args.best, args.worst, limit))
     notes = list(page.notes)
     result = _result_of_sets(sets)
     if not _write_flat(page.columns, page.rows, notes, args, app):
@@ -486,19 +468,6 @@ def _model_pythons(args: argparse.Namespace, app: App) -> Iterator[Interpreter]:
         yield Interpreter(python_of_launch(name if args.offline else find_state(name, app).job_id, app.env), env)
 
 
-def _reduced_table(args: argparse.Namespace, app: App) -> Result:
-    """Write the table of what reduce functions left."""
-
-    def view(table: ReducedTable) -> Result:
-        notes = [_write_rows(args.table, table.columns, table.rows(), app, args.python)]
-        notes = [f"{line}; reductions count each once" for line in _duplicates_note(*table.tasks)] + notes
-        exit_code = EXIT_PARTLY_DONE if table.output_problems or table.lacking else EXIT_DONE
-        return Result(notes=notes, warnings=table.problems(), exit_code=exit_code)
-
-    with app.out.progress("reductions") as on_progress:
-        return read_reduced_table(args.jobs, app, view, on_progress)
-
-
 def _write_flat(
     columns: Sequence[Column], rows: Iterable[Row], notes: list[str], args: argparse.Namespace, app: App
 ) -> bool:
@@ -547,7 +516,6 @@ def sets_table(sets: ResultSets, page: SetPage, rows: Iterable[Sequence[object]]
     chosen = [one for one in sets.numbers if page.order is not None and one.name == page.order.scalar]
     numbers = (chosen + [one for one in sets.numbers if one not in chosen])[:SHOWN_RESULTS]
     means = [(one.name, names.index(sets.column_of(one.name, "mean"))) for one in numbers]
-    quantiles = [(names[place + n], place + n) for _, place in means for n in range(3, 3 + len(sets.quantiles))]
     has_end = page.standing is not None
     cells: list[list[object]] = []
     for row in rows:
@@ -561,11 +529,10 @@ def sets_table(sets: ResultSets, page: SetPage, rows: Iterable[Sequence[object]]
                 out_of(int(str(of["done"])), int(str(of["tasks"]))),
                 *([] if sets.targets is None else [sets.precision_text(of)]),
                 *(_cell(row, place, of["done"]) for _, place in means),
-                *(mean_text(row[place], None) for _, place in quantiles),
                 cut_to_length(str(of[ERROR] or ""), MAX_ERROR),
             ]
         )
-    shown = [name for name, _ in (*means, *quantiles)]
+    shown = [name for name, _ in means]
     job = ["JOB"] if len(sets.job_ids) > 1 else []
     precision = [] if sets.targets is None else ["PRECISION"]
     headers = [*(["?"] if has_end else []), *job, *varying, "DONE", *precision, *shown, "ERROR"]

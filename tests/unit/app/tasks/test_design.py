@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from mopsjobs.app.tasks.design import MAX_REPLICATES, parse_target, replicates_for, spread_limit
+from mopsjobs.app.tasks.design import MAX_REPLICATES, parse_target, replicates_for
 from mopsjobs.studies.precision import Target
 from mopsjobs.utils.intervals import student_t
 
@@ -31,12 +31,6 @@ def test_replicates_are_the_least_that_make_an_interval_narrow(
     if needed not in (None, 2, MAX_REPLICATES):
         widths = [student_t(n - 1) * sd / math.sqrt(n) for n in (needed - 1, needed)]
         assert widths[1] <= float(target.rpartition("=")[2].replace("5%", "0.5")) < widths[0]
-
-
-def test_a_spread_of_few_values_may_be_much_larger() -> None:
-    """The upper limits of a table of chi-squared, within 15 %: the roots of 1, 2, 3, 9 and 99 over its quantiles."""
-    exact = {2: 15.95, 3: 4.415, 4: 2.92, 10: 1.645, 100: 1.134}
-    assert {n: spread_limit(n) for n in exact} == pytest.approx(exact, rel=0.15)
 
 
 def test_a_target_is_in_the_unit_of_the_scalar_or_a_part_of_its_mean() -> None:
