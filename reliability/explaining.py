@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
-from mopsjobs.studies.explaining import SetValues, explain_extremes
+from mopsjobs.app.tasks.explain import SetValues, explain_extremes
 from mopsjobs.studies.separating import Finding
 from reliability.trial import Figure, Trial, hold
 

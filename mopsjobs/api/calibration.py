@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 from mopsjobs.api.table import Table
 from mopsjobs.app.following.calibrate import Calibrated, evaluation_json
 from mopsjobs.registry.calibration_counts import round_word
-from mopsjobs.studies.journal_document import counts_of
+from mopsjobs.studies.journal import counts_of
 from mopsjobs.utils.text import pluralize
 
 J = TypeVar("J")

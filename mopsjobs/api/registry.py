@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from mopsjobs.api.session import Session
     from mopsjobs.app.following.wait import WaitResult
     from mopsjobs.app.tasks.contrasts import ContrastChoice
-    from mopsjobs.app.tasks.result_sets import ResultSets, SetChoice, SetsDocument
+    from mopsjobs.app.tasks.result_sets import ResultSets, SetChoice
     from mopsjobs.app.tasks.results_table import ResultsTable
     from mopsjobs.cache.queries.tasks import TaskList
     from mopsjobs.registry.job_registry import JobRegistry
@@ -308,7 +308,7 @@ class Registry:
                 return read(connection, age)
             from mopsjobs.app.tasks.result_sets import query_results
 
-            def read_results(results: sqlite3.Connection, has: SetsDocument) -> Table:
+            def read_results(results: sqlite3.Connection, has: dict[str, Any]) -> Table:
                 table = read(results, age)
                 table.notes = [*has["problems"], *has["notes"]]
                 return table

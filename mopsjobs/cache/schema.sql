@@ -24,7 +24,7 @@ CREATE TABLE event (
     kind TEXT NOT NULL, body TEXT NOT NULL
 );
 
--- The journal of a calibration, as a document of studies/journal_document.py.
+-- The journal of a calibration, as a document of studies/journal.py.
 CREATE TABLE journal (job_id TEXT PRIMARY KEY, document TEXT NOT NULL);
 
 -- Tables whose rows are found by their primary keys alone.

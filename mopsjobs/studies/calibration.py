@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from mopsjobs.errors import UsageError, command_line
+from mopsjobs.errors import command_line
 from mopsjobs.studies.field_values import (
     MISSING,
     check_json,
@@ -20,10 +19,11 @@ from mopsjobs.studies.field_values import (
     parse_function,
     parse_object,
     parse_text,
+    whole_number,
 )
 from mopsjobs.studies.seeds import MODELOPS, MOPS_JOBS
 from mopsjobs.studies.study import FIELDS, Study
-from mopsjobs.studies.study_parser import StudyError, is_calibration, nearest, parse_study, read_document
+from mopsjobs.studies.study_parser import StudyError, is_calibration, nearest, parse_study, read_document, read_file
 from mopsjobs.utils.json_strict import is_number
 
 MAX_ROUNDS = 1_000_000
@@ -145,16 +145,6 @@ def _parse_observed(value: object, where: str, problems: list[str]) -> Observed:
     return Observed(fields["observed"], fields["sd"])
 
 
-def _whole_number(low: int, high: int) -> Callable[[object, str, list[str]], int]:
-    def parse(value: object, where: str, problems: list[str]) -> int:
-        if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high:
-            return value
-        problems.append(f"{where}: expected a whole number from {low} to {high:,}, {describe_actual(value)}")
-        return low
-
-    return parse
-
-
 def _parse_sampler(value: object, where: str, problems: list[str]) -> str:
     text = parse_text(value, where, problems)
     if text and text not in BOX and parse_function(text, where, []) is None:
@@ -203,15 +193,15 @@ class Calibration:
     fixed: Mapping[str, Any] = _object()
     """Parameters of the model that are the same in each set."""
     objective: Objective = _field(_parse_objective)  # noqa: RUF009 - it is a field
-    rounds: int = _field(_whole_number(1, MAX_ROUNDS))
+    rounds: int = _field(whole_number(1, MAX_ROUNDS))
     """The rounds, at most: a sampler may finish earlier."""
-    sets_per_round: int = _field(_whole_number(1, MAX_SETS), 8)
+    sets_per_round: int = _field(whole_number(1, MAX_SETS), 8)
     """The sets that a sampler is asked for at once. A sampler with generations may return another number."""
     sampler: str = _field(_parse_sampler, "latin-hypercube")
     """One of `BOX`, or `module:factory` of the model's code."""
     options: Mapping[str, Any] = _object()
     """Further arguments of the factory."""
-    seed: int = _field(_whole_number(0, 2**32 - 1), 1)
+    seed: int = _field(whole_number(0, 2**32 - 1), 1)
     """Of the sampler. The seeds of replicates follow from their parameters."""
     stop_below: float | None = _field(_parse_number, None)
     """The search ends after a round with a smaller value."""
@@ -271,11 +261,7 @@ def read_calibration(path: str) -> Calibration:
         UsageError: if the file cannot be read.
         SpecError: if it is invalid. The message names every wrong field and what is expected there.
     """
-    try:
-        text = Path(path).read_bytes()
-    except OSError as error:
-        raise UsageError(f"Cannot read the calibration {path}: {error.strerror}.") from None
-    return parse_calibration(read_document(text, path, SpecError), path)
+    return parse_calibration(read_document(read_file(path, "calibration"), path, SpecError), path)
 
 
 def parse_calibration(document: object, source: str = "") -> Calibration:

@@ -9,7 +9,7 @@ import functools
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mopsjobs.errors import shorten
@@ -51,10 +51,19 @@ def parse_replicates(value: object, where: str, problems: list[str]) -> int | Pr
     """Return a number of replicates, or the precision that decides it."""
     if isinstance(value, dict):
         return _parse_precision(value, where, problems)
-    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_TASKS:
-        return value
-    problems.append(f"{where}: expected a whole number from 1 to {MAX_TASKS:,}, {describe_actual(value)}")
-    return 1
+    return whole_number(1, MAX_TASKS)(value, where, problems)
+
+
+def whole_number(low: int, high: int) -> Callable[[object, str, list[str]], int]:
+    """Return a parser of whole numbers within bounds."""
+
+    def parse(value: object, where: str, problems: list[str]) -> int:
+        if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high:
+            return value
+        problems.append(f"{where}: expected a whole number from {low} to {high:,}, {describe_actual(value)}")
+        return low
+
+    return parse
 
 
 def _parse_precision(value: Mapping[str, object], where: str, problems: list[str]) -> Precision:
@@ -62,7 +71,8 @@ def _parse_precision(value: Mapping[str, object], where: str, problems: list[str
     problems += [
         f"{where}.{name}: unknown field, expected min, max and until" for name in value if name not in Precision._fields
     ]
-    low, high = (_parse_look(value.get(name, MISSING), f"{where}.{name}", problems) for name in ("min", "max"))
+    parse_look = whole_number(2, MAX_TASKS)
+    low, high = (parse_look(value.get(name, MISSING), f"{where}.{name}", problems) for name in ("min", "max"))
     if len(problems) == before and low > high:
         problems.append(f"{where}.max: expected at least min, {low:,}, {describe_actual(high)}")
     until = value.get("until", MISSING)
@@ -72,13 +82,6 @@ def _parse_precision(value: Mapping[str, object], where: str, problems: list[str
         until = {}
     targets = [_parse_target(name, target, f"{where}.until.{name}", problems) for name, target in until.items()]
     return Precision(low, high, tuple(targets))
-
-
-def _parse_look(value: object, where: str, problems: list[str]) -> int:
-    if isinstance(value, int) and not isinstance(value, bool) and 2 <= value <= MAX_TASKS:
-        return value
-    problems.append(f"{where}: expected a whole number from 2 to {MAX_TASKS:,}, {describe_actual(value)}")
-    return 2
 
 
 def _parse_target(name: object, value: object, where: str, problems: list[str]) -> Target:

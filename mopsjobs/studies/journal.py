@@ -2,6 +2,7 @@
 
 A told round is an object beside the round, which is created once. So the sampler is rebuilt from the journal alone. Its
 bytes follow from the calibration: they have neither times nor attempts. See docs/decisions/0128-calibrations.md.
+The cache keeps a journal as a document, and the record has its counts.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -258,16 +259,17 @@ class Journal:
 
         With several objectives, it is that of the first one; see `front`.
         """
-        known = [(one.told.value, place, one) for place, one in enumerate(self.evaluations())]
-        ranked = [(value, place, one) for value, place, one in known if value is not None]
-        return min(ranked)[2] if ranked else None
+        return next(iter(self.top(1)), None)
 
     def top(self, count: int) -> list[Evaluation]:
         """Return the evaluations with the smallest values, each parameter set once."""
         known = [(one.told.value, place, one) for place, one in enumerate(self.evaluations())]
-        ranked = sorted((value, place, one) for value, place, one in known if value is not None)
-        different = {json.dumps(one.params, sort_keys=True): one for _, _, one in reversed(ranked)}
-        return [one for _, _, one in ranked if different[json.dumps(one.params, sort_keys=True)] is one][:count]
+        top: dict[str, Evaluation] = {}
+        for _, _, one in sorted((value, place, one) for value, place, one in known if value is not None):
+            if len(top) == count:
+                break
+            top.setdefault(json.dumps(one.params, sort_keys=True), one)
+        return [*top.values()]
 
     def front(self) -> list[Evaluation]:
         """Return the evaluations that no other one beats in each of several objectives."""
@@ -392,3 +394,78 @@ def further_seed(study: Study, one: ParameterSet, replicate: int) -> int | None:
     """Return the seed of a further replicate of a set; None if the study lists fewer."""
     is_listed = isinstance(study.seeds, tuple)
     return None if is_listed and replicate >= len(study.seeds) else study.seed_of(one, replicate)
+
+
+MAX_PARAMS = 4000
+"""Characters of the parameters of the best set in a record, as JSON. Larger ones are left out: records stay small."""
+
+
+MAX_ERRORS = 3
+"""Types of errors in a record, the most frequent first."""
+
+
+def counts_of(journal: Journal) -> dict[str, Any]:
+    """Return the counts of a calibration, and its best set; see `registry.calibration_counts`."""
+    told = [one.told for one in journal.evaluations()]
+    errors = Counter(str(one.error) for one in told if one.values is None)
+    best = journal.best
+    return {
+        "rounds": journal.rounds_done,
+        "at_most": journal.rounds_planned,
+        "inherited": journal.inherited,
+        "sets": len(told),
+        "failed": errors.total(),
+        "errors": dict(errors.most_common(MAX_ERRORS)),
+        "not_precise": sum(one.precise is False for one in told),
+        "asynchronous": journal.calibration.is_asynchronous,
+        "best": None if best is None else _best(journal, best),
+    }
+
+
+def _best(journal: Journal, best: Evaluation) -> dict[str, Any]:
+    params = journal.calibration.asked_of(best.params)
+    is_small = len(json.dumps(params)) <= MAX_PARAMS
+    told = best.told
+    return {
+        "value": told.value, "half_width": told.half_width, "round": best.round, "params": params if is_small else {},
+    }  # fmt: skip
+
+
+def encode_journal(journal: Journal) -> str:
+    """Return a journal as JSON."""
+    rounds = [
+        [
+            one.job_id,
+            one.number,
+            one.sets,
+            None if one.told is None else [told.to_json() for told in one.told],
+        ]
+        for one in journal.rounds
+    ]
+    return json.dumps(
+        {
+            "spec": journal.calibration.to_dict(),
+            "rounds": rounds,
+            "inherited": journal.inherited,
+            "has_ended": journal.has_ended,
+        },
+        separators=(",", ":"),
+    )
+
+
+def decode_journal(text: str) -> Journal:
+    """Return the journal that `encode_journal` has written.
+
+    Raises:
+        RecordError: if it is not one.
+    """
+    try:
+        document: Any = json.loads(text)
+        rounds = [
+            Round(job_id, number, tuple(sets), None if told is None else tuple(map(told_of, told)))
+            for job_id, number, sets, told in document["rounds"]
+        ]
+        calibration = parse_calibration(document["spec"], "in the cache")
+        return Journal(calibration, tuple(rounds), document["inherited"], document["has_ended"])
+    except (ValueError, TypeError, KeyError, UsageError) as error:
+        raise RecordError(f"not a journal ({type(error).__name__}: {error})") from None

@@ -276,11 +276,8 @@ class Manifest:
 
     def _record_metadata(self) -> dict[str, Any]:
         """Return the metadata of the record. Entries of the study never replace those that mops-jobs acts on."""
-        duplicates, sets, different = (
-            len(self.duplicate_tasks()),
-            len(self.study.parameter_sets),
-            self.study.different_sets,
-        )
+        sets, different = len(self.study.parameter_sets), self.study.different_sets
+        duplicates = len(self.duplicate_tasks())
         own = {
             "model": self.study.model,
             "scenario": self.study.scenario,

@@ -15,7 +15,6 @@ import heapq
 import itertools
 import re
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
@@ -55,30 +54,6 @@ _PARAM = re.compile(r"[0-9a-f]{64}/")
 
 PACKS = ".packs/"
 """Stands between the prefix of a job's outputs and its packs. It sorts before all parameter ids."""
-
-
-class _Bounded:
-    """Whole packs by key, the last used ones up to a number of bytes."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit, self._size = limit, 0
-        self._values: OrderedDict[str, bytes] = OrderedDict()
-
-    def get(self, key: str) -> bytes | None:
-        value = self._values.get(key)
-        if value is not None:
-            self._values.move_to_end(key)
-        return value
-
-    def remove(self, key: str) -> None:
-        self._size -= len(self._values.pop(key, b""))
-
-    def add(self, key: str, value: bytes) -> None:
-        self.remove(key)
-        self._size += len(value)
-        self._values[key] = value
-        while self._size > self._limit and len(self._values) > 1:
-            self._size -= len(self._values.popitem(last=False)[1])
 
 
 class _Log(NamedTuple):
@@ -122,7 +97,8 @@ class PackedStore:
         self.close = store.close
         self._get_range: Callable[[str, int, int], bytes | None] | None = getattr(store, "get_range", None)
         self._lock, self._listing = threading.Lock(), threading.Lock()
-        self._packs = _Bounded(KEPT_PACKS)
+        self._packs: dict[str, bytes] = {}
+        """Whole packs, the last used one at the end."""
         self._logs: dict[str, _Log] = {}
         """Those of the jobs that were looked at last."""
         self._reading: dict[str, threading.Lock] = {}
@@ -150,11 +126,15 @@ class PackedStore:
 
     def get_entry(self, entry: Entry) -> Versioned | None:
         """Return the value of an entry that `scan` gave: `get` without the search for its pack."""
+        found = self._find_entry(entry)
+        return self.get(entry.key) if found is None else self._read(*found[1:])
+
+    def _find_entry(self, entry: Entry) -> tuple[_Log, PackIndex, Row] | None:
         parts = OUTPUT.parse(entry.key)
         log = None if parts is None else self._logs.get(parts["job"])
         index = None if log is None else log.indexes.get(entry.version.value)
         row = None if parts is None or index is None else index.find(parts["param"], parts["seed"], parts["output"])
-        return self.get(entry.key) if index is None or row is None else self._read(index, row)
+        return None if log is None or index is None or row is None else (log, index, row)
 
     def read_ranges(self, entries: Iterable[Entry], call: Callable[..., Iterable[bytes | None]]) -> dict[str, bytes]:
         """Return the values of entries that lie near each other in large packs, by their keys.
@@ -167,12 +147,10 @@ class PackedStore:
         """
         places: dict[str, list[tuple[int, int, Row, str]]] = {}
         for entry in entries:
-            parts = OUTPUT.parse(entry.key)
-            log = None if parts is None else self._logs.get(parts["job"])
-            index = None if log is None or log.bytes <= WHOLE_BYTES else log.indexes.get(entry.version.value)
-            row = None if parts is None or index is None else index.find(parts["param"], parts["seed"], parts["output"])
-            if index is not None and row is not None and row.size and index.inline(row) is None:
-                places.setdefault(index.key, []).append((*index.span(row), row, entry.key))
+            if (found := self._find_entry(entry)) is not None:
+                log, index, row = found
+                if log.bytes > WHOLE_BYTES and row.size and index.inline(row) is None:
+                    places.setdefault(index.key, []).append((*index.span(row), row, entry.key))
         if self._get_range is None or not places:
             return {}
         ranges: list[tuple[str, int, int]] = []
@@ -183,14 +161,14 @@ class PackedStore:
                     ranges[-1] = (pack, ranges[-1][1], start + length)
                 else:
                     ranges.append((pack, start, start + length))
-        found: dict[str, bytes] = {}
+        values: dict[str, bytes] = {}
         get_range = self._get_range
         read = call(lambda one: get_range(one[0], one[1], one[2] - one[1]), ranges)
         for (pack, begin, end), part in zip(ranges, read, strict=True):
             of_range = (one for one in places[pack] if begin <= one[0] < end)
-            values = ((key, row, (part or b"")[start - begin :][:length]) for start, length, row, key in of_range)
-            found.update((key, value) for key, row, value in values if digest_of(value) == row.digest)
-        return found
+            read_parts = ((key, row, (part or b"")[start - begin :][:length]) for start, length, row, key in of_range)
+            values.update((key, value) for key, row, value in read_parts if digest_of(value) == row.digest)
+        return values
 
     def list_keys(self, prefix: str = "") -> Iterator[str]:
         """Yield the keys of `scan`."""
@@ -275,7 +253,18 @@ class PackedStore:
 
     def _kept(self, key: str) -> bytes | None:
         with self._lock:
-            return self._packs.get(key)
+            value = self._packs.pop(key, None)
+            if value is not None:
+                self._packs[key] = value
+            return value
+
+    def _keep(self, key: str, value: bytes) -> None:
+        if 0 < len(value) <= MAX_PACK_BYTES:
+            with self._lock:
+                self._packs.pop(key, None)
+                self._packs[key] = value
+                while len(self._packs) > 1 and sum(map(len, self._packs.values())) > KEPT_PACKS:
+                    del self._packs[next(iter(self._packs))]
 
     def _note(self, job_id: str, listed: Iterator[Entry]) -> _Log:
         """Read the indexes of listed packs."""
@@ -293,7 +282,7 @@ class PackedStore:
         for entry in listed:
             versions[entry.key] = entry.version
             if known is not None and known.versions.get(entry.key, entry.version) != entry.version:
-                self._forget(entry.key)
+                self._packs.pop(entry.key, None)
             elif known is not None and entry.key in known.indexes:
                 indexes[entry.key] = known.indexes[entry.key]
                 continue
@@ -339,15 +328,6 @@ class PackedStore:
                 self._keep(key, whole)
         self._reading.pop(key, None)
         return whole
-
-    def _forget(self, key: str) -> None:
-        with self._lock:
-            self._packs.remove(key)
-
-    def _keep(self, key: str, value: bytes) -> None:
-        if 0 < len(value) <= MAX_PACK_BYTES:
-            with self._lock:
-                self._packs.add(key, value)
 
     def _read(self, index: PackIndex, row: Row) -> Versioned:
         """Return an output of a pack.

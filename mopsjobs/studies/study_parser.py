@@ -92,11 +92,19 @@ def read_study(path: str) -> Study:
         UsageError: if the file cannot be read.
         StudyError: if it is invalid; see `load_study`.
     """
+    return load_study(read_file(path, "study"), path)
+
+
+def read_file(path: str, what: str) -> bytes:
+    """Return the bytes of a file.
+
+    Raises:
+        UsageError: if it cannot be read.
+    """
     try:
-        text = Path(path).read_bytes()
+        return Path(path).read_bytes()
     except OSError as error:
-        raise UsageError(f"Cannot read the study {path}: {error.strerror}.") from None
-    return load_study(text, path)
+        raise UsageError(f"Cannot read the {what} {path}: {error.strerror}.") from None
 
 
 def parse_study(document: object, source: str = "", *, may_grow: bool = False) -> Study:

@@ -35,6 +35,7 @@ from mopsjobs.studies.journal import (
     Told,
     ToldRound,
     calibration_of,
+    counts_of,
     failed_replicate,
     judge_scalars,
     lacking_scalar,
@@ -42,7 +43,6 @@ from mopsjobs.studies.journal import (
     read_journal,
     told_key,
 )
-from mopsjobs.studies.journal_document import counts_of
 from mopsjobs.studies.manifest import Manifest, load_manifest
 from mopsjobs.studies.precision import FAILED, PRECISE, Judgement, judge
 from mopsjobs.studies.rounds import Stopped, as_sets

@@ -39,8 +39,15 @@ from mopsjobs.store.azure import listing
 from mopsjobs.store.base import Entry, VersionToken
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.studies.calibration import SpecError, parse_calibration
-from mopsjobs.studies.journal import Journal, Round, calibration_of, parse_told
-from mopsjobs.studies.journal_document import counts_of, decode_journal, encode_journal
+from mopsjobs.studies.journal import (
+    Journal,
+    Round,
+    calibration_of,
+    counts_of,
+    decode_journal,
+    encode_journal,
+    parse_told,
+)
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.outputs import find_complete_tasks
 from mopsjobs.studies.rounds import END, encode_round, parse_round

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from mopsjobs.registry.notes import CALIBRATION
-from mopsjobs.studies.journal_document import counts_of, decode_journal, encode_journal
+from mopsjobs.studies.journal import counts_of, decode_journal, encode_journal
 from support.calibrated import grow_calibration, journal_of, put_calibration
 from support.cli import Cli, Remote, add, foreign, key
 from support.desk import Desk
@@ -54,16 +54,6 @@ def test_a_precision_is_named_as_the_replicates_of_a_calibration(cli: Cli, remot
     assert fields["n_replicates"] == [2, found["replicates"]]
 
 
-def test_further_rounds_show_after_a_sync(cli: Cli, remote: Remote) -> None:
-    """An asked round counts for nothing yet."""
-    put_calibration(remote.jobs, "cal", 2)
-    cli.ok("sync")
-    grow_calibration(remote.jobs, journal_of("cal", 3, asked=True))
-    cli.ok("sync")
-    assert cli.ok("list", "--json").json["jobs"][0]["calibration"]["rounds"] == 3
-    assert "3 of 20 rounds, 24 sets" in cli.ok("results", "cal", "--best").err
-
-
 def test_the_best_sets_have_a_table(cli: Cli, remote: Remote) -> None:
     """With parameters that vary, and none that are fixed. Sets that may be the best are marked."""
     put_calibration(remote.jobs, "cal", 5)
@@ -79,17 +69,6 @@ def test_the_best_sets_have_a_table(cli: Cli, remote: Remote) -> None:
     assert cli.ok("results", "cal", "--best", "--csv").lines[0] == (
         '"rank","job_id","round","beta","gamma","mode","loss","half_width","replicates"'
     )
-
-
-def test_what_the_best_sets_have_in_common_is_explained(cli: Cli, remote: Remote) -> None:
-    """By the same test as for any result, over the values that the sampler was told."""
-    put_calibration(remote.jobs, "cal", 20)
-    cli.ok("sync")
-    ran = cli.ok("results", "cal", "--explain")
-    assert "beta" in ran.out
-    document = cli.ok("results", "cal", "--explain", "--json").json
-    assert (document["scalar"], document["end"]) == ("loss", "lowest")
-    assert document["separates"][0]["condition"].startswith("beta")
 
 
 @pytest.mark.parametrize("flags", [("--best", "--table", "x.csv"), ("--explain", "--by", "task"), ("--best", "x")])

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import mopsjobs
-from mopsjobs.errors import EXIT_USAGE
 from support.cli import Cli, Remote
 from support.ledgers import Ledger, add_job, attempt, leave_scalars
 
@@ -79,32 +78,11 @@ def test_the_document_has_the_condition_and_the_counts_offline_too(cli: Cli) -> 
     assert first["left_out"] == counts | {"sets_with_too_few": 2, "parameters": 0}
 
 
-@pytest.mark.usefixtures("jobs")
-def test_the_age_is_that_of_the_look(cli: Cli) -> None:
-    """The kept table of sets does not keep the age with which it was made."""
-    cli.ok("results", "job", "--explain", "loss")
-    cli.clock.advance(hours=5)
-    assert "Data: synced 5h ago" in cli.ok("results", "job", "--explain", "loss", "--offline").err
-
-
 def test_equal_parameters_of_two_jobs_are_one_set(cli: Cli, jobs: JobRegistry) -> None:
     """The same 60 sets twice are no more evidence than once: they have twice the replicates."""
     run_job(jobs, "again")
     found: dict[str, Any] = cli.ok("results", "job", "again", "--explain", "loss", "--json").json
     assert (found["jobs"], found["sets"], found["replicates"]) == (["job", "again"], 57, 6)
-
-
-@pytest.mark.usefixtures("jobs")
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--explain", "los"], "invalid scalar 'los': no result has it. The numbers are: loss. Did you mean 'loss'?"),
-        (["--explain", "note"], "invalid scalar 'note': its values are not numbers."),
-    ],
-)
-def test_what_cannot_be_explained_is_a_clear_error(cli: Cli, flags: list[str], message: str) -> None:
-    """The scalars that can are named."""
-    assert message in cli.fails(EXIT_USAGE, "results", "job", *flags)
 
 
 def test_too_few_sets_say_so(cli: Cli, remote: Remote) -> None:

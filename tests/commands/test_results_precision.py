@@ -116,14 +116,6 @@ def test_tasks_of_a_running_job_say_that_its_record_counts_more(cli: Cli, remote
     assert "The record counts 8 tasks. The others are listed as their sets go on.\n" in cli.ok("tasks", "job").err
 
 
-def test_a_table_counts_a_set_once_that_two_jobs_share(desk: Desk) -> None:
-    _run(desk, "--label", "a=b")
-    desk.submit(SETS[1:], "--extend", "job", job_id="job.b", n_replicates=REPLICATES)
-    desk.ended("job.b")
-    found = json.loads(desk.ok("results", "job", "job.b", "--by", "set", "--json").out)
-    assert (len(found["sets"]), found["notes"][0]) == (6, "5 of 6 sets precise, 1 at max.")
-
-
 def test_views_agree_on_sets_that_a_study_names_twice(desk: Desk) -> None:
     (desk.home / "model.py").write_text(MODEL)
     desk.submit([{"sd": 0.1}, {"sd": 0.1}, {"sd": 0.5}], n_replicates=REPLICATES)

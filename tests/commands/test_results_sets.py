@@ -234,13 +234,6 @@ def test_tasks_that_have_ended_elsewhere_are_told(cli: Cli, jobs: JobRegistry) -
     assert (document["tasks"]["missing"], document["tasks"]["waiting"]) == (2, 0)
 
 
-def test_the_tasks_of_a_query_are_those_of_the_table(cli: Cli, family: str) -> None:
-    rows = cli("query", "SELECT * FROM results", "--job", family, "--csv").out
-    table = cli("results", family, "--table", "-").out
-    read = [list(csv.reader(io.StringIO(text))) for text in (rows, table)]
-    assert read[0] == read[1]
-
-
 # --- the best -------------------------------------------------------------------------------------------------------
 
 

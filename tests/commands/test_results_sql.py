@@ -107,15 +107,6 @@ def test_sql_finds_the_columns_of_the_table_of_results(cli: Cli, jobs: JobRegist
     assert not row["ok"]
 
 
-@pytest.mark.usefixtures("engine")
-def test_several_jobs_are_one_table_in_sql(cli: Cli, jobs: JobRegistry) -> None:
-    for job_id, peak in (("a", 1), ("b", 3)):
-        manifest = add_job(jobs, job_id, [{"x": 1}])
-        Ledger(jobs.store, job_id)(attempt(0))
-        leave_output(jobs, manifest, 0, peak=peak)
-    assert cli.ok("results", "a", "b", "--sql", "SELECT avg(peak) FROM results", "--tsv").out == "2.0\n"
-
-
 # --- limits ---------------------------------------------------------------------------------------------------------
 
 
@@ -132,12 +123,6 @@ def test_sql_reads_the_table_alone(cli: Cli, jobs: JobRegistry, sql: str) -> Non
     three_tasks(jobs)
     said = cli.fails(2, "results", "job", "--sql", sql)
     assert "The columns of results are job_id, task, param_id, r0, mode, seed," in " ".join(said.split())
-
-
-def test_sql_suggests_the_nearest_column(cli: Cli, jobs: JobRegistry, engine: str) -> None:
-    three_tasks(jobs)
-    suggestion = '"peak"' if engine == "duckdb" else "Did you mean 'peak'?"
-    assert suggestion in cli("results", "job", "--sql", "SELECT peek FROM results").err
 
 
 @pytest.mark.usefixtures("engine")

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from mopsjobs.app.origins.compare_jobs import MAX_NAMED, ComparedResults, JobOutputs, compare_results
 from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.registry.keys import NAMES_NAME
 from mopsjobs.store.memory import InMemoryVersionedStore
-from mopsjobs.studies import compare_results as compared
-from mopsjobs.studies.compare_results import ComparedResults, JobOutputs, compare_results
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.outputs import output_key
 from support.cli import LineStore
@@ -36,7 +35,8 @@ def fill(store: VersionedStore, manifest: Manifest, outputs: Mapping[int, Mappin
 
 
 def counts(found: ComparedResults) -> tuple[int, int, int, int]:
-    return found.equal, found.different, found.only_first, found.only_second
+    equal, different, _, only_first, only_second = found.counts.values()
+    return equal, different, only_first, only_second
 
 
 def numbers(found: ComparedResults, kind: str) -> list[int]:
@@ -117,19 +117,19 @@ def test_only_outputs_of_equal_size_are_read() -> None:
 
 
 def test_the_first_tasks_are_named_and_all_are_counted() -> None:
-    store, study_of_many = InMemoryVersionedStore(), study(sets_of(compared.MAX_NAMED + 5), outputs=None)
+    store, study_of_many = InMemoryVersionedStore(), study(sets_of(MAX_NAMED + 5), outputs=None)
     jobs = [
         fill(
             store,
             Manifest(job_id=job_id, study=study_of_many, bundle=BUNDLE),
-            {number: {"a": value} for number in range(compared.MAX_NAMED + 5)},
+            {number: {"a": value} for number in range(MAX_NAMED + 5)},
         )
         for job_id, value in (("one", b"1"), ("two", b"2"))
     ]
     progress: list[int] = []
     found = compare_results(store, *jobs, progress.append)
-    assert (found.different, len(found.named["different"])) == (compared.MAX_NAMED + 5, compared.MAX_NAMED)
-    assert progress == list(range(1, compared.MAX_NAMED + 6))
+    assert (found.counts["different"], len(found.named["different"])) == (MAX_NAMED + 5, MAX_NAMED)
+    assert progress == list(range(1, MAX_NAMED + 6))
 
 
 def test_an_outage_ends_the_comparison() -> None:

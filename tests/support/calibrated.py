@@ -8,8 +8,7 @@ from typing import Any
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.notes import CALIBRATION
 from mopsjobs.studies.calibration import Calibration, parse_calibration
-from mopsjobs.studies.journal import Journal, Round, Told, ToldRound, told_key
-from mopsjobs.studies.journal_document import counts_of
+from mopsjobs.studies.journal import Journal, Round, Told, ToldRound, counts_of, told_key
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.rounds import as_sets, encode_round, round_key
 

@@ -19,8 +19,7 @@ from mopsjobs.errors import EXIT_DONE, EXIT_JOB_FAILED, JobBusyError, UsageError
 from mopsjobs.registry.calibration_counts import failed_text, round_word
 from mopsjobs.registry.status import SWEEP, JobStatus
 from mopsjobs.studies.calibration import Calibration
-from mopsjobs.studies.journal import SETS_OF, Evaluation, Journal
-from mopsjobs.studies.journal_document import counts_of
+from mopsjobs.studies.journal import SETS_OF, Evaluation, Journal, counts_of
 from mopsjobs.studies.manifest import load_manifest
 from mopsjobs.studies.study import ParameterSet, Study
 from mopsjobs.studies.study_parser import parse_sets, parse_study

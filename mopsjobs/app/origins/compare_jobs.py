@@ -1,13 +1,23 @@
-"""Compare jobs: the code, studies, environments and outputs of two. `diff` prints it, and a page shows it."""
+"""Compare jobs: the code, studies, environments and outputs of two. `diff` prints it, and a page shows it.
+
+Outputs are compared task by task, as a stream: memory does not grow with their number. Tasks of two jobs are the same
+simulation if parameter set and seed are equal, whatever the studies are called. Both jobs are listed once. An output is
+only read if both have one of equal size, and if the listing does not carry it.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
+import heapq
 import json
 import operator
-from collections import Counter
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import groupby, repeat
 from typing import Any, NamedTuple
 
 from mopsjobs.app.origins.provenance import Provenance, printable, read_provenance
@@ -16,8 +26,11 @@ from mopsjobs.bundles.extraction import BundleFile, read_files
 from mopsjobs.bundles.git_state import GitState
 from mopsjobs.errors import shorten
 from mopsjobs.ledger.environment import Environment
-from mopsjobs.studies.compare_results import ComparedResults, ComparedTask, JobOutputs, compare_results
+from mopsjobs.store.base import VersionedStore
 from mopsjobs.studies.lineage import family_of
+from mopsjobs.studies.manifest import Manifest
+from mopsjobs.studies.output_directory import RefusedFileError
+from mopsjobs.studies.results import Output, count_tasks, read_output, sorted_outputs_of, why_not_an_output
 from mopsjobs.studies.study import FIELDS, ParameterSet, Study, json_of
 from mopsjobs.utils.text import parse_whole_number
 
@@ -27,7 +40,7 @@ MIN_KNOWN = 2
 """Jobs of which a part has to be known, to be compared."""
 
 MAX_NAMED = 20
-"""Parameter sets that are named of each job. All are counted."""
+"""Parameter sets and tasks of each kind that are named of each job. All are counted."""
 
 MAX_VALUE = 60
 """Characters of a value that is named beside others."""
@@ -329,9 +342,8 @@ def _differing(names: Iterable[str], sides: Sequence[Sequence[Mapping[str, Any]]
 
 
 def _results_json(results: ComparedResults) -> dict[str, object]:
-    kinds = ("equal", "different", "unreadable", "only_first", "only_second")
     return {
-        **{kind: getattr(results, kind) for kind in kinds},
+        **results.counts,
         "repeated": list(results.repeated),
         "tasks": {kind: [_task_json(task) for task in tasks] for kind, tasks in results.named.items()},
     }
@@ -340,3 +352,149 @@ def _results_json(results: ComparedResults) -> dict[str, object]:
 def _task_json(task: ComparedTask) -> dict[str, object]:
     param_id, _, seed = task.name.rpartition("/")
     return {"param_id": param_id, "seed": parse_whole_number(seed, 0, 2**64 - 1), "outputs": list(task.outputs)}
+
+
+THREADS = 8
+"""Tasks that are compared at once."""
+
+LARGE_BYTES = 16 * 2**20
+"""Outputs of this size and more are compared one at a time."""
+
+
+class JobOutputs(NamedTuple):
+    """A job whose outputs are compared."""
+
+    job_id: str
+    family: Sequence[Manifest]
+    """See `outputs_of`."""
+
+
+class ComparedTask(NamedTuple):
+    """A task whose outputs were compared."""
+
+    name: str
+    """Its parameter set and seed, as `<param_id>/<seed>`."""
+    outputs: tuple[str, ...]
+    """The names of its outputs that differ, or that only one job has."""
+
+
+KINDS = ("equal", "different", "unreadable", "only_first", "only_second")
+"""Kinds of tasks: both jobs have outputs, or only one has. `unreadable` ones have an output that the store does not
+send, and do not differ otherwise."""
+
+
+class ComparedResults:
+    """The counts of a comparison, with the first few tasks of each kind."""
+
+    def __init__(self, repeated: tuple[int, int]) -> None:
+        self.counts = dict.fromkeys(KINDS, 0)
+        self.repeated = repeated
+        """Tasks of each job that repeat an earlier one. They share its outputs, which are compared once."""
+        self.named: dict[str, list[ComparedTask]] = {kind: [] for kind in KINDS[1:]}
+
+    def add(self, kind: str, task: ComparedTask) -> None:
+        """Count a task."""
+        self.counts[kind] += 1
+        if kind in self.named and len(self.named[kind]) < MAX_NAMED:
+            self.named[kind].append(task)
+
+
+def compare_results(
+    store: VersionedStore, first: JobOutputs, second: JobOutputs, on_progress: Callable[[int], None] | None = None
+) -> ComparedResults:
+    """Compare the outputs of two jobs.
+
+    Args:
+        store: where the outputs of both are.
+        first: a job.
+        second: another one.
+        on_progress: called with the number of tasks so far.
+
+    Raises:
+        StoreError: if a listing failed, or the store does not answer.
+    """
+    result, large = ComparedResults((count_tasks(first.family)[1], count_tasks(second.family)[1])), threading.Lock()
+    pending: deque[Future[tuple[str, ComparedTask]]] = deque()
+    done = 0
+
+    def take() -> None:
+        nonlocal done
+        result.add(*pending.popleft().result())
+        done += 1
+        if on_progress is not None:
+            on_progress(done)
+
+    with ThreadPoolExecutor(THREADS) as threads:
+        try:
+            for name, ours, theirs in _pairs(_tasks(store, first), _tasks(store, second)):
+                pending.append(threads.submit(_compare_task, store, large, name, ours, theirs))
+                if len(pending) > 2 * THREADS:
+                    take()
+            while pending:
+                take()
+        except BaseException:
+            threads.shutdown(cancel_futures=True)
+            raise
+    return result
+
+
+def _tasks(store: VersionedStore, job: JobOutputs) -> Iterator[tuple[str, list[Output]]]:
+    """Yield the tasks of a job with their outputs, in the order of their names with a slash."""
+    outputs = (
+        output
+        for output in sorted_outputs_of(store, job.job_id, job.family)
+        if not why_not_an_output(output, job.family)
+    )
+    for name, of_task in groupby(outputs, key=lambda output: output.name.rpartition("/")[0]):
+        yield name, list(of_task)
+
+
+def _pairs(
+    first: Iterator[tuple[str, list[Output]]], second: Iterator[tuple[str, list[Output]]]
+) -> Iterator[tuple[str, list[Output], list[Output]]]:
+    """Yield each task of either job with its outputs in both."""
+    sides = (zip(repeat(side), tasks) for side, tasks in enumerate((first, second)))
+    merged = heapq.merge(*sides, key=lambda one: one[1][0] + "/")
+    for name, of_name in groupby(merged, key=lambda one: one[1][0]):
+        found = {side: outputs for side, (_, outputs) in of_name}
+        yield name, found.get(0, []), found.get(1, [])
+
+
+def _compare_task(
+    store: VersionedStore, large: threading.Lock, task: str, ours: list[Output], theirs: list[Output]
+) -> tuple[str, ComparedTask]:
+    first, second = ({output.name.rpartition("/")[2]: output for output in outputs} for outputs in (ours, theirs))
+    if not (first and second):
+        return "only_first" if first else "only_second", ComparedTask(task, tuple(first or second))
+    differing, unreadable = [], []
+    for name in sorted(first.keys() | second.keys()):
+        if name not in first or name not in second:
+            differing.append(name)
+            continue
+        try:
+            if not _is_equal(store, large, first[name], second[name]):
+                differing.append(name)
+        except RefusedFileError:
+            unreadable.append(name)
+    kind = "different" if differing else "unreadable" if unreadable else "equal"
+    return kind, ComparedTask(task, tuple(differing or unreadable))
+
+
+def _is_equal(store: VersionedStore, large: threading.Lock, first: Output, second: Output) -> bool:
+    """Return whether two outputs have the same bytes.
+
+    Raises:
+        RefusedFileError: if the store does not send one of them.
+    """
+    sizes = (first.entry.size, second.entry.size)
+    if None not in sizes and sizes[0] != sizes[1]:
+        return False
+    with contextlib.nullcontext() if (sizes[0] or 0) < LARGE_BYTES else large:
+        return _value(store, first) == _value(store, second)
+
+
+def _value(store: VersionedStore, output: Output) -> bytes | None:
+    if output.entry.value is not None:
+        return output.entry.value
+    found = read_output(store, output.entry.key, output.entry)
+    return None if found is None else found.value

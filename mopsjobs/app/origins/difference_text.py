@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from mopsjobs.app.origins.compare_jobs import SHORT_HASH, JobDifference, set_text, value_text
+from mopsjobs.app.origins.compare_jobs import SHORT_HASH, ComparedResults, JobDifference, set_text, value_text
 from mopsjobs.app.origins.provenance import Provenance
 from mopsjobs.console.terminal import title_text
-from mopsjobs.studies.compare_results import ComparedResults
 from mopsjobs.utils.text import pluralize, repeats_text
 
 SHOWN = 10
@@ -98,14 +97,14 @@ def _environment_lines(found: JobDifference) -> Iterator[Line]:
 
 
 def _result_lines(results: ComparedResults, found: JobDifference) -> Iterator[Line]:
-    counts = (
-        (results.equal, "equal"),
-        (results.different, "different"),
-        (results.unreadable, "not readable"),
-        (results.only_first, f"only in {found.first.job_id}"),
-        (results.only_second, f"only in {found.second.job_id}"),
+    told = {
+        "unreadable": "not readable",
+        "only_first": f"only in {found.first.job_id}",
+        "only_second": f"only in {found.second.job_id}",
+    }
+    words = ", ".join(
+        f"{pluralize(count, 'task')} {told.get(kind, kind)}" for kind, count in results.counts.items() if count
     )
-    words = ", ".join(f"{pluralize(count, 'task')} {word}" for count, word in counts if count)
     yield _line("Results", words or "none")
     for job, count in zip((found.first, found.second), results.repeated, strict=True):
         if count:

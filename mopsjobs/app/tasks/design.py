@@ -1,11 +1,11 @@
 """Design the next tasks of a study, ready for `submit --extend`: further parameter sets, or more replicates.
 
-**Further sets** settle the regions that `failures` suspects: see `studies.further_sets`.
+**Further sets** settle the regions that `failures` suspects: see `studies.separating`.
 
 **Replicates** make intervals of means as narrow as asked. It takes the least n with `t * sd / sqrt(n) <= width`. There,
 `sd` is the spread of a set so far, and t is Student's for n - 1 degrees of freedom. The study asks for the precision
 itself, so that the runner decides set by set. Its `min` is the present number of replicates, and its `max` is `MOST`
-times the largest n: the spread of four values may be three times as large, and n grows with its square.
+times the largest n. For the true spread may be three times that of four values, and n grows with its square.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from mopsjobs.app.tasks.failures import Failures, further_sets
 from mopsjobs.app.tasks.result_sets import ResultSets, read_result_sets
 from mopsjobs.app.tasks.results_table import find_results
 from mopsjobs.errors import UsageError
-from mopsjobs.studies.further_sets import MARGIN as FURTHER_MARGIN
 from mopsjobs.studies.manifest import load_manifest
 from mopsjobs.studies.precision import Precision, Target
+from mopsjobs.studies.separating import MARGIN as FURTHER_MARGIN
 from mopsjobs.studies.study import ParameterSet, param_id
 from mopsjobs.utils.intervals import student_t
 from mopsjobs.utils.text import join_first, pluralize

@@ -13,13 +13,11 @@ from typing import Any, NamedTuple
 from mopsjobs.app.jobs.current_jobs import find_current_job
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.freshness import FreshnessPolicy
-from mopsjobs.app.tasks.explain import Explained
+from mopsjobs.app.tasks.explain import Explained, SetValues, explain_extremes
 from mopsjobs.cache.sync_state import transaction
 from mopsjobs.errors import RecordError, StoreUnavailableError, UsageError, command_line
 from mopsjobs.registry.calibration_counts import params_text
-from mopsjobs.studies.explaining import SetValues, explain_extremes
-from mopsjobs.studies.journal import Evaluation, Journal, read_journal
-from mopsjobs.studies.journal_document import counts_of, decode_journal, encode_journal
+from mopsjobs.studies.journal import Evaluation, Journal, counts_of, decode_journal, encode_journal, read_journal
 from mopsjobs.studies.manifest import load_manifest
 from mopsjobs.utils.intervals import mean_text
 from mopsjobs.utils.table_files import Column, Row, kind_of

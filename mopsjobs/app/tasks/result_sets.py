@@ -17,7 +17,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Any, NamedTuple, TypedDict, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from mopsjobs.app.jobs.job_tasks import JobTasks
 from mopsjobs.app.run.app import App
@@ -126,19 +126,6 @@ class Totals(NamedTuple):
     failed: int
     missing: int
     waiting: int
-
-
-class SetsDocument(TypedDict):
-    """The tasks that numbers are of, as in `results --by set --json`."""
-
-    tasks: dict[str, int]
-    """The fields of `Totals`, and the tasks that repeat another one."""
-    complete: bool
-    """Whether all values of the tasks that succeeded could be read."""
-    problems: list[str]
-    """What the table lacks, as sentences."""
-    notes: list[str]
-    """What the numbers leave out, as sentences."""
 
 
 class SetOrder(NamedTuple):
@@ -276,7 +263,7 @@ class ResultSets:
         sums = ", ".join(f"coalesce(sum({name}), 0)" for name in COUNTS)
         return Totals(*self._database.execute(f"SELECT count(*), {sums} FROM set_row").fetchone())  # noqa: S608 - constant names
 
-    def document(self) -> SetsDocument:
+    def document(self) -> dict[str, Any]:
         """Return which tasks the numbers have, and what they leave out."""
         counts = self.totals()._asdict() | {"repeated": self.repeated}
         return {"tasks": counts, "complete": not self.is_partial, "problems": self.problems, "notes": self.notes()}
@@ -613,7 +600,7 @@ def locate_sets(families: Sequence[Sequence[JobTasks]], app: App) -> tuple[str, 
 def query_results(
     names: Iterable[str],
     app: App,
-    view: Callable[[sqlite3.Connection, SetsDocument], T],
+    view: Callable[[sqlite3.Connection, dict[str, Any]], T],
     policy: FreshnessPolicy,
 ) -> T:
     """Call `view` with a connection that has the views of the cache, and `results` and `result_sets` of some jobs.

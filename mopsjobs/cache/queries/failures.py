@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 from mopsjobs.cache.queries.filters import IS_NOT_RESUMED, LATER_JOBS, Filter, where_clauses
 from mopsjobs.cache.queries.ledgers import IS_FAILED, Ledger, read_ledger
 from mopsjobs.cache.stored_study import StoredStudy, find_duplicates
-from mopsjobs.studies.further_sets import find_suspicion
-from mopsjobs.studies.separating import Finding, Separation, SetOutcomes
+from mopsjobs.studies.separating import Finding, Separation, SetOutcomes, find_suspicion
 from mopsjobs.utils.ranges import is_in_ranges
 
 VERSION = 9
@@ -83,7 +82,7 @@ class FailureGroup(NamedTuple):
     separates: list[dict[str, Any]]
     """Conditions on parameters that separate them from tasks that succeeded, with `condition`, `failed`, …"""
     suspected: list[dict[str, Any]]
-    """Without such conditions, the one that further parameter sets would decide: see `studies.further_sets`."""
+    """Without such conditions, the one that further parameter sets would decide: see `studies.separating`."""
 
 
 class JobFailures(NamedTuple):

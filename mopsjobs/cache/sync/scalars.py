@@ -33,8 +33,7 @@ from mopsjobs.store.bulk import bulk_reads
 from mopsjobs.store.fetcher import FailedRead, ParallelFetcher
 from mopsjobs.store.unread_keys import NOT_READ
 from mopsjobs.studies.manifest import load_manifest
-from mopsjobs.studies.output_scalars import OutputReader, TaskOutputs, note_problem
-from mopsjobs.studies.outputs import scan_outputs
+from mopsjobs.studies.outputs import OutputReader, TaskOutputs, note_problem, scan_outputs
 from mopsjobs.utils.table_files import kind_of
 
 CHUNKS = 8

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,24 +28,6 @@ NORMALISED = [
 @pytest.mark.parametrize(("message", "normalised"), NORMALISED)
 def test_what_differs_between_tasks_becomes_a_mark(message: str, normalised: str) -> None:
     assert normalise(message) == normalised
-
-
-def test_five_causes_in_ten_thousand_tasks_give_five_signatures() -> None:
-    """Each message has the number of its task, a parameter, a path or an id."""
-    draw = random.Random(17)
-    causes = (
-        ("ValueError", "model.py:21", "task {n}: beta={x} is above 0.9"),
-        ("ValueError", "model.py:21", "task {n}: mode 'exit' is unknown"),
-        ("KeyError", "model.py:30", "'gamma'"),
-        ("FileNotFoundError", "io.py:7", "[Errno 2] No such file or directory: '/scratch/task-{n}/{h}/in.csv'"),
-        ("LinAlgError", None, "matrix of {n} x {n} at 0x{h} is singular: [{x} {x}]"),
-    )
-    signatures = set()
-    for number in range(10_000):
-        kind, where, message = causes[number % 5]
-        values = {"n": number, "x": draw.uniform(-1e9, 1e9), "h": f"{draw.getrandbits(64):016x}"}
-        signatures.add(error_signature(kind, where, message.format(**values)))
-    assert len(signatures) == 5
 
 
 def test_type_place_and_words_tell_causes_apart() -> None:

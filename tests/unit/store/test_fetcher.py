@@ -19,7 +19,7 @@ from mopsjobs.store.base import Entry, Versioned, VersionToken, WantsValues, alw
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from mopsjobs.studies import packed_store
-from mopsjobs.studies.output_scalars import OutputReader, TaskOutputs
+from mopsjobs.studies.outputs import OutputReader, TaskOutputs
 from mopsjobs.studies.pack_log import PackLog
 from support.runs import PATIENCE
 

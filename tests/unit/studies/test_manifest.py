@@ -35,11 +35,6 @@ def record_metadata(**metadata: object) -> dict[str, object]:
     return found
 
 
-def test_metadata_of_a_study_are_in_the_record() -> None:
-    """Beside those of mops-jobs."""
-    assert record_metadata(author="ada", run=7) == {**OWN, "author": "ada", "run": 7}
-
-
 @pytest.mark.parametrize("name", [*OWN, "suspect", "local_python", "k8s_context", "k8s_image", "dask_scheduler"])
 def test_metadata_of_a_study_replace_none_of_ours(name: str) -> None:
     """mops-jobs acts on these: a study would choose an interpreter, or mark its job as suspect."""

@@ -195,13 +195,6 @@ def _range_of(store: InMemoryVersionedStore) -> Callable[[str, int, int], bytes 
     return get_range
 
 
-def test_an_index_row_takes_about_forty_bytes() -> None:
-    """The index of a sweep with replicates takes about 40 bytes per output."""
-    rows = [(key_of(seed=seed), b"{}") for seed in range(10_000)]
-    index = parse_index(pack_key(0), encode_pack(JOB, 0, rows))
-    assert index.memory < 41 * len(rows)
-
-
 def test_names_of_outputs_lie_in_the_index() -> None:
     """Whether a task is complete needs no more than the index, which has each list of names once."""
     rows = [(key_of(NAMES_NAME, seed=seed), b'["a","b"]') for seed in range(1000)]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mopsjobs.errors import MopsJobsError, NoOutputsError, UsageError
+from mopsjobs.errors import MopsJobsError, UsageError
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.studies.manifest import Manifest, manifest_key
 from mopsjobs.studies.outputs import output_key
@@ -44,25 +44,6 @@ def test_a_child_has_the_files_of_its_family(store: InMemoryVersionedStore, tmp_
     assert counts == [1, 2]
     assert [file_of(tmp_path, task).read_text() for task in TASKS] == ["parent", "child"]
     assert (tmp_path / "tasks.csv").read_text().count("complete") == 2
-
-
-def test_a_refused_key_has_its_reason(store: InMemoryVersionedStore, tmp_path: Path) -> None:
-    """The other outputs are written. A table of another program stays, and is reported."""
-    store.create_if_absent(output_key("job", TASKS[0], "result.json"), b"{}")
-    store.create_if_absent("results/job/p/1/result.json", b"theirs")
-    (tmp_path / "tasks.csv").write_text("mine")
-    done = download(store, "job", tmp_path)
-    assert (done.files, done.refused) == (1, 1)
-    assert done.reasons == (("results/job/p/1/result.json", "the manifest has no task p/1"),)
-    assert done.table_problem is not None
-    assert (tmp_path / "tasks.csv").read_text() == "mine"
-
-
-def test_a_job_without_outputs_is_an_error(store: InMemoryVersionedStore, tmp_path: Path) -> None:
-    """Nothing is written, not even a table."""
-    with pytest.raises(NoOutputsError, match=r"Job job has no outputs\."):
-        download(store, "job", tmp_path / "out")
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_directory_that_cannot_be_written_is_an_error(store: InMemoryVersionedStore, tmp_path: Path) -> None:

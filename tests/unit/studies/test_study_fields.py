@@ -104,36 +104,3 @@ def test_a_precision_is_read_and_written() -> None:
     assert study.precision == Precision(3, 9, (Target("peak", relative=0.05),))
     assert (study.tasks_total, study.max_replicates) == (9, 9)
     assert parse_study(study.to_dict()) == study
-
-
-@pytest.mark.parametrize(
-    ("changed", "problem"),
-    [
-        ({"min": 1}, "n_replicates.min: expected a whole number from 2 to 10,000,000, not 1"),
-        ({"max": 2}, "n_replicates.max: expected at least min, 3, not 2"),
-        ({"until": {}}, "n_replicates.until: expected an object of scalars, not an empty one"),
-        (
-            {"until": {"peak": {"relative": 0.1, "absolute": 1}}},
-            'n_replicates.until.peak: expected {"confidence": 0.95',
-        ),
-        ({"until": {"peak": {"absolute": 0}}}, "n_replicates.until.peak.absolute: expected a number above 0, not 0"),
-        (
-            {"until": {"peak": {"absolute": 1, "confidence": 1}}},
-            "n_replicates.until.peak.confidence: expected a number above 0 and below 1, not 1",
-        ),
-        (
-            {"until": {"peak": {"within": 0.1}}},
-            "n_replicates.until.peak.within: unknown field, expected confidence, relative or absolute",
-        ),
-        (
-            {"until": {"peak": {"relative": 5}}},
-            "n_replicates.until.peak.relative: expected a number above 0 and below 1, not 5",
-        ),
-        ({"within": 1}, "n_replicates.within: unknown field, expected min, max and until"),
-    ],
-)
-def test_a_precision_that_is_invalid_is_refused(changed: dict[str, object], problem: str) -> None:
-    study = {"model": "m:f", "parameter_sets": [{"a": 1}], "n_replicates": PRECISION | changed}
-    with pytest.raises(StudyError) as refused:
-        parse_study(study)
-    assert [one for one in refused.value.problems if one.startswith(problem)]

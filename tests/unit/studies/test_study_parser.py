@@ -27,6 +27,11 @@ def _problems(document: object) -> tuple[str, ...]:
 
 SEEDS = 'seeds: expected mops-jobs, modelops, common, a list of different seeds, or {"base": seed}'
 
+
+def until(**target: object) -> dict[str, object]:
+    return {"min": 3, "max": 9, "until": {"peak": target}}
+
+
 WRONG = [
     ("model", None, "model: expected a text, not null"),
     ("model", "a\nb", 'model: expected a text, not "a\\nb"'),
@@ -34,6 +39,15 @@ WRONG = [
     ("sampling_method", False, "sampling_method: expected a text, not true or false"),
     ("n_replicates", 0, "n_replicates: expected a whole number from 1 to 10,000,000, not 0"),
     ("n_replicates", True, "n_replicates: expected a whole number from 1 to 10,000,000, not true or false"),
+    ("n_replicates", until(relative=0.1) | {"min": 1}, "n_replicates.min: expected a whole number from 2 to 10"),
+    ("n_replicates", until(relative=0.1) | {"max": 2}, "n_replicates.max: expected at least min, 3, not 2"),
+    ("n_replicates", until(relative=0.1) | {"until": {}}, "n_replicates.until: expected an object of scalars, not an"),
+    ("n_replicates", until(relative=0.1) | {"within": 1}, "n_replicates.within: unknown field, expected min, max and"),
+    ("n_replicates", until(relative=0.1, absolute=1), 'n_replicates.until.peak: expected {"confidence": 0.95'),
+    ("n_replicates", until(absolute=0), "n_replicates.until.peak.absolute: expected a number above 0, not 0"),
+    ("n_replicates", until(absolute=1, confidence=1), "n_replicates.until.peak.confidence: expected a number above 0 "),
+    ("n_replicates", until(within=0.1), "n_replicates.until.peak.within: unknown field, expected confidence, relative"),
+    ("n_replicates", until(relative=5), "n_replicates.until.peak.relative: expected a number above 0 and below 1, not"),
     ("parameter_sets", None, "parameter_sets: expected a list of at least one object of parameters, but it is missing"),
     ("parameter_sets", [], "parameter_sets: expected a list of at least one object of parameters, not an empty list"),
     ("parameter_sets", [4], "parameter_sets[0]: expected an object of parameters, not 4"),

@@ -22,8 +22,7 @@ from mopsjobs.errors import JobBusyError, JobCancelledError, UsageError
 from mopsjobs.registry.calibration_counts import calibration_text
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.studies.calibration import Calibration
-from mopsjobs.studies.journal import Journal, Told
-from mopsjobs.studies.journal_document import counts_of
+from mopsjobs.studies.journal import Journal, Told, counts_of
 from mopsjobs.studies.precision import PRECISE, judge
 from mopsjobs.studies.rounds import as_sets
 from mopsjobs.submission.calibrating import Coordinator, sampler_setup

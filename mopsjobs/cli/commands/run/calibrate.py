@@ -29,8 +29,7 @@ from mopsjobs.errors import UsageError, command_line
 from mopsjobs.registry.calibration_counts import failed_text, params_text, round_word
 from mopsjobs.studies.calibration import read_calibration
 from mopsjobs.studies.field_values import MAX_TASKS
-from mopsjobs.studies.journal import Journal
-from mopsjobs.studies.journal_document import counts_of
+from mopsjobs.studies.journal import Journal, counts_of
 from mopsjobs.studies.study import Study
 from mopsjobs.studies.study_parser import StudyError, read_document
 from mopsjobs.submission.submit import SubmitRequest

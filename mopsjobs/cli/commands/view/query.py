@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sqlite3
-from typing import TYPE_CHECKING
+from typing import Any
 
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.freshness import Freshness, query_document
@@ -15,9 +15,6 @@ from mopsjobs.cli.sql_rows import CSV, add_limit_flags, show_rows
 from mopsjobs.console.result import Result, Table
 from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE
 from mopsjobs.utils.times import parse_duration
-
-if TYPE_CHECKING:
-    from mopsjobs.app.tasks.result_sets import SetsDocument
 
 HELP = "run an SQL query over the local cache"
 
@@ -52,7 +49,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
 
     policy = freshness_policy(args)
 
-    def show(cache: sqlite3.Connection, freshness: Freshness, has: SetsDocument | None = None) -> Result:
+    def show(cache: sqlite3.Connection, freshness: Freshness, has: dict[str, Any] | None = None) -> Result:
         if args.sql is None:
             rows = [(name, column) for name, columns in user_sql.views(cache).items() for column in columns]
             return Result(Table(("VIEW", "COLUMN"), rows))

@@ -45,7 +45,7 @@ from mopsjobs.errors import (
     command_line,
 )
 from mopsjobs.registry.calibration_counts import calibration_text, round_word
-from mopsjobs.studies.journal_document import counts_of
+from mopsjobs.studies.journal import counts_of
 from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.output_directory import OutputDirectory

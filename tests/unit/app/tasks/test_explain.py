@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mopsjobs.studies.explaining import Explanation, SetValues, explain_extremes
+from mopsjobs.app.tasks.explain import Explanation, SetValues, explain_extremes
 
 Loss = Callable[[dict[str, Any], random.Random], float]
 
