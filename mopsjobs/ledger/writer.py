@@ -201,10 +201,6 @@ MAX_PAUSE = 30.0
 CLOSE_SECONDS = 3.0
 
 
-def _new_run() -> str:
-    return secrets.token_hex(8)
-
-
 @dataclasses.dataclass(eq=False)
 class _Chunk:
     """The attempts of one chunk, of this run or of a killed one."""
@@ -265,7 +261,7 @@ class Ledger:
     _shard: int
     _directory: Path
     clock: Callable[[], float] = time.monotonic
-    new_run: Callable[[], str] = _new_run
+    new_run: Callable[[], str] = lambda: secrets.token_hex(8)
     on_cut: Callable[[], object] = lambda: None
 
     def __post_init__(self) -> None:

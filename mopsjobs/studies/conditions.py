@@ -45,8 +45,9 @@ class Comparison(NamedTuple):
         name = self.parameter
         if not _PLAIN_NAME.fullmatch(name) or name in _RESERVED:
             name = json.dumps(name, ensure_ascii=False)
-        words = [_cut(name), self.operator]
-        return " ".join(words if self.operator.startswith("is") else [*words, _cut(_value_text(self.value))])
+        texts = [name] if self.operator.startswith("is") else [name, _value_text(self.value)]
+        name, *value = (cut_to_length(text, MAX_SHOWN_CHARACTERS) for text in texts)
+        return " ".join([name, self.operator, *value])
 
 
 class Condition(NamedTuple):
@@ -94,7 +95,3 @@ def _value_text(value: object) -> str:
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return str(int(value))
     return json.dumps(value, ensure_ascii=False, sort_keys=True)
-
-
-def _cut(text: str) -> str:
-    return cut_to_length(text, MAX_SHOWN_CHARACTERS)

@@ -11,7 +11,7 @@ import functools
 from collections import deque
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from itertools import compress, groupby, islice
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from mopsjobs.errors import RecordError
 from mopsjobs.ledger.scalars import MAX_OUTPUT_BYTES, Scalars, extract_scalars
@@ -28,6 +28,8 @@ from mopsjobs.studies.precision import Judgement
 from mopsjobs.studies.study import Study, Task
 from mopsjobs.utils.json_strict import read_json
 from mopsjobs.utils.text import pluralize
+
+T = TypeVar("T")
 
 WHOLE_JOB = "all"
 """Stands in keys and names of outputs for the parameter id, if a reduction is that of the whole job."""
@@ -166,6 +168,7 @@ def find_complete_tasks(
     below: str = "",
     *,
     keeps_all: bool = False,
+    only_reused: bool = False,
 ) -> Completeness:
     """Find the complete tasks of a job by one listing of its outputs, and one of each job whose outputs it reuses.
 
@@ -177,34 +180,18 @@ def find_complete_tasks(
         sizes: a task whose outputs have another size is missing. Tasks that are not here may have any size.
         below: the beginning of the names that are listed; empty for all.
         keeps_all: whether complete tasks of an adaptive study count that the job does not need.
+        only_reused: whether only reused tasks are looked for, and none is judged.
 
     Raises:
         StoreError: if a listing failed.
     """
     result = Completeness(manifest.tasks_total)
-    found = _mark_complete(result, store, manifest, None, (sizes or {}).get(manifest.job_id, {}), below)
-    _take_values(result, store, manifest, found)
-    find_reused_tasks(store, manifest, sizes, below, result)
-    if manifest.study.precision is not None:
-        result.judge(manifest, keeps_all=keeps_all)
-    return result
-
-
-def find_reused_tasks(
-    store: ReadableStore,
-    manifest: Manifest,
-    sizes: Sizes | None = None,
-    below: str = "",
-    result: Completeness | None = None,
-) -> Completeness:
-    """Find the reused tasks of a job that are complete, by one listing of each job whose outputs it reuses.
-
-    It continues the result, if that is given. The other arguments are those of `find_complete_tasks`.
-    """
-    result = result or Completeness(manifest.tasks_total)
-    for reuse in manifest.reused:
-        found = _mark_complete(result, store, manifest, reuse, (sizes or {}).get(reuse.job_id, {}), below)
+    for reuse in manifest.reused if only_reused else (None, *manifest.reused):
+        job_id = manifest.job_id if reuse is None else reuse.job_id
+        found = _mark_complete(result, store, manifest, reuse, (sizes or {}).get(job_id, {}), below)
         _take_values(result, store, manifest, found)
+    if manifest.study.precision is not None and not only_reused:
+        result.judge(manifest, keeps_all=keeps_all)
     return result
 
 
@@ -373,7 +360,7 @@ class OutputReader:
         """
         tasks = by_pack(store, tasks, lambda task: pack_of(task.entries))
         with bulk_reads(store), ParallelFetcher.for_store(store) as fetcher:
-            while batch := list(_take(tasks)):
+            while batch := list(take_bytes(tasks, TASKS, BATCH_BYTES, _unread_bytes)):
                 self._read_batch(fetcher, member, batch)
 
     def _read_batch(self, fetcher: ParallelFetcher, member: int, batch: Sequence[TaskOutputs]) -> None:
@@ -412,11 +399,15 @@ def _is_unread(entry: Entry) -> bool:
     return entry.value is None and (entry.size is None or entry.size <= MAX_OUTPUT_BYTES)
 
 
-def _take(tasks: Iterator[TaskOutputs]) -> Iterator[TaskOutputs]:
-    """Yield the tasks of one batch."""
+def _unread_bytes(task: TaskOutputs) -> int:
+    return sum(entry.size or 0 for entry in task.entries.values() if _is_unread(entry))
+
+
+def take_bytes(items: Iterator[T], most: int, most_bytes: int, size_of: Callable[[T], int]) -> Iterator[T]:
+    """Yield the next items: at most this many, until they have more than this many bytes."""
     size = 0
-    for task in islice(tasks, TASKS):
-        yield task
-        size += sum(entry.size or 0 for entry in task.entries.values() if _is_unread(entry))
-        if size > BATCH_BYTES:
+    for item in islice(items, most):
+        yield item
+        size += size_of(item)
+        if size > most_bytes:
             return

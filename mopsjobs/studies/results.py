@@ -113,8 +113,6 @@ class DownloadResult(NamedTuple):
     """What the table of tasks tells; None if it was not written."""
     lacking: int = 0
     """Tasks without complete outputs of a job that has succeeded, so that they had them."""
-    done_again: str | None = None
-    """How to take what other jobs have done again of those."""
 
     @property
     def problems(self) -> list[str]:
@@ -127,8 +125,9 @@ class DownloadResult(NamedTuple):
         if self.summary is not None:
             problems += self.summary.damaged
         if self.lacking:
-            lost = f"The outputs of {pluralize(self.lacking, 'task')} were lost or damaged since the job ended."
-            problems.append(lost if self.done_again is None else f"{lost} {self.done_again}")
+            problems.append(
+                f"The outputs of {pluralize(self.lacking, 'task')} were lost or damaged since the job ended."
+            )
         return problems
 
 

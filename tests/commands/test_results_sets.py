@@ -213,27 +213,6 @@ def test_outputs_that_a_validation_found_lost_are_told(cli: Cli, jobs: JobRegist
     assert said not in cli.ok("results", "job", "--best", "loss").err
 
 
-def test_tasks_that_have_ended_elsewhere_are_told(cli: Cli, jobs: JobRegistry) -> None:
-    """A runner reports that tasks have ended before it stores how: `status` counts them, the table not yet."""
-    add_job(jobs, "job", [{"x": 1}, {"x": 2}], n_replicates=3)
-    Ledger(jobs.store)(attempt(0), attempt(1, "failed"))
-    leave_scalars(jobs, "job", {0: {"loss": 1.5}})
-    jobs.update_progress("job", 2, tasks_failed=2)
-    said = "2 more tasks have ended: the values follow within seconds."
-    Ledger(jobs.store, run="aa")(attempt(5, "preempted"))
-    document = cli("results", "job", "--by", "set", "--json").json
-    assert (document["tasks"]["done"], document["tasks"]["waiting"], said in document["notes"]) == (1, 4, True)
-    assert said in cli("results", "job", "--table", "-").err.splitlines()
-    assert said in cli("results", "job", "--sql", "SELECT 1").err.splitlines()
-    Ledger(jobs.store, run="cd")(attempt(2), attempt(3, "failed"))
-    leave_scalars(jobs, "job", {2: {"loss": 2.5}}, number=1)
-    assert said not in cli("results", "job", "--by", "set").err
-    jobs.finalize_job("job", "partial")
-    cli.clock.advance(minutes=2)
-    document = cli("results", "job", "--by", "set", "--json").json
-    assert (document["tasks"]["missing"], document["tasks"]["waiting"]) == (2, 0)
-
-
 # --- the best -------------------------------------------------------------------------------------------------------
 
 

@@ -10,13 +10,11 @@ from typing import NamedTuple
 from mopsjobs.app.jobs.find_job import find_by_name, find_state
 from mopsjobs.app.jobs.job_tasks import ledger_sizes
 from mopsjobs.app.run.app import App
-from mopsjobs.cache.job_json import reused_tasks
 from mopsjobs.cache.queries.events import task_errors
-from mopsjobs.cache.queries.families import done_again_text
 from mopsjobs.errors import CacheError, JobNotFoundError, StoreError
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
-from mopsjobs.studies.lineage import family_of, read_later_jobs
+from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.outputs import results_prefix
 from mopsjobs.studies.results import TABLE, DownloadResult, download
 from mopsjobs.utils.text import pluralize
@@ -86,23 +84,7 @@ def download_outputs(
         note_table(str(directory / TABLE), app.env)
     has_succeeded = job.state is not None and job.state.status == JobStatus.SUCCEEDED
     lacking = done.summary.tasks - done.summary.complete if done.summary is not None and has_succeeded else 0
-    again = done_again_as_stored(job.state, app) if lacking and job.state is not None else None
-    return done._replace(lacking=lacking, done_again=again)
-
-
-def done_again_as_stored(state: JobState, app: App) -> str | None:
-    """Return what `describe_done_again` would by the registry, of a job that lacks reused tasks.
-
-    Raises:
-        StoreError: if the registry cannot be read.
-    """
-    if read_later_jobs(app.registry, state).jobs:
-        return None  # they have taken it, or have computed it
-    newest: dict[str, str] = {}
-    for source in reused_tasks(state.fields())[1]:
-        if (found := app.registry.get_job(source)) is not None:
-            newest[source] = [source, *(job.job_id for job in read_later_jobs(app.registry, found).jobs)][-1]
-    return done_again_text(state.job_id, newest)
+    return done._replace(lacking=lacking)
 
 
 def read_task_errors(job: JobWithOutputs, app: App) -> dict[int, str]:

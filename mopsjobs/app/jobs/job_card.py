@@ -154,20 +154,17 @@ def job_card(
     return {section.title: section for section in sections if section.parts}
 
 
-def describe_lost_outputs(connection: sqlite3.Connection, job: Mapping[str, Any], family: Family | None) -> str:
+def describe_lost_outputs(connection: sqlite3.Connection, job: Mapping[str, Any]) -> str:
     """Return how many tasks of an ended job have lost their outputs, as a later view or a validation has found."""
     if job["is_active"]:
         return ""
     row = connection.execute("SELECT outputs_lost FROM ledger WHERE job_id = ?", (job["job_id"],)).fetchone()
-    lost, again = 0 if row is None else int(row[0]), None
+    lost = 0 if row is None else int(row[0])
     if reused_tasks(job)[0]:
-        from mopsjobs.cache.queries.families import describe_done_again  # here: few jobs reuse tasks
-        from mopsjobs.cache.queries.ledgers import count_lost
+        from mopsjobs.cache.queries.ledgers import count_lost  # here: few jobs reuse tasks
 
         lost = max(count_lost(connection, job), lost)
-        again = describe_done_again(connection, job) if family is None or family.newest == job["job_id"] else None
-    text = f"{pluralize(lost, 'task')} lost outputs since" if lost else ""
-    return f"{text}. {again}" if text and again else text
+    return f"{pluralize(lost, 'task')} lost outputs since" if lost else ""
 
 
 def _section(title: str, content: object, share: float | None = None) -> Section:

@@ -14,7 +14,7 @@ from mopsjobs.app.run.app import App
 from mopsjobs.app.run.freshness import FreshnessPolicy
 from mopsjobs.cache.job_json import reused_text
 from mopsjobs.cache.queries import jobs as job_queries
-from mopsjobs.cache.queries.families import MAX_MEMBERS, describe_done_again
+from mopsjobs.cache.queries.families import MAX_MEMBERS
 from mopsjobs.cache.queries.ledgers import ALL_PROBLEMS, BY_LEDGER, Ledger, output_sizes, read_ledger
 from mopsjobs.cache.queries.tasks import TaskList, TaskQuery
 from mopsjobs.cache.rows import job_json_from_state
@@ -93,13 +93,8 @@ class JobTasks:
 
     def reuse_note(self) -> list[str]:
         """Return the notes for a job that reuses tasks, which it did not run; else nothing."""
-        text, family = reused_text(self.job), self._found.family
-        if text is None:
-            return []
-        notes: list[str | None] = [f"Reused, so not attempted here: {text}."]
-        if family is None or family.newest == self.job_id:
-            notes.append(self._app.cache.read_cached(lambda cache: describe_done_again(cache, self.job)))
-        return [note for note in notes if note]
+        text = reused_text(self.job)
+        return [] if text is None else [f"Reused, so not attempted here: {text}."]
 
     def read(self, query: TaskQuery, view: Callable[[TaskList], T]) -> T:
         """Call `view` with the tasks that pass a filter. It may be called twice: see `CacheAccess`.

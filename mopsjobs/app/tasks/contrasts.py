@@ -16,14 +16,13 @@ from typing import Any, NamedTuple, TypeVar
 from mopsjobs.app.jobs.job_tasks import JobTasks
 from mopsjobs.app.run.app import App
 from mopsjobs.app.tasks.result_sets import ResultSets
-from mopsjobs.app.tasks.results_table import SUCCEEDED, describe_unread
+from mopsjobs.app.tasks.results_table import SUCCEEDED
 from mopsjobs.cache.queries.task_filters import WAITING
 from mopsjobs.errors import UsageError
 from mopsjobs.ledger.attempt import FAILED_OUTCOMES
-from mopsjobs.utils.intervals import CONFIDENCE, Difference, difference_of, mean_difference, mean_text
+from mopsjobs.utils.intervals import Difference, difference_of, mean_difference, mean_text
 from mopsjobs.utils.table_files import Column, free_name
 from mopsjobs.utils.text import cut_to_length, did_you_mean, join_first, pluralize
-from mopsjobs.utils.times import json_time
 
 K = TypeVar("K", bound=Hashable)
 
@@ -223,11 +222,7 @@ class Contrast(NamedTuple):
 
     def notes(self) -> list[str]:
         """Return what the differences are, and what they leave out, as sentences."""
-        notes = [
-            f"Differences are {self.choice}.",
-            *self.compared.notes(self.scalars),
-            *describe_unread(self.sets.unread),
-        ]
+        notes = [f"Differences are {self.choice}.", *self.compared.notes(self.scalars)]
         if count := self.sets.left_out_scalars:
             notes.append(f"{pluralize(count, 'more result')}: the table of parameter sets has too many.")
         return notes
@@ -238,13 +233,7 @@ class Contrast(NamedTuple):
         rows = [dict(zip(names, row, strict=True)) for row in self.rows()]
         shown = rows[: limit or None]
         return {
-            "schema_version": CONTRASTS_VERSION,
-            "generated_at": json_time(app.now()),
-            "data": self.sets.age,
-            "stale": self.sets.is_stale,
-            "registry": app.settings.registry_id,
-            "jobs": self.sets.job_ids,
-            "confidence": CONFIDENCE,
+            **self.sets.document_head(CONTRASTS_VERSION, app),
             "contrast": self.choice._asdict(),
             "complete": not self.sets.is_partial,
             "parameters": self.parameters,

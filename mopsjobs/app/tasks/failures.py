@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 from mopsjobs.app.run.app import App
@@ -346,8 +346,15 @@ def keep_new_failures(new: NewFailures, app: App) -> None:
     """Keep what was compared in the cache, so that the next view need not compare it again."""
     if not new:
         return
+    from mopsjobs.cache.sync_state import transaction
+
+    def keep(connection: sqlite3.Connection) -> None:
+        with transaction(connection):
+            for job_id, (failures, state) in new.items():
+                keep_failures(connection, job_id, failures, state)
+
     try:
-        app.cache.write(lambda cache: _keep(cache, new))
+        app.cache.write(keep)
     except CacheError as error:  # a cache that cannot be written can be read
         app.out.debug(f"The cache did not take the failures: {error}")
 
@@ -391,14 +398,6 @@ def further_sets(failures: Failures, job_id: str) -> list[dict[str, Any]]:
         for params in one["further_sets"]
     )
     return list({param_id(params): params for params in sets}.values())
-
-
-def _keep(connection: sqlite3.Connection, new: NewFailures) -> None:
-    from mopsjobs.cache.sync_state import transaction
-
-    with transaction(connection):
-        for job_id, (failures, state) in new.items():
-            keep_failures(connection, job_id, failures, state)
 
 
 def _family_notes(connection: sqlite3.Connection, job_ids: Sequence[str]) -> list[str]:
@@ -447,15 +446,11 @@ def _merge(groups: Sequence[tuple[str, FailureGroup]]) -> MergedGroup:
         sum(group.size for _, group in groups),
         message,
         example,
-        min(_known(group.first_ts for _, group in groups), default=None),
-        max(_known(group.last_ts for _, group in groups), default=None),
+        min((group.first_ts for _, group in groups if group.first_ts is not None), default=None),
+        max((group.last_ts for _, group in groups if group.last_ts is not None), default=None),
         separates[:MAX_CONDITIONS],
         suspected[:MAX_CONDITIONS],
     )
-
-
-def _known(times: Iterator[float | None]) -> Iterator[float]:
-    return (one for one in times if one is not None)
 
 
 UNNAMED = "failed"

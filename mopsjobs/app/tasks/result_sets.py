@@ -31,7 +31,6 @@ from mopsjobs.app.tasks.results_table import (
     OnProgress,
     ResultsTable,
     TableRow,
-    describe_unread,
     find_results,
     plain_columns,
     read_results_table,
@@ -225,8 +224,6 @@ class ResultSets:
         self.problems: list[str] = about["problems"]
         """What the table lacks, as sentences."""
         self.is_partial: bool = about["is_partial"]
-        self.unread: int = about["unread"]
-        """Tasks that have ended, and whose ends are not in the store yet."""
         self.age: str = about["age"]
         self.is_stale: bool = about["is_stale"]
         """Whether more is known by now."""
@@ -262,6 +259,20 @@ class ResultSets:
         """Count sets and tasks."""
         sums = ", ".join(f"coalesce(sum({name}), 0)" for name in COUNTS)
         return Totals(*self._database.execute(f"SELECT count(*), {sums} FROM set_row").fetchone())  # noqa: S608 - constant names
+
+    def document_head(
+        self, version: int, app: App, *, age: str | None = None, stale: bool | None = None
+    ) -> dict[str, object]:
+        """Return the head of a document, with the age of a table that was made earlier; see `sets_document`."""
+        return {
+            "schema_version": version,
+            "generated_at": json_time(app.now()),
+            "data": self.age if age is None else age,
+            "stale": self.is_stale if stale is None else stale,
+            "registry": app.settings.registry_id,
+            "jobs": self.job_ids,
+            "confidence": CONFIDENCE,
+        }
 
     def document(self) -> dict[str, Any]:
         """Return which tasks the numbers have, and what they leave out."""
@@ -380,7 +391,6 @@ class ResultSets:
         if left := [f"{count:,} {what}" for what, count in ends if count]:
             which = " and ".join(filter(None, [", ".join(left[:-1]), left[-1]]))
             notes.append(f"{which} of {pluralize(totals.tasks, 'task')}: the means leave them out.")
-        notes += describe_unread(self.unread)
         places = [place for place, one in enumerate(self.numbers) if not one.is_finite]
         sums = ", ".join(f"total(x{place})" for place in places) or "count(*)"
         counts = self._database.execute(f"SELECT {sums} FROM set_row").fetchone()  # noqa: S608 - names of our own
@@ -537,13 +547,7 @@ def sets_document(
     order, standing = page.order, page.standing
     rows = [dict(zip(names, row, strict=True)) for row in page.rows]
     return {
-        "schema_version": SETS_VERSION,
-        "generated_at": json_time(app.now()),
-        "data": sets.age if age is None else age,
-        "stale": sets.is_stale if stale is None else stale,
-        "registry": app.settings.registry_id,
-        "jobs": sets.job_ids,
-        "confidence": CONFIDENCE,
+        **sets.document_head(SETS_VERSION, app, age=age, stale=stale),
         "sorted_by": None if order is None else order.column,
         "descending": order is not None and order.is_descending,
         "may_be_first": None if standing is None or standing.limit is None else standing.others,
@@ -724,7 +728,6 @@ def _fill(table: ResultsTable, database: sqlite3.Connection, state: str) -> None
         "targets": {name: one.relative is not None for name, one in targets.items()} if is_adaptive else None,
         "problems": table.problems(),
         "is_partial": table.is_partial,
-        "unread": table.tasks_unread,
         "age": table.describe_age(),
         "is_stale": table.is_stale,
     }

@@ -25,8 +25,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mopsjobs.app.tasks.results_table import FIRST_COLUMNS, REPEATS, SUCCEEDED, ResultsTable, TableRow
-from mopsjobs.app.tasks.series import MEMBER, ROW, Series, named_series
+from mopsjobs.app.tasks.results_table import FIRST_COLUMNS, REPEATS, SUCCEEDED, ResultsTable
+from mopsjobs.app.tasks.series import ROW, Series, named_series
 from mopsjobs.cache.queries.tasks import temporary_database
 from mopsjobs.cache.queries.user_sql import QueryResult, late_error, run_user_query
 from mopsjobs.errors import MopsJobsError, UsageError
@@ -157,7 +157,7 @@ class _CountedRows:
         self._lacking: Counter[str] = Counter()
         self._not_finite: Counter[str] = Counter()
         self._has_series = bool(named_series(sql))
-        taken = {MEMBER, ROW}
+        taken = {ROW}
         self.columns = [one._replace(name=distinct_name(one.name, taken)) for one in table.columns]
         scalars = len(self.columns) - len(table.scalar_columns)
         self._asked = [
@@ -182,15 +182,15 @@ class _CountedRows:
         series = "" if not self._has_series else " A series has job, task, parameters, index and value."
         return f"The columns of {TABLE} are {', '.join([*names, *['…'] * (len(self.columns) > MAX_NAMED)])}.{series}"
 
-    def __iter__(self) -> Iterator[tuple[TableRow, list[object]]]:
-        """Yield each task with its row, and count it."""
+    def __iter__(self) -> Iterator[list[object]]:
+        """Yield the row of each task, and count it."""
         for task, row in self.table.rows_of_tasks():
             outcome = self.table.outcome_of(task)
             self._outcomes[outcome] += 1
             if outcome == SUCCEEDED:
                 self._lacking.update(name for place, name in self._asked if row[place] is None)
                 self._not_finite.update(name for place, name in self._asked if is_not_finite(row[place]))
-            yield task, row
+            yield row
 
     def answer(self, result: QueryResult, series: Series) -> SqlAnswer:
         """Return an answer with what it lacks, and how many bytes were read, also of series."""
@@ -266,7 +266,7 @@ def _fill_sqlite(database: sqlite3.Connection, rows: _CountedRows) -> None:
     )
     database.execute(f"CREATE TABLE _results ({columns})")
     converters = [_sqlite_value if kind == "unsigned" else CONVERTERS[kind] for kind in types]
-    values = (_converted(converters, row) for _, row in rows)
+    values = (_converted(converters, row) for row in rows)
     database.executemany(f"INSERT INTO _results VALUES ({', '.join('?' * len(types))})", values)  # noqa: S608 - marks
     database.execute(f"CREATE VIEW {TABLE} AS SELECT * FROM _results")  # noqa: S608 - a constant
 
@@ -289,23 +289,22 @@ def _fill_duckdb(database: Any, rows: _CountedRows, path: str) -> None:
     converters = [CONVERTERS[kind] for kind in types]
     encode = json.JSONEncoder(separators=(",", ":")).encode
     names = [column.name for column in rows.columns]
-    places = ["m", "n", *(f"c{place}" for place in range(len(types)))]
+    places = ["n", *(f"c{place}" for place in range(len(types)))]
     with open(path, "w", encoding="ascii") as file:
-        for number, (task, row) in enumerate(rows):
-            values = [task.member.number, number, *_converted(converters, row)]
-            file.write(encode(dict(zip(places, values, strict=True))) + "\n")
-    kinds = ["BIGINT", "BIGINT", *(_DUCKDB_TYPES[kind] for kind in types)]
+        file.writelines(
+            encode(dict(zip(places, [number, *_converted(converters, row)], strict=True))) + "\n"
+            for number, row in enumerate(rows)
+        )
+    kinds = ["BIGINT", *(_DUCKDB_TYPES[kind] for kind in types)]
     form = ", ".join(f"{place}: '{kind}'" for place, kind in zip(places, kinds, strict=True))
-    selected = ", ".join(
-        f"{place} AS {identifier(name)}" for place, name in zip(places, [MEMBER, ROW, *names], strict=True)
-    )
+    selected = ", ".join(f"{place} AS {identifier(name)}" for place, name in zip(places, [ROW, *names], strict=True))
     database.execute(
         f"CREATE TABLE _results AS SELECT {selected}"  # noqa: S608 - quoted names
         f" FROM read_ndjson(?, columns = {{{form}}})",
         [path],
     )
     os.unlink(path)
-    database.execute(f"CREATE VIEW {TABLE} AS SELECT * EXCLUDE ({MEMBER}, {ROW}) FROM _results")  # noqa: S608 - constants
+    database.execute(f"CREATE VIEW {TABLE} AS SELECT * EXCLUDE ({ROW}) FROM _results")  # noqa: S608 - constants
 
 
 def _run_duckdb(database: Any, sql: str, seconds: float, hint: str) -> QueryResult:

@@ -26,7 +26,7 @@ from mopsjobs.app.run.freshness import Freshness, FreshnessPolicy
 from mopsjobs.app.run.job_arguments import job_filter
 from mopsjobs.cache.job_json import reused_tasks
 from mopsjobs.cache.queries import jobs as job_queries
-from mopsjobs.cache.queries.families import MAX_MEMBERS, describe_done_again
+from mopsjobs.cache.queries.families import MAX_MEMBERS
 from mopsjobs.cache.queries.ledgers import count_chunks, count_lost, count_succeeded, read_ledger
 from mopsjobs.cache.queries.task_filters import MISSING
 from mopsjobs.cache.queries.tasks import ListedTask, Simulations, TaskList, TaskQuery, temporary_database
@@ -46,7 +46,7 @@ from mopsjobs.errors import (
     StoreUnavailableError,
     UsageError,
 )
-from mopsjobs.ledger.attempt import FAILED_OUTCOMES, Outcome
+from mopsjobs.ledger.attempt import Outcome
 from mopsjobs.ledger.scalars import output_order
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.studies.precision import Precision
@@ -120,10 +120,6 @@ class ResultsTable:
         self._reader = reader
         self._parameter_kinds: dict[str, set[str]] = {}
         self._tasks_lost = self._outputs_lost = 0
-        self._done_again: list[str] = []
-        """How to take what other jobs have done again of the lost tasks."""
-        self.tasks_unread = 0
-        """Tasks that have ended by the records of the jobs, and whose ends are not in the store yet."""
         self.simulations = simulations
         """None if no task of the jobs repeats another one."""
         self._owners = {one.job.job_id: family[0].job.job_id for family in families for one in family}
@@ -200,12 +196,12 @@ class ResultsTable:
         return newest.job.is_stale(newest.tasks.ledger)
 
     def notes(self) -> list[str]:
-        """Return which rows repeat others, and which are yet to come, as sentences."""
+        """Return which rows repeat others, as a sentence."""
         some = self.simulations
         if some is None or not some.repeated:
-            return describe_unread(self.tasks_unread)
+            return []
         repeats = describe_duplicates(some.repeated, len(self._families))
-        return [f"{pluralize(some.tasks, 'task')}{repeats}; see column repeats", *describe_unread(self.tasks_unread)]
+        return [f"{pluralize(some.tasks, 'task')}{repeats}; see column repeats"]
 
     @property
     def tasks_lost(self) -> int:
@@ -222,7 +218,6 @@ class ResultsTable:
             sentences.append(f"The cache lacks the results of {pluralize(lacking, 'task')}.")
         if self.tasks_lost:
             sentences.append(f"The outputs of {pluralize(self.tasks_lost, 'task')} are gone, with their values.")
-        sentences += self._done_again
         if self._outputs_lost:
             lost = f"The outputs of {pluralize(self._outputs_lost, 'task')} were lost when last validated"
             sentences.append(f"{lost}: the ledger has their values.")
@@ -312,13 +307,11 @@ class ResultsTable:
         """Learn the kinds of parameters, which tasks succeeded, and how many have lost their outputs."""
         params: object = None
         missing: Counter[int] = Counter()
-        ended: Counter[int] = Counter()
         for row in self.tasks():
             task = row.task
             if self.simulations is not None:
                 self.simulations.add(*self._simulation_of(row))
             missing[row.member.number] += task.row.outcome == MISSING
-            ended[row.member.number] += task.row.outcome == SUCCEEDED or task.row.outcome in FAILED_OUTCOMES
             if task.params is not params:
                 params = task.params
                 for name, value in task.params.items():
@@ -330,23 +323,12 @@ class ResultsTable:
         for member in itertools.chain.from_iterable(self._families):
             if count := missing[member.number]:  # later jobs may have done again what this one has lost
                 self._tasks_lost += min(count, count_lost(connection, member.job.job))
-            if (job := member.job.job)["is_active"]:
-                reported = int(str(job["tasks_completed"])) + int(str(job["tasks_failed"] or 0))
-                self.tasks_unread += max(0, reported - ended[member.number])
         for newest, *_ in self._families:
             # Tasks that only outputs called succeeded, as reused ones, are missing by now. An adaptive study needs
             # fewer tasks without the lost values, and the table lacks the others.
             unneeded = max(0, int(str(newest.job.job["tasks_completed"])) - newest.tasks.ledger.tasks_total)
             lost = newest.tasks.ledger.outputs_lost - missing[newest.number] - unneeded
             self._outputs_lost += max(0, lost)
-            if missing[newest.number]:
-                self._done_again += filter(None, [describe_done_again(connection, newest.job.job)])
-
-
-def describe_unread(count: int) -> list[str]:
-    """Return the sentence about tasks that have ended and are not in the table yet; none without such tasks."""
-    have = "has" if count == 1 else "have"
-    return [f"{pluralize(count, 'more task')} {have} ended: the values follow within seconds."] if count else []
 
 
 def plain_columns(kinds: Iterable[tuple[str, str]]) -> list[Column]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import glob
-import itertools
 import json
 import os
 import re
@@ -35,7 +34,7 @@ from mopsjobs.ledger.scalars import csv_rows, read_result
 from mopsjobs.store.base import Entry, VersionedStore
 from mopsjobs.store.bulk import bulk_reads
 from mopsjobs.store.fetcher import FailedRead, ParallelFetcher
-from mopsjobs.studies.outputs import scan_outputs
+from mopsjobs.studies.outputs import scan_outputs, take_bytes
 from mopsjobs.studies.packed_store import by_pack, pack_of
 from mopsjobs.studies.results import parameter_columns
 from mopsjobs.utils.files import directory_lock, make_directory
@@ -57,8 +56,8 @@ MAX_FILE_NAME = 255
 MAX_KEPT_BYTES = 4 * 2**30
 """Of the columns of all jobs. Those of a query stay in any case, until the next one."""
 
-MEMBER, ROW = "_member", "_row"
-"""Columns of `_results` besides those of `results`: the number of the job, and that of the row."""
+ROW = "_row"
+"""A column of `_results` besides those of `results`: the number of the row."""
 
 BATCH_BYTES = 64 * 2**20
 """Of the outputs that are searched together."""
@@ -146,7 +145,7 @@ class Series:
             database.execute(f"CREATE TABLE {table} (_row BIGINT, v DOUBLE[])")
             for member, source in sources:
                 if files := _files(self._parts(source), key):
-                    database.execute(_COLLECT.replace("VALUES", table), [files, member.number])
+                    database.execute(_COLLECT.replace("VALUES", table), [files, member.job.job_id])
                     self._column_bytes += sum(os.path.getsize(path) for path in files)
             database.execute(
                 f"CREATE VIEW {view} AS SELECT job_id, task, param_id, seed{selected},"  # noqa: S608 - quoted names
@@ -181,7 +180,7 @@ class Series:
         ):
             wanted = {
                 (sys.intern(param_id), seed)
-                for param_id, seed in database.execute(_SUCCEEDED, [member.number]).fetchall()
+                for param_id, seed in database.execute(_SUCCEEDED, [member.job.job_id]).fetchall()
             }
             if files := [os.path.join(part, TASKS) for source in sources for part in self._parts(source)]:
                 wanted.difference_update(database.execute(_KNOWN, [files]).fetchall())
@@ -190,7 +189,7 @@ class Series:
             store = self._open_store()
             tasks = by_pack(store, _tasks_of(store, job_id, wanted), lambda task: pack_of(task.entries))
             with bulk_reads(store), ParallelFetcher.for_store(store) as fetcher:
-                while batch := list(_take(tasks)):
+                while batch := list(take_bytes(tasks, BATCH_TASKS, BATCH_BYTES, _bytes_of)):
                     self._read_batch(fetcher, scratch, batch)
                     part = os.path.join(directory, uuid.uuid4().hex)
                     shutil.rmtree(f"{directory}/{UNFINISHED}", ignore_errors=True)
@@ -268,14 +267,8 @@ def _tasks_of(store: VersionedStore, job_id: str, wanted: set[tuple[str, int]]) 
             yield _Task(param_id, int(seed), entries)
 
 
-def _take(tasks: Iterator[_Task]) -> Iterator[_Task]:
-    """Yield the tasks of one batch."""
-    size = 0
-    for task in itertools.islice(tasks, BATCH_TASKS):
-        yield task
-        size += sum(entry.size or len(entry.value or b"") for entry in task.entries.values())
-        if size > BATCH_BYTES:
-            return
+def _bytes_of(task: _Task) -> int:
+    return sum(entry.size or len(entry.value or b"") for entry in task.entries.values())
 
 
 def _json(value: bytes) -> str:
@@ -326,11 +319,11 @@ CREATE MACRO series(name) AS TABLE SELECT * FROM query_table('"_series ' || repl
 
 _KNOWN = "SELECT param_id, seed FROM read_parquet(?)"
 
-_SUCCEEDED = "SELECT param_id, seed FROM _results WHERE _member = ? AND status = 'succeeded'"
+_SUCCEEDED = "SELECT param_id, seed FROM _results WHERE job_id = ? AND status = 'succeeded'"
 
 _COLLECT = """
 INSERT INTO VALUES SELECT _row, v FROM read_parquet($1) JOIN _results USING (param_id, seed)
-WHERE _member = $2 AND status = 'succeeded' AND _row NOT IN (SELECT _row FROM VALUES)
+WHERE job_id = $2 AND status = 'succeeded' AND _row NOT IN (SELECT _row FROM VALUES)
 """
 
 _READ = """

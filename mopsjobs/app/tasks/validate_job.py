@@ -7,7 +7,6 @@ import functools
 from typing import NamedTuple
 
 from mopsjobs.app.jobs.find_job import find_state
-from mopsjobs.app.jobs.find_outputs import done_again_as_stored
 from mopsjobs.app.jobs.job_tasks import ledger_sizes
 from mopsjobs.app.jobs.lost_runners import end_lost_runner
 from mopsjobs.app.jobs.next_steps import is_runner_dead
@@ -35,8 +34,6 @@ class ValidatedJob(NamedTuple):
     """Whether the job was only compared, since its runner is at work."""
     can_resume: bool = False
     """Whether `resume` runs the tasks again that have lost outputs: the job was not resumed before."""
-    done_again: str | None = None
-    """How to take what jobs that did reused tasks have done again."""
 
 
 def validate_job(name: str, app: App) -> ValidatedJob:
@@ -71,7 +68,6 @@ def validate_job(name: str, app: App) -> ValidatedJob:
     else:
         found = validate(app.store, app.registry, state.job_id, may_end=False, sizes_of=sizes_of)
     can_resume = found.has_lost_outputs and not read_later_jobs(app.registry, found.state).jobs
-    done_again = done_again_as_stored(found.state, app) if can_resume else None
     lost = found.state.tasks_verified - found.tasks_verified if found.has_lost_outputs else 0
     with contextlib.suppress(MopsJobsError):  # the views that follow tell it too
         if lost:
@@ -82,7 +78,7 @@ def validate_job(name: str, app: App) -> ValidatedJob:
     if found.state.is_terminal and not state.is_terminal:
         with contextlib.suppress(EngineError):
             deliver_shards(found.state, session)  # once more: nothing stays in a drop
-    return ValidatedJob(found, is_at_work and not found.state.is_terminal, can_resume, done_again)
+    return ValidatedJob(found, is_at_work and not found.state.is_terminal, can_resume)
 
 
 def _is_at_work(state: JobState, app: App, session: Session) -> bool:

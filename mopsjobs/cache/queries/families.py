@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple
 
-from mopsjobs.cache.job_json import deferred_tasks, reused_tasks
+from mopsjobs.cache.job_json import deferred_tasks
 from mopsjobs.cache.queries.jobs import ABOVE_IDS, ids_with_prefix
-from mopsjobs.errors import AmbiguousJobError, command_line
+from mopsjobs.errors import AmbiguousJobError
 from mopsjobs.registry.notes import PRECISION
 from mopsjobs.utils.times import parse_time
 
@@ -28,8 +28,6 @@ _MEMBERS = """
         job.created_ts, job.usage, json_type(record, '$.metadata.precision') IS NOT NULL
     FROM member CROSS JOIN job USING (job_id) LIMIT ?
 """
-
-_REUSED = "SELECT count(*) FROM task WHERE job_id = ? AND reused_from IS NOT NULL"
 
 
 class Member(NamedTuple):
@@ -89,37 +87,6 @@ def read_members(connection: sqlite3.Connection, job_id: str) -> list[Member]:
 def read_family(connection: sqlite3.Connection, job_id: str) -> Family | None:
     """Return the family of a job; None if the cache has no other member."""
     return make_family(job_id, read_members(connection, job_id))
-
-
-def describe_done_again(connection: sqlite3.Connection, job: Mapping[str, Any]) -> str | None:
-    """Return that jobs were resumed which did reused tasks that a job lacks by now, as a sentence; None if none was.
-
-    Args:
-        connection: the cache, with the ledger of the job.
-        job: the newest of its family, which can be resumed.
-    """
-    (found,) = connection.execute(_REUSED, (job["job_id"],)).fetchone()
-    if job["is_active"] or found >= reused_tasks(job)[0]:
-        return None
-    families = {source: read_family(connection, source) for source in reused_tasks(job)[1]}
-    return done_again_text(
-        job["job_id"], {one: family.newest for one, family in families.items() if family is not None}
-    )
-
-
-def done_again_text(job_id: str, newest: Mapping[str, str]) -> str | None:
-    """Return how to take what other jobs have done again; None if there are none.
-
-    Args:
-        job_id: the job that reuses tasks.
-        newest: the newest job of the family of each job that did them.
-    """
-    from mopsjobs.utils.text import join_first  # here: few jobs reuse tasks
-
-    again = [f"{source} was resumed as {last}" for source, last in newest.items() if source != last]
-    if not again:
-        return None
-    return f"{join_first(again)}. To take what was done again: {command_line('resume', job_id)}"
 
 
 def make_family(job_id: str, members: Iterable[Member]) -> Family | None:

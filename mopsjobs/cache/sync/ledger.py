@@ -31,7 +31,7 @@ from mopsjobs.store.bulk import bulk_reads
 from mopsjobs.store.fetcher import ParallelFetcher
 from mopsjobs.studies.adaptive import adaptive_sets
 from mopsjobs.studies.manifest import Manifest, load_manifest
-from mopsjobs.studies.outputs import Completeness, find_complete_tasks, find_reused_tasks
+from mopsjobs.studies.outputs import Completeness, find_complete_tasks
 from mopsjobs.studies.precision import Judgement
 from mopsjobs.studies.rounds import count_rounds
 from mopsjobs.studies.study import find_varying
@@ -117,7 +117,10 @@ def sync_ledger(
         manifest = load_manifest(store, job_id)
     if manifest is not None:  # no attempt of this job says how reused tasks ended
         _write_complete_tasks(
-            connection, study, _complete_tasks(manifest, find_reused_tasks(store, manifest)), forget=True
+            connection,
+            study,
+            _complete_tasks(manifest, find_complete_tasks(store, manifest, only_reused=True)),
+            forget=True,
         )
     with bulk_reads(store), ParallelFetcher.for_store(store) as fetcher:
         keys = _missing_chunks(connection, store, job_id, report, retry=full)

@@ -93,7 +93,7 @@ class JobPage:
                 job,
                 from_timestamp(now),
                 failed=describe_failures(connection, whole_id, job["tasks_failed"], is_active=bool(job["is_active"])),
-                lost=describe_lost_outputs(connection, job, family),
+                lost=describe_lost_outputs(connection, job),
                 family=family,
                 remarks=job_queries.remarks(connection, whole_id),
             )

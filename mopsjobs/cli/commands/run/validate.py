@@ -39,11 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, app: App) -> Result:
     """Validate a job."""
-    found, is_at_work, can_resume, done_again = validate_job(args.job, app)
+    found, is_at_work, can_resume = validate_job(args.job, app)
     state = found.state
     notes = [f"The runner of {state.job_id} is at work, and will end the job."] if is_at_work else []
     again = f"To run them again: {command_line('resume', state.job_id)}" if can_resume else ""
-    warnings = _problems(found, done_again or again)
+    warnings = _problems(found, again)
     exit_code = EXIT_PARTLY_DONE if warnings else EXIT_DONE
     if args.json:
         # Decisions since the last report may have added tasks to those that the record of an adaptive study counts.

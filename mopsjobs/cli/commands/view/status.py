@@ -100,7 +100,7 @@ def _lines(found: FoundJob, app: App) -> list[Line]:
         job,
         app.now(),
         failed=failed_tasks_text(job, app),
-        lost=app.cache.read_cached(lambda cache: describe_lost_outputs(cache, job, family)) or "",
+        lost=app.cache.read_cached(lambda cache: describe_lost_outputs(cache, job)) or "",
         family=family,
         remarks=found.remarks,
     )
