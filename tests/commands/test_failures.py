@@ -298,7 +298,7 @@ def test_a_design_counts_what_a_set_has_beyond_its_need(cli: Cli, remote: Remote
     assert "About 12 tasks in all, of which 12 are done." in ran.err
 
 
-def test_a_design_prints_the_study_with_the_further_sets_of_a_suspected_corner(cli: Cli, remote: Remote) -> None:
+def test_a_design_is_the_study_with_further_sets_near_a_corner(cli: Cli, remote: Remote) -> None:
     draw = random.Random(1)
     sets = [{"params": {f"p{number}": round(draw.random(), 4) for number in range(4)}} for _ in range(20)]
 

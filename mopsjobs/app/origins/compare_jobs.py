@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import functools
 import heapq
+import itertools
 import json
-import operator
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
@@ -22,8 +21,8 @@ from typing import Any, NamedTuple
 
 from mopsjobs.app.origins.provenance import Provenance, printable, read_provenance
 from mopsjobs.app.run.app import App
-from mopsjobs.bundles.extraction import BundleFile, read_files
-from mopsjobs.bundles.git_state import GitState
+from mopsjobs.bundles.extraction import read_files
+from mopsjobs.console.terminal import title_text
 from mopsjobs.errors import shorten
 from mopsjobs.ledger.environment import Environment
 from mopsjobs.store.base import VersionedStore
@@ -32,12 +31,10 @@ from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.output_directory import RefusedFileError
 from mopsjobs.studies.results import Output, count_tasks, read_output, sorted_outputs_of, why_not_an_output
 from mopsjobs.studies.study import FIELDS, ParameterSet, Study, json_of
-from mopsjobs.utils.text import parse_whole_number
+from mopsjobs.utils.text import parse_whole_number, pluralize, repeats_text
 
 SCHEMA_VERSION = 1
 
-MIN_KNOWN = 2
-"""Jobs of which a part has to be known, to be compared."""
 
 MAX_NAMED = 20
 """Parameter sets and tasks of each kind that are named of each job. All are counted."""
@@ -72,21 +69,16 @@ class CodeDifference(NamedTuple):
 
 
 class StudyDifference(NamedTuple):
-    """The difference of studies."""
+    """The difference of two studies, as scripts get it."""
 
     fields: dict[str, Values]
+    only_first: int
+    """Parameter sets that only the first has, a set as often as it is repeated."""
+    only_second: int
     common: int
-    """Parameter sets that all have, a set as often as it is repeated."""
-    others: list[int]
-    """The other parameter sets of each study, counted in the same way."""
-    other_sets: list[list[Mapping[str, Any]]]
-    """The parameters of the first few of them."""
-
-    def to_json(self) -> dict[str, object]:
-        """Return the difference of two studies as scripts get it."""
-        (only_first, only_second), (first_sets, second_sets) = self.others, self.other_sets
-        counts = {"only_first": only_first, "only_second": only_second, "common": self.common}
-        return {"fields": self.fields, **counts, "first_sets": first_sets, "second_sets": second_sets}
+    first_sets: list[Mapping[str, Any]]
+    """The parameters of the first few that only the first has."""
+    second_sets: list[Mapping[str, Any]]
 
 
 class EnvironmentDifference(NamedTuple):
@@ -98,44 +90,29 @@ class EnvironmentDifference(NamedTuple):
     """Packages that differ, with their versions; None for a job without the package, or without a note."""
 
 
-class Comparison(NamedTuple):
-    """The differences between jobs. A part is None if it is known of fewer than two of them."""
-
-    files: dict[str, tuple[BundleFile | None, ...]] | None
-    study: StudyDifference | None
-    environment: EnvironmentDifference | None
-    images: Values
-    """Of each job; None if it has none, or if that is not known."""
-    commits: Values
-    """The git commit of each job, with whether it had changes; None if it is not known."""
-
-
 class JobDifference(NamedTuple):
     """The difference of two jobs."""
 
     first: Provenance
     second: Provenance
-    parts: Comparison
     code: CodeDifference | None
-    """None if the code of one of them is not known."""
+    """A part is None if it is not known of both."""
+    study: StudyDifference | None
+    environment: EnvironmentDifference | None
+    images: Values | None
+    """The images of both, if they differ."""
     results: ComparedResults | None
     """None if they were not to be compared."""
 
-    @property
-    def images(self) -> Values | None:
-        """Return the images of both, if they differ."""
-        return self.parts.images if len(set(self.parts.images)) > 1 else None
-
     def to_json(self) -> dict[str, object]:
         """Return the difference as scripts get it; see docs/reference/json.md."""
-        parts = self.parts
         return {
             "schema_version": SCHEMA_VERSION,
             "first": self.first.job_id,
             "second": self.second.job_id,
             "code": None if self.code is None else self.code._asdict(),
-            "study": None if parts.study is None else parts.study.to_json(),
-            "environment": None if parts.environment is None else parts.environment._asdict(),
+            "study": None if self.study is None else self.study._asdict(),
+            "environment": None if self.environment is None else self.environment._asdict(),
             "image": self.images,
             "results": None if self.results is None else _results_json(self.results),
         }
@@ -178,29 +155,39 @@ def difference_of(
     first: Provenance, second: Provenance, results: ComparedResults | None = None, *, with_lines: bool = False
 ) -> JobDifference:
     """Compare two jobs by their provenance. `with_lines`: also the lines of changed files, from their archives."""
-    jobs = [first, second]
-    parts = compare(jobs)
-    code = None if parts.files is None else _compare_code(jobs, parts.files, with_lines=with_lines)
-    return JobDifference(first, second, parts, code, results)
-
-
-def compare(jobs: Sequence[Provenance]) -> Comparison:
-    """Compare jobs by their provenance."""
-    manifests = [job.manifest for job in jobs if job.manifest is not None]
-    studies = [manifest.study for manifest in manifests]
-    specs = [(manifest.calibration or {}).get("spec") or {} for manifest in manifests]
-    return Comparison(
-        compare_files([job.files for job in jobs]),
-        compare_studies(studies, specs) if len(studies) >= MIN_KNOWN else None,
-        compare_environments([job.environments for job in jobs]),
-        tuple(job.image for job in jobs),
-        tuple(None if job.git is None else commit_text(job.git) for job in jobs),
+    ours, theirs, study = first.manifest, second.manifest, None
+    if ours is not None and theirs is not None:
+        study = compare_studies(ours.study, theirs.study, [_spec(ours), _spec(theirs)])
+    images = (first.image, second.image)
+    return JobDifference(
+        first,
+        second,
+        _compare_code((first, second), with_lines=with_lines),
+        study,
+        compare_environments(first.environments, second.environments),
+        None if images[0] == images[1] else images,
+        results,
     )
 
 
-def commit_text(git: GitState) -> str:
-    """Return the first digits of a commit, and whether the code had changes besides it."""
-    return git.commit[:SHORT_HASH] + (" with changes" if git.is_dirty else "")
+def _spec(manifest: Manifest) -> Mapping[str, Any]:
+    return (manifest.calibration or {}).get("spec") or {}
+
+
+def _compare_code(jobs: tuple[Provenance, Provenance], *, with_lines: bool) -> CodeDifference | None:
+    if jobs[0].files is None or jobs[1].files is None:
+        return None
+    ours, theirs = ({file.name: file for file in job.files or ()} for job in jobs)
+    names = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+    opened = [job.files_read for job in jobs if job.files_read is not None]
+    read = [printable(name) for name in names if any(name in some for some in opened)]
+    return CodeDifference(
+        [printable(name) for name in names if name not in ours],
+        [printable(name) for name in names if name not in theirs],
+        [printable(name) for name in names if name in ours and name in theirs],
+        read if len(opened) == len(jobs) else None,
+        _compare_lines(jobs, names) if with_lines else {},
+    )
 
 
 def set_text(one: Mapping[str, Any]) -> str:
@@ -212,41 +199,6 @@ def set_text(one: Mapping[str, Any]) -> str:
 def value_text(value: object) -> str:
     """Return a value in one line: a text as it is, all others as JSON."""
     return shorten(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), MAX_VALUE)
-
-
-def _compare_code(
-    jobs: Sequence[Provenance], files: Mapping[str, tuple[BundleFile | None, ...]], *, with_lines: bool
-) -> CodeDifference:
-    added = [printable(name) for name, (ours, _) in files.items() if ours is None]
-    removed = [printable(name) for name, (_, theirs) in files.items() if theirs is None]
-    changed = [printable(name) for name, both in files.items() if None not in both]
-    opened = [job.files_read for job in jobs if job.files_read is not None]
-    read = [printable(name) for name in files if any(name in some for some in opened)]
-    known_read = read if len(opened) == len(jobs) else None
-    return CodeDifference(
-        added, removed, changed, known_read, _compare_lines(jobs, sorted(files)) if with_lines else {}
-    )
-
-
-def compare_files(sides: Sequence[Sequence[BundleFile] | None]) -> dict[str, tuple[BundleFile | None, ...]] | None:
-    """Compare the files of bundles.
-
-    Args:
-        sides: the files of each job; None if they are not known.
-
-    Returns:
-        The files that differ by name, each as every job has it: None for a job without the file, and for one whose
-        files are not known. None if the files of fewer than two jobs are known.
-    """
-    if sum(files is not None for files in sides) < MIN_KNOWN:
-        return None
-    by_name = [None if files is None else {file.name: file for file in files} for files in sides]
-    names = sorted({name for files in by_name if files is not None for name in files})
-    return {
-        name: tuple(None if files is None else files.get(name) for files in by_name)
-        for name in names
-        if len({files.get(name) for files in by_name if files is not None}) > 1
-    }
 
 
 def _compare_lines(jobs: Sequence[Provenance], names: Sequence[str]) -> dict[str, list[str] | None]:
@@ -275,28 +227,24 @@ def _text_lines(job: Provenance, contents: Mapping[str, bytes], name: str) -> li
     return None if len(lines) > MAX_FILE_LINES or any("\0" in line for line in lines) else lines
 
 
-def compare_studies(studies: Sequence[Study], specs: Sequence[Mapping[str, Any]] = ()) -> StudyDifference:
+def compare_studies(first: Study, second: Study, specs: Sequence[Mapping[str, Any]] = ({}, {})) -> StudyDifference:
     """Compare studies, and the calibrations that have asked for their sets; empty specifications for other jobs.
 
     Parameter sets are equal if their parameters and their named seeds are.
     """
-    fields: dict[str, Values] = {}
+    studies = (first, second)
     documents = [{name: json_of(getattr(study, name)) for name in FIELDS} for study in studies]
-    for document, spec in zip(documents, specs or [{}] * len(documents), strict=True):
+    for document, spec in zip(documents, specs, strict=True):
         document.update({name: value for name, value in spec.items() if name not in FIELDS or name == "n_replicates"})
-    for name in dict.fromkeys(name for document in documents for name in document):
-        texts = [json.dumps(document.get(name), sort_keys=True) for document in documents]
-        if len(set(texts)) > 1:
-            fields[name] = tuple(map(json.loads, texts))
-    counts = [Counter(map(_identity, study.parameter_sets)) for study in studies]
-    common = functools.reduce(operator.and_, counts)
-    others = [count - common for count in counts]
-    return StudyDifference(
-        fields,
-        common.total(),
-        [count.total() for count in others],
-        [_named_sets(study, count) for study, count in zip(studies, others, strict=True)],
-    )
+    texts = {
+        name: [json.dumps(document.get(name), sort_keys=True) for document in documents]
+        for name in dict.fromkeys(itertools.chain(*documents))
+    }
+    fields = {name: tuple(map(json.loads, pair)) for name, pair in texts.items() if pair[0] != pair[1]}
+    ours, theirs = (Counter(map(_identity, study.parameter_sets)) for study in studies)
+    only = (ours - theirs, theirs - ours)
+    counts = (only[0].total(), only[1].total(), (ours & theirs).total())
+    return StudyDifference(fields, *counts, *map(_named_sets, studies, only))
 
 
 def _identity(one: ParameterSet) -> tuple[str, int | None]:
@@ -312,32 +260,25 @@ def _named_sets(study: Study, wanted: Container[tuple[str, int | None]]) -> list
     return [{"params": dict(one.params), "seed": one.seed} for one in first_of.values()]
 
 
-def compare_environments(sides: Sequence[Sequence[Environment]]) -> EnvironmentDifference | None:
-    """Compare the environments of jobs. Those without a note are not compared.
-
-    Args:
-        sides: the environments of each job; empty if they were not noted.
-
-    Returns:
-        The difference; None if the environments of fewer than two jobs were noted.
-    """
-    if sum(map(bool, sides)) < MIN_KNOWN:
+def compare_environments(first: Sequence[Environment], second: Sequence[Environment]) -> EnvironmentDifference | None:
+    """Compare the environments of two jobs; None if those of one were not noted."""
+    sides = (first, second)
+    if not (first and second):
         return None
-    names = Environment._fields[:-1]
     packages = sorted({name for side in sides for one in side for name in one.packages})
     return EnvironmentDifference(
-        _differing(names, [[one.to_json() for one in side] for side in sides]),
+        _differing(Environment._fields[:-1], [[one.to_json() for one in side] for side in sides]),
         _differing(packages, [[one.packages for one in side] for side in sides]),
     )
 
 
 def _differing(names: Iterable[str], sides: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Values]:
-    """Return the names whose values differ between the sides that have any, each with the values of all sides."""
+    """Return the names whose values differ between the sides, each with the values of both."""
     found = {}
     for name in names:
-        values = [{str(one[name]) for one in side if one.get(name) is not None} for side in sides]
-        if len({frozenset(some) for some, side in zip(values, sides, strict=True) if side}) > 1:
-            found[name] = tuple(", ".join(sorted(some)) if some else None for some in values)
+        values = [sorted({str(one[name]) for one in side if one.get(name) is not None}) for side in sides]
+        if values[0] != values[1]:
+            found[name] = tuple(", ".join(some) or None for some in values)
     return found
 
 
@@ -498,3 +439,125 @@ def _value(store: VersionedStore, output: Output) -> bytes | None:
         return output.entry.value
     found = read_output(store, output.entry.key, output.entry)
     return None if found is None else found.value
+
+
+SHOWN = 10
+"""Names of each kind in the text. The JSON has more."""
+
+SAME = "equal"
+
+UNREAD = ", which no task read"
+"""After the name of a file, if it is known."""
+
+Line = str | list[str]
+
+
+def _line(title: str, text: str) -> Line:
+    return [title_text(title), text]
+
+
+def difference_lines(found: JobDifference) -> list[Line]:
+    """Return the difference of two jobs as text; results, if they were compared."""
+    return list(_lines(found))
+
+
+def _lines(found: JobDifference) -> Iterator[Line]:
+    yield _line("Jobs", f"{found.first.job_id} -> {found.second.job_id}")
+    yield from _code_lines(found)
+    yield from _study_lines(found)
+    yield from _environment_lines(found)
+    if found.images is not None:
+        yield _line("Image", _arrow(found.images))
+    if found.results is not None:
+        yield from _result_lines(found.results, found)
+
+
+def _not_recorded(found: JobDifference, lacks: Callable[[Provenance], bool]) -> str:
+    """Return which job lacks a part, so that it is not compared."""
+    lacking = [job.job_id for job in (found.first, found.second) if lacks(job)]
+    return f"not recorded of {lacking[0] if len(lacking) == 1 else 'either job'}"
+
+
+def _code_lines(found: JobDifference) -> Iterator[Line]:
+    code = found.code
+    if code is None:
+        yield _line("Code", _not_recorded(found, lambda job: job.files is None))
+        return
+    read = code.added + code.removed + code.changed if code.read is None else code.read
+    commits = [
+        job.git and job.git.commit[:SHORT_HASH] + (" with changes" if job.git.is_dirty else "") for job in found[:2]
+    ]
+    git = "" if commits[0] == commits[1] else f"; git {_arrow(commits)}"
+    kinds = (("changed", code.changed, "~"), ("added", code.added, "+"), ("removed", code.removed, "-"))
+    counts = ", ".join(f"{pluralize(len(names), 'file')} {kind}" for kind, names, _ in kinds if names)
+    yield _line("Code", (counts or SAME) + git)
+    for _, names, mark in kinds:
+        yield from _some(f"  {mark} {name}{'' if name in read else UNREAD}" for name in names)
+    for name, lines in code.diffs.items():
+        if lines is None:
+            yield f"  {name} is too large for a diff, or not a text"
+        yield from lines or ()
+
+
+def _study_lines(found: JobDifference) -> Iterator[Line]:
+    study = found.study
+    if study is None:
+        yield _line("Study", _not_recorded(found, lambda job: job.manifest is None))
+        return
+    counts = [
+        f"{pluralize(count, 'parameter set')} only in {job.job_id}"
+        for count, job in zip((study.only_first, study.only_second), found[:2], strict=True)
+        if count
+    ]
+    fields = [f"other {', '.join(study.fields)}"] if study.fields else []
+    common = [f"{study.common:,} in both"] if counts else []
+    yield _line("Study", ", ".join([*fields, *counts, *common]) or SAME)
+    for name, pair in study.fields.items():
+        yield f"  {name}: {_arrow(pair, 'none')}"
+    for mark, sets in zip("-+", (study.first_sets, study.second_sets), strict=True):
+        yield from _some(f"  {mark} {set_text(one)}" for one in sets)
+
+
+def _environment_lines(found: JobDifference) -> Iterator[Line]:
+    environment = found.environment
+    if environment is None:
+        yield _line("Packages", _not_recorded(found, lambda job: not job.environments))
+        return
+    if environment.fields:
+        yield _line("Python", "; ".join(f"{name} {_arrow(pair)}" for name, pair in environment.fields.items()))
+    packages = environment.packages
+    yield _line("Packages", pluralize(len(packages), "difference") if packages else SAME)
+    yield from _some(f"  {name}: {_arrow(pair, 'none')}" for name, pair in packages.items())
+
+
+def _result_lines(results: ComparedResults, found: JobDifference) -> Iterator[Line]:
+    told = {
+        "unreadable": "not readable",
+        "only_first": f"only in {found.first.job_id}",
+        "only_second": f"only in {found.second.job_id}",
+    }
+    words = ", ".join(
+        f"{pluralize(count, 'task')} {told.get(kind, kind)}" for kind, count in results.counts.items() if count
+    )
+    yield _line("Results", words or "none")
+    for job, count in zip((found.first, found.second), results.repeated, strict=True):
+        if count:
+            yield f"  {pluralize(count, 'task')} of {job.job_id} {repeats_text(count)}: not counted"
+    for kind, mark in (("different", "~"), ("unreadable", "?"), ("only_first", "-"), ("only_second", "+")):
+        yield from _some(
+            f"  {mark} {task.name[:SHORT_HASH]}…/{task.name.rpartition('/')[2]}: {', '.join(task.outputs[:SHOWN])}"
+            for task in results.named[kind]
+        )
+
+
+def _some(lines: Iterator[str]) -> Iterator[str]:
+    """Yield the first few lines, and a mark if there are more."""
+    for number, line in enumerate(lines):
+        if number == SHOWN:
+            yield "  …"
+            return
+        yield line
+
+
+def _arrow(pair: Sequence[object], missing: str = "not recorded") -> str:
+    return " -> ".join(missing if value is None else value_text(value) for value in pair)

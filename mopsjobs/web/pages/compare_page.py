@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 from flask import Response, request
 
 from mopsjobs.app.jobs.job_card import memory_text, noted_text
-from mopsjobs.app.origins.compare_jobs import difference_of
-from mopsjobs.app.origins.difference_text import difference_lines
+from mopsjobs.app.origins.compare_jobs import difference_lines, difference_of
 from mopsjobs.app.origins.provenance import Provenance
 from mopsjobs.app.run.freshness import Freshness
 from mopsjobs.app.tasks.contrasts import Overall, Replicates, compare_sets

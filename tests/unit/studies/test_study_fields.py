@@ -57,7 +57,7 @@ def test_a_field_is_read_and_written(name: str) -> None:
 @each_field
 def test_a_field_is_compared(name: str) -> None:
     first, second, *_ = _studies(name)
-    assert list(compare_studies([first, second]).fields) == [name]
+    assert list(compare_studies(first, second).fields) == [name]
 
 
 @each_field

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from mopsjobs.app.origins.compare_jobs import compare_jobs
-from mopsjobs.app.origins.difference_text import difference_lines
+from mopsjobs.app.origins.compare_jobs import compare_jobs, difference_lines
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.job_arguments import ShortName
 from mopsjobs.cli.flags import add_job_names

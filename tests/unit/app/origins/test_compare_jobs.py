@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from mopsjobs.app.origins.compare_jobs import MAX_NAMED, compare_environments, compare_files, compare_studies
-from mopsjobs.bundles.extraction import BundleFile
+from mopsjobs.app.origins.compare_jobs import MAX_NAMED, compare_environments, compare_studies
 from mopsjobs.ledger.environment import Environment
 from support.runs import sets_of, study
 
 
 def test_equal_studies_have_no_difference() -> None:
     """The order of the parameter sets does not count."""
-    found = compare_studies([study(sets_of(3)), study(sets_of(3)[::-1])])
-    assert found == ({}, 3, [0, 0], [[], []])
+    found = compare_studies(study(sets_of(3)), study(sets_of(3)[::-1]))
+    assert found == ({}, 0, 0, 3, [], [])
 
 
 def test_each_field_of_a_study_is_compared() -> None:
     first = study([{"x": 1}], metadata={"a": 1})
     second = study([{"x": 1}], metadata={"a": 2}, scenario="other", n_replicates=3, outputs=["b"], model="m:f")
-    assert compare_studies([first, second]).fields == {
+    assert compare_studies(first, second).fields == {
         "model": ("model:simulate", "m:f"),
         "scenario": (first.scenario, "other"),
         "n_replicates": (1, 3),
@@ -31,14 +30,12 @@ def test_each_field_of_a_study_is_compared() -> None:
 def test_parameter_sets_of_one_job_are_counted_and_the_first_named() -> None:
     """A set that one job has more often counts, and so does another seed."""
     repeated: list[dict[str, Any]] = [{"x": 1}, {"x": 1}, {"params": {"x": 2}, "seed": 7}]
-    found = compare_studies([study(repeated), study([{"x": 1}, {"x": 2}])])
-    assert (found.common, found.others) == (1, [2, 1])
-    assert found.other_sets == [
-        [{"params": {"x": 1}, "seed": None}, {"params": {"x": 2}, "seed": 7}],
-        [{"params": {"x": 2}, "seed": None}],
-    ]
-    many = compare_studies([study(sets_of(1000)), study([{"y": 1}])])
-    assert (many.others[0], len(many.other_sets[0])) == (1000, MAX_NAMED)
+    found = compare_studies(study(repeated), study([{"x": 1}, {"x": 2}]))
+    assert (found.common, found.only_first, found.only_second) == (1, 2, 1)
+    assert found.first_sets == [{"params": {"x": 1}, "seed": None}, {"params": {"x": 2}, "seed": 7}]
+    assert found.second_sets == [{"params": {"x": 2}, "seed": None}]
+    many = compare_studies(study(sets_of(1000)), study([{"y": 1}]))
+    assert (many.only_first, len(many.first_sets)) == (1000, MAX_NAMED)
 
 
 def environment(python: str = "3.12.4", **packages: str) -> Environment:
@@ -47,10 +44,7 @@ def environment(python: str = "3.12.4", **packages: str) -> Environment:
 
 def test_packages_and_versions_that_differ_are_named() -> None:
     found = compare_environments(
-        [
-            [environment(numpy="1.26", scipy="1", old="1")],
-            [environment("3.13.0", numpy="2.0", scipy="1", new="1")],
-        ]
+        [environment(numpy="1.26", scipy="1", old="1")], [environment("3.13.0", numpy="2.0", scipy="1", new="1")]
     )
     assert found is not None
     assert found.fields == {"python": ("3.12.4", "3.13.0")}
@@ -59,35 +53,11 @@ def test_packages_and_versions_that_differ_are_named() -> None:
 
 def test_several_environments_of_a_job_are_named_together() -> None:
     """A job that was launched again with another Python has two."""
-    found = compare_environments([[environment(numpy="1"), environment(numpy="2")], [environment(numpy="2")]])
+    found = compare_environments([environment(numpy="1"), environment(numpy="2")], [environment(numpy="2")])
     assert found is not None
     assert found.packages == {"numpy": ("1, 2", "2")}
 
 
 def test_an_environment_that_was_not_noted_is_not_guessed() -> None:
-    assert compare_environments([[], [environment()]]) is None
-    assert compare_environments([[environment()], []]) is None
-
-
-def test_of_several_jobs_only_those_with_a_note_are_compared() -> None:
-    """A job without a note has None, and makes no difference."""
-    found = compare_environments([[environment(numpy="1")], [], [environment(numpy="2")]])
-    assert found is not None
-    assert (found.fields, found.packages) == ({}, {"numpy": ("1", None, "2")})
-    same = compare_environments([[environment(numpy="1")], [], [environment(numpy="1")]])
-    assert same == ({}, {})
-
-
-def test_sets_of_several_studies_are_counted_against_those_that_all_have() -> None:
-    found = compare_studies([study(sets_of(4)), study(sets_of(3)), study(sets_of(2))])
-    assert (found.common, found.others) == (2, [2, 1, 0])
-    assert found.other_sets[1] == [{"params": {"x": 2}, "seed": None}]
-
-
-def test_files_differ_by_content_and_by_their_absence() -> None:
-    """Files of a job whose bundle is not known make no difference."""
-    old, new = (BundleFile("a.py", 3, digit * 64, is_executable=False, target=None) for digit in "12")
-    same = BundleFile("b.py", 1, "3" * 64, is_executable=False, target=None)
-    assert compare_files([[old, same], None, [new, same]]) == {"a.py": (old, None, new)}
-    assert compare_files([[old], [old, same]]) == {"b.py": (None, same)}
-    assert compare_files([[old], None]) is None
+    assert compare_environments([], [environment()]) is None
+    assert compare_environments([environment()], []) is None
