@@ -37,7 +37,7 @@ from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.utils.times import json_time
 from support.cli import REMOTE_URL, START, Cli, Clock, LineStore, Remote, add, put
-from support.doubles import FaultyStore, RecordingSleep
+from support.doubles import RecordingSleep
 from support.runs import PATIENCE
 from support.servers import Azurite
 
@@ -152,36 +152,6 @@ def test_what_may_be_of_use_stays(clock: Clock) -> None:
     assert left("at-work", "b-old") == [2, 0]
 
 
-def test_a_late_tail_outlives_the_rest(clock: Clock) -> None:
-    """By as much as it was late: a chunk that an outbox delivers ten days after the end goes ten days later."""
-    store = InMemoryVersionedStore()
-    jobs = _aged(store, clock)
-    put(store, event_format.chunk_key(clock.now() - timedelta(days=29), "old-1", "w", 7), b"-")
-    for left in (1, 0):
-        _round(jobs, clock).remove()
-        assert _of(_keys(store, event_format.PREFIX), "old-1") == left
-        clock.advance(days=2)
-
-
-def test_only_what_is_old_is_listed(clock: Clock) -> None:
-    """A listing ends at the first key that is young: its cost follows what goes."""
-    store = InMemoryVersionedStore()
-    _aged(store, clock)
-    for number in range(50):
-        record_event(store, "at-work", "log", now=clock.now, text=str(number))
-        put(store, f"{registry_announcements.slot_of(clock.now())}job-{number}", b"-")
-    taken: list[str] = []
-
-    class Noting(FaultyStore):
-        def list_keys(self, prefix: str = "") -> Iterator[str]:
-            for key in super().list_keys(prefix):
-                taken.append(key)
-                yield key
-
-    counts = _round(JobRegistry(Noting(store), now=clock.now), clock).plan()
-    assert len(taken) <= counts.keys + 2 + 2  # the events of the job at work, and the first young key of each listing
-
-
 @given(
     st.lists(st.tuples(st.floats(0, 3 * 86400), st.sampled_from("abc")), max_size=20),
     st.sampled_from("abc"),
@@ -266,77 +236,6 @@ def test_writers_at_work_meanwhile_lose_nothing(store: VersionedStore, clock: Cl
     assert jobs.get_job("at-work").tasks_completed == 19  # type: ignore[union-attr]
 
 
-def _order(store: VersionedStore, clock: Clock) -> list[str]:
-    """Return what a round removes, in its order."""
-    taken: list[str] = []
-
-    class Noting(FaultyStore):
-        def delete(self, key: str) -> bool:
-            taken.append(key)
-            return True
-
-    _round(JobRegistry(Noting(store)), clock).remove()
-    return taken
-
-
-class Ended(BaseException):
-    """An end like a kill: nothing catches it."""
-
-
-def test_cut_short_it_leaves_the_younger_part(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed at any key: what is left are the youngest, and the next round takes them."""
-    monkeypatch.setattr(retention, "BATCH", 1)
-    whole = InMemoryVersionedStore()
-    _aged(whole, clock)
-    order = _order(whole, clock)
-    assert len(order) == 10
-    for survivors in range(1, len(order)):
-        store = InMemoryVersionedStore()
-        for entry in whole.scan():
-            put(store, entry.key, entry.value or b"")
-        left = len(order) - survivors
-
-        class Dying(FaultyStore):
-            def delete(self, key: str) -> bool:
-                if len(_keys(self.inner, "changes/", "events/")) == at_least:  # noqa: B023
-                    raise Ended
-                return super().delete(key)
-
-        at_least = len(_keys(store, "changes/", "events/")) - left
-        with pytest.raises(Ended):
-            _round(JobRegistry(Dying(store)), clock).remove()
-        assert [key for key in order if store.get(key)] == order[left:]
-        _round(JobRegistry(store), clock).remove()
-        assert not [key for key in order if store.get(key)]
-
-
-def test_ctrl_c_ends_it_with_its_batch(cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Younger batches are whole, and what has gone is told: exit code 130."""
-    inner, after = remote.store.inner, retention.BATCH + 100
-    add(remote.jobs, "old", "failed")
-    for number in range(3 * retention.BATCH):
-        put(inner, event_format.chunk_key(START + timedelta(hours=number), "old", "w", number), b"-")
-    cli.clock.advance(days=100)
-    numbers = itertools.count()
-
-    class Interrupted(LineStore):
-        def delete(self, key: str) -> bool:
-            if next(numbers) == after:
-                raise KeyboardInterrupt
-            return super().delete(key)
-
-    before = _keys(inner, "changes/", "events/")
-    monkeypatch.setattr("mopsjobs.store.open_store", lambda url, env, **_: Interrupted(inner))
-    ran = cli("prune", "--store", "--older-than", "1h", "--yes")
-    gone = set(before) - set(_keys(inner, "changes/", "events/"))
-    assert ran.code == 130
-    assert len(gone) >= after
-    assert gone <= set(before[: 2 * retention.BATCH + 1])  # the first key goes by itself
-    announced = sum(key.startswith("changes/") for key in gone)
-    assert f"Removed {len(gone) - announced} chunks of events" in ran.err
-    assert ran.err.endswith(", then stopped.\n")
-
-
 # --- a store that does not take it -----------------------------------------------------------------------------------
 
 
@@ -354,25 +253,6 @@ class Refusing(LineStore):
             self.asked += 1
             raise self.failure
         return super().delete(key)
-
-
-def test_a_removal_that_fails_is_tried_again(clock: Clock) -> None:
-    """An outage that passes costs a pause, since removing twice does no harm."""
-
-    class Busy(FaultyStore):
-        def delete(self, key: str) -> bool:
-            is_first = not self.calls["delete"]  # it comes alone
-            is_removed = super().delete(key)
-            if is_first:
-                self.fail_next(2, "delete")
-            return is_removed
-
-    line = Busy(InMemoryVersionedStore())
-    jobs = _aged(line.inner, clock)
-    one = _round(JobRegistry(line), clock)
-    one.remove()
-    assert one.removed.keys == 10
-    assert _round(jobs, clock).plan().keys == 0
 
 
 @pytest.mark.parametrize("failure", [StoreAccessError("no"), StoreUnavailableError("away", silent=True)])
@@ -714,17 +594,6 @@ def test_chunks_that_cannot_be_read_stay_known(cli: Cli, told: Remote) -> None:
     told.put(key, f"{line}\n")
     cli.ok("sync", "-q", "--full")
     assert len(cli.ok("events", "at-work", "--json").lines) == 4
-
-
-def test_whoever_cannot_ask_claims_nothing(cli: Cli, told: Remote) -> None:
-    """Without the network it is unknown whether the registry has events."""
-    cli.ok("sync", "-q")
-    cli.ok("prune", "--store", "--older-than", "30d", "--yes")
-    with contextlib.closing(sqlite3.connect(cli.cache)) as cache, cache:
-        cache.execute("DELETE FROM event")
-    assert GONE not in cli("logs", "old", "--offline").err
-    told.store.down = True
-    assert GONE not in cli("logs", "old").err
 
 
 def test_a_follower_is_not_disturbed(cli: Cli, clock: Clock, told: Remote) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Browser, Page, expect
 
 from mopsjobs.events.writer import record_event
 from mopsjobs.registry.job_registry import JobRegistry
-from mopsjobs.registry.status import JobStatus
 from mopsjobs.store import open_store
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.utils.times import utc_now
@@ -37,36 +35,6 @@ def server(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     add_kinds(jobs)
     with serving(cli, "--sync-every", "1s") as server:
         yield server.filled()
-
-
-COLOURS = """bars => Object.fromEntries(bars.map(bar => {
-    const status = bar.closest("tr").querySelector("span.status"), parts = bar.querySelectorAll("rect");
-    const fills = [...parts].map(part => getComputedStyle(part).fill);
-    return [status.innerText.trim(), [getComputedStyle(status).color, ...fills]];
-}))"""
-
-
-def test_a_bar_has_the_colour_of_its_status(page: Page, cli: Cli, server: Server) -> None:
-    """That of what is done. A job that left tasks undone has it grey, and each bar has the failed tasks in red."""
-    jobs = JobRegistry(open_store(cli.env["MOPS_JOBS_REGISTRY"], {}))
-    for status in JobStatus:
-        add(jobs, f"bar-{status}", status, tasks_total=4)
-    add(jobs, "bar-bad", "running", tasks_total=4, labels={"bad": "1"})
-    jobs.update_progress("bar-bad", 1, tasks_failed=2)
-    page.goto(f"{server.url}/jobs?name=bar-*&sort=name")
-    expect(page.locator("#jobs .bar")).to_have_count(len(JobStatus) + 1)
-    found = page.locator("#jobs .bar").evaluate_all(COLOURS)
-    assert set(found) == set(JobStatus)
-    done = {name: colours[2] for name, colours in found.items()}
-    left = {name: found[name] for name in ("partial", "failed", "cancelled")}
-    assert {done[name] for name in left} == {found["pending"][0]}, "grey"
-    assert {name: done[name] for name in found if name not in left} == {
-        name: colours[0] for name, colours in found.items() if name not in left
-    }
-    page.goto(f"{server.url}/jobs?label=bad")
-    bar = page.locator("#jobs .bar")
-    expect(bar).to_have_attribute("aria-label", "1 of 4 tasks done, 2 failed")
-    assert bar.evaluate_all(COLOURS)["running"][3] == found["failed"][0]
 
 
 def test_progress_moves_while_a_job_runs(page: Page, cli: Cli) -> None:
@@ -132,27 +100,6 @@ def test_a_page_says_that_its_server_is_gone(clocked_page: Page, server: Server,
     expect(clocked_page.locator(LOST)).to_be_in_viewport()
 
 
-def test_each_age_in_the_header_is_counted(clocked_page: Page, server: Server) -> None:
-    """That of the sync, and up to when writes by other programs are known, in the words of the server."""
-    text = "synced just now, writes by other programs known up to 1h ago"
-
-    def serve_two_ages(route: Route) -> None:
-        if route.request.resource_type == "xhr":
-            route.abort()
-            return
-        answer = route.fetch()
-        head = f'<span id="age" data-synced="{text}" data-ages="[0.5, 3600.0]" data-stale-in="60">{text}</span>'
-        route.fulfill(response=answer, body=re.sub(r'(?s)<span id="age".*?</span>', head, answer.text()))
-
-    clocked_page.route("**/jobs", serve_two_ages)
-    clocked_page.goto(f"{server.url}/jobs")
-    expect(clocked_page.locator("#fresh")).not_to_have_class("stale")
-    clocked_page.clock.fast_forward("02:00:00")
-    expect(clocked_page.locator("#age")).to_have_text(
-        "synced 2h ago, writes by other programs known up to 3h ago, stale"
-    )
-
-
 def test_a_job_that_is_removed_leaves_no_page_behind(clocked_page: Page, cli: Cli, server: Server) -> None:
     """Its open page becomes the one that says that there is no such job."""
     clocked_page.goto(f"{server.url}/jobs/night-1")
@@ -193,21 +140,6 @@ def test_the_keyboard_is_enough(tab: Page) -> None:
     expect(tab.get_by_role("heading", level=1)).to_have_text(name)
 
 
-def test_a_command_is_copied_by_a_button(tab: Page, still: Server) -> None:
-    """Where the browser lets no page write to the clipboard, the command is selected."""
-    tab.goto(f"{still.url}/jobs/night-1")
-    copy = tab.get_by_role("button", name="Copy mops-jobs", exact=False).first
-    command = copy.evaluate("one => one.previousElementSibling.textContent")
-    tab.evaluate("() => { navigator.clipboard.writeText = async (text) => { window.copied = text; }; }")
-    copy.click()
-    expect(copy).to_have_text("Copied")
-    assert tab.evaluate("window.copied") == command
-    tab.evaluate("() => { navigator.clipboard.writeText = async () => { throw new Error('refused'); }; }")
-    copy.click()
-    expect(copy).to_have_text("Selected")
-    assert tab.evaluate("String(getSelection())").strip() == command
-
-
 @pytest.fixture
 def tab(browser: Browser, still: Server, has_failed: Callable[[], bool]) -> Iterator[Page]:
     """Yield a tab at the page of jobs of the server that does not sync."""
@@ -244,26 +176,6 @@ def test_letters_lead_to_search_and_jobs(private_page: Page) -> None:
     links.first.focus()
     page.keyboard.press("j")
     expect(links.first).to_be_focused()
-
-
-def test_filters_stay_through_searches_and_sorting(tab: Page, still: Server) -> None:
-    """All those of the URL; a search adds to them, and each of them can be removed by a click."""
-    tab.goto(f"{still.url}/jobs?stuck=true&label=exp%3D7&label=team&hours=12&name=night*")
-    tab.get_by_label("Search").fill("owner:ada status:failed")
-    tab.get_by_role("button", name="Search").click()
-    tab.get_by_text("View", exact=True).click()
-    expect(tab.get_by_label("Changed within")).to_have_value("12")
-    tab.get_by_text("View", exact=True).click()
-    tab.get_by_role("columnheader", name="Job").get_by_role("link").click()
-    expect(tab).to_have_url(re.compile("sort=name"))
-    for part in (
-        "stuck=true", "label=exp%3D7", "label=team", "hours=12", "name=night*", "owner=ada", "status=failed",
-    ):  # fmt: skip
-        assert part in tab.url.replace("%2A", "*")
-    tab.get_by_role("link", name="Remove the filter name:night*").click()
-    expect(tab.get_by_role("navigation", name="Filters").get_by_role("link", name="Remove")).to_have_count(6)
-    assert "name=night" not in tab.url
-    assert "stuck=true" in tab.url
 
 
 # --- the live log -----------------------------------------------------------------------------------------------------

@@ -69,22 +69,6 @@ def test_the_levels_of_a_day_lead_to_the_jobs_that_were_there(web: Web) -> None:
     assert set(web.ids(found[f"{START + timedelta(days=1):%Y-%m-%d}"])) == {"job-1-0", "job-1-1", "runs"}
 
 
-def test_the_chart_has_a_title_and_axes_with_units(web: Web) -> None:
-    """A heading, names of both axes, ticks, and words for people who do not see it."""
-    chart = section(web.ok("/charts"), "Queued and running")
-    title = "Queued and running jobs, maximum per 3h"
-    assert f"<h3>{title}</h3>" in chart
-    assert re.findall(r'<p class="axis[^>]*>(?:↑ )?<bdi>([^<]+)</bdi>', chart) == [
-        "Jobs at the same time",
-        "Day (month-day, UTC)",
-    ]
-    up, across = re.findall(r'<div class="ticks (?:up|across)[^>]*>(.*?)</div>', chart)
-    assert up.count("<span title") >= 2
-    assert across.count("<span title") == 6
-    assert f'aria-label="{title}. ' in chart
-    assert 'class="grid"' in chart
-
-
 def test_charts_without_figures_say_so(cli: Cli, remote: Remote, capsys: pytest.CaptureFixture[str]) -> None:
     """Instead of an empty drawing or table."""
     add(remote.jobs, "new", "pending")

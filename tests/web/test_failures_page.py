@@ -12,7 +12,6 @@ from mopsjobs.web.queries.query_params import FailuresPageQuery
 from mopsjobs.web.site import job_reads
 from support.cli import START, Cli, Remote, add, foreign, key
 from support.failed_jobs import fail
-from support.ledgers import Ledger, attempt
 from support.study_jobs import NO_ROOM, TOO_LARGE
 from support.web import Web, flat, text_of
 
@@ -202,16 +201,6 @@ def test_jobs_without_known_failed_tasks_count_by_their_error(web: Web, remote: 
     assert "12 tasks of 2 jobs failed, and 3 jobs without known failed tasks, for 4 reasons" in text_of(_page(web))
 
 
-def test_the_reason_of_a_cancellation_is_no_error(web: Web, remote: Remote, cli: Cli) -> None:
-    """A cancelled job with failed tasks is named, without an error that is not known."""
-    stopped = foreign("stopped", "cancelled", tasks_total=9, tasks_failed=2, error_message="no more", owner="emmy")
-    remote.put(key("stopped"), stopped)
-    cli.ok("sync", "-q")
-    text = text_of(_page(web, "?owner=emmy"))
-    assert "1 job has failures without a known error: stopped" in text
-    assert "no more" not in text
-
-
 # --- what is read ----------------------------------------------------------------------------------------------------
 
 
@@ -281,18 +270,3 @@ def test_the_command_has_each_filter_once() -> None:
     """Switches have no value, and an hour is a number."""
     query = FailuresPageQuery([("stuck", "true"), ("hours", "2"), ("resumed", "true"), ("name", "a b*")], START)
     assert failures_page._command(query) == "mops-jobs failures --hours 2 --name 'a b*' --stuck --resumed --limit 0"
-
-
-def test_a_job_that_goes_on_keeps_its_row_while_it_is_read(web: Web, remote: Remote, cli: Cli) -> None:
-    """More failures are read when the cache knows of them; the page shows the last ones until then."""
-    _page(web)
-    Ledger(remote.store.inner, "night-2", run="cd")(attempt(39, "failed", error=TOO_LARGE, started_at=DAY_AGO + 9000))
-    cli.ok("tasks", "night-2")
-    page = web.ok("/failures?owner=grace")
-    assert "2 tasks of 1 job failed" in text_of(page)
-    assert "not read yet" not in page
-    cli.clock.advance(seconds=30)
-    assert "3 tasks of 1 job failed" in text_of(_page(web, "?owner=grace"))
-
-
-# --- what others write -----------------------------------------------------------------------------------------------

@@ -10,13 +10,12 @@ import pytest
 from markupsafe import escape
 
 from mopsjobs.app.tasks import task_outputs
-from mopsjobs.studies.manifest import Reuse, load_manifest
+from mopsjobs.studies.manifest import load_manifest
 from mopsjobs.studies.outputs import output_key
 from mopsjobs.web.site import job_reads
 from support.cli import Cli, Remote, add, foreign, key
-from support.events import Writer
 from support.images import png
-from support.ledgers import BUNDLE, Ledger, attempt
+from support.ledgers import Ledger, attempt
 from support.study_jobs import run_study
 from support.web import BIDI, HOSTILE, Web
 
@@ -81,16 +80,6 @@ def test_the_outputs_of_a_task_are_read_between_syncs(web: Web, cli: Cli, remote
     assert '<pre class="preview" tabindex="0" dir="auto" role="region" aria-label="log.txt">done</pre>' in section
 
 
-def test_a_read_lists_one_task_and_reads_one_output(web: Web, cli: Cli, remote: Remote) -> None:
-    """Whatever the job has else. One more listing is of its packs, and one of new chunks while its ledger may grow."""
-    _night(cli, remote, {f"{number}.txt": b"x" for number in range(9)})
-    _section(web, "/jobs/night/results?task=3")
-    before = dict(remote.store.calls)
-    assert "Being read" not in _section(web, "/jobs/night/results?task=3&output=7.txt")
-    spent = {name: count - before.get(name, 0) for name, count in remote.store.calls.items()}
-    assert {name: count for name, count in spent.items() if count} == {"get": 1, "scan": 2, "list_keys": 1}
-
-
 def test_a_child_shows_what_its_parent_left(web: Web, cli: Cli, remote: Remote) -> None:
     """The outputs are those whose row the table of results has, and the page names the job that left them."""
     _night(cli, remote, {"result.json": b"1"})
@@ -106,29 +95,6 @@ def test_a_child_shows_what_its_parent_left(web: Web, cli: Cli, remote: Remote) 
     assert "<bdi>x</bdi> = <bdi>17</bdi>" in own
     assert ">17</pre>" in own
     assert ": failed" in _section(web, "/jobs/night/results?task=17")
-
-
-def test_a_reused_task_shows_the_log_of_the_job_that_ran_it(web: Web, cli: Cli, remote: Remote) -> None:
-    """There it has another number. The command names the job."""
-    _night(cli, remote, {"result.json": b"3"})
-    events = Writer(remote.store.inner, cli.clock, "night")
-    events("of task 1", task=1)
-    events("of task 3", task=3)
-    run_study(
-        remote.jobs, "more", [{"x": 99}, {"x": 3}], lambda task: None if task.number else "succeeded",
-        reused=(Reuse("night", BUNDLE, ((1, 2),)),), outputs=None,
-    )  # fmt: skip
-    cli.ok("sync", "-q")
-    shown = _section(web, "/jobs/more/results?task=1")
-    assert "Task 1, task 3 of <a" in " ".join(shown.split())
-    assert "of task 3</span>" in shown
-    assert "of task 1</span>" not in shown
-    assert 'href="/jobs/night/logs?task=3"' in shown
-    log = " ".join(web.ok("/jobs/more/logs?task=0,1").split())
-    assert 'Task 1 ran in <a href="/jobs/night/logs?task=3">night</a>, whose outputs are reused.' in log
-    assert "Task 0 ran" not in log
-    said = cli.ok("logs", "more", "--task", "1").err
-    assert "Reused, so without lines here: 1 of 2 tasks, from night." in said
 
 
 def test_outputs_appear_when_the_task_has_ended(web: Web, cli: Cli, remote: Remote) -> None:

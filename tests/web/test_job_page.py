@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import html
 import math
 import re
@@ -13,7 +12,7 @@ from markupsafe import escape
 from mopsjobs.engines.worker import real_numbers
 from mopsjobs.events.writer import record_event
 from mopsjobs.ledger.attempt import Resumed
-from mopsjobs.web.pages import logs_page, readings
+from mopsjobs.web.pages import readings
 from mopsjobs.web.pages.compare_page import summarize_scalars
 from mopsjobs.web.site import kept
 from support.cli import Cli, Remote, add, foreign, key
@@ -57,21 +56,6 @@ def _tasks(web: Web, link: str) -> list[int]:
     return found
 
 
-# --- its engine -------------------------------------------------------------------------------------------------------
-
-
-def test_a_job_of_slurm_shows_its_array_and_why_it_waits(web: Web, cli: Cli, remote: Remote) -> None:
-    """As a job of Kubernetes shows its place and the words of the cluster. The command to type shows the array."""
-    reason = "JobHeldUser: its user holds it; release it: scontrol release 12"
-    notes = {"slurm_job_id": "12", "slurm_partition": "long", "slurm_cluster": "lab", "waits_for": reason}
-    suspect = {"suspect": {"reason": "JobHeldUser", "since": "2026-01-01T00:00:00Z"}}
-    add(remote.jobs, "held", "scheduled", engine="slurm", metadata={**notes, **suspect})
-    cli.ok("sync", "-q")
-    page = html.unescape(web.ok("/jobs/held"))
-    for shown in (reason, "job 12 in partition long of lab", "scontrol show job 12"):
-        assert shown in page
-
-
 # --- what is read, and when ------------------------------------------------------------------------------------------
 
 
@@ -90,16 +74,6 @@ def test_a_look_at_a_job_has_its_failures_read(grid: Web, cli: Cli, remote: Remo
     assert "all 18 have beta &gt; 0.6 and gamma &gt; 0.6; no other has" in page
     assert "all 18 have beta > 0.6 and gamma > 0.6; no other has" in cli.ok("failures", "grid", "--offline").out
     assert grid.read_asked() == 0
-
-
-def test_a_read_writes_nothing_to_the_registry(grid: Web, remote: Remote) -> None:
-    """Neither that of failures nor that of results, also of a job that still runs."""
-    before = {name: remote.store.inner.get(name).value for name in remote.store.inner.list_keys("")}  # type: ignore[union-attr]
-    for path in ("", "/results?rows=tasks", "/results"):
-        grid.ok(f"/jobs/grid{path}")
-    assert grid.read_asked() == 2
-    after = {name: remote.store.inner.get(name).value for name in remote.store.inner.list_keys("")}  # type: ignore[union-attr]
-    assert after == before
 
 
 def test_an_outage_is_shown_where_the_tasks_would_be(grid: Web, remote: Remote) -> None:
@@ -163,28 +137,6 @@ def test_failures_stay_while_newer_ones_are_read(web: Web, cli: Cli, remote: Rem
 # --- what it is, and how it stands -----------------------------------------------------------------------------------
 
 
-def test_a_job_says_what_it_is_and_how_it_stands(web: Web, cli: Cli, remote: Remote) -> None:
-    """Title, model, scenario and code, and the rate at which its tasks end."""
-    run_study(
-        remote.jobs, "night", [{"x": number} for number in range(40)], lambda _task: "succeeded", status="running",
-        scenario="base", metadata={"title": "Where the model breaks"}, n_replicates=3,
-    )  # fmt: skip
-    cli.clock.advance(minutes=10)
-    remote.jobs.update_fields("night", owner="ada")
-    cli.clock.advance(hours=1)  # a silent job keeps its rate
-    cli.ok("sync", "-q")
-    page = web.ok("/jobs/night")
-    for text in (
-        '<p class="title" dir="auto">Where the model breaks</p>',
-        '<dt>Rate</dt><dd dir="auto">12 tasks per minute</dd>',
-        '<dt>Model</dt><dd dir="auto">model:simulate</dd>',
-        '<dt>Scenario</dt><dd dir="auto">base</dd>',
-        '<dt>Study</dt><dd dir="auto">40 parameter sets x 3 replicates, manual</dd>',
-        '<dt>Code</dt><dd dir="auto" class="code">sha256:000',
-    ):
-        assert text in page
-
-
 def test_a_group_leads_to_its_tasks_and_their_logs(web: Web, cli: Cli, remote: Remote) -> None:
     """The tasks with that error, and no others."""
     run_study(
@@ -202,27 +154,10 @@ def test_a_group_leads_to_its_tasks_and_their_logs(web: Web, cli: Cli, remote: R
 # --- the map ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def shown(web: Web, cli: Cli, remote: Remote) -> str:
-    """Return the page of a job of 10,000 tasks."""
-    run_grid(remote.jobs, side=50, replicates=4)
-    cli.ok("sync", "-q")
-    return web.complete("/jobs/grid/results")
-
-
 def _map(page: str) -> str:
     found = re.search(r'<section id="map".*?</section>', page, re.DOTALL)
     assert found is not None
     return found[0]
-
-
-def test_a_map_of_ten_thousand_tasks_takes_15_kb(shown: str) -> None:
-    """With its links and its legend, as it is sent compressed."""
-    section = _map(shown)
-    assert "failed <b>1,156</b>" in section
-    assert "succeeded <b>8,844</b>" in section
-    assert len(gzip.compress(section.encode())) < 15_000
-    assert len(re.findall(r'<path class="run succeeded', section)) == 1
 
 
 def test_a_cell_of_a_map_leads_to_its_tasks(grid: Web) -> None:
@@ -280,6 +215,7 @@ def test_tasks_are_those_of_the_command(grid: Web, cli: Cli) -> None:
         ("/results?rows=dots", "invalid rows"),
         ("/results?param=betta>1", "Did you mean &#39;beta&#39;?"),
         ("/results?rows=tasks&param=betta>1", "Did you mean &#39;beta&#39;?"),
+        ("/results?sort=peak", "invalid scalar &#39;peak&#39;"),
         ("/results?y=attack_rat", "Did you mean &#39;attack_rate&#39;?"),
         ("/logs?before=x", "invalid before"),
         ("/results.csv?y=1", "unknown parameter"),
@@ -381,22 +317,6 @@ def test_the_log_is_a_file_too(logged: Web) -> None:
     assert len(logged.get("/jobs/grid/logs.txt").text.splitlines()) == 450 + 3
 
 
-def test_a_long_search_goes_on_by_a_link(logged: Web, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page searches a bounded number of lines, and says so."""
-    monkeypatch.setattr(logs_page, "MAX_SEARCHED", 100)
-    monkeypatch.setattr(logs_page, "SEARCHED_AT_ONCE", 100)
-    link, found = "/jobs/grid/logs?q=Step+3+of", list[str]()
-    pages = 0
-    while link:
-        page = logged.ok(link)
-        assert "100 lines were searched." in page or pages == 4
-        found += [line for line in _lines(page) if "Step 3 of" in line]
-        older = re.findall(r'<a href="([^"]+)" rel="prev">', page)
-        link = "/jobs/grid/logs" + html.unescape(older[0]) if older else ""
-        pages += 1
-    assert (pages, len(found)) == (5, 1)
-
-
 # --- results ---------------------------------------------------------------------------------------------------------
 
 
@@ -480,12 +400,6 @@ def test_the_table_of_sets_has_the_numbers_of_the_command(grid: Web, cli: Cli) -
     assert [(row[1], row[4], row[8]) for row in _sets(page)] == [("0.9", "2", "ValueError: beta is too large")] * 3
     assert "Parameter sets 1 to 3 of 3" in page
     assert 'aria-label="Set 98"' in page
-
-
-def test_an_order_that_no_column_has_is_a_bad_request(grid: Web) -> None:
-    grid.complete("/jobs/grid/results")
-    answer = grid.get("/jobs/grid/results?sort=peak")
-    assert (answer.status_code, "invalid scalar &#39;peak&#39;" in answer.text) == (400, True)
 
 
 def test_results_of_a_family_are_one_table(web: Web, cli: Cli, remote: Remote) -> None:

@@ -121,28 +121,6 @@ def test_seven_tabs_follow(browser: Browser, server: Server, cli: Cli) -> None:
             expect(tab.locator("tr[data-key=night-02]")).to_contain_text("7/20")
 
 
-def test_a_page_waits_for_a_slow_refresh(page: Page, server: Server, cli: Cli) -> None:
-    """It sends no second request meanwhile, so a page with slow answers becomes current too."""
-    page.clock.install()
-    page.goto(f"{server.url}/jobs?sort=name")
-    held: list[Route] = []
-
-    def hold_the_first(route: Route) -> None:
-        held.append(route)
-        if len(held) > 1:
-            route.continue_()
-
-    page.route("**/jobs?sort=name", hold_the_first)
-    page.clock.fast_forward(5_000)
-    until(lambda: page.evaluate("true") and held, "a refresh")
-    page.clock.fast_forward(120_000)
-    assert page.evaluate("true")
-    assert len(held) == 1
-    cli.ok("progress", "night-02", "7/20", "-q")
-    held[0].continue_()
-    expect(page.locator("tr[data-key=night-02]")).to_contain_text("7/20")
-
-
 @pytest.mark.parametrize("path", ["/jobs", "/jobs?sort=name", "/jobs/night-04"])
 def test_a_page_that_follows_is_as_one_that_is_opened(page: Page, server: Server, cli: Cli, path: str) -> None:
     """After jobs came, went on, ended, moved and went away, in the same order and with the same text."""

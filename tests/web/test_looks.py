@@ -19,7 +19,6 @@ from mopsjobs.store import open_store
 from mopsjobs.utils.times import json_time, record_time, utc_now
 from support.browser import (
     ROWS,
-    SIZES,
     check_layout,
     check_looks,
     open_private_tab,
@@ -31,7 +30,7 @@ from support.browser import (
 from support.cli import Cli, Clock, foreign, key, put
 from support.compared_jobs import run_compared
 from support.failed_jobs import fail
-from support.many_jobs import LONG_ID, RTL_LABEL, fill_cache
+from support.many_jobs import fill_cache
 from support.study_jobs import LONG, NO_ROOM, RTL, TOO_LARGE, run_grid, run_hostile, run_study
 from support.web import BIDI, HOSTILE, HOSTILE_ID, Server, hostile_fields, hostile_record, serving
 
@@ -220,28 +219,6 @@ def test_hostile_names_and_values_are_text_that_fits(
                 assert read_axe(page) == []
 
 
-@pytest.mark.parametrize(
-    ("path", "sentences", "role", "kept"),
-    [
-        ("/jobs?owner=ada&q=ownr:grace", ("unknown filter 'ownr'", "Did you mean 'owner'?"), "searchbox", "ownr:grace"),
-        ("/compare?job=base", ("invalid number of jobs '1': expected 2 to 5.",), "textbox", "base"),
-    ],
-)
-def test_a_query_that_is_refused_keeps_the_form(
-    window: Page, studies: Server, path: str, sentences: tuple[str, ...], role: str, kept: str
-) -> None:
-    """The page has what was typed, and what is wrong with it; axe-core finds nothing."""
-    window.route(
-        re.compile(r"\?"), lambda route: route.fulfill(response=(got := route.fetch()), body=got.text(), status=200)
-    )
-    window.goto(studies.url + path)
-    for sentence in sentences:
-        expect(window.get_by_role("alert")).to_contain_text(sentence)
-    assert kept in [one.input_value() for one in window.get_by_role(role).all()]  # type: ignore[arg-type]
-    check_layout(window)
-    assert read_axe(window) == []
-
-
 WHOLE = """rows => rows.filter(row => {
     const box = row.getBoundingClientRect();
     return box.top >= 0 && box.bottom <= innerHeight;
@@ -317,19 +294,6 @@ def test_a_page_is_printed_without_its_controls(browser: Browser, server: Server
         assert page.evaluate("getComputedStyle(document.body).color") == "rgb(27, 31, 36)"
 
 
-def test_long_and_foreign_texts_do_not_break_the_layout(browser: Browser, server: Server) -> None:
-    """An id of 200 characters and a label that is written from right to left stay in their cells."""
-    with open_tab(browser, 390) as page:
-        for width in (*SIZES, 960, 720):
-            page.set_viewport_size({"width": width, "height": 844})
-            page.goto(f"{server.url}/jobs?q={RTL_LABEL}")
-            row = page.locator(ROWS)
-            expect(row.locator("th")).to_contain_text(LONG_ID)
-            expect(row.locator("th")).to_have_attribute("dir", "auto")
-            check_layout(page)
-            assert row.bounding_box()["height"] < 70  # type: ignore[index]
-
-
 # --- without a script ------------------------------------------------------------------------------------------------
 
 
@@ -358,30 +322,6 @@ def test_jobs_and_charts_need_no_script(plain: Page, server: Server) -> None:
     plain.get_by_role("region", name="Queued and running").locator("a path").nth(20).click()
     expect(plain).to_have_url(re.compile("ended_since=.*&until="))
     expect(plain.locator("#jobs tbody tr").first).to_be_visible()
-
-
-def test_the_pages_of_a_job_need_no_script(plain: Page, studies: Server) -> None:
-    """The axes of plot and map, the search of the log, and the table as a file."""
-    plain.goto(f"{studies.url}/jobs/trial/results")
-    expect(plain.get_by_role("group", name="response over dose")).to_be_visible()
-    expect(plain.locator("main")).not_to_contain_text("Being read")  # a page that loads itself again loses a choice
-    plain.get_by_role("combobox", name="over").select_option("arm")
-    plain.get_by_role("button", name="Draw").click()
-    expect(plain.get_by_role("group", name="response over arm")).to_be_visible()
-    with plain.expect_download() as download:
-        plain.get_by_role("link", name="Download as a table").click()
-    assert download.value.suggested_filename == "trial.csv"
-    plain.goto(f"{studies.url}/jobs/grid/logs")
-    plain.get_by_role("searchbox", name="Search").fill("step 7 of")
-    plain.get_by_role("textbox", name="Task").fill("7")
-    plain.get_by_role("button", name="Search").click()
-    expect(plain.locator(".log li")).to_have_count(1)
-    plain.goto(f"{studies.url}/jobs/grid/results")
-    expect(plain.locator("main")).not_to_contain_text("Being read")
-    plain.get_by_role("combobox", name="over").select_option("gamma")
-    plain.get_by_role("combobox", name="up the map").select_option("beta")
-    plain.get_by_role("button", name="Draw").click()
-    expect(plain.get_by_role("group", name="Tasks by gamma and beta")).to_be_visible()
 
 
 def test_a_comparison_and_failures_need_no_script(plain: Page, studies: Server) -> None:
@@ -485,20 +425,6 @@ def test_three_clicks_lead_to_the_best_set_and_its_output(tab: Page) -> None:
     expect(tab.locator("#listed tbody tr").first).to_contain_text("0.0")
 
 
-def test_two_clicks_lead_to_the_tasks_of_the_largest_error(tab: Page, studies: Server) -> None:
-    """The page names the parameters beside them. Its jobs are another click away."""
-    tab.goto(f"{studies.url}/failures?owner=ada,grace,emmy")
-    expect(tab.locator("#found")).not_to_contain_text("not read yet")
-    row = tab.locator(f'#errors tr[data-key="{TOO_LARGE.key}"]')
-    expect(row).to_contain_text("ValueError in model.py:21: beta is too large")
-    row.get_by_role("link", name="20 tasks").click()
-    expect(tab.locator("#listed caption")).to_have_text("Tasks 1 to 20")
-    tab.go_back()
-    row.locator("td.jobs a").click()
-    expect(tab.get_by_role("link", name="Remove the filter error:")).to_be_visible()
-    expect(tab.locator("#jobs").get_by_role("link", name="seir-0", exact=True)).to_be_visible()
-
-
 def test_ticks_of_a_comparison_survive_a_refresh_and_a_search(browser: Browser, server: Server) -> None:
     """Those of jobs that the search leaves out stand beside the button; another look at the jobs forgets them."""
     with open_tab(browser) as page:
@@ -522,26 +448,6 @@ def test_ticks_of_a_comparison_survive_a_refresh_and_a_search(browser: Browser, 
         page.goto(f"{server.url}/jobs")
         page.goto(f"{server.url}/jobs?compare=true")
         assert page.locator("input[name=job]:checked").count() == 0
-
-
-def test_the_keyboard_passes_a_chart_in_two_steps(browser: Browser, server: Server) -> None:
-    """Each chart begins with a link to what follows it; a day with the focus is outlined."""
-    with open_tab(browser) as page:
-        page.goto(f"{server.url}/charts")
-        skip = page.locator("#charts .skip").first
-        page.locator("#charts .pill").last.focus()
-        page.keyboard.press("Tab")
-        expect(skip).to_be_focused()
-        expect(skip).to_be_in_viewport()
-        page.keyboard.press("Tab")
-        page.keyboard.press("Tab")
-        focused = page.evaluate("getComputedStyle(document.activeElement.querySelector('path')).stroke")
-        last = page.locator(".chart svg a path").last
-        assert focused != last.evaluate("one => getComputedStyle(one).stroke")
-        skip.focus()
-        page.keyboard.press("Enter")
-        page.keyboard.press("Tab")
-        assert page.evaluate("!document.activeElement.closest('svg')")
 
 
 def _without_version(route: Route) -> None:

@@ -52,14 +52,3 @@ def test_an_archived_job_is_neither_in_the_table_nor_in_the_counts(web: Web) -> 
     assert (sorted(job["job_id"] for job in answer["jobs"]), answer["total"]) == (["busy", "new"], 2)
     (job,) = web.get("/api/v1/jobs?label=archived").get_json()["jobs"]
     assert job["job_id"] == "old"
-
-
-def test_a_registry_of_archived_jobs_alone_is_not_taken_for_a_new_one(web: Web, cli: Cli, remote: Remote) -> None:
-    """The page shows the line, and not the first steps."""
-    for job_id in ("new", "busy"):
-        remote.jobs.update_status(job_id, "failed")
-        remote.jobs.change_labels(job_id, {"archived": "true"})
-    cli.ok("sync", "-q")
-    page = web.ok("/jobs")
-    assert "3 archived jobs</a> not shown." in page
-    assert "This registry has no jobs yet" not in page

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import html
 import json
 import os
 import re
@@ -11,7 +10,6 @@ import signal
 import socket
 import sqlite3
 from collections.abc import Iterator
-from datetime import timedelta
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -25,7 +23,7 @@ from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.utils.hosts import is_loopback
 from mopsjobs.utils.times import utc_now
 from mopsjobs.web.site.background import Syncer
-from support.cli import REMOTE_URL, START, Cli, Clock, Remote, add, foreign, key, sentences
+from support.cli import REMOTE_URL, Cli, Clock, Remote, add, foreign, key, sentences
 from support.runs import until
 from support.web import HOSTILE, HOSTILE_ID, Server, Web, flat, hostile_record, serving
 
@@ -162,18 +160,6 @@ def test_a_slash_behind_a_page_leads_to_it(web: Web, path: str) -> None:
     assert web.get(f"{path}/").status_code == web.get(path).status_code != 404
 
 
-def test_the_page_of_the_api_says_what_each_address_gives(web: Web) -> None:
-    """With the summary and the parameters of each, as the OpenAPI document has them."""
-    page = html.unescape(web.ok("/api"))
-    paths = web.get("/api/v1/openapi.json").get_json()["paths"]
-    assert [one["get"]["summary"] for one in paths.values() if f"<p>{one['get']['summary']}.</p>" not in page] == []
-    descriptions = [two["description"] for one in paths.values() for two in one["get"].get("parameters", ())]
-    assert [text for text in descriptions if f"<dd>{text}</dd>" not in page] == []
-    linked = [path for path in paths if f'<a href="{path}">' in page]
-    assert "/api/v1/jobs" in linked
-    assert [path for path in linked if web.get(path).status_code != 200] == []
-
-
 def test_an_unknown_job_is_404(web: Web) -> None:
     """Also a prefix, whose page links the ids that begin with it: they are other jobs."""
     assert web.get("/jobs/nope").status_code == 404
@@ -283,21 +269,6 @@ def test_a_job_shows_what_is_known_and_what_to_type(web: Web) -> None:
     assert "mops-jobs resume failed-1" in web.ok("/jobs/failed-1")
 
 
-def test_a_status_without_a_time_has_no_row(cli: Cli, remote: Remote, capsys: Any) -> None:
-    """Nor a duration."""
-    add(remote.jobs, "walked", "scheduled")
-    remote.put(key("theirs"), foreign("theirs", "running"))
-    cli.clock.advance(hours=10)
-    for name in ("walked", "theirs"):
-        remote.jobs.update_status(name, "succeeded")
-    cli.ok("sync", "-q")
-    for name in ("walked", "theirs"):
-        page = Web(cli, capsys).ok(f"/jobs/{name}")
-        [rows] = re.findall(r'<section id="timeline".*?<tbody>(.*?)</tbody>', page, re.DOTALL)
-        assert rows.count("<tr>") == rows.count("<td><time ") == (3 if name == "walked" else 1)
-        assert re.findall(r"<dt>(Queued|Ran)</dt>", page) == []
-
-
 def test_a_job_shows_its_family_and_advises_on_the_newest_of_it(web: Web, cli: Cli, remote: Remote) -> None:
     """Parent and child lead to each other, with the sum over the study. No command resumes the parent again."""
     add(remote.jobs, "night", "running", tasks_total=14, metadata={"bundle": "sha256:0"})
@@ -339,38 +310,11 @@ def test_errors_keep_their_lines(cli: Cli, remote: Remote, capsys: Any) -> None:
     assert f">task 3: MemoryError: no room\n{lines}</span>" in page
 
 
-def test_a_value_read_differently_is_named(cli: Cli, remote: Remote, capsys: Any) -> None:
-    """The page of a job says where a record has another form than mops-jobs shows, as `status` does."""
-    remote.put(key("odd"), foreign("odd", error_code=137))
-    cli("sync", "-q")
-    assert "shown as 137</dd>" in Web(cli, capsys).ok("/jobs/odd")
-
-
-def test_events_stand_in_the_order_of_their_times(cli: Cli, remote: Remote, capsys: Any) -> None:
-    """Whenever this machine has heard of them: a writer that was cut off tells late."""
-    add(remote.jobs, "a", "running")
-    cli.clock.advance(minutes=5)
-    record_event(remote.store.inner, "a", "log", now=cli.clock.now, text="second")
-    cli.ok("sync", "-q")
-    record_event(remote.store.inner, "a", "log", now=lambda: START + timedelta(minutes=1), text="first")
-    cli.ok("sync", "-q")
-    page = Web(cli, capsys).ok("/jobs/a")
-    assert page.index("first") < page.index("second")
-
-
 def test_owner_and_labels_lead_to_their_jobs(web: Web) -> None:
     """From a job to the others of its owner, and to those with its label."""
     page = web.ok("/jobs/running-1")
     links = [link.replace("&amp;", "&") for link in re.findall(r'href="(/jobs\?[^"]+)"', page)]
     assert [web.ids(link) for link in links] == [["running-1", "done-1"], ["running-1"]]
-
-
-def test_charts_count_each_job(web: Web) -> None:
-    """By status."""
-    page = web.ok("/charts")
-    assert 'href="/jobs?status=failed&amp;days=30"' in page
-    alone = web.ok("/charts?days=30&owner=ada")
-    assert 'href="/jobs?status=succeeded&amp;days=30&amp;owner=ada"' in alone
 
 
 def test_pills_of_the_charts_count_what_ended_in_the_window(web: Web, cli: Cli, remote: Remote) -> None:
@@ -385,13 +329,6 @@ def test_pills_of_the_charts_count_what_ended_in_the_window(web: Web, cli: Cli, 
         assert pills["failed"][1] == expected
         for link, count in pills.values():
             assert len(web.ids(link.replace("&amp;", "&"))) == count
-
-
-def test_the_chart_says_how_many_run(web: Web) -> None:
-    """The count of now is that of the pills."""
-    page = web.ok("/charts")
-    assert "1 running now" in page
-    assert "1 queued now" in page
 
 
 def test_jobs_without_times_are_not_drawn_but_counted(web: Web, cli: Cli, remote: Remote) -> None:
@@ -532,19 +469,6 @@ def test_health_tells_of_a_stale_cache_and_stays_well(web: Web, cli: Cli) -> Non
     assert stale["synced_at"] == fresh["synced_at"]
 
 
-def test_health_tells_of_a_stale_cache_of_an_embedded_registry(
-    cli: Cli, jobs: JobRegistry, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A server shows it as of its last sync: where that is long ago, the data is as stale as any other."""
-    add(jobs, "a")
-    cli.ok("list")
-    web = Web(cli, capsys)
-    assert web.get("/healthz").get_json()["stale"] is False
-    cli.clock.advance(hours=5)
-    answer = web.get("/healthz")
-    assert (answer.status_code, answer.get_json()["ok"], answer.get_json()["stale"]) == (200, True, True)
-
-
 @pytest.mark.claim("The page reads the cache and writes nothing")
 def test_no_page_costs_a_request(web: Web, remote: Remote) -> None:
     """Looking at every page sends nothing to the registry."""
@@ -610,12 +534,6 @@ def test_a_port_that_is_taken_is_told(shared_server: Server, cli: Cli) -> None:
     said = cli.fails(2, "serve", "--port", str(shared_server.port))
     assert "Cannot listen on 127.0.0.1" in said
     assert "hint: Use --port 0 for any free port." in said
-
-
-def test_a_host_of_no_machine_gets_a_hint_about_the_host(cli: Cli) -> None:
-    """Another port would not help: 192.0.2.1 is kept for documents (RFC 5737)."""
-    said = cli.fails(2, "serve", "--host", "192.0.2.1", "--port", "0", "--allow-host", "jobs.example.org")
-    assert "hint: Name an address of this machine: --host 127.0.0.1." in said
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,13 @@ from mopsjobs.cache.queries import statistics
 from mopsjobs.registry.status import BEFORE_RUNNING, STATUSES
 from mopsjobs.utils.text import pluralize
 from mopsjobs.utils.times import from_timestamp, human_duration, json_time
-from mopsjobs.web.drawings import svg
 from mopsjobs.web.drawings.axes import AxisTexts, Scale, count_scale, day_texts
 from mopsjobs.web.queries import query_params, view_models
 from mopsjobs.web.site.rendering import Renderer, link
+
+WIDTH = 720.0
+HEIGHT = 160.0
+"""The size of a drawing, in its own units."""
 
 PARTS_PER_DAY = {7: 24, 30: 8, 90: 4}
 """Parts of a day in the chart of queued and running jobs, for each period."""
@@ -36,7 +39,7 @@ class Place(NamedTuple):
 
 
 class Chart(NamedTuple):
-    """A drawing, in the units of `svg`."""
+    """A drawing."""
 
     title: str
     words: str
@@ -49,6 +52,36 @@ class Chart(NamedTuple):
     places: list[Place]
     keys: list[tuple[str, str, str]]
     """What the colours mean: class, name, mark."""
+
+
+def line(points: Sequence[tuple[float, float]], *, x: tuple[float, float], y_max: float) -> str:
+    """Return a line, as data of a path.
+
+    Args:
+        points: pairs of x and y.
+        x: the values at the left and at the right edge.
+        y_max: the value at the top; 0 is at the bottom.
+    """
+    span, top = (x[1] - x[0]) or 1.0, y_max or 1.0
+    places = (((at - x[0]) / span * WIDTH, HEIGHT - value / top * HEIGHT) for at, value in points)
+    return "M" + "L".join(f"{across:.1f} {down:.1f}" for across, down in places) if points else ""
+
+
+def steps(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return the points of a line that keeps each value until the next one."""
+    corners: list[tuple[float, float]] = []
+    for at, value in points:
+        if corners:
+            corners.append((at, corners[-1][1]))
+        corners.append((at, value))
+    return corners
+
+
+def grid(rows: int, columns: int = 1) -> str:
+    """Return the lines between equal rows and columns."""
+    across = (f"M0 {HEIGHT * row / rows:.1f}h{WIDTH:g}" for row in range(1, rows))
+    down = (f"M{WIDTH * column / columns:.1f} 0v{HEIGHT:g}" for column in range(1, columns))
+    return "".join([*across, *down])
 
 
 def level_chart(parts: Sequence[statistics.Level], days: Sequence[float], to: DayLink, now: Mapping[str, int]) -> Chart:
@@ -66,8 +99,8 @@ def level_chart(parts: Sequence[statistics.Level], days: Sequence[float], to: Da
     paths = []
     for name, kind in (("queued", "line scheduled dashed"), ("running", "line running")):
         values = [(level.start, getattr(level, name)) for level in parts]
-        corners = svg.steps([*values, (parts[-1].start + length, values[-1][1])])
-        paths.append((kind, svg.line(corners, x=window, y_max=scale.top)))
+        corners = steps([*values, (parts[-1].start + length, values[-1][1])])
+        paths.append((kind, line(corners, x=window, y_max=scale.top)))
     by_day: dict[float, list[statistics.Level]] = {day: [] for day in days}
     for level in parts:
         by_day.setdefault(level.start // statistics.SECONDS_PER_DAY * statistics.SECONDS_PER_DAY, []).append(level)
@@ -95,15 +128,15 @@ def date(seconds: float) -> str:
 
 
 def _axes(starts: Sequence[float], scale: Scale) -> tuple[AxisTexts, AxisTexts, str]:
-    return day_texts(list(starts)), scale.texts, svg.grid(scale.steps, len(starts) if len(starts) < 10 else 1)
+    return day_texts(list(starts)), scale.texts, grid(scale.steps, len(starts) if len(starts) < 10 else 1)
 
 
 def _places(starts: Sequence[float], titles: Sequence[str], to: DayLink) -> list[Place]:
     """Return the columns of the days that have a title."""
-    width = svg.WIDTH / len(starts)
+    width = WIDTH / len(starts)
     return [
         Place(
-            f"M{width * place:.1f} 0h{width:.1f}v{svg.HEIGHT:g}h-{width:.1f}z",
+            f"M{width * place:.1f} 0h{width:.1f}v{HEIGHT:g}h-{width:.1f}z",
             to(at, at + statistics.SECONDS_PER_DAY),
             title,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from mopsjobs.app.jobs.job_card import (
 from mopsjobs.app.jobs.next_steps import next_command, next_commands
 from mopsjobs.app.run.freshness import Freshness
 from mopsjobs.app.tasks.failures import describe_condition
+from mopsjobs.app.tasks.journals import stored_journal, value_name
 from mopsjobs.cache.queries import events as event_queries
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries.failures import FailureGroup, JobFailures, last_failures
@@ -29,9 +31,12 @@ from mopsjobs.cache.queries.families import Family
 from mopsjobs.cache.queries.ledgers import describe_failures, memory_ends, read_ledger
 from mopsjobs.cache.queries.overview import jobs_of_study, listed_job
 from mopsjobs.cache.rows import study_of
+from mopsjobs.registry.calibration_counts import round_word
+from mopsjobs.studies.journal import Journal
 from mopsjobs.utils.text import cut_to_length, pluralize
 from mopsjobs.utils.times import from_timestamp, human_duration, whole_seconds
-from mopsjobs.web.pages.calibration_section import draw_calibration
+from mopsjobs.web.drawings.axes import Axis
+from mopsjobs.web.drawings.plots import Plot, Series, draw, plotted
 from mopsjobs.web.pages.readings import ask
 from mopsjobs.web.queries.query_params import parse_query
 from mopsjobs.web.queries.view_models import (
@@ -46,13 +51,17 @@ from mopsjobs.web.queries.view_models import (
     row,
     status,
 )
-from mopsjobs.web.site.job_reads import FAILURES
+from mopsjobs.web.site.job_reads import FAILURES, JOURNAL
 from mopsjobs.web.site.rendering import Renderer
+from mopsjobs.web.site.site import Site
 
 SHOWN_EVENTS = 200
 """The last events on the page of a job when it is opened; the script adds later ones."""
 
 SHOWN_FAILURES = 20
+
+SHOWN_PARAMETERS = 12
+"""Parameters of a calibration that are drawn."""
 
 SHOWN_MEMBERS = 20
 
@@ -118,7 +127,7 @@ class JobPage:
                 "commands": [(why, command) for why, command in next_commands(job, last, ends) if command != first],
                 "unreadable": job_queries.unreadable_records(connection, whole_id),
                 "events": [event(one) for one in sorted(events, key=event_time)],
-                "calibration": draw_calibration(self._site, connection, job),
+                "calibration": _draw_calibration(self._site, connection, job),
                 **self._tasks(connection, job),
             }
 
@@ -215,3 +224,45 @@ def _timeline(job: Job, now: float) -> list[dict[str, Any]]:
             took = "" if end is None or is_end else human_duration(max(0.0, end - begin))
             rows.append({"status": status(step["status"]), "at": whole_seconds(str(step["at"])), "took": took})
     return rows
+
+
+def _draw_calibration(site: Site, connection: sqlite3.Connection, job: Job) -> dict[str, Any] | None:
+    """Return the drawings of a calibration, and what to say if they lack rounds; None for any other job."""
+    if job["calibration"] is None:
+        return None
+    journal = stored_journal(connection, str(job["job_id"]))
+    reading = None
+    if (journal.rounds_done if journal else 0) < job["calibration"]["rounds"]:
+        reading = ask(site, JOURNAL, job, "results", "--best")
+    names = [] if journal is None else [*plotted([*journal.calibration.parameters], _evaluated(journal))]
+    return {
+        "reading": reading,
+        "over_time": None if journal is None else _over_time(journal, round_word(job["calibration"])),
+        "by_parameter": [] if journal is None else _by_parameter(journal, names[:SHOWN_PARAMETERS]),
+        "more": max(0, len(names) - SHOWN_PARAMETERS),
+        "value": None if journal is None else value_name(journal),
+    }
+
+
+def _over_time(journal: Journal, word: str) -> Plot | None:
+    """Return the best value up to each round, which is called so; None without two of them."""
+    values = [math.nan if value is None else value for value in journal.best_by_round()]
+    sets = [{word: number} for number in range(1, len(values) + 1)]
+    if len(values) < 2:
+        return None
+    return draw(f"best {value_name(journal)}", Axis(word, sets), Series(sets, range(len(sets)), values))
+
+
+def _by_parameter(journal: Journal, names: list[str]) -> list[tuple[str, Plot]]:
+    evaluations = [*journal.evaluations()]
+    sets = [one.params for one in evaluations]
+    values = [math.nan if one.told.value is None else one.told.value for one in evaluations]
+    failed = [one.told.value is None for one in evaluations]
+    numbers = range(len(sets))
+    drawn = ((name, draw(value_name(journal), Axis(name, sets), Series(sets, numbers, values, numbers, failed)))
+             for name in names)  # fmt: skip
+    return [(name, plot) for name, plot in drawn if plot is not None]
+
+
+def _evaluated(journal: Journal) -> list[Any]:
+    return [one.params for one in journal.evaluations()]

@@ -136,10 +136,8 @@ MAX_TASKS = 200_000
 MAX_READ_OUTPUTS = 5_000
 """Tasks whose outputs are read one by one, since no chunk has their scalars: each costs a request."""
 
-MAX_NUMBERS = 3_000_000
-"""Numbers of a job that are kept, eight bytes each. Of more scalars, the last ones are not plotted."""
-
-MAX_SCALARS = 200
+MAX_SCALARS = 50
+"""Scalars of a job that can be plotted, the first ones, eight bytes per task each."""
 
 MAX_HELD_BYTES = 32 * 1024 * 1024
 """Of a table that is kept, compressed."""
@@ -170,8 +168,6 @@ class Results(NamedTuple):
     """For each task, the place of its set."""
     scalars: dict[str, array[float]]
     """The values of each number in the outputs, one per task; see `Series.values`."""
-    left_out: int
-    """Scalars that are numbers, and are not among these."""
     problems: list[str]
     tasks: array[int]
     seeds: array[int]
@@ -296,8 +292,6 @@ def _collect(table: ResultsTable, job_id: str, now: float, state: ResultsState) 
         kept.add(batch)
         if kept.held > MAX_HELD_BYTES:
             raise _too_large_error(job_id, "a table of this size")
-    count = max(1, MAX_NUMBERS // max(1, len(set_of)))
-    scalars = {table.scalar_columns[place].column.name: numbers for place, numbers in islice(values.items(), count)}
     return Results(
         made_at=now,
         state=state,
@@ -306,8 +300,7 @@ def _collect(table: ResultsTable, job_id: str, now: float, state: ResultsState) 
         sets=sets,
         set_ids=places,
         set_of=set_of,
-        scalars=scalars,
-        left_out=len(numeric) - len(scalars),
+        scalars={table.scalar_columns[place].column.name: numbers for place, numbers in values.items()},
         problems=table.problems(),
         tasks=tasks,
         seeds=seeds,

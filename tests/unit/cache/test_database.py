@@ -16,11 +16,9 @@ from pathlib import Path
 import pytest
 
 from mopsjobs.cache import database as cache_database
-from mopsjobs.errors import CacheError
-from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.sqlite.store import APPLICATION_ID
 from mopsjobs.utils.sqlite_file import WAL_BYTES
-from support.cli import REMOTE_URL, Cli, Remote, add, key, sentences, unprivileged
+from support.cli import REMOTE_URL, Cli, Remote, sentences, unprivileged
 
 
 @pytest.mark.claim("What mops-jobs keeps is 0600, its directories 0700")
@@ -78,25 +76,6 @@ def test_what_is_no_cache_is_refused_and_left_byte_for_byte(
     assert not list(place.parent.glob("precious.damaged-*"))
 
 
-@pytest.mark.parametrize("argv", [("list",), ("sync",), ("status", "a"), ("register", "b"), ("doctor",)])
-def test_the_registry_itself_is_no_cache(cli: Cli, jobs: JobRegistry, argv: tuple[str, ...]) -> None:
-    """`--cache` that names the file of the registry harms nothing in it; a report goes to the registry as ever."""
-    add(jobs, "a", "running")
-    registry = cli.cache.parent / "registry.db"
-    before = list(jobs.store.scan("jobs/"))
-    ran = cli(*argv, "--cache", str(registry))
-    if argv == ("register", "b"):
-        assert ran.code == 0
-        jobs.store.delete(key("b"))
-    else:
-        assert ran.code == 2
-        assert (ran.out + ran.err).count("is not a cache of mops-jobs; it is left unchanged.") == 1
-    assert list(jobs.store.scan("jobs/")) == before
-    assert not list(registry.parent.glob("registry.db.*"))
-    with closing(sqlite3.connect(registry)) as connection:
-        assert connection.execute("SELECT name FROM sqlite_master WHERE name = 'meta'").fetchone() is None
-
-
 @pytest.mark.parametrize("mark", [7, APPLICATION_ID])
 def test_a_damaged_database_of_another_program_is_left_alone(cli: Cli, remote: Remote, mark: int) -> None:
     """Whether it is a registry or anything else of SQLite's: its header says that it is not a cache."""
@@ -110,21 +89,6 @@ def test_a_damaged_database_of_another_program_is_left_alone(cli: Cli, remote: R
     assert (ran.code, len(sentences(ran.err))) == (2, 1)
     assert place.read_bytes() == before
     assert not list(place.parent.glob("precious.*"))
-
-
-def test_doctor_tells_a_cache_path_that_is_no_cache_among_its_checks(cli: Cli, remote: Remote) -> None:
-    """The other checks are made all the same, and the exit code is that of the check that fails."""
-    place = cli.cache.parent / "precious"
-    _write_foreign(place, "text")
-    ran = cli("doctor", "--json", "--cache", str(place))
-    checks = {check["name"]: check for check in ran.json["checks"]}
-    assert (ran.code, ran.err) == (2, "")
-    assert checks["cache"]["state"] == "fail"
-    assert "is not a cache of mops-jobs" in checks["cache"]["detail"]
-    assert checks["access"]["state"] == "warn"
-    assert checks["records"] == {
-        "name": "records", "state": "warn", "detail": "not checked: never synced", "fix": "mops-jobs sync"
-    }  # fmt: skip
 
 
 def test_the_cache_bears_its_mark(filled: Path) -> None:
@@ -306,14 +270,6 @@ def test_at_the_default_path_anything_damaged_is_set_aside_and_rebuilt(
     _assert_rebuilt(cli, at_default, argv, at_default.read_bytes())
 
 
-def test_two_caches_damaged_in_the_same_second_are_both_kept(cli: Cli, filled: Path) -> None:
-    """A second file set aside does not replace the first."""
-    for _ in range(2):
-        _dropped(filled)
-        cli.ok("list", "-q")
-    assert len([path for path in filled.parent.glob("cache.db.damaged-*") if path.suffix != "-wal"]) == 2
-
-
 def test_a_damaged_cache_behind_a_link_is_set_aside_where_it_lies(cli: Cli, filled: Path, tmp_path: Path) -> None:
     """With its WAL, which lies there too; the link leads to the new one."""
     real = tmp_path / "elsewhere" / "real.db"
@@ -371,17 +327,6 @@ def at_default(cli: Cli, filled: Path) -> Path:
     place = Path(cli.ok("config", "show", "--json").json["cache"]["value"])
     cli.ok("sync")
     return place
-
-
-def test_a_cache_that_is_held_is_not_taken_for_damaged(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It cannot be looked at just now; it is not moved away."""
-    connect = cache_database.connect
-    monkeypatch.setattr(cache_database, "connect", lambda *args, **more: connect(*args, **more | {"busy_seconds": 0}))
-    with closing(sqlite3.connect(filled)) as connection:
-        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-        connection.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(CacheError, match="locked"):
-            cache_database.quarantine(str(filled), "now")
 
 
 @pytest.mark.parametrize("words", ["list", "status job-07", "tasks job-07", "failures job-07", "summary", "list --csv"])

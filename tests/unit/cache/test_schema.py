@@ -170,17 +170,6 @@ def test_a_sync_reads_each_record_of_a_rebuilt_cache_again(
     assert remote.store.calls["scan"] + remote.store.calls["get"] == reads
 
 
-def test_a_rebuilt_cache_is_shown_while_the_registry_is_away(cli: Cli, remote: Remote, older: Path) -> None:
-    """The rows from before are better than none; the warning says that they are old."""
-    assert older.exists()
-    remote.store.down = True
-    ran = cli.ok("list", "-q")
-    assert sorted(ran.lines) == ["new", "stays"]
-    assert "warning: " in ran.err
-    remote.store.down = False
-    assert cli.ok("list", "-q").err == ""
-
-
 def test_a_rebuild_that_is_killed_leaves_the_older_cache(older: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is one transaction."""
     before = _ask(older, ["SELECT * FROM sqlite_master", *KEPT])
@@ -188,15 +177,3 @@ def test_a_rebuild_that_is_killed_leaves_the_older_cache(older: Path, monkeypatc
     with pytest.raises(CacheError):
         cache_database.open_to_write(str(older), REMOTE_URL)
     assert _ask(older, ["SELECT * FROM sqlite_master", *KEPT]) == before
-
-
-def test_a_row_that_has_no_place_in_the_new_table_is_left_out(cli: Cli, remote: Remote, older: Path) -> None:
-    """A column that may not be NULL now: the next sync brings that row again."""
-    with closing(sqlite3.connect(older)) as connection, connection:
-        connection.execute("DROP VIEW jobs")
-        connection.execute("CREATE TABLE other (key TEXT, job_id TEXT PRIMARY KEY, status TEXT)")
-        connection.execute("INSERT INTO other SELECT key, job_id, status FROM job")
-        connection.execute("DROP TABLE job")
-        connection.execute("ALTER TABLE other RENAME TO job")
-    assert cli.ids("--offline") == []
-    assert sorted(cli.ids()) == ["new", "stays"]

@@ -46,10 +46,6 @@ def test_tasks_that_a_child_leaves_to_a_later_resume_are_undone() -> None:
     assert (family.tasks_completed, family.tasks_total) == (11, 14)
 
 
-def test_a_job_alone_has_no_family() -> None:
-    assert families.make_family("nightly", NIGHTLY[:1]) is None
-
-
 def test_the_newest_has_no_child_whatever_the_clocks_say() -> None:
     """A child whose machine's clock was behind its parent's still continues the parent."""
     early = NIGHTLY[2]._replace(created=0.5)
@@ -93,15 +89,3 @@ def test_a_family_that_descends_from_itself_ends(cli: Cli, jobs: JobRegistry) ->
     members = cli.app().cache.read_cached(lambda cache: families.read_members(cache, "a"))
     assert members is not None
     assert {member.job_id for member in members} == {"a", "b", "c"}
-
-
-def test_no_search_reads_the_whole_table(cli: Cli) -> None:
-    """Children are found by an index."""
-    cli.ok("list")
-    plan = cli.app().cache.read_cached(
-        lambda cache: cache.execute(f"EXPLAIN QUERY PLAN {families._MEMBERS}", ("a", 9)).fetchall()
-    )
-    assert plan is not None
-    steps = [row[-1] for row in plan]
-    assert any("idx_job_parent" in step for step in steps)
-    assert not any(step.startswith("SCAN job") for step in steps)

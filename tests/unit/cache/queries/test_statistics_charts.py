@@ -166,23 +166,3 @@ def test_charts_are_of_the_jobs_of_their_window(
         and (owner is None or job.owner == owner)
         and (not has_label or job.labels.get("exp") == "a")
     )
-
-
-def test_charts_of_a_window_read_its_part_of_an_index(cache: sqlite3.Connection) -> None:
-    """A part for active jobs, and one for ended ones. Jobs that ended before are not read."""
-    statements: list[str] = []
-    cache.set_trace_callback(statements.append)
-    with statistics.charted_jobs(cache, Filter(ended_since=5.0)):
-        statistics.owners_usage(cache, limit=9)
-        cache.set_trace_callback(None)
-        plans = {
-            row[3]
-            for sql in statements
-            if not sql.startswith(("CREATE", "PRAGMA", "DROP"))
-            for row in cache.execute(f"EXPLAIN QUERY PLAN {sql}")
-        }
-    index = "SEARCH main.job USING COVERING INDEX idx_job_times"
-    assert {plan for plan in plans if "job" in plan} == {
-        f"{index} (ended_ts=?)",
-        f"{index} (ended_ts>?)",
-    }

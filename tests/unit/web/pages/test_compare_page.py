@@ -61,7 +61,7 @@ def _results(set_of: list[int], **scalars: list[float]) -> Results:
     return Results(
         made_at=0.0, state=(), columns=[], rows=TableRows(), sets=[{} for _ in ids],
         set_ids={name: place for place, name in enumerate(ids)}, set_of=array("L", set_of),
-        scalars={name: array("d", some) for name, some in scalars.items()}, left_out=0, problems=[],
+        scalars={name: array("d", some) for name, some in scalars.items()}, problems=[],
         tasks=array("L"), seeds=array("Q"), kinds=array("B", [1] * len(set_of)), separates=[],
     )  # fmt: skip
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 import pytest
 
 from mopsjobs.app.run.job_arguments import API
@@ -52,14 +50,6 @@ def test_errors_name_parameters_not_flags(query: list[tuple[str, str]], message:
     with pytest.raises(UsageError, match=message) as caught:
         JobsQuery(API, JOBS, query, START)
     assert "--" not in str(caught.value)
-
-
-def test_both_pages_have_the_same_window_of_days() -> None:
-    """It begins at midnight, UTC, and the charts and the table of jobs apply it alike."""
-    charts, page = ChartsQuery([("days", "7")], START), JobsPageQuery([("days", "7")], START)
-    midnight = START.replace(hour=0, minute=0, second=0, microsecond=0)
-    assert charts.since == (midnight - timedelta(days=6)).timestamp()
-    assert page.filter.clauses() == charts.filter.clauses()
 
 
 def test_active_jobs_pass_a_window_of_ends() -> None:
