@@ -1,7 +1,6 @@
 """What a person asks first of many jobs: what failed, what runs and until when, what waits and for how long.
 
-All of it comes from indexes with the columns that it needs, so that no record is read. The rows of the page's table
-come from columns too: to parse a record takes longer than to find it.
+The counts come from indexes with the columns that they need, so that no record is read.
 """
 
 from __future__ import annotations
@@ -10,51 +9,15 @@ import copy
 import itertools
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from mopsjobs.cache.job_json import why_suspect
+from mopsjobs.cache.job_json import COLUMNS, job_json
 from mopsjobs.cache.queries.filters import IS_WAITING, PHASES, Filter, is_suspect, where_clauses
-from mopsjobs.cache.queries.jobs import page_rows
 from mopsjobs.cache.queries.sweeps import Sweep, page_of_rows, read_sweeps
 from mopsjobs.cache.sync_state import known_to
-from mopsjobs.registry.calibration_counts import calibration_counts
-from mopsjobs.registry.notes import CALIBRATION
 
 SHOWN_ERRORS = 4
-
-
-_COLUMNS = (
-    "job_id, status, is_active, created_ts, changed_ts, ended_ts, heartbeat_ts, suspect, owner, study, error,"
-    " tasks_total, tasks_completed, forecast, json_extract(record, '$.tasks_failed', '$.labels',"
-    " '$.metadata.calibration')"
-)
-
-
-class ListedJob(NamedTuple):
-    """A row of the cache, as far as a table shows it. Times are seconds since 1970."""
-
-    job_id: str
-    status: str
-    is_active: int
-    created: float
-    changed: float
-    ended: float | None
-    heartbeat: float | None
-    suspect: str | None
-    """Why it may be stuck, as `job_json` has it."""
-    owner: str | None
-    study: str | None
-    error: str | None
-    tasks_total: int
-    tasks_completed: int
-    forecast: str | None
-    tasks_failed: int
-    labels: Mapping[str, str]
-    calibration: Mapping[str, Any] | None
-    """How far a calibration is; see `registry.calibration_counts`."""
-    known_to: float
-    """Up to when the registry was read."""
 
 
 class ActiveJobs(NamedTuple):
@@ -172,15 +135,6 @@ def jobs_of_study(connection: sqlite3.Connection, study: str, limit: int) -> lis
     return [str(job_id) for (job_id,) in rows]
 
 
-def listed_jobs(
-    connection: sqlite3.Connection, job_filter: Filter, *, order: str, limit: int, offset: int, now: float
-) -> list[ListedJob]:
-    """Return a page of the jobs that pass a filter, see `page_of_jobs`."""
-    rows = page_rows(connection, job_filter, _COLUMNS, order=order, limit=limit, offset=offset)
-    known = known_to(connection, now)
-    return [_listed(row, known) for row in rows]
-
-
 def listed_rows(
     connection: sqlite3.Connection,
     job_filter: Filter,
@@ -190,28 +144,16 @@ def listed_rows(
     limit: int,
     offset: int,
     now: float,
-) -> list[ListedJob | Sweep]:
-    """Return a page of the jobs that pass a filter, and of the sweeps, each as the jobs that pass `whole` make it."""
+) -> list[dict[str, object] | Sweep]:
+    """Return a page of the jobs that pass a filter, as `job_json` has them, and of the sweeps.
+
+    Each sweep is as the jobs that pass `whole` make it.
+    """
     rows = page_of_rows(connection, job_filter, order=order, limit=limit, offset=offset)
     found_sweeps = read_sweeps(connection, whole, [name for _, name in rows if name is not None], now)
     sweeps = {name: sweep for name, sweep in found_sweeps.items() if sweep.is_group}
-    sql = f"SELECT rowid, {_COLUMNS} FROM job WHERE rowid IN (SELECT value FROM json_each(?))"  # noqa: S608 - constant names
+    sql = f"SELECT rowid, {COLUMNS} FROM job WHERE rowid IN (SELECT value FROM json_each(?))"  # noqa: S608 - constant names
     found = connection.execute(sql, (json.dumps([rowid for rowid, name in rows if name not in sweeps]),))
     known = known_to(connection, now)
-    jobs = {row[0]: _listed(row[1:], known) for row in found}
+    jobs = {row[0]: job_json(row[1:], now=now, known_to=known) for row in found}
     return [sweeps[name] if name in sweeps else jobs[rowid] for rowid, name in rows]
-
-
-def listed_job(connection: sqlite3.Connection, job_id: str, *, now: float) -> ListedJob:
-    """Return the job with this full id."""
-    row = connection.execute(f"SELECT {_COLUMNS} FROM job WHERE job_id = ?", (job_id,)).fetchone()  # noqa: S608 - constant names
-    return _listed(row, known_to(connection, now))
-
-
-def _listed(row: tuple[object, ...], known: float) -> ListedJob:
-    *columns, others = row
-    failed, labels, rounds = json.loads(str(others))
-    counts = None if rounds is None else calibration_counts({CALIBRATION: rounds})
-    job = ListedJob._make((*columns, failed or 0, labels, counts, known))
-    suspect = why_suspect(job.suspect, job.heartbeat, known) if job.is_active else None
-    return job._replace(suspect=suspect)

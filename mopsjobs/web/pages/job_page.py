@@ -29,8 +29,9 @@ from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries.failures import FailureGroup, JobFailures, last_failures
 from mopsjobs.cache.queries.families import Family
 from mopsjobs.cache.queries.ledgers import describe_failures, memory_ends, read_ledger
-from mopsjobs.cache.queries.overview import jobs_of_study, listed_job
+from mopsjobs.cache.queries.overview import jobs_of_study
 from mopsjobs.cache.rows import study_of
+from mopsjobs.cache.sync_state import known_to
 from mopsjobs.registry.calibration_counts import round_word
 from mopsjobs.studies.journal import Journal
 from mopsjobs.utils.text import cut_to_length, pluralize
@@ -111,7 +112,7 @@ class JobPage:
             events = event_queries.last_events(connection, whole_id, limit=SHOWN_EVENTS)
             others = {name: section for name, section in card.items() if name not in ELSEWHERE}
             return {
-                "row": row(listed_job(connection, whole_id, now=now), now),
+                "row": row(job, now, known_to(connection, now)),
                 "job": job,
                 "icon": "-active" if job["is_active"] else f"-{job['status']}" if job["status"] in ICONS else "",
                 "unknown": freshness.unknown_since if job["is_active"] else None,

@@ -13,8 +13,10 @@ from flask import Response, redirect, request
 
 from mopsjobs.app.run.freshness import Freshness
 from mopsjobs.cache.queries import filters, overview, statistics
+from mopsjobs.cache.queries.jobs import page_of_jobs
 from mopsjobs.cache.queries.ledgers import describe_failures
 from mopsjobs.cache.queries.sweeps import Sweep, sweeps_and_jobs
+from mopsjobs.cache.sync_state import known_to
 from mopsjobs.errors import UsageError, command_line
 from mopsjobs.registry.status import ARCHIVED, BEFORE_RUNNING, STATUSES, SWEEP, TERMINAL
 from mopsjobs.utils.text import pluralize
@@ -208,7 +210,7 @@ def _sections(
             for phase, names in _by_phase(counts).items()
             if names
         ]
-    sections = []
+    sections, known = [], known_to(connection, now)
     for phase, names, chosen, order in parts:
         is_paged = phase == parts[-1][0]
         if query.page > 1 and not is_paged:
@@ -221,8 +223,8 @@ def _sections(
             row_total += sweeps_and_jobs(connection, chosen)[0] - sweeps_and_jobs(connection, whole)[1]
             found = overview.listed_rows(connection, chosen, query.filter, order=order, now=now, **shown)
         else:
-            found = [*overview.listed_jobs(connection, chosen, order=order, now=now, **shown)]
-        rows = [_row(one, now, params) for one in found]
+            found = [*page_of_jobs(connection, chosen, order=order, now=now, **shown)]
+        rows = [_row(one, now, known, params) for one in found]
         _add_details(connection, [row for row in rows if row["sweep"] is None])
         others = link(list(params), {"status": ",".join(names)})
         sections.append(
@@ -243,10 +245,10 @@ def _sections(
     return sections
 
 
-def _row(found: overview.ListedJob | Sweep, now: float, params: Params) -> dict[str, Any]:
+def _row(found: dict[str, Any] | Sweep, now: float, known: float, params: Params) -> dict[str, Any]:
     if not isinstance(found, Sweep):
-        shown = view_models.row(found, now)
-        return shown if found.calibration is None else view_models.calibration_row(shown, found.calibration)
+        shown = view_models.row(found, now, known)
+        return shown if found["calibration"] is None else view_models.calibration_row(shown, found["calibration"])
     return {**view_models.sweep_row(found, now), "to": link([*params, ("label", f"{SWEEP}={found.name}")], {})}
 
 

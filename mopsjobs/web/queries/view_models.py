@@ -12,10 +12,10 @@ from markupsafe import Markup, escape
 
 from mopsjobs.app.following.event_feed import event_text
 from mopsjobs.app.jobs.job_card import end_text, late_end_text, stragglers_text
-from mopsjobs.cache.job_json import NO_UPDATE, RUNNER_ENDED, SILENT_SECONDS, forecast_text
+from mopsjobs.cache.job_json import NO_UPDATE, RUNNER_ENDED, SILENT_SECONDS
 from mopsjobs.cache.queries.events import StoredEvent
-from mopsjobs.cache.queries.overview import ListedJob
 from mopsjobs.cache.queries.sweeps import Sweep
+from mopsjobs.cache.rows import error_of, study_of
 from mopsjobs.ledger.attempt import FAILED_OUTCOMES
 from mopsjobs.registry.calibration_counts import best_text, round_word
 from mopsjobs.registry.notes import TASK_HANGS
@@ -112,42 +112,42 @@ def moment(at: object, now: float) -> Moment:
     return Moment(whole_seconds(str(at)), human_age(now - parse_time(str(at)).timestamp()))
 
 
-def row(job: ListedJob, now: float) -> dict[str, Any]:
-    """Return a row of the table of jobs."""
-    done, failed, total = job.tasks_completed, job.tasks_failed, job.tasks_total
-    forecast = None
-    if job.forecast is not None:
-        ids = {"job_id": job.job_id, "tasks_total": job.tasks_total}
-        forecast = ids | json.loads(forecast_text(job.forecast, job.suspect, now, job.known_to))
-    ended = None if job.is_active or job.ended is None else moment(job.ended, now)
-    text, title = (ended.ago, ended.at) if ended else _done(job, forecast, now)
-    created = moment(job.created, now)
-    late = None if forecast is None else stragglers_text(forecast)
-    done_text = out_of(done, total) if total else f"{done:,}" if done else ""
+def row(job: Job, now: float, known_to: float) -> dict[str, Any]:
+    """Return a row of the table of jobs, for a job as scripts get it.
+
+    Args:
+        job: the job.
+        now: seconds since 1970.
+        known_to: up to when the registry was read.
+    """
+    done, failed, total = job["tasks_completed"], job["tasks_failed"] or 0, job["tasks_total"]
+    ended = None if job["ended_at"] is None else moment(job["ended_at"], now)
+    text, title = (ended.ago, ended.at) if ended else _done(job, now)
+    created, late = moment(job["created_at"], now), stragglers_text(job)
     return {
-        "id": job.job_id,
+        "id": job["job_id"],
         "sweep": None,
-        "status": status(job.status),
-        "suspect": _suspect_text(job, late),
-        "study": job.study,
-        "labels": ", ".join(f"{label}={value}" for label, value in sorted(job.labels.items())),
-        "owner": job.owner,
+        "status": status(job["status"]),
+        "suspect": _suspect_text(job, late, known_to),
+        "study": study_of(job["metadata"]),
+        "labels": ", ".join(f"{label}={value}" for label, value in sorted(job["labels"].items())),
+        "owner": job["owner"],
         "bar": _bar(done, failed, total),
-        "tasks": done_text,
+        "tasks": out_of(done, total) if total else f"{done:,}" if done else "",
         "failed": failed,
-        "error": job.error,
+        "error": error_of(job["error_code"], job["error_message"]),
         # That it will not finish before its time limit, or the tasks that take longer than the others explain.
-        "late": late if forecast is None else late_end_text(forecast, from_timestamp(now)) or late,
+        "late": late_end_text(job, from_timestamp(now)) or late,
         # When it ended or should end, or how long it waits.
         "done": text,
         "done_title": title,
         "ended": None if ended is None else ended.at,
-        "since": created.at if job.is_active else None,  # the script counts how long that is ago
-        "waits": job.status in BEFORE_RUNNING,
+        "since": created.at if job["is_active"] else None,  # the script counts how long that is ago
+        "waits": job["status"] in BEFORE_RUNNING,
         # The page of the job has these too.
         "created": created,
-        "updated": moment(job.changed, now),
-        "duration": _duration(job, now),
+        "updated": moment(job["updated_at"], now),
+        "duration": human_duration(job["duration_seconds"]),
     }
 
 
@@ -182,20 +182,16 @@ def sweep_row(sweep: Sweep, now: float) -> dict[str, Any]:
     }
 
 
-def _duration(job: ListedJob, now: float) -> str:
-    """Return how long a job has been there, or was until it ended."""
-    return human_duration((now if job.ended is None else job.ended) - job.created)
-
-
-def _suspect_text(job: ListedJob, late: str | None) -> str | None:
+def _suspect_text(job: Job, late: str | None, known_to: float) -> str | None:
     """Return what is wrong with an active job, as `no sign of life for 5m`; None if nothing is."""
-    if job.suspect == TASK_HANGS and late is not None:
+    suspect: str | None = job["suspect"]
+    if suspect == TASK_HANGS and late is not None:
         return late
-    if job.suspect == RUNNER_ENDED:
+    if suspect == RUNNER_ENDED:
         return "its runner has ended"
-    if job.suspect != NO_UPDATE:
-        return job.suspect
-    silent = 0.0 if job.heartbeat is None else job.known_to - job.heartbeat
+    if suspect != NO_UPDATE:
+        return suspect
+    silent = 0.0 if job["heartbeat_at"] is None else known_to - parse_time(job["heartbeat_at"]).timestamp()
     return f"no sign of life for {human_duration(silent)}" if silent > SILENT_SECONDS else "no sign of life"
 
 
@@ -208,15 +204,14 @@ def _bar(done: int, failed: int, total: int) -> Bar | None:
     return Bar(round(share, 1), round(min(100 - share, max(100 * failed / total, 2 if failed else 0)), 1), words)
 
 
-def _done(job: ListedJob, forecast: Mapping[str, Any] | None, now: float) -> tuple[str, str | None]:
+def _done(job: Job, now: float) -> tuple[str, str | None]:
     """Return when an active job should end, or how long it waits, short and in full."""
-    if job.status in BEFORE_RUNNING:
-        return _duration(job, now), None
-    if forecast is None or forecast["eta_latest"] is None:
+    if job["status"] in BEFORE_RUNNING:
+        return human_duration(job["duration_seconds"]), None
+    if job["eta_latest"] is None:
         return "", None
-    earliest, latest = (parse_time(forecast[name]).timestamp() - now for name in ("eta_earliest", "eta_latest"))
-    full = end_text(forecast, from_timestamp(now))
-    return f"in {human_range(earliest, latest)}", full
+    earliest, latest = (parse_time(job[name]).timestamp() - now for name in ("eta_earliest", "eta_latest"))
+    return f"in {human_range(earliest, latest)}", end_text(job, from_timestamp(now))
 
 
 def dots_of(dots: Iterable[tuple[int, int, int, float]], select: str, chosen: int | None) -> Markup:

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
-from typing import Any
 
 import hypothesis.strategies as st
 from hypothesis import given, settings
 
 from mopsjobs.cache.job_json import SILENT_SECONDS
 from mopsjobs.cache.queries import filters, overview
-from mopsjobs.cache.queries import jobs as job_queries
-from mopsjobs.cache.queries.overview import ListedJob, listed_job, listed_jobs
-from mopsjobs.cache.rows import error_of, study_of
 from mopsjobs.registry.status import BEFORE_RUNNING
-from mopsjobs.utils.times import parse_time
 from support.cached_jobs import STATUSES, Job, fill, made_of
-from support.cli import Cli, Remote, foreign, key
 
 NOW = 1000.0
 
@@ -121,42 +115,3 @@ def test_a_search_is_made_once_for_all_queries(cache: sqlite3.Connection) -> Non
         cache.set_trace_callback(None)
     assert found == [("a",)]
     assert not [sql for sql in statements if "LIKE" in sql]
-
-
-def test_rows_of_a_table_agree_with_the_records(cli: Cli, remote: Remote) -> None:
-    """In the order of the page, and why a job is suspect, though no record is parsed for them."""
-    now = cli.clock.now().timestamp()
-    records: dict[str, dict[str, Any]] = {
-        "plain": {"status": "pending"},
-        "silent": {"status": "running", "heartbeat_at": "2026-01-01T00:00:00Z", "tasks_total": 5, "tasks_failed": 2},
-        "marked": {"status": "running", "metadata": {"suspect": {"reason": "pod is gone"}}},
-        "failed": {
-            "status": "failed", "owner": 'Ada "L"', "labels": {"ex p": "ü\u2028,="}, "engine": "local",
-            "error_code": "OOM", "error_message": "137\nmore", "metadata": {"model": "m", "scenario": "s"},
-        },
-        "odd": {"status": "hibernating", "tasks_completed": 3},
-    }  # fmt: skip
-    for job_id, fields in records.items():
-        remote.put(key(job_id), foreign(job_id, **fields))
-    cli.ok("sync", "-q")
-
-    def seconds(text: Any) -> float | None:
-        return None if text is None else parse_time(text).timestamp()
-
-    def check(cache: Any) -> None:
-        chosen, order = filters.Filter(), filters.parse_sort("-name")
-        jobs = list(job_queries.page_of_jobs(cache, chosen, order=order, limit=4, offset=1, now=now))
-        found = listed_jobs(cache, chosen, order=order, limit=4, offset=1, now=now)
-        for row, job in zip(found, jobs, strict=True):
-            fields: dict[str, Any] = job
-            assert row == ListedJob(
-                fields["job_id"], fields["status"], int(fields["is_active"]), seconds(fields["created_at"]) or 0,
-                max(seconds(fields["created_at"]) or 0, seconds(fields["updated_at"]) or 0),
-                seconds(fields["ended_at"]), seconds(fields["heartbeat_at"]), fields["suspect"], fields["owner"],
-                study_of(fields["metadata"]), error_of(fields["error_code"], fields["error_message"]),
-                fields["tasks_total"], fields["tasks_completed"], row.forecast, fields["tasks_failed"] or 0,
-                fields["labels"], fields["calibration"], now,
-            )  # fmt: skip
-            assert listed_job(cache, row.job_id, now=now) == row
-
-    cli.app().cache.read_cached(check)
