@@ -8,7 +8,9 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from support.browser import WINDOWS, open_chromium, open_tab
+from support.cli import Cli, Remote, add
 from support.runs import PATIENCE
+from support.web import Web
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -46,3 +48,11 @@ def window(request: pytest.FixtureRequest, browser: Browser, has_failed: Callabl
     width, scheme = request.param
     with open_tab(browser, width, scheme, reduced_motion="reduce", has_failed=has_failed) as page:
         yield page
+
+
+@pytest.fixture
+def web(cli: Cli, remote: Remote, capsys: pytest.CaptureFixture[str]) -> Web:
+    """Return an application that reads what its pages ask for when the test says so."""
+    add(remote.jobs, "first")
+    cli.ok("sync", "-q")
+    return Web(cli, capsys, reads=True)

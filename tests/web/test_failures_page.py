@@ -13,7 +13,7 @@ from mopsjobs.web.site import job_reads
 from support.cli import START, Cli, Remote, add, foreign, key
 from support.failed_jobs import fail
 from support.study_jobs import NO_ROOM, TOO_LARGE
-from support.web import Web, flat, text_of
+from support.web import Web, text_of
 
 DAY_AGO = START.timestamp() - 86400
 LARGE = dict.fromkeys(range(30, 40), TOO_LARGE)
@@ -106,18 +106,6 @@ def test_rows_can_be_sorted(web: Web) -> None:
     assert "invalid sort &#39;size&#39;: expected one of tasks, jobs" in web.get("/failures?sort=size").text
 
 
-def test_more_errors_than_fit_are_on_pages(web: Web, remote: Remote, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Links lead from page to page; one past the end leads back."""
-    monkeypatch.setattr(failures_page, "PAGE_SIZE", 1)
-    first = _page(web, "?owner=ada,grace")
-    [after] = re.findall(r'<a href="([^"]+)" rel="next">', first)
-    second = web.ok("/failures" + html.unescape(after))
-    assert [*_rows(first), *_rows(second)] == [TOO_LARGE.key, NO_ROOM.key]
-    past = web.ok("/failures?page=9")
-    assert 'Page 9 is past the end. <a href="?page=2">Go to the last page (2)</a>' in flat(past)
-    assert web.get("/failures?page=2").status_code == 200
-
-
 # --- where it leads --------------------------------------------------------------------------------------------------
 
 
@@ -152,14 +140,6 @@ def test_a_resume_takes_its_failures_out(web: Web, remote: Remote, cli: Cli) -> 
     page = _page(web, "?resumed=true")
     assert "13 tasks of 3 jobs failed" in text_of(page)
     assert "with resumed ones" in page
-
-
-def test_older_jobs_beyond_the_limit_are_told(web: Web) -> None:
-    """With a link that reads more."""
-    page = _page(web, "?limit=1")
-    assert "1 job with failures changed before these and is left out. Read more of them" in text_of(page)
-    assert 'href="?limit=20000"' in page
-    assert "left out" not in _page(web)
 
 
 def test_the_empty_state_says_what_was_looked_at(web: Web, remote: Remote, cli: Cli) -> None:

@@ -13,19 +13,11 @@ from mopsjobs.app.tasks import task_outputs
 from mopsjobs.studies.manifest import load_manifest
 from mopsjobs.studies.outputs import output_key
 from mopsjobs.web.site import job_reads
-from support.cli import Cli, Remote, add, foreign, key
+from support.cli import Cli, Remote, foreign, key
 from support.images import png
 from support.ledgers import Ledger, attempt
 from support.study_jobs import run_study
 from support.web import BIDI, HOSTILE, Web
-
-
-@pytest.fixture
-def web(cli: Cli, remote: Remote, capsys: pytest.CaptureFixture[str]) -> Web:
-    """Return an application that reads what its pages ask for when the test says so."""
-    add(remote.jobs, "first")
-    cli.ok("sync", "-q")
-    return Web(cli, capsys, reads=True)
 
 
 def _leave(remote: Remote, job_id: str, number: int, outputs: Mapping[str, bytes]) -> None:

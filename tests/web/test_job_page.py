@@ -15,19 +15,11 @@ from mopsjobs.ledger.attempt import Resumed
 from mopsjobs.web.pages import readings
 from mopsjobs.web.pages.compare_page import summarize_scalars
 from mopsjobs.web.site import kept
-from support.cli import Cli, Remote, add, foreign, key
+from support.cli import Cli, Remote, foreign, key
 from support.ledgers import Ledger, add_job, attempt, leave_output
 from support.runs import sets_of
 from support.study_jobs import HOSTILE_NAMES, LONG, TOO_LARGE, run_grid, run_hostile, run_study
 from support.web import HOSTILE, Web, flat, text_of
-
-
-@pytest.fixture
-def web(cli: Cli, remote: Remote, capsys: pytest.CaptureFixture[str]) -> Web:
-    """Return an application that reads what its pages ask for when the test says so."""
-    add(remote.jobs, "first")
-    cli.ok("sync", "-q")
-    return Web(cli, capsys, reads=True)
 
 
 @pytest.fixture

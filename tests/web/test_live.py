@@ -6,11 +6,11 @@ import contextlib
 import json
 import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from zoneinfo import ZoneInfo
 
 import pytest
-from playwright.sync_api import Browser, Page, Response, Route, expect
+from playwright.sync_api import Browser, Page, Response, expect
 
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
@@ -156,24 +156,6 @@ def _open_after(page: Page, moment: float) -> str:
     content = str(other.evaluate(CONTENT))
     other.close()
     return content
-
-
-@pytest.mark.parametrize(
-    ("lose", "loss"),
-    [
-        (lambda route: route.abort(), "Connection lost"),
-        (lambda route: route.fulfill(status=500, content_type="text/html"), "The server answers with an error, 500"),
-    ],
-    ids=["no answer", "an error"],
-)
-def test_a_lost_page_becomes_current(page: Page, server: Server, lose: Callable[[Route], None], loss: str) -> None:
-    """It says why it is not current, and asks again until it is."""
-    page.goto(f"{server.url}/jobs?sort=name")
-    lost = page.locator("#connection")
-    page.route("**/jobs?sort=name", lose)
-    expect(lost).to_contain_text(loss)
-    page.unroute("**/jobs?sort=name")
-    expect(lost).to_be_hidden()
 
 
 def test_a_server_that_stands_still_is_noticed(page: Page, server: Server) -> None:
