@@ -250,16 +250,6 @@ def _assert_rebuilt(cli: Cli, path: Path, argv: tuple[str, ...], broken: bytes) 
 READERS = [("list", "--json", "--limit", "0"), ("sync", "-q"), ("status", "job-07", "--json")]
 
 
-@pytest.mark.parametrize("damage", [_truncated, _middle, _dropped])
-@pytest.mark.parametrize("argv", READERS)
-def test_a_damaged_cache_is_set_aside_and_rebuilt(
-    cli: Cli, filled: Path, damage: object, argv: tuple[str, ...]
-) -> None:
-    """A damaged file is set aside whole, the cache rebuilt from the registry, and one line on stderr says so."""
-    damage(filled)  # type: ignore[operator]
-    _assert_rebuilt(cli, filled, argv, filled.read_bytes())
-
-
 @pytest.mark.parametrize("damage", [lambda path: _write_foreign(path, "long text"), _truncated, _middle, _dropped])
 @pytest.mark.parametrize("argv", READERS)
 def test_at_the_default_path_anything_damaged_is_set_aside_and_rebuilt(
