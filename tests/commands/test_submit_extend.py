@@ -18,7 +18,7 @@ from mopsjobs.studies.manifest import load_manifest
 from mopsjobs.studies.outputs import results_prefix
 from support.desk import Desk, make_desk
 from support.ledgers import attempts_in
-from support.runs import calls, kill, record, sets_of, until
+from support.runs import calls, is_alive, kill, record, sets_of, until
 
 SETS, REPLICATES = 4, 3
 
@@ -413,6 +413,7 @@ def test_killed_half_way_no_task_runs_twice(desk: Desk, tmp_path: Path) -> None:
     desk.until(lambda: len(desk.results("more")) == 3, "three tasks to be done", "more")
     desk.until(lambda: calls(calls_file).total() == SETS + 5, "two tasks that wait", "more")
     kill(desk.runner("more"))
+    until(lambda: not is_alive(desk.runner("more")), "the runner to be gone")
     gate.touch()
     desk.ok("resume", "more")
     assert desk.ended("more") == "succeeded"

@@ -25,7 +25,7 @@ from support.checkpoints import STEPS, steps_of, undisturbed
 from support.cli import LineStore
 from support.docs import ROOT
 from support.ledgers import attempts_in
-from support.runs import Bench, code, place, results, sets_of, study
+from support.runs import PATIENCE, Bench, code, place, results, sets_of, study
 
 pytestmark = pytest.mark.usefixtures("quick_runner")
 
@@ -97,9 +97,9 @@ def test_a_run_that_is_told_to_stop_lets_its_tasks_save(bench: Bench, tmp_path: 
         if gate.with_name("gate-reached").exists():
             os.kill(os.getpid(), signal.SIGTERM)
 
-    ran, said = bench.work("here", on_progress=stop)
+    ran, said = bench.work("here", on_progress=stop, grace=PATIENCE)
     assert (ran.is_done, ran.signal, ran.failed) == (False, signal.SIGTERM, 0)
-    assert "1 task may save, up to 20s." in said
+    assert "1 task may save, up to 5m." in said
     gate.touch()
     ran, said = bench.work("there", policy=RetryPolicy(0))
     assert (ran.status, said) == ("succeeded", [])

@@ -20,7 +20,7 @@ from support.checkpoints import STEPS, steps_of, undisturbed
 from support.dask import Cluster
 from support.docs import ROOT
 from support.ledgers import attempts_in
-from support.runs import Bench, code, results, sets_of, until
+from support.runs import PATIENCE, Bench, code, results, sets_of, until
 
 pytestmark = [
     pytest.mark.usefixtures("quick_runner"),
@@ -147,9 +147,9 @@ def test_a_runner_that_is_told_to_stop_lets_tasks_on_dask_save(bench: Bench, clu
         if list((tmp_path / "job").glob("checkpoints/*")):
             os.kill(os.getpid(), signal.SIGTERM)
 
-    ran, said = bench.work(scheduler=cluster.url, on_progress=stop)
+    ran, said = bench.work(scheduler=cluster.url, on_progress=stop, grace=PATIENCE)
     assert (ran.is_done, ran.signal, ran.failed) == (False, signal.SIGTERM, 0)
-    assert "1 task may save, up to 20s." in said
+    assert "1 task may save, up to 5m." in said
     gate.touch()
     ran, said = bench.work(scheduler=cluster.url, policy=RetryPolicy(0))
     assert (ran.status, said) == ("succeeded", [])

@@ -60,7 +60,7 @@ SchedulerType=sched/backfill
 SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-KillWait=5
+KillWait=60
 MinJobAge=3600
 BatchStartTimeout=20
 ReturnToService=1
