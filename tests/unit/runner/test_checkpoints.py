@@ -119,9 +119,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path, kind: str) -> None:
     assert resumed[:2] == (1, "1")
 
 
-def test_a_runner_killed_while_it_removes_one_leaves_no_half(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_runner_killed_while_it_removes_one_leaves_no_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is left of it would be newer than the last one, and tasks would go on from an empty directory."""
     ck = Checkpoint(tmp_path / directory_name((TASK.param_id, TASK.seed)), 600.0)
     ck.save({}, at=16)

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from mopsjobs.engines.dask import CONNECT_SECONDS
+from mopsjobs.errors import EngineUnavailableError
 from mopsjobs.ledger.attempt import Outcome
 from mopsjobs.runner.pools import dask, dask_checkpoints
 from mopsjobs.runner.pools.base import Assignment, TaskResult
@@ -96,3 +98,18 @@ def test_the_end_waits_for_what_the_interpreter_says_unless_it_is_to_stop(
         description.set_result({"python": "3.12"})
     assert list(waiting) == []
     assert sent == ([] if stops else [{"environment": {"python": "3.12"}}])
+
+
+def test_a_run_waits_longer_for_a_busy_scheduler_than_a_command_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = list[float]()
+
+    def connect(_url: str, seconds: float) -> None:
+        asked.append(seconds)
+        raise EngineUnavailableError("It does not answer.")
+
+    monkeypatch.setattr(dask, "connect", connect)
+    with pytest.raises(EngineUnavailableError):
+        next(_Pool(tmp_path, saved=False).run(iter(())))
+    assert asked[0] >= 10 * CONNECT_SECONDS
