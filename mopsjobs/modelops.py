@@ -8,7 +8,9 @@ docs/reference/modelops.md.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
@@ -16,19 +18,20 @@ from mopsjobs.errors import (
     InvalidTransitionError,
     JobExistsError,
     NoManifestError,
+    RecordError,
     TerminalStateError,
     TooManyRetriesError,
     UsageError,
 )
 from mopsjobs.registry import job_registry, job_state
 from mopsjobs.registry.status import TERMINAL, TRANSITIONS, JobStatus
-from mopsjobs.store import memory
-from mopsjobs.store.base import VersionedStore, VersionToken
-from mopsjobs.store.documents import create_with_retry, get_json, update_with_retry
+from mopsjobs.store import cas, memory
+from mopsjobs.store.base import ReadableStore, VersionedStore, VersionToken
 from mopsjobs.studies.manifest import load_manifest
 from mopsjobs.studies.outputs import find_complete_tasks, missing_tasks, output_key
 from mopsjobs.studies.packed_store import show_packs
 from mopsjobs.studies.validation import NAMED_MISSING
+from mopsjobs.utils.json_strict import read_json
 from mopsjobs.utils.times import record_time, utc_now
 
 if TYPE_CHECKING:
@@ -40,6 +43,8 @@ __all__ = [
     "ValidationResult", "VersionToken", "VersionedStore", "create_with_retry", "generate_output_manifest", "get_json",
     "is_terminal", "now_iso", "reconstruct_task_from_spec", "update_with_retry", "validate_transition",
 ]  # fmt: skip
+
+log = logging.getLogger(__name__)
 
 
 # --- job_state ---------------------------------------------------------------------------------------------------
@@ -115,6 +120,70 @@ def AzureVersionedStore(  # noqa: N802 - a class in ModelOps; Azure's libraries 
     from mopsjobs.store.azure.credentials import CONNECTION_STRING
 
     return store.open_azure_store(f"azure://{container}", {CONNECTION_STRING: connection_string})
+
+
+def update_with_retry(
+    store: VersionedStore,
+    key: str,
+    update_fn: Callable[[dict[str, object]], dict[str, object]],
+    max_attempts: int = cas.ATTEMPTS,
+    initial_delay: float = cas.BASE_SECONDS,
+) -> dict[str, object]:
+    """Replace the JSON object under `key` by `update_fn(object)`, and return it.
+
+    `update_fn` must be pure: it may be called again. `initial_delay` bounds the seconds of the first wait.
+
+    A plain dict has no place for a write id. So a lost reply may look like a lost race. Then `StoreUnavailableError`
+    says that the write may have landed.
+
+    Raises:
+        KeyError: if the key does not exist.
+        RecordError: if the value is not a JSON object.
+        TooManyRetriesError: if every attempt lost the race.
+    """
+
+    def apply(value: bytes) -> bytes:
+        return _dump(update_fn(_load(key, value)))
+
+    result = cas.update(store, key, apply, attempts=max_attempts, base_seconds=initial_delay)
+    return _load(key, result.value)
+
+
+def create_with_retry(
+    store: VersionedStore, key: str, value: Mapping[str, object], max_attempts: int = cas.ATTEMPTS
+) -> bool:
+    """Create `key` with a JSON object; return False if it exists. `max_attempts` is there for callers of ModelOps."""
+    return cas.create(store, key, _dump(value)) is not None
+
+
+def get_json(store: ReadableStore, key: str) -> dict[str, object] | None:
+    """Return the JSON object under `key`, or None if there is none. A value of another form is logged.
+
+    Raises:
+        StoreError: if the store does not answer. That never looks like a missing key.
+    """
+    found = store.get(key)
+    if found is None:
+        return None
+    try:
+        return _load(key, found.value)
+    except RecordError as error:
+        log.error("%s", error)  # noqa: TRY400 - the message says all
+        return None
+
+
+def _load(key: str, value: bytes) -> dict[str, object]:
+    try:
+        document = read_json(value)
+    except RecordError as error:
+        raise RecordError(error.reason, key=key) from None
+    if not isinstance(document, dict):
+        raise RecordError("not a JSON object", key=key)
+    return document
+
+
+def _dump(document: Mapping[str, object]) -> bytes:
+    return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
 
 
 # --- output_manifest ---------------------------------------------------------------------------------------------

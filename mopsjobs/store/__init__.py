@@ -50,14 +50,14 @@ def open_store(
         return SQLiteVersionedStore(sqlite_path(url), when_missing)
     try:
         if scheme == "dynamodb":
+            from mopsjobs.store.aws.urls import parse_dynamodb_url
             from mopsjobs.store.dynamodb.store import DynamoDBVersionedStore
-            from mopsjobs.store.dynamodb.url import parse_dynamodb_url
 
             return DynamoDBVersionedStore(parse_dynamodb_url(url))
         if scheme == "s3":
+            from mopsjobs.store.aws.urls import parse_s3_url
             from mopsjobs.store.condition_probe import ProbedStore
             from mopsjobs.store.s3.store import S3VersionedStore
-            from mopsjobs.store.s3.url import parse_s3_url
 
             store = S3VersionedStore(*parse_s3_url(url))
             return ProbedStore(store, store.find_server)

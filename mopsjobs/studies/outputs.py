@@ -18,8 +18,7 @@ from mopsjobs.ledger.scalars import MAX_OUTPUT_BYTES, Scalars, extract_scalars
 from mopsjobs.registry.keys import NAMES_NAME, OUTPUT, REDUCTION
 from mopsjobs.store.base import Entry, ReadableStore
 from mopsjobs.store.bulk import bulk_reads
-from mopsjobs.store.fetcher import FailedRead, ParallelFetcher
-from mopsjobs.store.unread_keys import NOT_READ
+from mopsjobs.store.fetcher import NOT_READ, FailedRead, ParallelFetcher
 from mopsjobs.studies.adaptive import Values, judge_sets, needed_tasks, searched_output, values_of
 from mopsjobs.studies.field_values import is_output_name
 from mopsjobs.studies.manifest import Manifest, Reuse

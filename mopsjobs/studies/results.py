@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from mopsjobs.errors import InvalidKeyError, MopsJobsError, NoOutputsError, RecordError, StoreError, UsageError
 from mopsjobs.registry.keys import NAMES_NAME, PACK
 from mopsjobs.store.base import Entry, Versioned, VersionedStore
-from mopsjobs.store.unread_keys import why_unread
+from mopsjobs.store.fetcher import why_unread
 from mopsjobs.studies.field_values import is_output_name
 from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.manifest import Manifest, Reuse, load_manifest

@@ -109,12 +109,12 @@ def atomic_file(path: str, mode: int, timeout: float = WAIT_SECONDS, *, is_durab
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(part)
         return
-    file, pid = _open_locked(part, mode, timeout), os.getpid()
+    file = _open_locked(part, mode, timeout)
     with _release_after(file):
         try:
             yield part
         finally:
-            if pid == os.getpid() and _is_named(file, part):  # a forked child leaves it to its parent
+            if _is_named(file, part):
                 os.unlink(part)
     if is_durable:
         sync_directory(path)
@@ -197,14 +197,11 @@ def _lock(file: int, deadline: float) -> None:
 @contextlib.contextmanager
 def _release_after(file: int) -> Iterator[None]:
     """Give up the lock on a file, and close it, when the block has ended."""
-    pid = os.getpid()
     try:
         yield
     finally:
-        if pid == os.getpid():
-            # To close the file is not enough: a child that was forked in the block would hold the lock as long as it
-            # lives. Such a child may leave the block, too, and must not unlock the file for its parent.
-            fcntl.flock(file, fcntl.LOCK_UN)
+        # To close the file is not enough: a child that was forked in the block would hold the lock as long as it lives.
+        fcntl.flock(file, fcntl.LOCK_UN)
         os.close(file)
 
 

@@ -14,17 +14,18 @@ import json
 import math
 import os
 import shlex
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from mopsjobs.errors import MopsJobsError, UsageError
 from mopsjobs.utils import parquet_script
 from mopsjobs.utils.csv_safe import csv_header, csv_text
 from mopsjobs.utils.files import atomic_file
-
-if TYPE_CHECKING:
-    from mopsjobs.utils.interpreters import Interpreter
+from mopsjobs.utils.text import last_line
 
 NOT_FINITE = "$not_finite"
 """The member of a JSON object that names its numbers which are not finite, as in results: see engines/worker.py."""
@@ -35,6 +36,55 @@ GROUP = 5_000
 
 Row = Sequence[object]
 Convert = Callable[[Any], object]
+
+
+START_SECONDS = 60.0
+
+
+class Interpreter(NamedTuple):
+    """An interpreter that the user has chosen, and its environment."""
+
+    path: str
+    env: Mapping[str, str]
+
+    def runs(self, statement: str) -> bool:
+        """Return whether it runs a statement."""
+        try:
+            done = subprocess.run(  # noqa: S603 - the user's own choice
+                [self.path, "-c", statement], env=dict(self.env), stdin=subprocess.DEVNULL, capture_output=True,
+                timeout=START_SECONDS, check=False,
+            )  # fmt: skip
+        except (OSError, subprocess.SubprocessError):
+            return False
+        return done.returncode == 0
+
+    def feed(self, script: str, documents: Iterable[object]) -> None:
+        """Run a script that reads JSON documents, one per line. Its file need not be there for long.
+
+        Raises:
+            MopsJobsError: if it fails.
+            OSError: if the interpreter cannot be started.
+        """
+        with tempfile.TemporaryFile() as errors:
+            process = subprocess.Popen(  # noqa: S603 - the user's own choice
+                [self.path, "-c", Path(script).read_text("utf-8")],
+                env=dict(self.env),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+            )
+            assert process.stdin is not None  # noqa: S101 - a pipe
+            try:
+                with contextlib.suppress(BrokenPipeError), process.stdin as lines:
+                    for document in documents:
+                        lines.write(json.dumps(document).encode() + b"\n")
+                is_done = process.wait() == 0
+            finally:
+                process.kill()  # of no effect if it has ended
+                process.wait()
+            if not is_done:
+                errors.seek(0)
+                raise MopsJobsError(f"{self.path} has failed: {last_line(errors.read()).rstrip('.')}.")
 
 
 class Column(NamedTuple):

@@ -12,6 +12,7 @@ read as a number. See docs/decisions/0040-plain-yaml-values.md. What is written 
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import Any
 
@@ -47,27 +48,16 @@ _CONSTANTS: dict[str, bool | None] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
 }
 
+INSTEAD = "a value of JSON"
+
 _LEADING_ZERO = re.compile("[-+]?0[0-9]+", re.ASCII)
 
-_AMBIGUOUS = tuple(
-    (re.compile(pattern, re.ASCII), instead)
-    for pattern, instead in (
-        ("y|Y|yes|Yes|YES|on|On|ON", "true"),
-        ("n|N|no|No|NO|off|Off|OFF", "false"),
-        ("[Nn]one|NONE|[Nn][Aa][Nn]", "null"),
-        ("[-+]?[Ii][Nn][Ff]([Ii][Nn][Ii][Tt][Yy])?", "a finite number"),
-        ("[-+]?0([bB][01_]*[01]|[oO][0-7_]*[0-7]|[xX][0-9a-fA-F_]*[0-9a-fA-F])", "a decimal number"),
-        (r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?", "a number without colons"),
-        (
-            r"[-+]?([0-9][0-9_]*(\.[0-9_]*)?|\.[0-9][0-9_]*)([eE][-+]?[0-9_]*[0-9])?",
-            "the number without underscores",
-        ),
-        (r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[dD][-+]?[0-9]+", "e in place of d"),
-        (r"[-+]?[0-9.]+(,[0-9.]+)+", "the number without commas or a list in brackets"),
-        (r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}([Tt ] *[0-9]{1,2}:[0-9].*)?", "numbers for year, month and day"),
-    )
-)
-"""Texts that are more than a text to YAML 1.1, Python or Fortran, each with what to write for that meaning."""
+_BASE_60 = re.compile("[-+]?[0-9]+(:[0-5]?[0-9])+", re.ASCII)
+
+_OLD_KINDS = (INT, FLOAT, BOOL, TAG + "timestamp")
+
+_WORDS = ("y", "Y", "n", "N", "none", "None", "NONE")
+"""Texts that YAML 1.1 or Python takes for constants, and PyYAML does not."""
 
 
 class AmbiguousValuesError(RecordError):
@@ -116,13 +106,23 @@ def core_tag(text: str) -> str:
     return FLOAT if _FLOAT.fullmatch(text) or _NOT_FINITE.fullmatch(text) else TEXT
 
 
-def ambiguity(text: str) -> str | None:
-    """Return what to write instead of a plain value that readers disagree about; None if they agree."""
+def is_ambiguous(text: str) -> bool:
+    """Return whether readers disagree about a plain value: YAML 1.2, and YAML 1.1, Python, Fortran or a spreadsheet."""
     if core_tag(text) != TEXT:
-        return (
-            "a decimal number without a leading zero, or 0o for an octal one" if _LEADING_ZERO.fullmatch(text) else None
-        )
-    return next((instead for pattern, instead in _AMBIGUOUS if pattern.fullmatch(text)), None)
+        return _LEADING_ZERO.fullmatch(text) is not None
+    old: list[tuple[str, re.Pattern[str]]] = yaml.SafeLoader.yaml_implicit_resolvers.get(text[:1], [])
+    is_old = any(tag in _OLD_KINDS and pattern.match(text) for tag, pattern in old)
+    is_old = is_old or text in _WORDS or _BASE_60.fullmatch(text) is not None
+    return is_old or _is_number(re.sub("[dD]", "e", text.replace(",", "")))
+
+
+def _is_number(text: str) -> bool:
+    """Return whether Python reads a number."""
+    for read in (float, lambda digits: int(digits, 0)):
+        with contextlib.suppress(ValueError):
+            read(text)
+            return True
+    return False
 
 
 class _Loader(yaml.SafeLoader):
@@ -147,11 +147,10 @@ class _Loader(yaml.SafeLoader):
             self._depth -= 1
 
     def _check(self, event: yaml.ScalarEvent) -> None:
-        instead = ambiguity(event.value)
-        if instead is not None:
+        if is_ambiguous(event.value):
             text = shorten(event.value, MAX_QUOTED)
             line = 0 if event.start_mark is None else event.start_mark.line + 1
-            self.ambiguous.append(f'line {line}: {text} is ambiguous: write {instead}, or "{text}" for a text')
+            self.ambiguous.append(f'line {line}: {text} is ambiguous: write {INSTEAD}, or "{text}" for a text')
 
     def resolve(self, kind: type[yaml.Node], value: str | None, implicit: object) -> str:
         if kind is yaml.ScalarNode and isinstance(implicit, tuple) and implicit[0] and value is not None:

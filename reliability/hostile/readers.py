@@ -24,6 +24,7 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
+from mopsjobs import modelops
 from mopsjobs.app.following.event_feed import event_text
 from mopsjobs.app.run import config
 from mopsjobs.bundles.extraction import extract
@@ -34,7 +35,6 @@ from mopsjobs.events.format import parse_chunk
 from mopsjobs.registry import announcements
 from mopsjobs.registry.calibration_counts import calibration_counts, calibration_text
 from mopsjobs.registry.job_state import JobState
-from mopsjobs.store import documents
 from mopsjobs.store.azure import listing
 from mopsjobs.store.base import Entry, VersionToken
 from mopsjobs.store.memory import InMemoryVersionedStore
@@ -181,7 +181,7 @@ def _cells(row: list[object]) -> None:
 def _document(value: bytes) -> None:
     store = InMemoryVersionedStore()
     store.create_if_absent("k", value)
-    whole(documents.update_with_retry(store, "k", lambda document: document))
+    whole(modelops.update_with_retry(store, "k", lambda document: document))
 
 
 def _chunk(value: bytes) -> None:

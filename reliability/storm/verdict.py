@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from mopsjobs.errors import JobNotFoundError
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import TERMINAL, TRANSITIONS, JobStatus, steps
-from mopsjobs.store.unread_keys import NOT_READ
+from mopsjobs.store.fetcher import NOT_READ
 from reliability.storm.linearizable import unexplained
 from reliability.storm.store_history import Line, histories, step
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import random
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import pytest
 
+from mopsjobs.app.origins.compare_jobs import ComparedResults, JobOutputs, compare_results
 from mopsjobs.errors import RecordError, StoreUnavailableError
 from mopsjobs.registry.keys import NAMES_NAME
 from mopsjobs.store.base import VersionedStore
@@ -16,7 +19,15 @@ from mopsjobs.studies.manifest import Manifest, manifest_key
 from mopsjobs.studies.outputs import find_complete_tasks, output_key, results_prefix
 from mopsjobs.studies.study import Task
 from mopsjobs.studies.study_parser import parse_study
+from support.cli import LineStore
 from support.doubles import FaultyStore
+from support.runs import sets_of, study
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mopsjobs.store.base import VersionedStore
+
 
 SETS = [{"x": 1}, {"x": 2}, {"params": {"x": 1}, "seed": 7}]
 BUNDLE = "sha256:" + "0" * 64
@@ -148,24 +159,6 @@ def test_replicates_that_draw_the_same_seed_share_their_outputs(monkeypatch: pyt
     assert _complete(store, manifest) == [1, 1, 1, 1, 0]
 
 
-def test_tasks_that_are_the_same_simulation_are_known_by_their_positions() -> None:
-    drawn = [task.seed for task in _tasks(_manifest(sets=[{"x": 1}]))]
-    sets: list[object] = [{"x": 1}, {"params": {"x": 1}, "seed": drawn[1]}, {"x": 2}]
-    assert _manifest(sets=sets).duplicate_tasks() == {2: 1}
-    assert _manifest(sets=sets, only=[0, 2, 3]).duplicate_tasks() == {}
-    assert _manifest(sets=sets, only=[1, 2, 4]).duplicate_tasks() == {1: 0}
-
-
-def test_a_seed_that_was_asked_for_may_be_one_that_is_drawn() -> None:
-    """Both are one simulation, which runs once. No other task of a study has the key of another."""
-    drawn = _tasks(_manifest(sets=[{"x": 1}]))[0].seed
-    store, manifest = InMemoryVersionedStore(), _manifest(sets=[{"x": 1}, {"params": {"x": 1}, "seed": drawn}])
-    _leave(store, _tasks(manifest)[0], a=b"x")
-    assert _complete(store, manifest) == [1, 0, 1]
-    keys = [output_key("job", task, "a") for task in _tasks(_manifest(replicates=50))]
-    assert len(set(keys)) == len(keys) == 101
-
-
 # --- a resumed job, other jobs ---------------------------------------------------------------------------------------
 
 
@@ -232,27 +225,87 @@ def test_a_manifest_has_all_that_the_record_needs() -> None:
     assert (fields["engine"], fields["owner"], fields["labels"]) == ("kubernetes", "me", {"exp": "7"})
 
 
-def test_a_manifest_from_before_owner_labels_and_engine_is_still_read() -> None:
-    document = json.loads(_manifest().to_json())
-    for name in ("engine", "owner", "labels"):
-        del document[name]
-    assert Manifest.from_json(json.dumps(document).encode()) == _manifest()
-
-
 @pytest.mark.parametrize(
     "value",
     [
         _manifest().to_json().replace(b'"owner":null', b'"owner":7'),
-        _manifest().to_json().replace(b'"labels":{}', b'"labels":{"a":1}'),
         _manifest().to_json().replace(b'"labels":{}', b'"labels":["a"]'),
         b"", b"\xff", b"[]", b"{}", b"null", b"[" * 100_000, b'{"version": 2}', b'{"version": 1}',
         _manifest().to_json().replace(b'"study":{', b'"study":{"zzz":1,'),
-        _manifest().to_json().replace(b'"only":null', b'"only":["x"]'),
         _manifest().to_json().replace(b'"only":null', b'"only":3'),
-        *(_manifest().to_json().replace(b'"only":null', b'"only":' + only) for only in (b"[1,0]", b"[0,0]", b"[9]")),
     ],
 )  # fmt: skip
 def test_bytes_that_are_no_manifest_are_refused_with_their_key(value: bytes) -> None:
     with pytest.raises(RecordError) as caught:
         Manifest.from_json(value, key=manifest_key("job"))
     assert caught.value.message.startswith("jobs/job/manifest.json: ")
+
+
+# --- Outputs of two jobs are compared by parameter set and seed, over every backend ----------------------------------
+
+MANY = study(sets_of(4), outputs=None)
+FIRST, SECOND = (Manifest(job_id=job_id, study=MANY, bundle=BUNDLE) for job_id in ("one", "two"))
+
+
+def fill(store: VersionedStore, manifest: Manifest, outputs: Mapping[int, Mapping[str, bytes]]) -> JobOutputs:
+    """Write outputs by the numbers of their tasks, and return the job."""
+    for _, task in manifest.tasks():
+        for name, value in outputs.get(task.number, {}).items():
+            store.create_if_absent(output_key(manifest.job_id, task, name), value)
+    return JobOutputs(manifest.job_id, [manifest])
+
+
+def counts(found: ComparedResults) -> tuple[int, int, int, int]:
+    equal, different, _, only_first, only_second = found.counts.values()
+    return equal, different, only_first, only_second
+
+
+def numbers(found: ComparedResults, kind: str) -> list[int]:
+    names = {f"{task.param_id}/{task.seed}": task.number for task in MANY.tasks()}
+    return sorted(names[one.name] for one in found.named[kind])
+
+
+def test_each_task_is_equal_different_or_in_one_job_only(store: VersionedStore) -> None:
+    """The list of a task's outputs is none of its outputs."""
+    first = fill(store, FIRST, {0: {"a": b"1", NAMES_NAME: b"[]"}, 1: {"a": b"1"}, 2: {"a": b"1"}})
+    second = fill(store, SECOND, {0: {"a": b"1"}, 1: {"a": b"2"}, 3: {"a": b"1"}})
+    found = compare_results(store, first, second)
+    assert counts(found) == (1, 1, 1, 1)
+    assert [numbers(found, kind) for kind in ("different", "only_first", "only_second")] == [[1], [2], [3]]
+
+
+def test_outputs_differ_by_name_size_and_content(store: VersionedStore) -> None:
+    large = bytes(70_000)
+    first = fill(store, FIRST, {0: {"a": b"1", "b": b""}, 1: {"a": large, "b": b"x", "c": b"yy"}, 2: {"a": b""}})
+    second = fill(store, SECOND, {0: {"a": b"1", "c": b""}, 1: {"a": large, "b": b"y", "c": b"y"}, 2: {"a": b""}})
+    found = compare_results(store, first, second)
+    assert counts(found) == (1, 2, 0, 0)
+    assert {one.outputs for one in found.named["different"]} == {("b", "c")}
+
+
+def test_the_stream_agrees_with_a_comparison_in_memory() -> None:
+    """Over drawn outputs of tasks whose ids are prefixes of each other: no manifest says what the ids are."""
+    drawn = random.Random(7)
+    for _ in range(50):
+        store = InMemoryVersionedStore()
+        jobs: list[dict[str, dict[str, bytes]]] = [{}, {}]
+        for job_id, tasks in zip(("one", "two"), jobs, strict=True):
+            for _ in range(drawn.randrange(12)):
+                task = f"{drawn.choice(['p', 'p-1', 'p1', 'p10', 'p.1', 'q'])}/{drawn.choice(['1', '10', '2'])}"
+                name, value = drawn.choice(["a", "b"]), drawn.choice([b"x", b"y", b"xx"])
+                if store.create_if_absent(f"results/{job_id}/{task}/{name}", value):
+                    tasks.setdefault(task, {})[name] = value
+        first, second = jobs
+        common = first.keys() & second.keys()
+        equal = sum(first[task] == second[task] for task in common)
+        expected = (equal, len(common) - equal, len(first.keys() - common), len(second.keys() - common))
+        assert counts(compare_results(store, JobOutputs("one", []), JobOutputs("two", []))) == expected
+
+
+def test_an_outage_ends_the_comparison() -> None:
+    """Instead of calling outputs missing."""
+    store = LineStore(InMemoryVersionedStore())
+    first = fill(store, FIRST, {0: {"a": b"1"}})
+    store.down = True
+    with pytest.raises(StoreUnavailableError):
+        compare_results(store, first, first)

@@ -8,7 +8,6 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -18,20 +17,17 @@ import pytest
 from mopsjobs.cache.sync import mirror
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.keys import OUTPUT
-from mopsjobs.store import open_store
-from mopsjobs.store.aws import client as aws_client
+from mopsjobs.store.aws.urls import parse_s3_url
 from mopsjobs.store.azure.credentials import find_container
 from mopsjobs.store.azure.store import AzureVersionedStore
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.dynamodb.store import DynamoDBVersionedStore
 from mopsjobs.store.memory import InMemoryVersionedStore
-from mopsjobs.store.s3 import store as s3
 from mopsjobs.store.s3.store import S3VersionedStore
-from mopsjobs.store.s3.url import parse_s3_url
 from mopsjobs.studies.pack_log import PackLog
 from mopsjobs.studies.packed_store import PackedStore
 from mopsjobs.submission.relay import deliver
-from support.cli import Cli, Clock
+from support.cli import Clock
 from support.doubles import hooked
 from support.servers import S3, Azurite, Dynalite
 
@@ -163,17 +159,6 @@ def test_a_thousand_small_outputs_are_few_requests(line: Line) -> None:
     assert "W" not in delivered()
 
 
-def test_small_packs_come_with_a_listing_of_keys(line: Line) -> None:
-    """Also of keys alone: no index costs a request. Those of S3 do."""
-    log = PackLog(PackedStore(line.registry.store), "a", 0)
-    keys = [OUTPUT.key(job="a", param=f"{number:064x}", seed=number, output="result.json") for number in range(100)]
-    for first in range(0, 100, 10):
-        log.add([(key, b"{}") for key in keys[first : first + 10]])
-    line.sent()
-    assert list(PackedStore(line.registry.store).list_keys("results/a/")) == keys
-    assert len(line.sent()) <= (2 if line.lists_values else 11)
-
-
 @pytest.mark.azurite
 def test_a_scan_lists_records_only_if_many_are_news(
     azurite: Azurite, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -213,64 +198,3 @@ def test_a_scan_lists_records_only_if_many_are_news(
         assert scanned() == {"names": 1, "read": witnesses}
         with contextlib.closing(sqlite3.connect(tmp_path / "cache.db")) as cache:
             assert cache.execute("SELECT count(*), count(owner) FROM job").fetchone() == (90, 3)
-
-
-S3_REQUESTS = {
-    "register new": ("W3", "W3"),
-    "update new --owner ada": ("R1 W3", "R1 W3"),
-    "sync, the first one": ("L2 R{all}+2", "L2 R{all}+2"),
-    "sync, the second one": ("L3 R1", "L3 R1"),
-    "sync, nothing new": ("L3 R1", "L7 R1"),
-    "sync, 1 change": ("L3 R3", "L6 R3"),
-    "list": ("", ""),
-    "list --refresh, nothing new": ("L1 R1", "L1 R1"),
-    "list --refresh, 1 change": ("L1 R2", "L4 R2"),
-    "sync --full": ("L2 R{all}+1", "L2 R{all}+1"),
-}
-"""What commands send to Amazon, to a registry of up to 1,000 jobs and to a larger one.
-
-L is a listing, R a read and W a write. A sync also reads the events, one read for each new chunk.
-"""
-
-
-@pytest.mark.s3
-@pytest.mark.parametrize("server", ["moto", "seaweedfs"])
-@pytest.mark.parametrize("is_large", [False, True], ids=["small", "large"])
-@pytest.mark.parametrize("jobs", [60, 1000])
-def test_what_commands_send_to_s3(
-    cli: Cli, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, jobs: int, server: str, *, is_large: bool
-) -> None:
-    """Its listings have no records, so a first sync reads each. docs/reference/limits.md has the money.
-
-    Other servers than Amazon's get one read more before the first write of a process.
-    """
-    place = request.getfixturevalue(server)
-    cli.env |= {"MOPS_JOBS_REGISTRY": place.new_prefix(), **place.env}
-    monkeypatch.setattr(s3, "_AMAZON", (".0.0.1",))
-    if is_large:
-        monkeypatch.setattr(mirror, "SMALL_REGISTRY", 0)
-    with contextlib.closing(open_store(cli.env["MOPS_JOBS_REGISTRY"], {})) as store, ThreadPoolExecutor() as pool:
-        registry = JobRegistry(store, now=cli.clock.now)
-        list(pool.map(registry.register_job, (f"job-{number}" for number in range(jobs - 1))))
-    sent: list[str] = []
-    connect_alone = aws_client.AwsClient._connect
-
-    def connect(client: aws_client.AwsClient) -> Any:
-        connected = connect_alone(client)
-        connected.meta.events.register("before-call.s3", functools.partial(note_s3, sent))
-        return connected
-
-    monkeypatch.setattr(aws_client.AwsClient, "_connect", connect)
-    for what, expected in S3_REQUESTS.items():
-        command, _, state = what.partition(", ")
-        if state == "1 change":  # on another machine
-            cli.ok("update", "new", "--label", f"at={what}", MOPS_JOBS_CACHE=str(cli.cache.with_name("other.db")))
-        cli.clock.advance(minutes=1)
-        sent.clear()
-        cli.ok(*command.split())
-        counts = Counter(sent)
-        if counts["R"] > jobs:
-            found = f"L{counts['L']} R{{all}}+{counts['R'] - jobs}"
-        else:
-            found = " ".join(f"{kind}{count}" for kind, count in sorted(counts.items()))
-        assert found == expected[is_large], what

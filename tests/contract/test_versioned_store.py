@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,23 +20,24 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mopsjobs.errors import InvalidKeyError, StoreError, ValueTooLargeError
-from mopsjobs.store import cas, condition_probe
+from mopsjobs.store import cas, condition_probe, open_store
 from mopsjobs.store.azure.store import AzureVersionedStore
 from mopsjobs.store.base import VersionedStore, VersionToken, check_key
 from mopsjobs.store.bulk import TransactionalStore, create_all_if_absent
+from mopsjobs.store.condition_probe import NOTES, ProbeResult, probe_conditions
 from mopsjobs.store.directory import DirectoryVersionedStore
 from mopsjobs.store.dynamodb.store import MAX_ITEM_BYTES, DynamoDBVersionedStore
 from mopsjobs.store.s3.store import LENGTH, S3VersionedStore
 from mopsjobs.store.sqlite import store as sqlite
-from mopsjobs.store.sqlite import thread_connections
 from support.runs import PATIENCE
-from support.servers import PATIENT
+from support.servers import PATIENT, S3
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from support.servers import Backend
+
 
 BAD_KEYS = [
     "", "/a", "a/", "a//b", ".", "..", "a/./b", "a/../b", "a\\b",
@@ -456,7 +458,7 @@ def test_a_scan_without_values_has_the_same_keys_and_versions(store: VersionedSt
 def test_a_scan_begins_after_a_key(backend: Backend, store: VersionedStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """After any key, one that exists or not, a long one, or one with characters that servers order otherwise."""
     small_pages(store, monkeypatch)
-    room = {"s3-moto": 400, "s3-seaweedfs": 120}.get(backend.name, 600)  # a name has 1,024 bytes in S3
+    room = {"s3-moto": 400, "s3-seaweedfs": 120, "dynamodb": 400}.get(backend.name, 600)  # a name has 1,024 bytes there
     keys = ["a/z", "k/", "k/0", "k/5", "k/5/x", "k/é", "k/\uffee", "k/\U0001f600", "k/~", "k0", f"k/7{'é' * room}"]
     keys = sorted(key for key in keys if not key.endswith("/"))
     for key in keys:
@@ -695,7 +697,7 @@ def test_a_store_closed_during_a_call_is_closed_when_that_ends(tmp_path: Path) -
         connection.execute("SELECT 1")
     with pytest.raises(StoreError, match="is closed"):
         store.get("a")
-    assert str(tmp_path / "registry.db") not in [one.path for one in thread_connections._files.opened.values()]
+    assert str(tmp_path / "registry.db") not in [one.path for one in sqlite._files.opened.values()]
 
 
 def _run(source: str, backend: Backend) -> str:
@@ -770,3 +772,31 @@ def test_threads_that_have_ended_leave_no_file_open(store: VersionedStore) -> No
     first = open_files()
     # A client of a network may open a connection more, or close one; what each thread leaves would be 36 by now.
     assert max(open_files() for _ in range(3)) <= first + 10
+
+
+# --- The probe of conditional writes over each backend, and the first writes to a registry in S3 ---------------------
+
+
+def test_each_backend_passes_the_probe(store: VersionedStore) -> None:
+    """Real servers keep all conditions, and no key of the probe."""
+    assert probe_conditions(store) == ProbeResult(())
+    assert list(store.list_keys()) == []
+
+
+def test_a_registry_in_s3_is_probed_by_its_first_writer_alone(seaweedfs: S3) -> None:
+    """The note that it leaves names the server. A reader leaves nothing."""
+    url = seaweedfs.new_prefix()
+    with closing(open_store(url, {})) as store:
+        assert store.get("a") is None
+        assert list(store.list_keys()) == []
+        version = store.create_if_absent("a", b"1")
+        assert version is not None
+        key, note = store.list_keys()
+        assert note.startswith(NOTES)
+        assert key == "a"
+        found = store.get(note)
+        assert found is not None
+        assert found.value.decode().endswith(f" {seaweedfs.env['AWS_ENDPOINT_URL_S3']}")
+    with closing(open_store(url, {})) as store:
+        assert store.put("a", b"2", version) is not None
+        assert list(store.list_keys()) == ["a", note]

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -19,22 +19,26 @@ from distributed import Client
 
 from mopsjobs.bundles.packing import pack
 from mopsjobs.engines import dask as dask_engine
-from mopsjobs.engines.base import Launch
-from mopsjobs.engines.dask import DaskEngine, connect
+from mopsjobs.engines.dask import connect
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.model_env import SECRET_VARIABLES
-from mopsjobs.engines.model_errors import ModelError
-from mopsjobs.errors import IF_PIP_REFUSES, EngineError, UsageError
+from mopsjobs.errors import IF_PIP_REFUSES, EngineError
+from mopsjobs.ledger.attempt import Attempt, Outcome
 from mopsjobs.ledger.environment import Environment, environments_prefix, parse_environment
+from mopsjobs.ledger.retry_policy import RetryPolicy
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.runner.checkpoints import Checkpoints, Origin
 from mopsjobs.runner.pools import dask, dask_task
 from mopsjobs.runner.pools.base import TaskResult
 from mopsjobs.runner.pools.dask import FUTURES_PER_THREAD, DaskProcess
+from mopsjobs.runner.shard import ShardResult, TaskProgress
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.studies.study import FIELDS
+from support.checkpoints import STEPS, steps_of, undisturbed
 from support.cli import Cli, Spawn, sentences
 from support.dask import Cluster
+from support.docs import ROOT
+from support.ledgers import attempts_in
 from support.runs import (
     HOG,
     MIB,
@@ -162,24 +166,9 @@ def test_the_same_study_gives_the_same_bytes_on_dask_and_here(
     assert "distributed" in note.packages
 
 
-def test_numbers_that_are_not_finite_are_results_or_errors_on_dask_too(dask_cluster: Cluster, tmp_path: Path) -> None:
-    directory = code(tmp_path / "code", "def simulate(params, seed): return {'loss': float('nan')}\n")
-    (kept,) = all_of(_pool(dask_cluster, directory), sets_of(1))
-    assert kept.outputs == {"result.json": b'{"$not_finite": {"/loss": "nan"}, "loss": null}'}
-    (refused,) = all_of(_pool(dask_cluster, directory, allow_nan=False), sets_of(1))
-    assert refused.error is not None
-    assert refused.error["message"] == "key 'loss' is nan, and the study says allow_nan: false"
-
-
 def _notes(store: VersionedStore, job_id: str) -> list[Environment]:
     """Return what the runners of a job have noted of its environment."""
     return [parse_environment(entry.value or b"") for entry in store.scan(environments_prefix(job_id))]
-
-
-def test_the_workers_have_no_mops_jobs(dask_cluster: Cluster) -> None:
-    with _client(dask_cluster) as client:
-        found = client.run(eval, "__import__('importlib.util').util.find_spec('mopsjobs')")
-    assert list(found.values()) == [None, None]
 
 
 def test_each_task_comes_to_its_own_end(dask_cluster: Cluster, tmp_path: Path) -> None:
@@ -235,18 +224,6 @@ def test_workers_tell_which_files_tasks_read_and_write(dask_cluster: Cluster, tm
     assert one.outputs == {"result.json": b"[1, true]"}
 
 
-def test_a_late_task_ends_and_its_worker_goes_on(dask_cluster: Cluster, tmp_path: Path) -> None:
-    """All are late, more than there are workers: a busy machine makes any task late that is not meant to be."""
-    finished = all_of(
-        _pool(dask_cluster, code(tmp_path / "code"), timeout=1.0), sets_of(3, gate=str(tmp_path / "never"))
-    )
-    for one in finished:
-        assert one.error == {"type": "Timeout", "message": "it took longer than 1 s"}
-        assert (str(one.outcome), one.attempt) == ("timeout", 1)
-        assert one.started_at is not None
-        assert None not in (one.usage.seconds, one.usage.user_seconds, one.usage.max_rss_bytes, one.usage.host)
-
-
 def test_a_hog_ends_as_oom_and_has_more_memory_at_its_second_attempt(dask_cluster: Cluster, tmp_path: Path) -> None:
     """Its neighbours run once. Processes that a task starts count for it, and end with it."""
     noted = tmp_path / "calls"
@@ -274,34 +251,6 @@ def test_a_hog_ends_as_oom_and_has_more_memory_at_its_second_attempt(dask_cluste
     assert {number: count for number, count in calls(noted).items() if number > 1} == dict.fromkeys(range(2, 6), 1)
 
 
-def test_a_kill_by_a_nanny_for_memory_is_named_so(private_dask_cluster: Callable[..., Cluster], tmp_path: Path) -> None:
-    """The Dask worker itself exceeds its limit, since it holds the outputs of the task."""
-    cluster = private_dask_cluster(0, DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="0")
-    cluster.add_worker("--nanny", "--memory-limit", "350MiB")
-    source = "def simulate(params, seed):\n    return {f'{number}.bin': bytes(2**20) for number in range(400)}\n"
-    (one,) = all_of(_pool(cluster, code(tmp_path / "code", source)), sets_of(1))
-    assert one.error == {
-        "type": "OutOfMemory",
-        "message": "Dask ended the workers that had it for their memory, as often as the scheduler allows",
-    }
-    assert str(one.outcome) == "oom"
-
-
-@pytest.mark.parametrize("tasks", [2, 4, 12])
-def test_the_first_tasks_come_to_all_workers_without_stealing(
-    private_dask_cluster: Callable[..., Cluster], start: Start, tmp_path: Path, tasks: int
-) -> None:
-    """A scheduler that was left by a dead client may take a worker with two tasks for idle. None steals from it."""
-    cluster = private_dask_cluster(2, DASK_DISTRIBUTED__SCHEDULER__WORK_STEALING="False")
-    with _client(cluster) as client:
-        cluster.wait(client, 2)
-    noted = tmp_path / "calls"
-    running = start(cluster, sets_of(tasks, calls=str(noted), gate=str(tmp_path / "gate")))
-    until(lambda: sum(calls(noted).values()) == 2, "both workers at work", running)
-    (tmp_path / "gate").touch()
-    assert _ended(running)[0] == 0
-
-
 def test_a_worker_that_gets_the_code_late_gets_tasks_all_the_same(
     private_dask_cluster: Callable[..., Cluster], start: Start, tmp_path: Path
 ) -> None:
@@ -318,15 +267,6 @@ def test_a_worker_that_gets_the_code_late_gets_tasks_all_the_same(
     until(lambda: sum(calls(noted).values()) == 2, "both workers at work", running)
     (tmp_path / "gate").touch()
     assert _ended(running)[0] == 0
-
-
-def test_a_model_that_cannot_be_loaded_fails_the_job(dask_cluster: Cluster, tmp_path: Path) -> None:
-    pool = _pool(dask_cluster, code(tmp_path / "code"), "nothing:here/baseline")
-    with pytest.raises(ModelError, match="cannot be loaded: ModuleNotFoundError"):
-        all_of(pool, sets_of(3))
-    pool = _pool(dask_cluster, code(tmp_path / "code"), python="/no/python")
-    with pytest.raises(ModelError, match="cannot be loaded: FileNotFoundError"):
-        all_of(pool, sets_of(3))
 
 
 # --- what dies ------------------------------------------------------------------------------------------------------
@@ -583,34 +523,6 @@ def test_what_the_client_says_is_read_strictly(
 # --- the commands ---------------------------------------------------------------------------------------------------
 
 
-def test_what_is_missing_is_resumed_on_the_same_scheduler(
-    cli: Cli,
-    dask_cluster: Cluster,
-    local_store: VersionedStore,
-    local_registry: JobRegistry,
-    tmp_path: Path,
-    monkeypatch: Any,
-) -> None:
-    needed = tmp_path / "needed"
-    here = code(tmp_path / "code")
-    sets = [{"x": 1}, {"x": 2, "needs": str(needed)}]
-    (here / "study.json").write_text(json.dumps(study(sets).to_dict()))
-    monkeypatch.chdir(here)
-    words = ["submit", "study.json", "--auto", "--job-id", "job", "--engine", "dask"]
-    cli.ok(*words, DASK_SCHEDULER_ADDRESS=dask_cluster.url)
-    assert _end(local_registry, "job") == "partial"
-    assert record(local_registry).tasks_failed == 1
-    assert "ValueError: as asked" in str(record(local_registry).error_message)
-    needed.touch()
-    child = cli.ok("resume", "job").out.strip()
-    assert _end(local_registry, child) == "succeeded"
-    assert (record(local_registry, child).engine, record(local_registry, child).metadata["dask_scheduler"]) == (
-        "dask",
-        dask_cluster.url,
-    )
-    assert len(results(local_store, child)) == 1
-
-
 def test_a_scheduler_that_does_not_answer_is_told_at_once(
     cli: Cli, local_registry: JobRegistry, seir: list[str]
 ) -> None:
@@ -620,13 +532,6 @@ def test_a_scheduler_that_does_not_answer_is_told_at_once(
     assert ran.err.startswith(f"error: The Dask scheduler {NO_SCHEDULER} does not answer: ")
     assert (record(local_registry).status, record(local_registry).error_code) == ("failed", "LAUNCH")
     assert not (JobDir.for_job("job", cli.env).path / "runner.json").exists()
-
-
-def test_a_launch_checks_the_address_that_the_environment_names(tmp_path: Path) -> None:
-    """A launch from Python finds and checks the scheduler as `submit` does."""
-    env = {"HOME": str(tmp_path), "DASK_SCHEDULER_ADDRESS": "here"}
-    with pytest.raises(UsageError, match="invalid scheduler 'here': expected"):
-        DaskEngine(env).launch(Launch(job_id="job", registry_url="u"))
 
 
 def test_without_the_library_one_sentence_says_how_to_get_it(
@@ -663,3 +568,102 @@ def test_without_the_library_one_sentence_says_how_to_get_it(
 def test_what_makes_no_sense_is_refused(cli: Cli, seir: list[str], argv: list[str], said: str) -> None:
     ran = cli(*seir, "--engine", "dask", *argv)
     assert (ran.code, sentences(ran.err)) == (2, [f"error: {said}"])
+
+
+# --- Tasks on Dask workers, which have no access to the store, go on from their checkpoints on other workers ---------
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """Yield a cluster of one worker, for the test to kill."""
+    (tmp_path / "dask").mkdir()
+    with closing(Cluster(tmp_path / "dask", 1)) as made:
+        yield made
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """Return a model of steps, which finds mops-jobs on a Dask worker."""
+    return code(tmp_path / "code", f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{STEPS}")
+
+
+@pytest.fixture
+def begin() -> Iterator[Callable[..., Future[tuple[ShardResult, list[str]]]]]:
+    """Return a function that begins a run in a thread."""
+    with ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(1))
+        yield pool.submit
+
+
+def _attempts(bench: Bench) -> list[Attempt]:
+    return sorted(attempts_in(bench.line), key=lambda one: one.attempt)
+
+
+def _saved(directory: Path) -> set[str]:
+    """Return the names of the checkpoints on the machine of the runner."""
+    return {json.loads(path.read_text())["at"] for path in directory.glob("checkpoints/*/.kept/*/header.json")}
+
+
+def test_a_task_whose_dask_worker_dies_goes_on_from_its_last_checkpoint(
+    bench: Bench, cluster: Cluster, begin: Callable[..., Future[tuple[ShardResult, list[str]]]], tmp_path: Path
+) -> None:
+    """On another one, without a retry: it had come on. Dask alone would begin it at its start."""
+    gate = tmp_path / "gate"
+    sets = sets_of(1, steps=str(tmp_path / "steps"), steps_total=50, gates={"34": str(gate)})
+    bench.given(sets)
+    run = begin(bench.work, scheduler=cluster.url, policy=RetryPolicy(0))
+    until(lambda: "30" in _saved(tmp_path / "job"), "its checkpoint", run)
+    cluster.add_worker()
+    cluster.kill(1)
+    until(lambda: steps_of(tmp_path / "steps")[0].count(34) > 1, "its next attempt", run)
+    gate.touch()
+    ran, _ = run.result()
+    assert ran.status == "succeeded"
+    assert steps_of(tmp_path / "steps") == {0: [*range(35), *range(30, 50)]}
+    assert results(bench.line) == undisturbed(sets)
+    first, second = _attempts(bench)
+    assert (first.outcome, first.resumed, second.outcome) == (Outcome.DIED, None, Outcome.SUCCEEDED)
+    assert second.resumed is not None
+    assert second.resumed.at == "30"
+    assert not (tmp_path / "job" / "checkpoints").exists()
+
+
+def test_a_checkpoint_that_is_read_stays_while_later_ones_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a Dask worker. Else a fetch that is slower than the model saves would never come to its end."""
+    job, told = dask_task._Job(), []
+    monkeypatch.setitem(dask_task._jobs, "job", job)
+    saves = dask_task._Saves(job, "job", {}, "key", {})
+    monkeypatch.setattr(saves, "_tell", lambda **what: told.append(what) or what)
+    monkeypatch.setattr(job, "begin_saves", lambda _code: None)
+    monkeypatch.setattr(dask_task, "_is_released", lambda _key: False)
+    saves.path = str(tmp_path)
+    job.attempts["key"] = saves
+    (tmp_path / "new").mkdir()
+    for number in range(1, 7):
+        (tmp_path / "new" / str(number)).write_text("x")
+        saves.look()
+        if number == 2:
+            assert dask_task.read("job", "key", told[-1]["path"], 0, 1) is not None
+    kept = [what["number"] for what in told[1:] if dask_task.read("job", "key", what["path"], 1, 1) is not None]
+    assert kept == [2, 5, 6]
+
+
+def test_a_runner_that_is_told_to_stop_lets_tasks_on_dask_save(bench: Bench, cluster: Cluster, tmp_path: Path) -> None:
+    """The next run goes on from there, and no step is made twice."""
+    gate = tmp_path / "gate"
+    sets = sets_of(1, steps=str(tmp_path / "steps"), steps_total=20, every=1000, gates={"5": str(gate)})
+    bench.given(sets)
+
+    def stop(_progress: TaskProgress) -> None:
+        if list((tmp_path / "job").glob("checkpoints/*")):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    ran, said = bench.work(scheduler=cluster.url, on_progress=stop, grace=PATIENCE)
+    assert (ran.is_done, ran.signal, ran.failed) == (False, signal.SIGTERM, 0)
+    assert "1 task may save, up to 5m." in said
+    gate.touch()
+    ran, said = bench.work(scheduler=cluster.url, policy=RetryPolicy(0))
+    assert (ran.status, said) == ("succeeded", [])
+    assert steps_of(tmp_path / "steps") == {0: [*range(20)]}
+    assert results(bench.line) == undisturbed(sets)
+    assert sorted(str(one.outcome) for one in _attempts(bench)) == ["preempted", "succeeded"]

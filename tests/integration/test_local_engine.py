@@ -20,10 +20,9 @@ from mopsjobs.engines.local import LocalEngine
 from mopsjobs.errors import JobBusyError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.keys import NAMES_NAME
-from mopsjobs.store import open_store
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.studies.outputs import output_key
-from support.cli import Cli, add, sentences
+from support.cli import Cli, add
 from support.runs import code, is_alive, kill, place, record, sets_of, study, until
 
 # A runner outlives the one who launched it: that is what it is for.
@@ -130,18 +129,6 @@ def test_a_job_ends_by_what_is_there(
     assert (state.error_code is None) == (status == "succeeded")
 
 
-def test_validating_what_is_no_job_or_has_no_manifest_says_so(cli: Cli, jobs: JobRegistry) -> None:
-    ran = cli("validate", "nothing")
-    assert (ran.code, sentences(ran.err)) == (3, ["error: Job nothing not found."])
-    assert cli("run", "nothing").code == 3
-    add(jobs, "job", "running")
-    for command in ("validate", "run"):
-        ran = cli(command, "job")
-        told = ["error: Job job has no manifest: mops-jobs did not submit it."]
-        assert (ran.code, sentences(ran.err)) == (6, told)
-    assert record(jobs).status == "running"
-
-
 # --- results --------------------------------------------------------------------------------------------------------
 
 
@@ -174,20 +161,3 @@ def test_what_is_fetched_comes_with_a_table_and_is_not_packed(
         assert packed.files == 1
     assert len([path for path in into.rglob("*") if path.is_file()]) == 2 + len(["tasks.csv", ".gitignore"])
     assert all((into / key.removeprefix("results/job/")).read_bytes() == b"{}" for key in submitted[:2])
-
-
-def test_a_directory_that_cannot_be_written_is_named(
-    cli: Cli, jobs: JobRegistry, submitted: list[str], tmp_path: Path
-) -> None:
-    _leave(jobs.store, submitted)
-    (tmp_path / "file").touch()
-    said = cli.fails(1, "results", "job", "--download", str(tmp_path / "file"))
-    assert said.startswith("error: Cannot write ")
-    assert "Unexpected" not in said
-
-
-def test_results_need_no_record(cli: Cli, tmp_path: Path) -> None:
-    store = open_store(cli.env["MOPS_JOBS_REGISTRY"], {})
-    store.create_if_absent("results/job/p/1/x", b"x")
-    store.close()
-    assert cli.ok("results", "job").out == "results/job/p/1/x\t1\n"

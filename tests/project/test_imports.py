@@ -45,7 +45,7 @@ OF_A_LISTING = {
     "cache.queries.filters", "cache.queries.jobs", "cache.sync_state",
     "cli", "cli.commands", "cli.commands.view", "cli.flags", "cli.parser",
     "console", "console.printer", "console.result", "console.terminal", "errors", "registry", "registry.status",
-    "store", "store.azure", "store.azure.url", "store.urls", "utils", "utils.hosts", "utils.sqlite_file", "utils.text",
+    "store", "store.urls", "utils", "utils.hosts", "utils.sqlite_file", "utils.text",
     "utils.times", "utils.user_dirs", "version",
 }  # fmt: skip
 """Our modules that a view of the cache imports. Each costs a tenth of a millisecond."""

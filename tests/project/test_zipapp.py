@@ -509,8 +509,8 @@ def test_sign_in_by_certificate_says_what_to_install(bare, pyz, home, unpacked, 
     run = _start(pyz, env, "sync", "--registry", f"https://{HOST}/signed-in", python=python)
     assert (run.returncode, run.stdout) == (4, "")
     assert run.stderr.splitlines() == [
-        f"error: Azure sign-in by certificate needs the package cryptography, which {python} does not have.",
-        f"hint: Run {python} -m pip install cryptography, or unset AZURE_CLIENT_CERTIFICATE_PATH.",
+        "error: Azure sign-in by certificate fails: ModuleNotFoundError.",
+        f"hint: Check AZURE_CLIENT_CERTIFICATE_PATH, and that {python} has the package cryptography.",
     ]
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -15,6 +17,7 @@ from mopsjobs.errors import StoreError
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from mopsjobs.utils.files import SUFFIX
 from support.cli import Cli, Remote, add, command, environment, sentences
+from support.runs import PATIENCE
 
 
 class Disk:
@@ -136,17 +139,6 @@ def test_a_report_whose_output_finds_no_room_says_that_it_was_made(cli: Cli, arg
     assert sorted(cli.ids()) == sorted({"job", argv[1]})
 
 
-@pytest.mark.parametrize(("argv", "code"), [(["wait", "job"], 100), (["status", "no"], 3)])
-def test_a_log_that_finds_no_room_changes_nothing(cli: Cli, argv: list[str], code: int) -> None:
-    """With `2>> full.log`, the exit code, by which scripts go, and the output are the same."""
-    cli.ok("register", "job")
-    cli.ok("update", "job", "failed")
-    whole = cli(*argv)
-    with open("/dev/full", "wb") as full:
-        ran = subprocess.run(command(*argv), env=environment(cli), stdout=subprocess.PIPE, stderr=full, text=True)
-    assert (ran.returncode, ran.stdout, bool(whole.err)) == (code, whole.out, True)
-
-
 # --- read-only ------------------------------------------------------------------------------------------------------
 
 VIEWS = (
@@ -186,3 +178,75 @@ def test_a_read_only_disk_can_be_looked_at(cli: Cli, disk: Disk) -> None:
         assert re.search(r"^fail +cache ", told.out, re.MULTILINE), told
     finally:
         disk.remount("rw")
+
+
+# --- What is acknowledged has been brought to disk before, as the system saw it: strace tells in which order ---------
+
+CALLS = "write,pwrite64,writev,pwritev,fsync,fdatasync,rename,renameat,renameat2,link,linkat"
+_CALL = re.compile(r"^(?:\d+ +)?(?P<name>\w+)\((?P<arguments>.*)\) += (?P<result>-?\d+)")
+_PATH = re.compile(r'^\d+<(?P<path>[^>]*)>|"(?P<from>[^"]*)", (?:AT_FDCWD(?:<[^>]*>)?, )?"(?P<to>[^"]*)"')
+
+
+class Call(NamedTuple):
+    """A request of the process to the system: writing to, or syncing, a path; or putting it into a place (`to`)."""
+
+    name: str
+    path: str
+    to: str
+    text: str
+
+
+def calls(trace: str) -> list[Call]:
+    """Return the calls of a trace by `strace -y` that succeeded, in order."""
+    found = []
+    for line in trace.splitlines():
+        if (call := _CALL.match(line)) and int(call["result"]) >= 0:
+            arguments = re.sub(r"^AT_FDCWD(<[^>]*>)?, ", "", call["arguments"])
+            if named := _PATH.match(arguments):
+                path, to = named["path"] or named["from"], named["to"] or ""
+                found.append(Call(call["name"], path, to, arguments))
+    return found
+
+
+def is_synced_before(made: list[Call], path: str, end: int) -> bool:
+    """Return True if the path was synced after the last write to it, before the call of that number."""
+    last = [(number, call.name) for number, call in enumerate(made[:end]) if call.path == path]
+    writes = [number for number, name in last if "write" in name]
+    syncs = [number for number, name in last if "sync" in name]
+    return bool(writes) and bool(syncs) and max(syncs) > max(writes)
+
+
+def traced(cli: Cli, tmp_path: Path, *argv: str) -> list[Call]:
+    """Run the command under strace."""
+    strace = shutil.which("strace")
+    if strace is None:
+        pytest.skip("there is no strace: on Debian, apt-get install strace")
+    trace = tmp_path / "trace"
+    words = [strace, "-f", "-y", "-s", "200", "-o", str(trace), "-e", f"trace={CALLS}", *command(*argv)]
+    ran = subprocess.run(words, env=environment(cli), capture_output=True, text=True, timeout=PATIENCE)
+    if ran.returncode and "ptrace" in ran.stderr:
+        pytest.skip(f"strace may not trace here: {ran.stderr.splitlines()[0]}")
+    assert ran.returncode == 0, ran
+    return calls(trace.read_text())
+
+
+def acknowledged(made: list[Call], text: str) -> int:
+    """Return the number of the call that printed that."""
+    return next(number for number, call in enumerate(made) if call.name == "write" and text in call.text)
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_a_write_is_on_disk_before_it_is_acknowledged(cli: Cli, tmp_path: Path, new: bool) -> None:
+    """The WAL of the embedded registry is synced before the line is printed; a new file's directory, too."""
+    if not new:
+        cli.ok("register", "other")
+    registry = cli.env["MOPS_JOBS_REGISTRY"].removeprefix("sqlite://")
+    made = traced(cli, tmp_path, "register", "job")
+    end = acknowledged(made, "job: pending")
+    assert is_synced_before(made, f"{registry}-wal", end)
+    assert is_synced_before(made, registry, end)  # by the checkpoint at its end
+    if new:
+        placed = next(number for number, call in enumerate(made) if call.to == registry)
+        assert is_synced_before(made, f"{registry}.part", placed)
+        directory = [number for number, call in enumerate(made) if call.path == str(Path(registry).parent)]
+        assert any(placed < number < end for number in directory)

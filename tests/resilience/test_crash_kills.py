@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -11,12 +12,16 @@ from pathlib import Path
 import pytest
 
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
+from reliability import adaptive, checkpoints, packs
+from reliability.calibrations import CALM, STORM, Storm, compare
 from reliability.crashes import kinds as crashes
 from reliability.crashes.cache import Mirrored
 from reliability.crashes.kinds import Writers
 from reliability.crashes.processes import Ended, Forker, forker
+from reliability.storm.proxy import Plan, faulty
 from reliability.trial import PromiseBroken, Trial
 from support.servers import Azurite
+from support.slurm import missing_programs
 
 JOBS = 40
 
@@ -101,3 +106,52 @@ def test_the_trial_sees_an_acknowledged_write_that_is_lost(tmp_path: Path) -> No
         writers.look(Ended([0], True, 0.1, "", ""))
     with pytest.raises(PromiseBroken, match="refused"):
         writers.look(Ended([0, 6], True, 0.1, "", ""))
+
+
+# --- An adaptive study under kills. That with 20 kills in each case is `./build.sh reliability --only adaptive` ------
+
+QUICK = 0.2
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["local, workers: 2", "Dask, workers: 2", "Slurm with a drop of files, workers: 2"])
+def test_kills_change_neither_counts_nor_outputs(tmp_path: Path, name: str) -> None:
+    """Of runners, workers and shards, with a replicate that fails at first, and after it was repaired."""
+    if name.startswith("Slurm") and missing_programs():
+        pytest.skip("there is no Slurm")
+    lab = adaptive.make_lab(tmp_path / "bench", 1)
+    expected = adaptive.calm(lab)
+    assert expected[0].precision["failed"] == expected[1].precision["at_max"] == 1
+    assert list(adaptive.over(Trial(tmp_path, 1, QUICK), name, lab, expected))
+
+
+# --- A calibration under kills. That with 100 kills, on an Azurite that goes away, is in `./build.sh reliability` ----
+
+
+def test_kills_do_not_change_the_journal(tmp_path: Path) -> None:
+    """Of coordinators, workers and the runner: it is that of another number of workers undisturbed, byte for byte."""
+    storm = Storm(tmp_path, seed=1, rounds=6)
+    found = {CALM: storm.finish(storm.begin(CALM, 1))}
+    found[STORM] = storm.suffer(Counter(coordinators=2, workers=2, runners=1), None)
+    assert list(compare(storm, found, 6))
+    assert storm.kills["coordinators"] > 0
+
+
+# --- Tasks with checkpoints lose little when their workers and their runner are killed: a quick part of `reliability`
+
+
+def test_kills_at_random_steps_cost_one_interval_each(tmp_path: Path) -> None:
+    """And the outputs are those of tasks that nothing has disturbed."""
+    assert list(checkpoints.over(Trial(tmp_path, seed=1, scale=0.08), "local"))
+
+
+# --- A storm over a job with packs. That on all engines is `./build.sh reliability --only packs` ---------------------
+
+
+@pytest.mark.azurite
+@pytest.mark.long
+def test_pods_that_die_in_an_outage_leave_each_task_once(tmp_path: Path, azurite: Azurite) -> None:
+    """On the stand-in for a cluster, with a second runner of a shard: the same bytes as without packs, in all views."""
+    with faulty(azurite.port, Plan(0.0)) as line:
+        figures = {one.what: one.count for one in packs.over(Trial(tmp_path, 1, 0.1), "Kubernetes", azurite, line)}
+    assert figures["outputs, each once, and results byte for byte as without packs"] == 120

@@ -22,10 +22,8 @@ from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from mopsjobs.studies.manifest import Manifest, load_manifest
 from mopsjobs.studies.outputs import output_key
 from mopsjobs.utils.times import parse_time, utc_now
-from mopsjobs.web.site.background import Syncer
 from support.cli import Cli, Remote, command, environment, foreign, key, sentences
 from support.runs import is_alive, record, sets_of, study, until
-from support.web import Web
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # a runner outlives the process that launched it
@@ -92,28 +90,6 @@ def test_status_ends_the_job_with_the_last_lines(
     assert [step["status"] for step in state.transitions] == ["pending", "submitting", "scheduled", "failed"]
 
 
-def test_wait_ends_with_the_code_of_a_failed_job(cli: Cli, launch: Launch, tmp_path: Path) -> None:
-    """So does `logs -f`, which shows the last lines: an event, which each machine reads."""
-    launch(BROKEN)
-    ran = cli("wait", "job", "--json")
-    assert (ran.code, ran.json["status"], ran.json["error_message"]) == (100, "failed", LAST_LINE + MISSING)
-    launch(BROKEN, "other")
-    followed = cli("logs", "other", "-f")
-    assert (followed.code, followed.out) == (100, f"LAUNCH: {LAST_LINE}\n")
-    assert cli.ok("logs", "job", HOME=str(tmp_path / "elsewhere")).out == f"LAUNCH: {LAST_LINE}\n"
-
-
-def test_reconcile_ends_the_job(cli: Cli, launch: Launch) -> None:
-    """No cluster has to be configured."""
-    launch(BROKEN)
-    ran = cli.ok("reconcile", "--json")
-    assert (ran.json["checked"], ran.json["changed"]) == (1, 1)
-    assert ran.json["jobs"][0] == {
-        "job_id": "job", "action": "validate", "reason": "LAUNCH", "detail": LAST_LINE + MISSING,
-        "status_before": "scheduled", "status": "failed", "changed": True, "problem": None,
-    }  # fmt: skip
-
-
 def test_a_runner_that_was_launched_again_is_judged(cli: Cli, jobs: JobRegistry, launch: Launch) -> None:
     """Its job was running before, so its outputs decide. It is left alone while another runner may be at work."""
     launch(BROKEN)
@@ -145,19 +121,6 @@ def test_a_runner_that_another_machine_launched_is_not_judged(
     cli.clock.moment = cli.clock.moment.replace(year=2100)
     (listed,) = cli.ok("list", "--stuck", "--json").json["jobs"]
     assert (listed["status"], listed["suspect"], record(jobs).status) == ("scheduled", "no_update", "scheduled")
-
-
-def test_only_the_lines_of_the_last_launch_are_quoted(cli: Cli, jobs: JobRegistry, launch: Launch) -> None:
-    """The log of a job keeps those of earlier launches."""
-    launch(BROKEN)
-    site = Path("site/sitecustomize.py")
-    site.write_text(site.read_text().replace("fatal: the interpreter has no encodings", "second"))
-    env = {**environment(cli), "PYTHONPATH": str(site.parent)}
-    subprocess.run(command("resume", "job"), env=env, check=True, capture_output=True)
-    runner = json.loads(JobDir.for_job("job", cli.env).runner.read_text())
-    until(lambda: not is_alive(runner["pid"]), "the runner to end")
-    cli.ok("status", "job")
-    assert record(jobs).error_message == "The runner ended before its first report: second" + MISSING
 
 
 @pytest.mark.parametrize(
@@ -227,19 +190,6 @@ def test_outputs_correct_an_end_that_was_inferred(
     assert text in cli.ok("events", "job").out
     assert [job["status"] for job in cli.ok("list", "--json").json["jobs"]] == ["succeeded"]
     assert cli("wait", "job").code == 0
-
-
-def test_a_sync_of_the_page_ends_the_job(
-    cli: Cli, jobs: JobRegistry, launch: Launch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """`serve` needs no command beside it: its pages show the end by the outputs."""
-    launch(KILLED)
-    store_outputs(jobs.store, load_manifest(jobs.store, "job"), 1)
-    web = Web(cli, capsys)
-    assert Syncer(web.app, web.changes, 60.0)._sync() is None
-    shown = web.get("/api/v1/jobs/job").get_json()
-    assert (shown["status"], shown["tasks_completed"], shown["suspect"]) == ("partial", 1, None)
-    assert record(jobs).error_code == "LAUNCH"
 
 
 def test_all_views_count_the_outputs_of_a_job_that_none_reported(cli: Cli, jobs: JobRegistry, launch: Launch) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mopsjobs.registry.job_state import JobState
-from reliability.storm import messages
 from reliability.storm import storms as storm
 from reliability.storm.linearizable import Operation, unexplained
 from reliability.storm.mutations import MUTATIONS
@@ -30,7 +28,6 @@ from reliability.trial import Trial
 # --- the checker of histories ---------------------------------------------------------------------------------------
 
 VERSIONS = st.sampled_from("ab")
-WRITES = st.tuples(VERSIONS, VERSIONS)
 
 
 def op(start: float, end: float, kind: str, outcome: str, written: str | None = None, over: str | None = None) -> Any:
@@ -121,17 +118,6 @@ def test_an_impossible_history_is_refused_by_its_first_bad_call(name: str) -> No
     assert unexplained(BAD[name], None, step) is not None
 
 
-def test_many_open_calls_do_not_make_the_search_long() -> None:
-    """Each could take effect at any time, in any order: their number alone costs little."""
-    lost = [op(number, math.inf, "put", "open", f"v{number + 1}", over=f"v{number}") for number in range(60)]
-    deletes = [op(number, math.inf, "delete", "open") for number in range(60)]
-    history = [op(0, 1, "create", "yes", "v0"), *lost, *deletes, op(100, 101, "get", "yes", "v60")]
-    assert unexplained(history, None, step) is None
-    assert unexplained([*history, op(102, 103, "get", "yes", "v59")], None, step) == history[-1]._replace(
-        start=102, end=103, call=op(102, 103, "get", "yes", "v59").call
-    )
-
-
 def test_notes_become_histories() -> None:
     """A call whose end was not noted is open; one that was not sent has not happened."""
     log = [
@@ -195,19 +181,6 @@ def test_a_job_is_not_found_only_before_its_registration_ended() -> None:
         found = " ".join(verdict.broken)
         assert ("was refused without a cause" not in found) == is_explained, found
         assert bool(re.search(defect.sentence, found, re.DOTALL)) != is_explained
-
-
-def test_a_message_that_came_twice_or_never_is_told() -> None:
-    """Once in the storm and once after it is what a crash explains."""
-    logs = [[{"sent": "twice"}, {"sent": "once"}], [{"sent": "twice"}, {"sent": "again"}]]
-    counts: Counter[str] = Counter()
-    again = Counter({"twice": 0, "once": 0, "again": 1, "late": 1, "later": 2, "never": 0})
-    assert list(messages.judge(logs, again, counts)) == [
-        "later was sent 0 times in the storm, and 2 times after it.",
-        "never was never sent.",
-        "twice was sent 2 times in the storm, and 0 times after it.",
-    ]
-    assert counts["messages sent again after a crash or a lost reply"] == 1
 
 
 # --- storms ---------------------------------------------------------------------------------------------------------

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
+import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
 
+from mopsjobs.cache.database import open_to_write
+from mopsjobs.cache.sync import mirror
+from mopsjobs.cache.sync import records as record_sync
+from mopsjobs.cache.write_through import write_through
+from mopsjobs.errors import StoreError
 from mopsjobs.registry.announcements import PREFIX as ANNOUNCEMENTS
 from mopsjobs.store import open_store, pacer
-from mopsjobs.store.base import Versioned, VersionedStore
+from mopsjobs.store.base import Versioned, VersionedStore, VersionToken
 from reliability.storm.proxy import POISONS, Plan, Proxy, faulty
-from support.cli import Cli, Remote, foreign, key, sentences
+from support.cli import REMOTE_URL, Cli, Remote, add, foreign, key, put, sentences
 from support.servers import Azurite
 
 FEW = 40
@@ -152,16 +160,6 @@ def test_a_server_that_takes_one_request_at_a_time_is_mirrored(place: Place, cli
     assert min(windows) < pacer.FIRST_WINDOW
 
 
-@pytest.mark.usefixtures("_short_reads")
-def test_a_stall_of_the_line_is_waited_for(place: Place, cli: Cli) -> None:
-    """In the middle of a sync, for longer than a single read waits."""
-    place.write_foreign(FEW)
-    requests = place.follow(Plan(0.0))["requests"]
-    place.follow(Plan(0.0, stall_at=requests + 20, stall_seconds=2.0))
-    assert "Trying again in " in cli.ok("sync", "-v").err
-    assert len(cli.ids("--limit", "0")) == FEW
-
-
 def test_each_sync_goes_on_where_the_last_one_had_to_stop(cli: Cli, remote: Remote) -> None:
     """The store is away after every 80 reads: the rows so far stay, and the next sync reads the others."""
     for number in range(200):
@@ -187,16 +185,217 @@ def test_each_sync_goes_on_where_the_last_one_had_to_stop(cli: Cli, remote: Remo
     assert cli.ok("sync").err == ""
 
 
-def test_a_listing_that_breaks_off_leaves_what_it_showed(cli: Cli, remote: Remote) -> None:
-    """Also the last entries before the break, which fill no batch."""
-    for number in range(30):
-        remote.put(key(f"job-{number:03}"), foreign(f"job-{number:03}"))
-    remote.store.break_scan_at = 20
-    assert cli("sync").code == 5
-    assert _rows(cli) == 20
-
-
 def _rows(cli: Cli) -> int:
     """Return the number of rows, also of a cache that no sync has filled and no view shows."""
     with contextlib.closing(sqlite3.connect(cli.cache)) as connection:
         return int(connection.execute("SELECT count(*) FROM job").fetchone()[0])
+
+
+# --- `sync` interrupted, and beside others: whatever ends it or overtakes it, no row becomes wrong -------------------
+
+
+def _fill(store: VersionedStore, names: str) -> None:
+    for name in names.split():
+        put(store, key(name), foreign(name))
+
+
+def _held(cli: Cli) -> list[str]:
+    return sorted(cli.ids("--offline", "--limit", "0"))
+
+
+def _status(cli: Cli, job_id: str) -> str:
+    return json.loads(cli.ok("status", job_id, "--json", "--offline").out)["status"]  # type: ignore[no-any-return]
+
+
+class Interruption(BaseException):
+    """Stands for anything that ends a process."""
+
+
+def _names(count: int) -> str:
+    return " ".join(f"job-{number:02}" for number in range(count))
+
+
+@pytest.mark.parametrize("at", range(0, 20, 3))
+def test_a_listing_that_breaks_off_removes_nothing(cli: Cli, remote: Remote, at: int) -> None:
+    """Rows vanish only after a complete listing: one that breaks off, wherever, leaves every row there is."""
+    _fill(remote.store.inner, _names(20))
+    cli.ok("sync")
+    for number in range(0, 20, 2):
+        remote.store.inner.delete(key(f"job-{number:02}"))
+    remote.store.break_scan_at = at // 2
+    assert cli("sync").code == 5
+    assert _held(cli) == _names(20).split()
+    remote.store.break_scan_at = None
+    assert cli.ok("sync", "--json").json["removed"] == 10
+    assert _held(cli) == _names(20).split()[1::2]
+
+
+@pytest.mark.parametrize("batches", range(1, 8))
+def test_a_sync_ended_after_any_batch_leaves_true_rows(
+    cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch, batches: int
+) -> None:
+    """Ended between any two batches, each row is the record before or after the sync, and the next sync mends all."""
+    monkeypatch.setattr(record_sync, "BATCH", 3)
+    _fill(remote.store.inner, _names(20))
+    cli.ok("sync")
+    synced_at = cli.ok("list", "--json").json["synced_at"]
+    cli.clock.advance(minutes=1)
+    for name in _names(20).split():
+        put(remote.store.inner, key(name), foreign(name, "succeeded"))
+    _end_after(batches, lambda stop: _mirror(cli, remote, stop))
+    document = cli.ok("list", "--json", "--limit", "0").json
+    assert document["synced_at"] == synced_at
+    assert document["total"] == 20
+    changed = [job["job_id"] for job in document["jobs"] if job["status"] == "succeeded"]
+    assert sorted(changed) == _names(20).split()[: batches * 3]
+    cli.ok("sync")
+    assert len(cli.ids("--status", "succeeded")) == 20
+
+
+def _mirror(cli: Cli, remote: Remote, on_progress: Callable[[int], None] | None = None) -> record_sync.SyncReport:
+    return mirror.sync(remote.jobs, str(cli.cache), REMOTE_URL, on_progress=on_progress, now=cli.clock.now)
+
+
+def _end_after(batches: int, run: Callable[[Callable[[int], None]], object]) -> None:
+    calls = iter(range(1, batches))
+
+    def stop(_seen: int) -> None:
+        if next(calls, None) is None:
+            raise Interruption
+
+    with pytest.raises(Interruption):
+        run(stop)
+
+
+def test_a_listing_out_of_order_is_refused(cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that does not keep the order of keys is told so, and nothing is removed."""
+    _fill(remote.store.inner, _names(9))
+    cli.ok("sync")
+    ordered = list(remote.store.inner.scan("jobs/"))
+    monkeypatch.setattr(remote.store.inner, "scan", lambda *_: iter(reversed(ordered[:4])))
+    with pytest.raises(StoreError, match="out of order"):
+        _mirror(cli, remote)
+    assert _held(cli) == _names(9).split()
+
+
+def test_an_older_sync_brings_no_ghost_back(cli: Cli, remote: Remote) -> None:
+    """A job that a newer sync did not find any more is not put back by an older one that has it in its listing."""
+    _fill(remote.store.inner, "gone kept")
+    cli.clock.advance(minutes=1)
+
+    def meanwhile() -> None:
+        remote.store.after_listing = lambda: None
+        remote.store.inner.delete(key("gone"))
+        _mirror(cli, remote)  # a newer sync, from beginning to end
+
+    remote.store.after_listing = meanwhile
+    cli.ok("sync", "-q")
+    assert _held(cli) == ["kept"]
+
+
+def test_own_writes_are_listed_at_once(cli: Cli, remote: Remote) -> None:
+    """What this machine writes is in the next listing, without a sync; an older revision never comes back."""
+    cli.ok("sync")
+    cli.ok("register", "mine", "--label", "a=1", "-q")
+    cli.ok("progress", "mine", "2/8", "-q")
+    remote.store.down = True
+    assert cli.ids("--label", "a=1", "--status", "running") == ["mine"]
+    record = remote.jobs.get_record("mine")
+    assert record is not None
+    older = json.dumps({**json.loads(record.value), "revision": 1, "status": "pending"}).encode()
+    late = Versioned(older, VersionToken("older"))
+    write_through(str(cli.cache), REMOTE_URL, "mine", key("mine"), late, None)
+    assert _status(cli, "mine") == "running"
+
+
+JOBS = [f"job-{number:02}" for number in range(12)]
+SCHEMA = "SELECT type, name, tbl_name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%' ORDER BY 1, 2"
+
+
+class Killed(BaseException):
+    """Stands for the end of a process."""
+
+
+class DyingConnection:
+    """A connection that its process stops using at a statement: what is not committed is lost."""
+
+    def __init__(self, connection: sqlite3.Connection, statements: int) -> None:
+        self._connection = connection
+        self.left = statements
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def execute(self, *words: Any) -> sqlite3.Cursor:
+        self._count()
+        return self._connection.execute(*words)
+
+    def executemany(self, *words: Any) -> sqlite3.Cursor:
+        self._count()
+        return self._connection.executemany(*words)
+
+    def commit(self) -> None:
+        self._count()
+        self._connection.commit()
+
+    def _count(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise Killed
+
+
+@pytest.fixture
+def new(tmp_path: Path) -> str:
+    """Return a new cache, to be copied."""
+    path = str(tmp_path / "new.db")
+    open_to_write(path, REMOTE_URL).close()
+    return path
+
+
+@pytest.fixture
+def filled(remote: Remote) -> Remote:
+    """Return a registry with the jobs."""
+    for number, name in enumerate(JOBS):
+        add(remote.jobs, name, "failed" if number % 3 else "running", owner="ada", labels={"exp": str(number % 2)})
+    return remote
+
+
+def _ask(path: str | Path, sql: str) -> list[Any]:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        return connection.execute(sql).fetchall()
+
+
+def _assert_complete(cache: Path, new: str, jobs: Sequence[str] = JOBS) -> None:
+    """Assert that the cache has the jobs, and the schema of a new one."""
+    assert [name for (name,) in _ask(cache, "SELECT job_id FROM job ORDER BY job_id")] == list(jobs)
+    assert _ask(cache, SCHEMA) == _ask(new, SCHEMA)
+    assert _ask(cache, "PRAGMA integrity_check(1)") == [("ok",)]
+
+
+def test_a_first_sync_ended_at_any_statement_is_completed(
+    cli: Cli, filled: Remote, new: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next sync makes each cache equal to the registry."""
+    monkeypatch.setattr(record_sync, "BATCH", 3)
+    statements = 0
+    is_ended = True
+    while is_ended:
+        shutil.copy(new, cli.cache)
+        with monkeypatch.context() as patched:
+            _let_die(patched, statements)
+            is_ended = False
+            try:
+                _mirror(cli, filled)
+            except Killed:
+                is_ended = True
+        _mirror(cli, filled)
+        _assert_complete(cli.cache, new)
+        statements += 1
+    assert statements > 30
+
+
+def _let_die(patched: pytest.MonkeyPatch, statements: int) -> None:
+    def open_dying(*words: Any) -> Any:
+        return DyingConnection(open_to_write(*words), statements)
+
+    patched.setattr(mirror, "open_to_write", open_dying)

@@ -174,21 +174,12 @@ class StandIn(Api):
     """Why no more pod may be made; None: any may."""
     is_pulling = False
     """Whether images take long."""
-    rejection: tuple[str, str] | None = None
-    """Why the kubelet rejects pods that were scheduled, as reason and message; None: it takes all."""
-    sidecar: str | None = None
-    """What becomes of the container `proxy` that a webhook adds to each pod; None: there is none.
-
-    It outlives the runner (`running`), or ends after it with that reason.
-    """
     forbidden: str | None = None
     """What this user may not do, such as `list pods`; None: all is permitted."""
     refusal: tuple[int, str] | None = None
     """Why no more Job may be made, as code and message; None: any may."""
     admission_seconds: float | None = 0.0
     """How long the admission of a Job takes; None: until the client hangs up."""
-    conflicts = 0
-    """Creations of Jobs that fail from now on because others change the quota."""
     retry_seconds = 0.02
     """The back-off of the first retry; 10 s in Kubernetes."""
 
@@ -309,35 +300,10 @@ class StandIn(Api):
                 self._containers[pod["metadata"]["name"]].kill()
 
     @_in_loop
-    def find_node(self, name: str, index: int) -> None:
-        """Bring the lost node of an index back. Its kubelet reports, and does what was asked of it meanwhile."""
-        for pod in self._alive(name, index):
-            del self._lost[pod["metadata"]["name"]]
-            if "deletionTimestamp" in pod["metadata"]:
-                self._stop(pod)
-            else:
-                self._set_conditions(pod, {"type": "Ready", "status": "True"})
-
-    @_in_loop
     def remove_node(self, name: str, index: int) -> None:
         """Remove the lost node of an index from the cluster: the garbage collector ends its pods after a while."""
         for pod in self._alive(name, index):
             self._removed[pod["metadata"]["name"]] = datetime.now(UTC)
-
-    @_in_loop
-    def delete_job(self, name: str) -> None:
-        """Delete a Job in the foreground: it stays until its pods are gone, and makes no others."""
-        job = self._existing(name)
-        job["metadata"] |= {"deletionTimestamp": moment(datetime.now(UTC)), "finalizers": ["foregroundDeletion"]}
-        self._save(JOBS, job)
-
-    @_in_loop
-    def orphan_pods(self, name: str) -> None:
-        """Delete a Job and leave its pods, as `kubectl delete --cascade=orphan` does."""
-        for pod in self._pods_of(name):
-            pod["metadata"] |= {"finalizers": [], "ownerReferences": []}
-            self._save(PODS, pod)
-        self._remove(JOBS, self._existing(name))
 
     @_in_loop
     def pass_seconds(self, seconds: float) -> None:
@@ -406,9 +372,6 @@ class StandIn(Api):
 
     async def _create(self, request: Any) -> aiohttp.web.StreamResponse:
         """Admit a Job when its time has come. Nothing is created later than that, or for a client that hangs up."""
-        if self.conflicts:
-            self.conflicts -= 1
-            return _refuse(409, CONFLICT, "Conflict")
         if self.refusal is not None:
             return _refuse(*self.refusal)
         seconds = self.admission_seconds
@@ -576,16 +539,6 @@ class StandIn(Api):
         started, ended = moment(container.started_at), moment(datetime.now(UTC))
         terminated = {"exitCode": code, "reason": reason, "startedAt": started, "finishedAt": ended}
         status["containerStatuses"] = [_container_status(pod, {"terminated": terminated}, ready=False)]
-        if self.sidecar == "running" and "deletionTimestamp" not in pod["metadata"]:
-            unready = {"type": "Ready", "status": "False", "reason": "ContainersNotReady"}
-            status |= {"phase": "Running", "conditions": [*kept, unready]}
-            status["containerStatuses"] += [{**_container_status(pod, {"running": {"startedAt": started}}, ready=True)}]
-        elif self.sidecar is not None:
-            killed = {"exitCode": 137, "reason": self.sidecar, "startedAt": started, "finishedAt": ended}
-            status |= {"phase": "Failed"}
-            status["containerStatuses"] += [_container_status(pod, {"terminated": killed}, ready=False)]
-        for container_status in status["containerStatuses"][1:]:
-            container_status["name"] = "proxy"
         self._save(PODS, {**pod, "status": status})
 
     def _sync_lost(self, pod: Json, now: datetime) -> None:
@@ -638,8 +591,6 @@ class StandIn(Api):
             self._event("Pod", pod, "FailedScheduling", self.unschedulable)
             unscheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
             return {"phase": "Pending", "conditions": [{**unscheduled, "message": self.unschedulable}]}
-        if self.rejection is not None:
-            return {"phase": "Failed", "reason": self.rejection[0], "message": self.rejection[1]}
         waiting = None
         if self.is_pulling:
             self._event("Pod", pod, "Pulling", f'Pulling image "{spec["image"]}"', "Normal")

@@ -27,7 +27,6 @@ from mopsjobs.modelops import (
     generate_output_manifest,
     get_json,
     reconstruct_task_from_spec,
-    update_with_retry,
 )
 from mopsjobs.store.azure.credentials import EMULATOR_KEY
 from mopsjobs.studies.manifest import Manifest, manifest_key
@@ -185,16 +184,6 @@ def test_a_state_becomes_a_plain_dict_by_asdict(registry: JobRegistry) -> None:
 # --- storage ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_store_in_memory_lists_and_clears(store: InMemoryVersionedStore) -> None:
-    """A version from before `clear` never comes back."""
-    before = store.create_if_absent("b", b"1")
-    store.create_if_absent("a", b"1")
-    assert store.list_keys() == ["a", "b"]
-    store.clear()
-    assert store.list_keys() == []
-    assert store.create_if_absent("b", b"1") != before
-
-
 def test_azure_takes_a_connection_string_by_name() -> None:
     """Nothing is sent, and no variable of the environment is read."""
     secret = f"AccountName=acc;AccountKey={EMULATOR_KEY};EndpointSuffix=core.windows.net"
@@ -214,23 +203,6 @@ def test_get_json_tells_a_missing_key_from_an_outage(store: InMemoryVersionedSto
     line.fail_next()
     with pytest.raises(StoreUnavailableError):
         get_json(line, "good")
-
-
-def test_the_first_delay_of_a_lost_race_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It bounds the first wait. A missing key is "not found", as in ModelOps."""
-    bounds = []
-
-    def note(base: float, *_: object, **__: object) -> SimpleNamespace:
-        bounds.append(base)
-        return SimpleNamespace()
-
-    monkeypatch.setattr("mopsjobs.store.cas.Backoff", note)
-    store = InMemoryVersionedStore()
-    store.create_if_absent("k", b"{}")
-    assert update_with_retry(store, "k", update_fn=lambda old: {**old, "a": 1}, initial_delay=0.5) == {"a": 1}
-    assert bounds == [0.5]
-    with pytest.raises(KeyError, match="Key no not found"):
-        update_with_retry(store, "no", dict)
 
 
 # --- messages --------------------------------------------------------------------------------------------------------

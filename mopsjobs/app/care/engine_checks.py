@@ -13,9 +13,9 @@ from mopsjobs.app.run.app import App
 from mopsjobs.cache.job_json import SILENT_SECONDS
 from mopsjobs.engines.base import Launch
 from mopsjobs.engines.kubernetes.client import Cluster, open_cluster
-from mopsjobs.engines.kubernetes.fields import differences
 from mopsjobs.engines.kubernetes.manifest import CONTEXT_VARIABLE, build_manifest, check_namespace, job_name
-from mopsjobs.engines.kubernetes.suspension import VERSIONS
+from mopsjobs.engines.kubernetes.pod_patch import differences
+from mopsjobs.engines.kubernetes.pods import VERSIONS
 from mopsjobs.engines.slurm.commands import Commands
 from mopsjobs.errors import EXIT_REFUSED, EXIT_SIGN_IN, EngineError, MopsJobsError
 from mopsjobs.utils.text import join_first

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mopsjobs.errors import RecordError
-from mopsjobs.store.fetcher import FailedRead, ParallelFetcher
-from mopsjobs.store.unread_keys import NOT_READ
+from mopsjobs.store.fetcher import NOT_READ, FailedRead, ParallelFetcher
 
 CHUNKS = 64
 

@@ -22,8 +22,7 @@ from mopsjobs.cache.sync_state import get_meta, set_meta, transaction
 from mopsjobs.events.format import BUCKET_FORMAT, PREFIX, ChunkKey, Event, parse_chunk, parse_chunk_key
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.bulk import bulk_reads
-from mopsjobs.store.fetcher import ParallelFetcher
-from mopsjobs.store.unread_keys import NOT_READ
+from mopsjobs.store.fetcher import NOT_READ, ParallelFetcher
 from mopsjobs.utils.times import json_time, parse_time, utc_now
 
 EVENT_CLOCK_SKEW = timedelta(minutes=15)

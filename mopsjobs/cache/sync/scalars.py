@@ -30,8 +30,7 @@ from mopsjobs.ledger.scalars import (
 )
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.bulk import bulk_reads
-from mopsjobs.store.fetcher import FailedRead, ParallelFetcher
-from mopsjobs.store.unread_keys import NOT_READ
+from mopsjobs.store.fetcher import NOT_READ, FailedRead, ParallelFetcher
 from mopsjobs.studies.manifest import load_manifest
 from mopsjobs.studies.outputs import OutputReader, TaskOutputs, note_problem, scan_outputs
 from mopsjobs.utils.table_files import kind_of

@@ -38,7 +38,6 @@ from mopsjobs.engines.kubernetes.client import (
     shard_of,
     true_conditions,
 )
-from mopsjobs.engines.kubernetes.fields import differences
 from mopsjobs.engines.kubernetes.logs import Window, has_ended, read_lines
 from mopsjobs.engines.kubernetes.manifest import (
     CONTAINER,
@@ -51,10 +50,12 @@ from mopsjobs.engines.kubernetes.manifest import (
     job_name,
     kubectl,
 )
+from mopsjobs.engines.kubernetes.pod_patch import differences
 from mopsjobs.engines.kubernetes.pods import (
     EVICTED,
     NO_PODS,
     START_ERROR,
+    SUSPENDED,
     container_starts,
     describe_shards,
     ended_shards,
@@ -64,8 +65,8 @@ from mopsjobs.engines.kubernetes.pods import (
     open_shards,
     present_problem,
     start_of,
+    why_suspended,
 )
-from mopsjobs.engines.kubernetes.suspension import SUSPENDED, why_suspended
 from mopsjobs.engines.trust import NotTrustedError, Trust, choices_of_last_launch, flags_for
 from mopsjobs.errors import EngineAccessError, EngineError, EnginePlaceError, EngineUnavailableError, shorten
 from mopsjobs.utils.times import parse_time, utc_now

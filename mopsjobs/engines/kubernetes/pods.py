@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
 from mopsjobs.engines.base import ShardEnd
-from mopsjobs.engines.kubernetes.client import Object, creation_time, field, shard_of, true_conditions
+from mopsjobs.engines.kubernetes.client import (
+    Cluster,
+    MissingError,
+    Object,
+    creation_time,
+    field,
+    shard_of,
+    true_conditions,
+)
 from mopsjobs.engines.kubernetes.logs import has_ended
-from mopsjobs.engines.kubernetes.manifest import CONTAINER, MAX_SHARDS
+from mopsjobs.engines.kubernetes.manifest import CONTAINER, MAX_SHARDS, QUEUE
+from mopsjobs.errors import EngineError
 from mopsjobs.utils.text import cut_in_the_middle, parse_whole_number
 from mopsjobs.utils.times import parse_time
 
@@ -211,3 +221,41 @@ def _parse_indexes(text: str) -> Iterator[int]:
         begin, end = (parse_whole_number(word, 0, MAX_SHARDS) for word in (first, last or first))
         if begin is not None and end is not None:
             yield from range(begin, end + 1)
+
+
+SUSPENDED = "Suspended"
+"""The reason of a Job that may not run yet. Its pods are not gone: they do not exist yet."""
+
+VERSIONS = ("v1beta2", "v1beta1")
+"""Versions of Kueue's API, the newest first. Kueue 0.15 brought v1beta2, and Kueue 0.20 no longer serves v1beta1."""
+
+
+def why_suspended(cluster: Cluster, job: Object, namespace: str) -> str:
+    """Return what a suspended Job waits for, in a sentence. Kueue suspends the Jobs of its queues until there is room.
+
+    What a role may not read is left out.
+    """
+    queue = (field(job, "metadata.labels") or {}).get(QUEUE)
+    if queue is None:
+        return "the Job is suspended"
+    waits, selector = f"the Job waits in queue {queue} of Kueue", f"kueue.x-k8s.io/job-uid={field(job, 'metadata.uid')}"
+    for version in VERSIONS:
+        path = f"/apis/kueue.x-k8s.io/{version}/namespaces/{namespace}/workloads"
+        try:
+            workloads = cluster.items(path, {"labelSelector": selector})
+        except MissingError:
+            continue
+        except EngineError:
+            return waits
+        reason = _reason(workloads[0]) if workloads else None
+        return waits + ("" if reason is None else f": {reason}")
+    return f"{waits}, which the cluster at {cluster.server} does not have"
+
+
+def _reason(workload: Object) -> str | None:
+    """Return why Kueue does not start a Workload; None if it gives no reason."""
+    with contextlib.suppress(TypeError, AttributeError, LookupError):  # of another version
+        for condition in workload["status"]["conditions"]:
+            if condition["type"] == "QuotaReserved" and condition["status"] == "False":
+                return " ".join(str(condition["message"]).split()) or None
+    return None

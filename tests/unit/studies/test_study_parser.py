@@ -251,7 +251,7 @@ def test_anything_is_a_study_or_an_error_that_can_be_printed(document: object) -
         ("x: !!int ''", "a value does not fit its tag"),
         ('x: "\\UFFFFFFFF"', "a value does not fit its tag"),
         ("x: 0x" + "f" * 5000, "a number with too many digits"),
-        ("x: 1" + ":59" * 100_000, "is ambiguous: write a number without colons"),
+        ("x: 1" + ":59" * 100_000, "is ambiguous: write a value of JSON"),
         ("x: 0" + "1" * 100_000, "a number with too many digits"),
         ("x: " + "[" * 500, "nested too deeply"),
     ],

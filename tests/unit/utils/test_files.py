@@ -14,6 +14,8 @@ import pytest
 
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from mopsjobs.utils import files
+from mopsjobs.utils.scratch import PREFIX, scratch_directory
+from support.docs import ROOT
 from support.runs import PATIENCE
 
 
@@ -111,39 +113,6 @@ assert os.waitpid(child, 0)[1] == 0
     subprocess.run([sys.executable, "-c", source], cwd=Path(files.__file__).parents[2], check=True, timeout=PATIENCE)
 
 
-def test_a_forked_child_takes_no_lock_from_its_parent(tmp_path: Path) -> None:
-    """When the child leaves the block.
-
-    By an exception, say, or the end of the program: its parent is still at it, and its draft is there.
-    """
-    source = f"""
-import fcntl, os
-from mopsjobs.utils.files import atomic_file, directory_lock
-waiting = os.open({str(tmp_path)!r}, os.O_RDONLY)
-try:
-    with directory_lock({str(tmp_path)!r}), atomic_file({str(tmp_path / "file")!r}, 0o600) as beside:
-        child = os.fork()
-        if child == 0:
-            raise SystemExit(0)
-        assert os.waitpid(child, 0)[1] == 0
-        try:
-            fcntl.flock(waiting, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print("held", os.path.exists(beside))
-except SystemExit:
-    os._exit(0)
-"""
-    ran = subprocess.run(
-        [sys.executable, "-c", source],
-        cwd=Path(files.__file__).parents[2],
-        check=True,
-        timeout=PATIENCE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert ran.stdout == "held True\n"
-
-
 def test_who_is_stopped_half_way_is_not_waited_for_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As by Ctrl-Z: the lock is held and nothing moves. That is an error of its own kind, and what was there stays."""
     path = tmp_path / "file"
@@ -153,3 +122,36 @@ def test_who_is_stopped_half_way_is_not_waited_for_for_ever(tmp_path: Path, monk
     with files.atomic_file(str(path), 0o600), pytest.raises(TimeoutError, match="another process is making it"):
         files.replace_file(str(path), b"-")
     assert path.read_bytes() == b"whole"
+
+
+# --- Directories for a while: those of killed processes are removed, those in use stay -------------------------------
+
+HOLDER = """
+import sys
+from mopsjobs.utils.scratch import scratch_directory
+with scratch_directory(sys.argv[1]) as path:
+    print(path, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_the_directory_of_a_killed_process_is_removed_by_the_next(tmp_path: Path) -> None:
+    """Not while the process lives. What has another name, or leads elsewhere, stays."""
+    other = tmp_path / "mops-jobs-other"
+    other.mkdir()
+    (tmp_path / f"{PREFIX}link").symlink_to(other)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    with holder:
+        assert holder.stdout is not None
+        held = Path(os.fsdecode(holder.stdout.readline().rstrip(b"\n")))
+        with scratch_directory(str(tmp_path)) as mine:
+            (Path(mine) / "file").touch()
+            assert held.is_dir()
+        assert not Path(mine).exists()
+        holder.kill()
+    with scratch_directory(str(tmp_path)):
+        assert not held.exists()
+    assert sorted(tmp_path.iterdir()) == sorted([other, tmp_path / f"{PREFIX}link"])

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import ast
+import ctypes
 import os
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from types import ModuleType
 
@@ -12,7 +16,8 @@ import pytest
 
 from mopsjobs.runner.pools import process
 from mopsjobs.utils import file_watch, measurement
-from mopsjobs.utils.cores import thread_limits, usable_cores
+from mopsjobs.utils.cores import usable_cores
+from mopsjobs.utils.file_watch import FileWatch
 from mopsjobs.utils.measurement import OomKills, count_oom_kills, cpu_quota, memory_size
 from support.runs import tree
 
@@ -88,23 +93,6 @@ def test_a_tree_has_descendants_and_what_is_left_of_the_session(system: System) 
     assert measurement.tree_of(99, parents) == [99]
 
 
-def test_shared_memory_counts_once_if_the_system_tells(system: System) -> None:
-    """It is only looked at if the sum is too much. A process without that file counts with all it has."""
-    page = measurement.PAGE
-    system({f"proc/{pid}/statm": "900 100 5 1 0 0 0\n" for pid in (7, 8, 9)})
-    system({f"proc/{pid}/smaps_rollup": "Rss: 9 kB\nPss:          8 kB\n" for pid in (7, 8)})
-    assert measurement.tree_memory([7, 8, 9], 300 * page) == 300 * page
-    assert measurement.tree_memory([7, 8, 9], 299 * page) == 16 * 1024 + 100 * page
-    assert measurement.tree_memory([7], 1) == 100 * page
-    assert measurement.tree_memory([6], 1) == 0
-
-
-@pytest.mark.parametrize("quota", ["max 100000", "-1 100000", "0 0", "nonsense", ""])
-def test_no_quota(system: System, quota: str) -> None:
-    system({"proc/self/cgroup": "0::/\n", "groups/cpu.max": quota})
-    assert cpu_quota() is None
-
-
 @pytest.mark.parametrize(("quota", "cores"), [("50000", 1), ("150000", 2), ("300000", 3), ("6400000", 4), ("max", 4)])
 def test_cores_are_those_of_affinity_and_quota(
     system: System, monkeypatch: pytest.MonkeyPatch, quota: str, cores: int
@@ -114,17 +102,62 @@ def test_cores_are_those_of_affinity_and_quota(
     assert usable_cores() == cores
 
 
-def test_libraries_of_numerics_get_the_share_of_a_worker() -> None:
-    """What the user has set stays, and with OMP_NUM_THREADS also that the others follow it."""
-    assert set(thread_limits({}, 2).values()) == {"2"}
-    assert set(thread_limits({}, 0).values()) == {"1"}
-    assert "MKL_NUM_THREADS" not in thread_limits({"MKL_NUM_THREADS": "8"}, 2)
-    assert thread_limits({"OMP_NUM_THREADS": "8"}, 2) == {}
-
-
 @pytest.mark.parametrize("module", [file_watch, measurement, process])
 def test_the_text_that_dask_workers_get_needs_nothing_else(module: ModuleType) -> None:
     parsed = ast.parse(Path(str(module.__file__)).read_text(), feature_version=(3, 8))
     imported = [node.module for node in ast.walk(parsed) if isinstance(node, ast.ImportFrom)]
     known = {"__future__", "typing", "collections", "collections.abc"}
     assert set(imported) <= known | {"distributed", "dask.system"}  # which a Dask worker has
+
+
+# --- Which files of a directory were opened or written, by whatever process ------------------------------------------
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Return a directory with a module and some data."""
+    names = ("model.py", "plots.py", "README.md", "data/a.csv", "data/b.csv", "data/c.h5")
+    tree(tmp_path / "code", dict.fromkeys(names, ""))
+    (tmp_path / "code" / "link.csv").symlink_to("data/a.csv")
+    return tmp_path / "code"
+
+
+@pytest.fixture
+def watch(root: Path) -> Iterator[FileWatch]:
+    with closing(FileWatch(str(root))) as found:
+        yield found
+
+
+def test_files_are_seen_that_python_programs_and_libraries_open(root: Path, watch: FileWatch) -> None:
+    """By their own names, also if they were opened through a link. A question whether a file exists opens none."""
+    (root / "link.csv").read_text()
+    subprocess.run(["cat", "b.csv"], cwd=root / "data", check=True)
+    ctypes.CDLL(None).fopen(bytes(root / "data" / "c.h5"), b"r")
+    assert (root / "README.md").exists()
+    assert watch.opened() == {"data/a.csv", "data/b.csv", "data/c.h5"}
+
+
+def test_a_module_is_seen_also_where_python_reads_its_cache(root: Path) -> None:
+    for _ in range(2):
+        with closing(FileWatch(str(root))) as watch:
+            subprocess.run([sys.executable, "-c", "import model"], cwd=root, env={}, check=True)
+        assert watch.opened() == {"model.py"}  # also after the end
+        assert watch.written() is None
+    assert list(root.glob("__pycache__/*"))
+
+
+@pytest.mark.parametrize("name", ["trace.csv", "README.md", "data/b.csv", "out/trace.csv"])
+def test_the_first_file_that_was_written_is_named(root: Path, watch: FileWatch, name: str) -> None:
+    """Of a new directory, the directory."""
+    assert watch.written() is None
+    (root / name).parent.mkdir(exist_ok=True)
+    (root / name).write_text("1")
+    (root / "later.csv").write_text("1")
+    assert watch.written() == name.removesuffix("/trace.csv")
+
+
+def test_what_the_system_does_not_tell_is_not_known(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It limits what one user watches."""
+    monkeypatch.setattr(file_watch, "MAX_FILES", 3)
+    with closing(FileWatch(str(root))) as watch:
+        assert watch.opened() is None

@@ -50,9 +50,8 @@ from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.output_directory import OutputDirectory
 from mopsjobs.studies.results import TABLE, Output, check_same_family, count_tasks, outputs_of, sorted_outputs_of
-from mopsjobs.utils.interpreters import Interpreter
 from mopsjobs.utils.intervals import mean_text
-from mopsjobs.utils.table_files import Column, Row, check_table_file, csv_pieces, form_of, write_table_file
+from mopsjobs.utils.table_files import Column, Interpreter, Row, check_table_file, csv_pieces, form_of, write_table_file
 from mopsjobs.utils.text import cut_to_length, describe_duplicates, out_of, parse_whole_number, pluralize, short_number
 from mopsjobs.utils.times import parse_duration
 from mopsjobs.utils.written_tables import note_table

