@@ -265,20 +265,6 @@ def test_an_image_without_the_command_leads_to_another_image(
     assert 'exec: "mops-jobs": executable file not found in $PATH' in job["error_message"]
 
 
-def test_the_deadline_of_a_pod_is_told(
-    cli: Cli, cluster: StandIn, submit: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its container has only ended by a signal. The reason of the pod says why it got that."""
-    monkeypatch.setattr(manifest, "DEFAULT_BACKOFF", 0)
-    patch, notes = tmp_path / "patch.json", tmp_path / "calls"
-    patch.write_text('{"spec": {"activeDeadlineSeconds": 600}}')
-    assert submit(sets_of(1, gate="/none", calls=str(notes)), "--pod-patch", str(patch)).code == 0
-    until(notes.exists, "the first task")
-    cluster.pass_seconds(600)
-    assert _ended(cluster) == "FailedIndexes"
-    assert "shard 0 DeadlineExceeded (exit code 143)" in cli("wait", "job").err
-
-
 def test_a_pod_that_outlived_a_worker_is_no_failure(cli: Cli, cluster: StandIn, submit: Submit) -> None:
     """The cluster calls its container `OOMKilled`, although it ended with 0. The outputs say how the job ended."""
     cluster.worker_kills = {0}

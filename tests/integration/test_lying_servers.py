@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
-from mopsjobs.store.condition_probe import PROBES
 from support.cli import Cli
-from support.lying_servers import SERVERS, Liar, dropping_conditions, lying
+from support.lying_servers import SERVERS, Liar, lying
 from support.lying_stores import LATE_UPDATE, SECOND_CREATION, STALE_UPDATE
 from support.runs import code, sets_of
-from support.servers import S3
 
 pytestmark = pytest.mark.slow
 
@@ -44,17 +41,3 @@ def test_a_real_liar_is_refused_by_name_and_keeps_nothing(cli: Cli, liar: Liar) 
     assert cli.ok("list", "--refresh", "--json").json["total"] == 0
     assert liar.files() == []
     assert not list(Path(cli.env["HOME"]).rglob("runner.json"))
-
-
-@pytest.mark.parametrize("kept_below", ["/conditions/", f"/{PROBES}"])
-def test_a_proxy_that_drops_conditions_of_records_is_refused(
-    cli: Cli, moto: S3, monkeypatch: pytest.MonkeyPatch, kept_below: str
-) -> None:
-    """By the probe, which works beside the records; or by the first creation of a record, which is repeated."""
-    port = urlsplit(moto.env["AWS_ENDPOINT_URL_S3"]).port
-    assert port is not None
-    cli.env["MOPS_JOBS_REGISTRY"] = moto.new_prefix()
-    with dropping_conditions(port, kept_below) as proxy:
-        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{proxy}")
-        assert cli("doctor").code == (2 if kept_below == "/conditions/" else 0)
-        assert SECOND_CREATION in cli.fails(2, "register", "a")

@@ -79,9 +79,6 @@ CONFLICT = (
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
-DEADLINE = "DeadlineExceeded"
-"""The reason of a pod that was stopped at its own deadline. Its container has only the exit code of a signal."""
-
 _LOG = re.compile(r"/api/v1/namespaces/([^/]+)/pods/([^/]+)/log")
 
 
@@ -307,7 +304,7 @@ class StandIn(Api):
 
     @_in_loop
     def pass_seconds(self, seconds: float) -> None:
-        """Let time pass for nodes, deadlines and grace periods: all that has happened is that much longer ago."""
+        """Let time pass for nodes and grace periods: all that has happened is that much longer ago."""
         self._pass(timedelta(seconds=seconds))
 
     def _pass(self, time: timedelta) -> None:
@@ -530,9 +527,7 @@ class StandIn(Api):
         if code is None:
             return
         kept = [one for one in pod["status"]["conditions"] if one["type"] == "DisruptionTarget"]
-        is_late = container.reason == DEADLINE
-        phase = "Succeeded" if code == 0 and not is_late else "Failed"
-        status = {**pod["status"], "phase": phase, "conditions": kept, **({"reason": DEADLINE} if is_late else {})}
+        status = {**pod["status"], "phase": "Succeeded" if code == 0 else "Failed", "conditions": kept}
         reason = "Completed" if code == 0 else "Error"
         if container.reason == "OOMKilled" or index_of(pod) in self.worker_kills:
             reason = "OOMKilled"
@@ -570,16 +565,10 @@ class StandIn(Api):
         self._save(PODS, pod)
 
     def _stop_if_due(self, pod: Json, container: _Container) -> None:
-        """Stop a container for its memory, the deadline of its pod, or the end of its grace period."""
+        """Stop a container for its memory, or at the end of its grace period."""
         if index_of(pod) in self.memory_kills and container.lines and container.reason is None:
             self._kill(pod, "OOMKilled")
-        deadline = pod["spec"].get("activeDeadlineSeconds")
-        now = datetime.now(UTC)
-        age = (now - container.started_at).total_seconds()
-        if deadline is not None and age >= deadline and container.reason is None:
-            container.reason = DEADLINE
-            container.terminate()
-        if container.kill_at is not None and now >= container.kill_at:
+        if container.kill_at is not None and datetime.now(UTC) >= container.kill_at:
             container.kill()
 
     def _waiting(self, pod: Json) -> Json | None:
