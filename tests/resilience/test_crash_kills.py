@@ -15,8 +15,7 @@ from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from reliability import adaptive, checkpoints, packs
 from reliability.calibrations import CALM, STORM, Storm, compare
 from reliability.crashes import kinds as crashes
-from reliability.crashes.cache import Mirrored
-from reliability.crashes.kinds import Writers
+from reliability.crashes.kinds import Mirrored, Writers
 from reliability.crashes.processes import Ended, Forker, forker
 from reliability.storm.proxy import Plan, faulty
 from reliability.trial import PromiseBroken, Trial

@@ -11,8 +11,7 @@ import pytest
 
 from mopsjobs.web.site import kept
 from support.cli import Cli, Remote, foreign, key
-from support.compared_jobs import note_environment, run_compared
-from support.study_jobs import run_study
+from support.study_jobs import note_environment, run_compared, run_study
 from support.web import HOSTILE_ID, Web, hostile_record, text_of
 
 THREE = "/compare?job=base&job=faster&job=wider"

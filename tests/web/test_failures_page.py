@@ -11,8 +11,7 @@ from mopsjobs.web.pages import failures_page
 from mopsjobs.web.queries.query_params import FailuresPageQuery
 from mopsjobs.web.site import job_reads
 from support.cli import START, Cli, Remote, add, foreign, key
-from support.failed_jobs import fail
-from support.study_jobs import NO_ROOM, TOO_LARGE
+from support.study_jobs import NO_ROOM, TOO_LARGE, fail
 from support.web import Web, text_of
 
 DAY_AGO = START.timestamp() - 86400

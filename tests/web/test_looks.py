@@ -28,10 +28,8 @@ from support.browser import (
     unfold,
 )
 from support.cli import Cli, Clock, foreign, key, put
-from support.compared_jobs import run_compared
-from support.failed_jobs import fail
 from support.many_jobs import fill_cache
-from support.study_jobs import LONG, NO_ROOM, RTL, TOO_LARGE, run_grid, run_hostile, run_study
+from support.study_jobs import LONG, NO_ROOM, RTL, TOO_LARGE, fail, run_compared, run_grid, run_hostile, run_study
 from support.web import BIDI, HOSTILE, HOSTILE_ID, Server, hostile_fields, hostile_record, serving
 
 if TYPE_CHECKING:
