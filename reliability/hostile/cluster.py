@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import threading
 import urllib.parse
 from collections.abc import Collection, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,6 +22,7 @@ from reliability.hostile.readers import MANIFEST, RECORD
 from reliability.hostile.registry import Command, check
 from reliability.hostile.values import HALVES, TEXTS
 from reliability.trial import Figure, Trial, hold
+from support.replies import serving
 
 LONG = "x" * 2**20
 PLACES = ("--all", "x?watch=1", "a#b", "a%2fb", "a/b", "A", "x" * 300, "../../../../api/v1/namespaces/prod")
@@ -135,15 +135,11 @@ class Cluster:
             def log_message(self, *_: object) -> None:
                 """Do nothing: the log has no reader."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever)
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        with contextlib.ExitStack() as stack:
+            self.url = (
+                f"http://127.0.0.1:{stack.enter_context(serving(ThreadingHTTPServer(('127.0.0.1', 0), Handler)))}"
+            )
+            self.close = stack.pop_all().close
 
 
 def _records(names: Collection[str], known: Collection[str]) -> Iterator[tuple[str, dict[str, object]]]:

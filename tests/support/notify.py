@@ -14,6 +14,7 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult
 
 from bench.servers import free_port
+from support.replies import serving
 
 if TYPE_CHECKING:
     import ssl
@@ -78,15 +79,11 @@ def serving_hook(tls: ssl.SSLContext | None = None) -> Iterator[Hook]:
     if tls is not None:
         hook.server.socket = tls.wrap_socket(hook.server.socket, server_side=True)
         hook.url = hook.url.replace("http:", "https:")
-    thread = threading.Thread(target=hook.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    try:
-        yield hook
-    finally:
-        hook.released.set()
-        hook.server.shutdown()
-        hook.server.server_close()
-        thread.join()
+    with serving(hook.server):
+        try:
+            yield hook
+        finally:
+            hook.released.set()
 
 
 def write_rules(cli: Cli, text: str) -> None:

@@ -25,6 +25,19 @@ SILENT = Reply(-1)
 
 
 @contextmanager
+def serving(server: socketserver.BaseServer) -> Iterator[int]:
+    """Run a server in a thread of its own, and yield its port."""
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    try:
+        yield int(server.server_address[1])
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@contextmanager
 def playing(*replies: Reply) -> Iterator[tuple[int, list[str]]]:
     """Yield the server's port, and the method of each request that it has had."""
     todo = iter(replies)
@@ -57,16 +70,11 @@ def playing(*replies: Reply) -> Iterator[tuple[int, list[str]]]:
         def log_message(self, *arguments: object) -> None:
             """Say nothing."""
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield server.server_port, requests
-    finally:
-        done.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serving(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as port:
+        try:
+            yield port, requests
+        finally:
+            done.set()
 
 
 @contextmanager
@@ -80,11 +88,5 @@ def saying(*replies: bytes) -> Iterator[int]:
                 self.request.recv(65536)
                 self.request.sendall(next(todo))
 
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server.server_address[1]
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)) as port:
+        yield port
