@@ -10,15 +10,13 @@ that `./build.sh test` has prepared in `build/venv`.
     servers.py        starts a server as a process, here and for the tests and reliability/
     node.py           the same for those of Node.js
     azurite.py        a private Azurite
-    aws.py            how boto3 talks to the next two
-    dynalite.py       a private dynalite
+    aws.py            how boto3 talks to dynalite and the next one
     s3.py             a private moto, whose server is moto_server.py, and a private SeaweedFS
     proxy.py          a slow network
     registry_data.py  made-up jobs, as mops-jobs and as other programs write them
     job_data.py       a made-up job of many tasks
     peers.py          what we are compared with, as processes of their own
     tools.py          rclone and the libraries of others, installed into build/bench
-    sync_cases.py     syncs of mops-jobs and what people would use instead, over one registry
     listing.py  syncing.py  tasks.py ...
                       the benchmarks; each has run(setup), which gives lines for the report
     report.py         the table, and bench/RESULTS.md

@@ -8,13 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from bench import azurite, dynalite, s3, servers
+from bench import azurite, node, s3, servers
 from bench.aws import aws_env
 
 SERVERS = {
     "Azure": ("azure", partial(azurite.make_server, collects_garbage=False)),
     "older Azurite": ("azure", partial(azurite.make_server, package=azurite.OLDER, collects_garbage=False)),
-    "DynamoDB": ("dynamodb", dynalite.make_server),
+    "DynamoDB": ("dynamodb", node.make_dynalite),
     "S3": ("s3", partial(s3.make_server, name=s3.SEAWEEDFS)),
     "S3 by moto": ("s3", partial(s3.make_server, name=s3.MOTO)),
 }

@@ -54,3 +54,9 @@ def package_directory(package: str) -> Path:
     installed = package.removesuffix("-older")
     modules = os.environ.get(f"MOPS_TEST_{installed.upper()}") or ROOT / "build" / installed / "node_modules"
     return Path(modules) / package
+
+
+def make_dynalite(directory: Path) -> NodeServer:
+    """Return a dynalite, a server of DynamoDB's API, that is not started yet. It keeps everything in memory."""
+    arguments = ("--host", "127.0.0.1", "--port", "{port}", "--createTableMs", "0")
+    return NodeServer("dynalite", "cli.js", directory, arguments)

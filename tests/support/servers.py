@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import bench.azurite
-import bench.dynalite
+import bench.node
 import bench.s3
 from bench.aws import aws_env, plain_client
 from bench.azurite import ACCOUNT, ACCOUNT_KEY
@@ -68,7 +68,7 @@ class Dynalite:
     """A server of DynamoDB's API. It is started at once."""
 
     def __init__(self, directory: Path) -> None:
-        server = bench.dynalite.make_server(directory)
+        server = bench.node.make_dynalite(directory)
         server.start()
         self.stop = server.stop
         self.env = aws_env("dynamodb", server.port)
