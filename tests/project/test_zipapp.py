@@ -546,7 +546,7 @@ def test_a_certificate_that_is_missing_is_named(home, unpacked, pyz):
     env |= {"AZURE_CLIENT_ID": "lab", "AZURE_TENANT_ID": "lab"}
     run = _start(pyz, env, "sync", "--registry", f"https://{HOST}/signed-in")
     assert (run.returncode, run.stdout) == (4, "")
-    assert "error: Azure sign-in by certificate cannot use /nowhere.pem: No such file or directory." in run.stderr
+    assert "error: Azure sign-in by certificate fails: /nowhere.pem: No such file or directory." in run.stderr
 
 
 # --- `import mopsjobs` from the file ----------------------------------------------------------------------------------

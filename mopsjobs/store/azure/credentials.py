@@ -121,8 +121,9 @@ def _sign_in(target: AzureUrl, account: str) -> AzureContainer:
     try:
         credential = DefaultAzureCredential(**_SIGN_IN_BOUNDS)
     except (ImportError, OSError, ValueError) as error:  # of a certificate, or of cryptography
+        reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else type(error).__name__
         raise StoreAccessError(
-            f"Azure sign-in by certificate fails: {getattr(error, 'strerror', None) or type(error).__name__}.",
+            f"Azure sign-in by certificate fails: {reason}.",
             hint=f"Check AZURE_CLIENT_CERTIFICATE_PATH, and that {sys.executable} has the package cryptography.",
         ) from None
     return AzureContainer(target.endpoint or _public_endpoint(account), target.container, credential, SIGN_IN)
