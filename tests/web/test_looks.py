@@ -224,17 +224,12 @@ WHOLE = """rows => rows.filter(row => {
 
 
 def test_the_first_screen_has_many_jobs(window: Page, server: Server) -> None:
-    """Twenty rows on a large screen, eight on a phone, below the three panels. The choice of a view opens above."""
+    """Twenty rows on a large screen, eight on a phone, below the three panels."""
     window.goto(f"{server.url}/jobs")
     width = window.viewport_size["width"]  # type: ignore[index]
     assert window.locator(ROWS).evaluate_all(WHOLE) >= {1440: 20, 1024: 12, 390: 8}[width]
     for name in ("Open failures", "Running", "Waiting"):
         expect(window.get_by_role("region", name=name)).to_be_in_viewport()
-    window.get_by_text("View", exact=True).click()
-    box = window.locator(".choices").bounding_box()
-    assert box is not None
-    assert box["x"] >= 0
-    assert box["x"] + box["width"] <= width
 
 
 def _styles(page: Page, selector: str, name: str) -> set[str]:
@@ -303,7 +298,7 @@ def plain(browser: Browser, has_failed: Callable[[], bool]) -> Iterator[Page]:
 
 
 def test_jobs_and_charts_need_no_script(plain: Page, server: Server) -> None:
-    """Search, a filter, a chip, a window and the days of a chart are plain forms and links."""
+    """Search, a filter, a chip and the days of a chart are plain forms and links."""
     plain.goto(f"{server.url}/jobs")
     plain.get_by_label("Search").fill("owner:ada error:oom")
     plain.get_by_label("Search").press("Enter")
@@ -311,10 +306,6 @@ def test_jobs_and_charts_need_no_script(plain: Page, server: Server) -> None:
     for text in plain.locator(ROWS).locator("td.error").all_inner_texts():
         assert "OOM" in text
     plain.get_by_role("link", name="Remove the filter error:oom").click()
-    plain.get_by_text("View", exact=True).click()
-    plain.get_by_label("Changed within").select_option("a week")
-    plain.get_by_role("button", name="Show").click()
-    expect(plain).to_have_url(re.compile("hours=168"))
     expect(plain.get_by_role("button", name="Keys")).to_be_hidden()
     plain.goto(f"{server.url}/charts")
     plain.get_by_role("region", name="Queued and running").locator("a path").nth(20).click()

@@ -28,9 +28,6 @@ from mopsjobs.web.site.rendering import Renderer, link, paging
 SHOWN_ROWS = {"running": 8, "waiting": 3}
 """Rows of a section, at most, while sections below it have rows too. A link leads to the others."""
 
-HOURS = {"": "any time", "1": "an hour", "24": "a day", "48": "2 days", "168": "a week", "720": "30 days"}
-"""The windows to choose from: their values in `hours`, and their texts."""
-
 FIRST_COMMANDS = (
     ("Run a study of your model", "submit study.json --auto"),
     ("Report a job of your own", "register nightly-1"),
@@ -117,17 +114,12 @@ class JobsPage:
 
     def _form(self, params: Params, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the search and the chips need, also for values that could not be read."""
-        own = ("q", "hours", "page")
-        hours = str(values.get("hours") or "").removesuffix(".0")
         user = self._renderer.site.user
         others = [one for one in params if one[0] != "compare"]
         return {
             "search": {
                 "text": values.get("q") or "",
-                "hours": view_models.choices(HOURS, hours, f"{hours} hours"),
-                "chosen_hours": hours,
-                "has_window": bool(values.get("since")),
-                "hidden": [(name, value) for name, value in params if name not in own and value],
+                "hidden": [(name, value) for name, value in params if name not in ("q", "page") and value],
                 "has_boxes": values.get("compare") in (True, "true"),
                 "to_boxes": "?" + urlencode([*others, ("compare", "true")]),
                 "without_boxes": "?" + urlencode(others),

@@ -50,29 +50,19 @@ def expand_search(params: Params) -> list[tuple[str, str]] | None:
 
 def describe_filters(params: Params) -> list[tuple[str, list[tuple[str, str]]]]:
     """Return each filter of a query string as the box has it, with the query string that lacks it."""
-    chips = []
-    known = box_filters()
+    chips, known = [], box_filters()
     last = {name: place for place, (name, value) in enumerate(params) if value}
     for place, (name, value) in enumerate(params):
-        others = [one for number, one in enumerate(params) if number != place and one[0] != "page"]
-        kind = known[name].kind if name in known else None
-        if not value or (value == "false" and kind == SWITCH):
+        kind = known[name].kind if name in known else "q" if name == "q" else None
+        if not value or kind is None or (value == "false" and kind == SWITCH):
             continue
-        if kind not in (SWITCH, REPEATED):  # only the last one counts
-            if place != last[name]:
-                continue
+        if kind not in (SWITCH, REPEATED) and place != last[name]:  # only the last one counts
+            continue
+        others = [one for one in params if one[0] != "page" and one != (name, value)]
+        if kind not in (SWITCH, REPEATED):
             others = [one for one in others if one[0] != name]
-        if kind == SWITCH:
-            chips.append((f"is:{name}", others))
-        elif name == "q":
-            chips.append((f'"{value}"', others))
-        elif kind == CHOICES:
-            pieces = [piece for piece in value.split(",") if piece]
-            for piece in pieces:
-                left = ",".join(other for other in pieces if other != piece)
-                chips.append((token(name, piece), [*others, *([(name, left)] if left else [])]))
-        elif kind is not None:
-            chips.append((token(name, value), others))
+        text = f"is:{name}" if kind == SWITCH else f'"{value}"' if kind == "q" else token(name, value)
+        chips.append((text, others))
     return chips
 
 

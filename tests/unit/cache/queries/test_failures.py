@@ -175,20 +175,6 @@ def test_the_last_changed_jobs_with_failures_are_found(
     assert found == ([job_id for _, job_id in sorted(expected)][: limit or None], len(expected))
 
 
-def test_the_first_jobs_with_failures_are_found_in_order(cache: sqlite3.Connection) -> None:
-    """Their number comes from indexes alone, and only the first of the jobs are read: an index has the order."""
-    statements: list[str] = []
-    cache.set_trace_callback(statements.append)
-    failures.jobs_with_failures(cache, Filter(), 5, resumed=True)
-    cache.set_trace_callback(None)
-    plans = {sql: [row[3] for row in cache.execute(f"EXPLAIN QUERY PLAN {sql}")] for sql in statements}
-    assert len(plans) == 8
-    for sql, plan in plans.items():
-        assert plan[1:] in ([], ["USE TEMP B-TREE FOR LAST TERM OF ORDER BY"]), plan
-        is_record_read = "COVERING" not in plan[0] and "idx_job_cancelled_failures" not in plan[0]
-        assert not is_record_read or "LIMIT" in sql or "is_active" in sql, plan
-
-
 MEMBERS = st.lists(
     st.tuples(st.integers(0, 7), st.sampled_from(["failed", "succeeded", "cancelled", "running"]), st.booleans()),
     min_size=1,

@@ -101,17 +101,3 @@ def test_each_phase_has_its_own_order(cache: sqlite3.Connection, jobs: dict[str,
     assert waiting == sorted(waiting)
     ended = [job.changed for job in found["ended"]]
     assert ended == sorted(ended, reverse=True)
-
-
-def test_a_search_is_made_once_for_all_queries(cache: sqlite3.Connection) -> None:
-    """Text and error are both found, and the statements after that search nothing."""
-    fill(cache, {f"{number:02}": Job("failed", owner=owner, error="OOM: 137") for number, owner in enumerate("ab")})
-    chosen = filters.Filter(text="00", error="oom")
-    with filters.searching(cache, chosen):
-        statements: list[str] = []
-        cache.set_trace_callback(statements.append)
-        condition, values = overview.in_phase(chosen, "ended").clauses()[0]
-        found = cache.execute(f"SELECT owner FROM job WHERE {condition}", values).fetchall()
-        cache.set_trace_callback(None)
-    assert found == [("a",)]
-    assert not [sql for sql in statements if "LIKE" in sql]
