@@ -71,12 +71,6 @@ UNREACHABLE = "node.kubernetes.io/unreachable"
 CREATE_SECONDS = 34
 """So long an API server works on a request that creates something. Then it answers 504, and nothing was created."""
 
-CONFLICT = (
-    'Operation cannot be fulfilled on resourcequotas "sims": the object has been modified;'
-    " please apply your changes to the latest version and try again"
-)
-"""What the API server says if many requests at once change what is used of a quota."""
-
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 _LOG = re.compile(r"/api/v1/namespaces/([^/]+)/pods/([^/]+)/log")
