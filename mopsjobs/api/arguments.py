@@ -164,13 +164,12 @@ def launch_options(
     Raises:
         UsageError: if a name is unknown, if a value is malformed, or if there is no usable rule of a name.
     """
-    from mopsjobs.app.run import launch_arguments
     from mopsjobs.submission.launch_options import all_options  # here: it imports the registry
 
     check_names(options, RunnerOptions, method)
     for option in all_options():
         option.check(options.get(option.name))
-    return launch_arguments.launch_options(options, app, may_grow=may_grow)
+    return app.launch_options(options, may_grow=may_grow)
 
 
 def labels_to_set(labels: Mapping[str, object] | None, sweep: str | None = None) -> dict[str, str]:

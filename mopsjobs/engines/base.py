@@ -54,6 +54,10 @@ class TaskOptions:
     max_cpu_hours: float | None = None
     """The processor time that the tasks of the job may use, in hours; None: no limit."""
 
+    def of_tasks(self) -> dict[str, Any]:
+        """Return these options alone, by their names."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(TaskOptions)}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Launch(TaskOptions):

@@ -9,19 +9,32 @@ replicates are rounds of the growing job, whose sets name their seeds.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import dataclasses
 import itertools
+import json
 import math
-import time
+import os
+import signal
+import subprocess
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple, Protocol
+from pathlib import Path
+from typing import Any, NamedTuple, Self
 
 from mopsjobs.bundles.bundle import load_bundle
-from mopsjobs.engines.model_env import python_here
-from mopsjobs.engines.model_errors import ModelError
+from mopsjobs.bundles.extraction import extract
+from mopsjobs.engines.model_env import model_environment, python_here
+from mopsjobs.engines.model_errors import ModelError, load_error, not_started_error, startup_error
+from mopsjobs.engines.model_process import (
+    MAX_ANSWER_BYTES,
+    MAX_MESSAGE,
+    SAMPLER_SOURCE,
+    parse_answer,
+    write_reduce_worker,
+)
 from mopsjobs.engines.trust import python_of_launch
 from mopsjobs.errors import JobBusyError, MopsJobsError, NoManifestError, UsageError, command_line, shorten
 from mopsjobs.ledger.scalars import extract_scalars, may_have_scalars
@@ -48,16 +61,171 @@ from mopsjobs.studies.precision import FAILED, PRECISE, Judgement, judge
 from mopsjobs.studies.rounds import Stopped, as_sets
 from mopsjobs.studies.study import param_id
 from mopsjobs.studies.validation import SAMPLER, TARGET
-from mopsjobs.submission.growing import EndedTask, continue_growing
-from mopsjobs.submission.sampler_process import SamplerProcess
+from mopsjobs.submission.growing import EndedTask, GrowingJob, continue_growing
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.submit import SubmitRequest, prepare, submit_prepared
+from mopsjobs.utils.files import private_opener
+from mopsjobs.utils.text import last_line
+
+
+class SamplerProcess:
+    """A sampler and an objective, which answer one question after the other. See engines/sampler_script.py."""
+
+    def __init__(self, python: str, archive: bytes, setup: Mapping[str, object], env: Mapping[str, str]) -> None:
+        """Start the process on the unpacked code.
+
+        Args:
+            python: the interpreter.
+            archive: the bundle of the model's code.
+            setup: the first line of its input, without `root`.
+            env: the environment. The process gets none of its secrets.
+
+        Raises:
+            ModelError: if the sampler or the objective cannot be loaded.
+            BundleError: if the code cannot be unpacked.
+        """
+        self._python = python
+        self._directory = tempfile.TemporaryDirectory(prefix="mops-jobs-", ignore_cleanup_errors=True)
+        self._lines = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
+        self._process: subprocess.Popen[bytes] | None = None
+        self.has_posterior = False
+        """Whether the sampler has draws from the posterior distribution."""
+        try:
+            self._start(archive, setup, env)
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, archive: bytes, setup: Mapping[str, object], env: Mapping[str, str]) -> None:
+        directory = Path(self._directory.name)
+        root = directory / "code"
+        root.mkdir()
+        extract(archive, str(root), sync=False)
+        script = write_reduce_worker(directory).with_name("sampler_script.py")
+        with open(script, "xb", opener=private_opener) as file:
+            file.write(SAMPLER_SOURCE)
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 - the interpreter is the user's own choice
+                [self._python, "-u", str(script)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._lines,
+                env={"PYTHONHASHSEED": "0", **model_environment(env)},  # a set has the same order each time
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise not_started_error(self._python, error) from None
+        answer = self._ask({"root": str(root), **setup})
+        if isinstance(broken := answer.get("broken"), dict):
+            message = shorten(str(broken["message"]).replace(f"{root}/", ""), MAX_MESSAGE)
+            raise load_error({**broken, "message": message}, "sampler")
+        self.has_posterior = bool(answer.get("posterior"))
+
+    def ask(self, count: int) -> list[dict[str, Any]]:
+        """Return the next sets that the sampler asks for; none if it has finished.
+
+        Raises:
+            ModelError: if it fails.
+        """
+        sets: list[dict[str, Any]] = self._answer({"ask": count})["sets"]
+        return sets
+
+    def draw(self, count: int) -> list[dict[str, Any]]:
+        """Return draws of the sampler from the posterior distribution.
+
+        Raises:
+            UsageError: if it has none.
+            ModelError: if it fails.
+        """
+        self.require_posterior()
+        sets: list[dict[str, Any]] = self._answer({"posterior": count})["sets"]
+        return sets
+
+    def require_posterior(self) -> None:
+        """Refuse a sampler without draws from the posterior distribution.
+
+        Raises:
+            UsageError: if it has none.
+        """
+        if not self.has_posterior:
+            raise UsageError(
+                "The sampler has no posterior draws: it has no method posterior(n).",
+                hint="The sets with the smallest values: --then top=N.",
+            )
+
+    def tell(self, results: Sequence[tuple[Mapping[str, Any], Sequence[float] | None, int, float | None]]) -> bool:
+        """Tell the sampler the results of sets. Return whether it has finished.
+
+        Raises:
+            ModelError: if it fails.
+        """
+        return bool(self._answer({"tell": results})["finished"])
+
+    def judge(self, params: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -> float | dict[str, Any]:
+        """Return the value of a set by the objective; its error, with `type` and `message`, if it fails.
+
+        Args:
+            params: the parameters of the model.
+            tasks: its replicates, as a reduce function gets them.
+
+        Raises:
+            ModelError: if the process ends.
+        """
+        rows = [
+            {**task, "outputs": {name: base64.b64encode(value).decode() for name, value in task["outputs"].items()}}
+            for task in tasks
+        ]
+        answer = self._ask({"params": params, "tasks": rows})
+        if isinstance(broken := answer.get("broken"), dict):
+            return broken
+        return float(answer["value"])
+
+    def _answer(self, line: Mapping[str, object]) -> dict[str, Any]:
+        answer = self._ask(line)
+        if isinstance(broken := answer.get("broken"), dict):
+            message = f"The sampler has failed: {broken['type']}: {shorten(str(broken['message']), MAX_MESSAGE)}"
+            at = broken.get("at")
+            raise ModelError(message, hint=f"See {at} in the packed code." if at else None, error=broken)
+        return answer
+
+    def _ask(self, line: Mapping[str, object]) -> dict[str, Any]:
+        process = self._process
+        assert process is not None  # noqa: S101 - it was started
+        assert process.stdin is not None  # noqa: S101 - pipes
+        assert process.stdout is not None  # noqa: S101
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(json.dumps(line).encode() + b"\n")
+            process.stdin.flush()
+        answer = process.stdout.readline()
+        if not answer:
+            code = process.wait()
+            self._lines.seek(0)
+            raise startup_error(code, shorten(last_line(self._lines.read()[-MAX_ANSWER_BYTES:]), MAX_MESSAGE))
+        return parse_answer(answer, self._python)
+
+    def close(self) -> None:
+        """End the process, with what the code has started."""
+        process, self._process = self._process, None
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            for stream in (process.stdin, process.stdout):
+                if stream is not None:
+                    with contextlib.suppress(BrokenPipeError):
+                        stream.close()
+        self._lines.close()
+        self._directory.cleanup()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
 
 IDLE_SECONDS = 3600.0
 """How long the job of a calibration waits for its client."""
-
-NOTE_SECONDS = 1.0
-"""How often counts are noted between whole rounds in asynchronous mode."""
 
 LOOK_SECONDS = 10.0
 """How often a coordinator without news looks whether the runner has ended on this machine."""
@@ -72,40 +240,6 @@ OnRound = Callable[[Journal], object]
 
 Revive = Callable[[str], object]
 """Starts the runner of a job again if it has ended on this machine."""
-
-
-class Sampler(Protocol):
-    """The part of a sampler that the coordinator uses; see `SamplerProcess`."""
-
-    def ask(self, count: int) -> list[dict[str, Any]]:
-        """Return the next sets."""
-
-    def tell(self, results: Sequence[tuple[Mapping[str, Any], Sequence[float] | None, int, float | None]]) -> bool:
-        """Tell results, and return whether the sampler has finished."""
-
-    def judge(self, params: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]]) -> float | dict[str, Any]:
-        """Return the value of a set, or an error."""
-
-    def draw(self, count: int) -> list[dict[str, Any]]:
-        """Return draws from the posterior distribution."""
-
-
-class GrowingRounds(Protocol):
-    """The part of a growing job that the coordinator uses; see `submission.growing`."""
-
-    job_id: str
-
-    def add(self, sets: Sequence[Mapping[str, object]], replicates: int | None = None) -> range:
-        """Store a round."""
-
-    def keep(self, key: str, value: bytes) -> bytes:
-        """Store a value unless the key has one, and return that of the store."""
-
-    def ended(self, timeout: float | None) -> Iterator[EndedTask]:
-        """Yield tasks as they end."""
-
-    def end(self, stopped: Stopped | None = None) -> None:
-        """Store the end mark."""
 
 
 class ObjectiveError(UsageError):
@@ -136,28 +270,22 @@ class Coordinator:
         warn: called with a warning.
         replays: for each inherited round, whether the sampler of its job asks as this one does.
         revive: called while no task ends.
-        note: called with the counts of the journal as soon as it has grown, for the record. It is called in another
-            thread, so that nothing waits for it.
-        monotonic: the clock that says when counts of asynchronous mode are noted.
+        note: called with the counts of the journal after each round, for the record.
     """
 
     def __init__(
         self,
-        job: GrowingRounds,
+        job: GrowingJob,
         journal: Journal,
-        sampler: Sampler,
+        sampler: SamplerProcess,
         warn: Callable[[str], object] = lambda _text: None,
         replays: Sequence[bool] = (),
         *,
         revive: Revive = lambda _job_id: None,
         note: Callable[[dict[str, Any]], object] = lambda _counts: None,
-        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.journal = journal
         self._note = note
-        self._noted: Future[object] | None = None
-        self._noted_at = -math.inf
-        self._monotonic = monotonic
         self._counts: dict[str, Any] | None = None
         self._job, self._sampler, self._warn = job, sampler, warn
         self._replays, self._revive = replays, revive
@@ -194,24 +322,23 @@ class Coordinator:
             JobBusyError: if another client has told or asked something else.
             StoreError: if the registry does not answer for too long.
         """
-        with ThreadPoolExecutor(1) as notes:
-            try:
-                self._add(self._replay())
-                self._note_counts(notes)
-                while True:
-                    self._ask()
-                    if not self._open:
-                        break
-                    self._finish(self._next_complete(), on_round, notes)
-            except (ModelError, ObjectiveError) as error:  # the code stays as it is packed: only another job can go on
-                reason = " ".join(error.message.split())[:MAX_REASON].rstrip(".")
-                with contextlib.suppress(MopsJobsError):  # another client has ended it
-                    self._end(notes, Stopped(SAMPLER if isinstance(error, ModelError) else TARGET, reason))
-                raise
-            except MopsJobsError:  # for example, the job was cancelled
-                self._note_counts(notes)
-                raise
-            self._end(notes)
+        try:
+            self._add(self._replay())
+            self._note_counts()
+            while True:
+                self._ask()
+                if not self._open:
+                    break
+                self._finish(self._next_complete(), on_round)
+        except (ModelError, ObjectiveError) as error:  # the code stays as it is packed: only another job can go on
+            reason = " ".join(error.message.split())[:MAX_REASON].rstrip(".")
+            with contextlib.suppress(MopsJobsError):  # another client has ended it
+                self._end(Stopped(SAMPLER if isinstance(error, ModelError) else TARGET, reason))
+            raise
+        except MopsJobsError:  # for example, the job was cancelled
+            self._note_counts()
+            raise
+        self._end()
         return self.journal
 
     def draw(self, count: int) -> list[dict[str, Any]]:
@@ -227,19 +354,15 @@ class Coordinator:
             self._check(one)
         return [*map(self._calibration.params_of, draws)]
 
-    def _end(self, notes: ThreadPoolExecutor, stopped: Stopped | None = None) -> None:
-        self._note_counts(notes)
-        if self._noted is not None:
-            self._noted.result()  # the record of a job that has ended is complete
+    def _end(self, stopped: Stopped | None = None) -> None:
+        self._note_counts()  # before: the record of a job that has ended is complete
         self._job.end(stopped)
 
-    def _note_counts(self, notes: ThreadPoolExecutor) -> None:
+    def _note_counts(self) -> None:
         counts = counts_of(self.journal)
         if counts != self._counts:
-            if self._noted is not None:
-                self._noted.result()
-            self._counts, self._noted = counts, notes.submit(self._note, counts)
-            self._noted_at = self._monotonic()
+            self._counts = counts
+            self._note(counts)
 
     # --- the sampler ------------------------------------------------------------------------------------------
 
@@ -424,7 +547,7 @@ class Coordinator:
             return None
         return judge(precision, [None if one.outputs is None else extract_scalars(one.outputs) for one in replicates])
 
-    def _finish(self, one: _OpenRound, on_round: OnRound, notes: ThreadPoolExecutor) -> None:
+    def _finish(self, one: _OpenRound, on_round: OnRound) -> None:
         """Store the values of a round, and tell the sampler."""
         asked, replicates = one.asked, one.replicates()
         results = tuple(map(self._judge_set, asked.sets, replicates))
@@ -439,8 +562,8 @@ class Coordinator:
         rounds.insert(self._n_told, ended)
         self.journal = dataclasses.replace(self.journal, rounds=tuple(rounds), stored=self._stored)
         is_due = not is_asynchronous or not self._open or (own + 1) % self._calibration.sets_per_round == 0
-        if is_due or self._monotonic() - self._noted_at > NOTE_SECONDS:
-            self._note_counts(notes)
+        if is_due:
+            self._note_counts()
         self._tell(ended)
         if is_due:
             on_round(self.journal)
@@ -557,7 +680,7 @@ def begin_calibration(
 
     Raises:
         UsageError: if the request is not valid, or if sampler or objective cannot be loaded.
-        MopsJobsError: if the submission fails; see `JobSubmissionClient.submit`.
+        MopsJobsError: if the submission fails; see `client.submit_job`.
     """
     earlier = None if extends is None else journal_of(extends, session)
     if earlier is not None:
@@ -613,7 +736,9 @@ def _sampler_of(job_id: str, session: Session) -> SamplerProcess:
     return SamplerProcess(python_of_launch(job_id, session.env), archive, sampler_setup(calibration), session.env)
 
 
-def _open(job_id: str, sampler: Sampler, session: Session, revive: Revive, warnings: tuple[str, ...] = ()) -> Begun:
+def _open(
+    job_id: str, sampler: SamplerProcess, session: Session, revive: Revive, warnings: tuple[str, ...] = ()
+) -> Begun:
     journal = journal_of(job_id, session)
     inherited = [one.job_id for one in journal.rounds[: journal.inherited]]
     same = {one: calibration_of_job(one, session)[0].searches_as(journal.calibration) for one in set(inherited)}

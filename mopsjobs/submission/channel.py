@@ -1,7 +1,8 @@
 """The channel of a growing job: its runner tells clients on the same machine which tasks have ended, in milliseconds.
 
 It is a shortcut and no more: what is told is on the disk before, and without a channel a client polls the store. The
-runner listens on a socket in the directory of the job. Beside it lies a file with the key that both sides have to know.
+runner listens on a socket. A file in the directory of the job has its address, and the key that both sides have to
+know.
 
     -> {}                                                                   look for the next round
     <- [[NUMBER, {NAME: BASE64, …} or null, {"type", "message", …} or null], …]    tasks that have ended, once or again
@@ -20,9 +21,10 @@ import queue
 import secrets
 import socket
 import struct
+import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, Listener, answer_challenge, deliver_challenge
 from pathlib import Path
@@ -32,11 +34,6 @@ from mopsjobs.errors import RecordError
 from mopsjobs.studies.packs import PACK_BYTES
 from mopsjobs.utils.files import make_directory, replace_file
 from mopsjobs.utils.json_strict import read_json
-
-MAX_PATH = 100
-"""Bytes of the path of a socket. A longer one is named by its open directory, where the system can do that."""
-
-OPEN_FILES = "/proc/self/fd"
 
 MAX_MESSAGE = 64 * 2**20
 """Bytes of a message."""
@@ -75,17 +72,16 @@ class Channel:
         """Listen.
 
         Args:
-            path: the file for the key; the socket gets a name like it.
+            path: the file for address and key.
             on_poke: called by a thread when a client has stored a round.
 
         Raises:
-            OSError: if this machine has no such sockets, or the path is too long.
+            OSError: if this machine has no such sockets.
         """
         key = secrets.token_bytes(32)
         make_directory(path.parent)
-        path.with_suffix(".socket").unlink(missing_ok=True)  # of a killed runner
-        self._opened = contextlib.ExitStack()
-        address = self._opened.enter_context(_address(path))
+        self._directory = tempfile.TemporaryDirectory(prefix="mops-jobs-", ignore_cleanup_errors=True)
+        address = os.path.join(self._directory.name, "socket")  # that of the job may be too long for one
         self._on_poke, self._address, self._file = on_poke, address, path
         self._lock = threading.Lock()
         """Guards what follows."""
@@ -95,7 +91,7 @@ class Channel:
         self._is_closing = False
         self._key = key
         self._listener = Listener(address, backlog=WAITING_CLIENTS)
-        replace_file(str(path), json.dumps({"key": key.hex()}).encode())
+        replace_file(str(path), json.dumps({"address": address, "key": key.hex()}).encode())
         self._thread = threading.Thread(target=self._accept, name="channel", daemon=True)
         self._thread.start()
 
@@ -126,9 +122,10 @@ class Channel:
         self._is_closing = True
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as waker:
             waker.connect(self._address)  # a thread that waits for clients would not notice
-        self._thread.join(1.0)  # a second runner may have taken over the name of the socket
+        self._thread.join(1.0)
         with contextlib.suppress(OSError):
             self._listener.close()
+        self._directory.cleanup()
         self._file.unlink(missing_ok=True)
         for peer in self._peers:
             peer.close()
@@ -138,8 +135,6 @@ class Channel:
             with contextlib.suppress(OSError):
                 connection = self._listener.accept()
                 threading.Thread(target=self._greet, args=(connection,), name="channel greeter", daemon=True).start()
-        with self._opened, contextlib.suppress(OSError):
-            self._listener.close()
 
     def _greet(self, connection: Connection) -> None:
         """Take a client that knows the key. One that says nothing keeps no other one waiting."""
@@ -171,26 +166,6 @@ def _prove(connection: Connection, key: bytes, *steps: Callable[[Connection, byt
         if isinstance(error, AssertionError):  # of a Python whose greeting says so of another word
             raise AuthenticationError("no greeting") from None
         raise
-
-
-@contextlib.contextmanager
-def _address(path: Path) -> Iterator[str]:
-    """Return the address of the socket beside a file, for the time of the block.
-
-    Raises:
-        OSError: if it is too long.
-    """
-    socket_path = path.with_suffix(".socket")
-    if len(os.fsencode(socket_path)) <= MAX_PATH:
-        yield str(socket_path)
-        return
-    if not os.path.isdir(OPEN_FILES):
-        raise OSError(f"{socket_path} is too long for a socket")
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        yield f"{OPEN_FILES}/{directory}/{socket_path.name}"
-    finally:
-        os.close(directory)
 
 
 class _Peer:
@@ -271,8 +246,7 @@ class ChannelClient:
             if identity != self._tried:
                 self._tried = identity
                 document: Any = read_json(self._path.read_bytes())
-                with _address(self._path) as address:
-                    connection = Client(address)
+                connection = Client(str(document["address"]))
                 _prove(connection, bytes.fromhex(document["key"]), answer_challenge, deliver_challenge)
                 self.connection = connection
                 return True

@@ -1,4 +1,4 @@
-"""JobSubmissionClient: upload, register and launch a job. An outage of the registry never stops the launch."""
+"""Upload, register and launch a job. An outage of the registry never stops the launch."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from mopsjobs.errors import (
     ValueTooLargeError,
     command_line,
 )
+from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.notes import LOST_SHARDS, SUSPECT
 from mopsjobs.registry.status import LAUNCH_FAILED, JobStatus
@@ -59,141 +60,142 @@ class SubmitResult(NamedTuple):
     warnings: tuple[str, ...]
 
 
-class JobSubmissionClient:
-    """Submits jobs to one engine."""
+def submit_job(
+    engine: Engine,
+    session: Session,
+    manifest: Manifest,
+    launch: Launch,
+    packed: PackedBundle | None = None,
+    notify: tuple[str, ...] = (),
+) -> SubmitResult:
+    """Upload, register and launch a job.
 
-    def __init__(self, engine: Engine, session: Session) -> None:
-        """Prepare to submit; nothing is sent yet.
+    If the registry does not answer or refuses, `warnings` say so, and the job is launched anyway.
 
-        Args:
-            engine: where the jobs run.
-            session: the registry and the environment. Bundle and manifest stay in this machine's directory of the job
-                if the registry does not answer; a runner of this machine looks there first.
+    Args:
+        engine: where it runs.
+        session: the registry and the environment. Bundle and manifest stay in this machine's directory of the job if
+            the registry does not answer; a runner of this machine looks there first.
+        manifest: the job.
+        launch: its launch.
+        packed: the code, if it may have to be uploaded; None: the store has the bundle.
+        notify: rules of notifications, noted on this machine only.
 
-        Raises:
-            StoreError: if the store cannot be opened.
-        """
-        self._store, self._registry = session.store, session.registry
-        self._engine = engine
-        self._env = session.env
-
-    def submit(
-        self, manifest: Manifest, launch: Launch, packed: PackedBundle | None = None, notify: tuple[str, ...] = ()
-    ) -> SubmitResult:
-        """Upload, register and launch a job.
-
-        If the registry does not answer or refuses, `warnings` say so, and the job is launched anyway.
-
-        Args:
-            manifest: the job.
-            launch: its launch.
-            packed: the code, if it may have to be uploaded; None: the store has the bundle.
-            notify: rules of notifications, noted on this machine only.
-
-        Raises:
-            JobExistsError: if the id belongs to another job. Nothing was launched.
-            UsageError: if the bundle is not in the store. Nothing was registered. Or if the launch failed.
-            ValueTooLargeError: if bundle or manifest are too large for the store. Nothing was launched.
-            UnusableStoreError: if the server of the store ignores or does not know the conditions of writes, or if the
-                bucket is missing or in another region. Nothing was launched.
-            EngineError: if the launch failed. The record, if there is one, is `failed` and has the reason. It stays
-                `submitting` if the engine does not say whether it has started the job.
-            JobBusyError: if the job's runner is at work here, after a submission without the registry. That runner
-                updates the record.
-        """
-        warnings: list[str] = []
-        is_dropped = wants_file_drop(launch.options)
+    Raises:
+        JobExistsError: if the id belongs to another job. Nothing was launched.
+        UsageError: if the bundle is not in the store. Nothing was registered. Or if the launch failed.
+        ValueTooLargeError: if bundle or manifest are too large for the store. Nothing was launched.
+        UnusableStoreError: if the server of the store ignores or does not know the conditions of writes, or if the
+            bucket is missing or in another region. Nothing was launched.
+        StoreError: if the store cannot be opened.
+        EngineError: if the launch failed. The record, if there is one, is `failed` and has the reason. It stays
+            `submitting` if the engine does not say whether it has started the job.
+        JobBusyError: if the job's runner is at work here, after a submission without the registry. That runner
+            updates the record.
+    """
+    store, registry = session.store, session.registry
+    warnings: list[str] = []
+    is_dropped = wants_file_drop(launch.options)
+    if is_dropped:
+        _check_drop(manifest)
+    directory = JobDir.for_job(manifest.job_id, session.env)
+    try:
+        _prepare(engine, registry, manifest, launch, packed, directory)
+    except (UnusableStoreError, ValueTooLargeError):
+        raise  # a retry cannot help
+    except (StoreError, TooManyRetriesError) as error:
+        if manifest.grows is not None:
+            raise  # its rounds would have nowhere to go
+        _save_offline(manifest, packed, directory)
+        registers = "" if is_dropped else ", and registers itself later"
+        warnings.append(f"{error} The job is launched anyway{registers}.")
+        if engine.name in CLUSTER_ENGINES:
+            explanation = (
+                "Its shards report by files, and do not register it." if is_dropped
+                else "Its code and its manifest are on this machine, where its shards cannot see them. They wait up"
+                " to 1 hour."
+            )  # fmt: skip
+            warnings.append(
+                f"{explanation} When the registry answers, run here: {command_line('resume', manifest.job_id)}"
+            )
+    try:
         if is_dropped:
-            _check_drop(manifest)
-        directory = JobDir.for_job(manifest.job_id, self._env)
-        try:
-            self._prepare(manifest, launch, packed, directory)
-        except (UnusableStoreError, ValueTooLargeError):
-            raise  # a retry cannot help
-        except (StoreError, TooManyRetriesError) as error:
-            if manifest.grows is not None:
-                raise  # its rounds would have nowhere to go
-            _save_offline(manifest, packed, directory)
-            registers = "" if is_dropped else ", and registers itself later"
-            warnings.append(f"{error} The job is launched anyway{registers}.")
-            if self._engine.name in CLUSTER_ENGINES:
-                explanation = (
-                    "Its shards report by files, and do not register it." if is_dropped
-                    else "Its code and its manifest are on this machine, where its shards cannot see them. They wait up"
-                    " to 1 hour."
-                )  # fmt: skip
-                warnings.append(
-                    f"{explanation} When the registry answers, run here: {command_line('resume', manifest.job_id)}"
-                )
-        try:
-            if is_dropped:
-                with open_outbox(directory) as outbox:
-                    fill_drop(directory, manifest, outbox if warnings and outbox is not None else self._store)
-            launched = launch_remembered(self._engine, launch, directory, notify)
-        except (EngineError, UsageError) as error:
-            if warnings:
-                save_failed_launch(directory, launch_fields(launch, self._engine.name), str(error))
-            elif not _may_run(error):
-                with contextlib.suppress(MopsJobsError):
-                    info = {"code": LAUNCH_FAILED, "message": str(error)}
-                    self._registry.finalize_job(manifest.job_id, JobStatus.FAILED, error_info=info)
-            if not _may_run(error):
-                error.hint = _with_resume(error.hint, manifest.job_id)
-            raise
-        fields = launched_fields(launch, self._engine.name, launched)
-        if not warnings:
-            warnings += try_record_launch(self._registry, manifest.job_id, fields)
-        else:
-            save_launch(directory, fields)
-        return SubmitResult(manifest.job_id, launch, launched, tuple(warnings))
+            with open_outbox(directory) as outbox:
+                fill_drop(directory, manifest, outbox if warnings and outbox is not None else store)
+        launched = launch_remembered(engine, launch, directory, notify)
+    except (EngineError, UsageError) as error:
+        if warnings:
+            save_failed_launch(directory, launch_fields(launch, engine.name), str(error))
+        elif not _may_run(error):
+            with contextlib.suppress(MopsJobsError):
+                info = {"code": LAUNCH_FAILED, "message": str(error)}
+                registry.finalize_job(manifest.job_id, JobStatus.FAILED, error_info=info)
+        if not _may_run(error):
+            error.hint = _with_resume(error.hint, manifest.job_id)
+        raise
+    fields = launched_fields(launch, engine.name, launched)
+    if not warnings:
+        warnings += try_record_launch(registry, manifest.job_id, fields)
+    else:
+        save_launch(directory, fields)
+    return SubmitResult(manifest.job_id, launch, launched, tuple(warnings))
 
-    def _prepare(self, manifest: Manifest, launch: Launch, packed: PackedBundle | None, directory: JobDir) -> None:
-        if packed is not None:
-            store_bundle(self._store, packed)
-        elif not has_bundle(self._store, manifest.bundle):
-            raise UsageError(
-                f"The bundle {manifest.bundle} is not in the store.", hint="To pack the code again: --auto"
-            )
-        # The manifest comes first: `resume` can make a job of a manifest without a record. A record without a manifest
-        # could be seen, but never be run.
-        is_new = self._store_manifest(manifest)
-        try:
-            self._registry.register_job(manifest.job_id, **manifest.record_fields())
-        except JobExistsError:
-            # Not each writer may delete keys. Another error would have the launch go on under the id of another job.
-            with contextlib.suppress(StoreError):
-                if is_new and not self._is_registered(manifest):
-                    self._store.delete(manifest_key(manifest.job_id))
-            raise
-        with contextlib.suppress(OSError):
-            remove_times(directory)
-        fields = launch_fields(launch, self._engine.name)  # for a resume, if the launch fails
-        self._registry.update_status(manifest.job_id, JobStatus.SUBMITTING, **fields)
 
-    def _store_manifest(self, manifest: Manifest) -> bool:
-        """Store the manifest of a new job. Return False if the same manifest was there before.
+def _prepare(
+    engine: Engine,
+    registry: JobRegistry,
+    manifest: Manifest,
+    launch: Launch,
+    packed: PackedBundle | None,
+    directory: JobDir,
+) -> None:
+    store = registry.store
+    if packed is not None:
+        store_bundle(store, packed)
+    elif not has_bundle(store, manifest.bundle):
+        raise UsageError(f"The bundle {manifest.bundle} is not in the store.", hint="To pack the code again: --auto")
+    # The manifest comes first: `resume` can make a job of a manifest without a record. A record without a manifest
+    # could be seen, but never be run.
+    is_new = _store_manifest(registry, manifest)
+    try:
+        registry.register_job(manifest.job_id, **manifest.record_fields())
+    except JobExistsError:
+        # Not each writer may delete keys. Another error would have the launch go on under the id of another job.
+        with contextlib.suppress(StoreError):
+            if is_new and not _is_registered(registry, manifest):
+                store.delete(manifest_key(manifest.job_id))
+        raise
+    with contextlib.suppress(OSError):
+        remove_times(directory)
+    fields = launch_fields(launch, engine.name)  # for a resume, if the launch fails
+    registry.update_status(manifest.job_id, JobStatus.SUBMITTING, **fields)
 
-        Raises:
-            JobExistsError: if there is a job of that id, or another manifest.
-        """
-        job_id, content = manifest.job_id, manifest.to_json()
-        if self._store.get(self._registry.key_of(job_id)) is not None:
-            raise JobExistsError(job_id)
-        if self._store.create_if_absent(manifest_key(job_id), content):
-            return True
-        found = self._store.get(manifest_key(job_id))
-        if found is None or found.value != content:
-            raise JobExistsError(
-                job_id,
-                f"Another submission as {job_id} was interrupted before the job was registered.",
-                hint=f"Finish that one: {command_line('resume', job_id)}. Or submit this study under another id.",
-            )
-        return False
 
-    def _is_registered(self, manifest: Manifest) -> bool:
-        """Return True if another process has registered this very submission."""
-        state = self._registry.get_job(manifest.job_id)
-        return state is not None and state.metadata.get("bundle") == manifest.bundle
+def _store_manifest(registry: JobRegistry, manifest: Manifest) -> bool:
+    """Store the manifest of a new job. Return False if the same manifest was there before.
+
+    Raises:
+        JobExistsError: if there is a job of that id, or another manifest.
+    """
+    job_id, content, store = manifest.job_id, manifest.to_json(), registry.store
+    if store.get(registry.key_of(job_id)) is not None:
+        raise JobExistsError(job_id)
+    if store.create_if_absent(manifest_key(job_id), content):
+        return True
+    found = store.get(manifest_key(job_id))
+    if found is None or found.value != content:
+        raise JobExistsError(
+            job_id,
+            f"Another submission as {job_id} was interrupted before the job was registered.",
+            hint=f"Finish that one: {command_line('resume', job_id)}. Or submit this study under another id.",
+        )
+    return False
+
+
+def _is_registered(registry: JobRegistry, manifest: Manifest) -> bool:
+    """Return True if another process has registered this very submission."""
+    state = registry.get_job(manifest.job_id)
+    return state is not None and state.metadata.get("bundle") == manifest.bundle
 
 
 def _save_offline(manifest: Manifest, packed: PackedBundle | None, directory: JobDir) -> None:

@@ -75,9 +75,6 @@ END_SECONDS = 1.0
 OUTAGE_SECONDS = 3600.0
 """How long to wait for a registry that does not answer."""
 
-KEPT_BYTES = 64 * 2**20
-"""Of outputs that were yielded, how many bytes stay in memory: a set may be asked for again."""
-
 FEW_TASKS = 16
 """Tasks whose outputs are found by a listing each. For more, one listing of the whole job is faster."""
 
@@ -124,10 +121,7 @@ class GrowingJob:
         self._open: defaultdict[int, list[int]] = defaultdict(list)
         """The numbers of the tasks that were not yielded, by the first with the same parameters and seed."""
         self._ends: dict[int, EndedTask] = {}
-        """The ends of these first ones: of older ones without their outputs, which the store has."""
-        self._held: dict[int, int] = {}
-        """The bytes of the outputs of those that were yielded, and still have them."""
-        self._held_bytes = 0
+        """The ends of these first ones: of those that were yielded without their outputs, which the store has."""
         self._again: list[int] = []
         """Those without outputs that were asked for again."""
         self._news: list[int] = []
@@ -356,32 +350,19 @@ class GrowingJob:
             news, self._news = self._news, []
             taken = [(self._ends[first], self._open.pop(first, [])) for first in news]
             for first in news:
-                self._hold(first)
+                self._ends[first] = self._ends[first]._replace(outputs=None)
         yield from (end._replace(number=number) for end, numbers in taken for number in numbers)
-
-    def _hold(self, first: int) -> None:
-        """Hold outputs that are about to be yielded, and forget the oldest ones if they are too many."""
-        if first not in self._held:
-            self._held[first] = sum(map(len, (self._ends[first].outputs or {}).values()))
-            self._held_bytes += self._held[first]
-        while self._held_bytes > KEPT_BYTES:
-            oldest = next(iter(self._held))
-            self._held_bytes -= self._held.pop(oldest)
-            self._ends[oldest] = self._ends[oldest]._replace(outputs=None)
 
     def _read_again(self) -> bool:
         """Take the outputs of tasks that were asked for again. Return whether there were any."""
         with self._lock:
-            again, self._again = self._again, []
-        outputs: dict[int, dict[str, bytes]] = {}
-        try:
-            outputs = self._read_outputs({self.job_id: again}) if again else outputs
-        finally:
-            with self._lock:
-                self._again += [first for first in again if first not in outputs]
-                for first, values in outputs.items():
-                    self._ends[first] = self._ends[first]._replace(outputs=values)
-                self._news += outputs
+            again = self._again[:]
+        outputs = self._read_outputs(again) if again else {}
+        with self._lock:
+            self._again = [first for first in self._again if first not in outputs]
+            for first, values in outputs.items():
+                self._ends[first] = self._ends[first]._replace(outputs=values)
+            self._news += outputs
         return bool(outputs)
 
     def _note(self, number: int, outputs: dict[str, bytes] | None, error: Mapping[str, object] | None) -> None:
@@ -408,7 +389,7 @@ class GrowingJob:
         large = [
             one.number for one in told if one.outputs is None and one.error is None and one.number not in self._ends
         ]
-        read = self._read_outputs({self.job_id: large}) if large else {}
+        read = self._read_outputs(large)
         for one in told:
             if one.error is not None:
                 self._note(one.number, None, one.error)
@@ -447,7 +428,7 @@ class GrowingJob:
                         if before is None or attempt.outcome is Outcome.SUCCEEDED:
                             final[attempt.task] = attempt
         succeeded = [number for number, one in final.items() if one.outcome is Outcome.SUCCEEDED]
-        outputs = self._read_outputs({self.job_id: succeeded})
+        outputs = self._read_outputs(succeeded)
         for number, attempt in final.items():
             if number in outputs:
                 self._note(number, outputs[number], None)
@@ -457,36 +438,29 @@ class GrowingJob:
         return bool(final)
 
     def _list_outputs(self) -> bool:
-        """Take the tasks whose outputs are there without a word of the ledger: reused ones, and those of lost runs."""
-        manifest = self._manifest_now()
+        """Take the tasks whose outputs are there without a word of the ledger: those of lost runs."""
+        with self._lock:
+            manifest = dataclasses.replace(self._manifest, study=self._tasks.study, rounds=self._rounds)
         found = find_complete_tasks(self._session.store, manifest)
-        by_job: defaultdict[str, list[int]] = defaultdict(list)
-        for number, is_complete in enumerate(found.complete):
-            if is_complete and number not in self._ends and self._tasks.first_of[number] == number:
-                source = manifest.source_of(number) if found.reused[number] else None
-                by_job[self.job_id if source is None else source.job_id].append(number)
-        outputs = self._read_outputs(by_job)
+        first_of = self._tasks.first_of
+        complete = [number for number, is_complete in enumerate(found.complete) if is_complete]
+        outputs = self._read_outputs([one for one in complete if one not in self._ends and first_of[one] == one])
         for number, values in outputs.items():
             self._note(number, values, None)
         return bool(outputs)
 
-    def _manifest_now(self) -> Manifest:
-        with self._lock:
-            return dataclasses.replace(self._manifest, study=self._tasks.study, rounds=self._rounds)
-
-    def _read_outputs(self, by_job: Mapping[str, Sequence[int]]) -> dict[int, dict[str, bytes]]:
+    def _read_outputs(self, numbers: Sequence[int]) -> dict[int, dict[str, bytes]]:
         """Return the outputs of tasks, by their numbers. A task is left out if one of them cannot be read."""
         keys: dict[str, tuple[int, str]] = {}
         known: dict[int, dict[str, bytes]] = {}
-        for job_id, numbers in by_job.items():
-            for number, entry, name in self._find_outputs(job_id, numbers):
-                outputs = known.setdefault(number, {})
-                if not self._wants(name):
-                    continue
-                if entry.value is None:
-                    keys[entry.key] = number, name
-                else:
-                    outputs[name] = entry.value
+        for number, entry, name in self._find_outputs(numbers):
+            outputs = known.setdefault(number, {})
+            if not self._wants(name):
+                continue
+            if entry.value is None:
+                keys[entry.key] = number, name
+            else:
+                outputs[name] = entry.value
         with ParallelFetcher.for_store(self._session.store) as fetcher:
             for (number, name), found in zip(keys.values(), fetcher.fetch([*keys]), strict=True):
                 if isinstance(found, FailedRead):
@@ -495,10 +469,10 @@ class GrowingJob:
                     known[number][name] = found.value
         return known
 
-    def _find_outputs(self, job_id: str, numbers: Sequence[int]) -> Iterator[tuple[int, Entry, str]]:
+    def _find_outputs(self, numbers: Sequence[int]) -> Iterator[tuple[int, Entry, str]]:
         store, tasks = self._session.store, self._tasks.tasks
         if len(numbers) > FEW_TASKS:
-            prefix = results_prefix(job_id)
+            prefix = results_prefix(self.job_id)
             wanted = {(tasks[number].param_id, str(tasks[number].seed)): number for number in numbers}
             for entry in store.scan(prefix):
                 param, seed, name, *_ = (*entry.key[len(prefix) :].split("/", 2), "", "")
@@ -506,7 +480,7 @@ class GrowingJob:
                     yield wanted[param, seed], entry, name
             return
         for number in numbers:
-            below = output_key(job_id, tasks[number], "")
+            below = output_key(self.job_id, tasks[number], "")
             for entry in store.scan(below):
                 yield number, entry, entry.key.removeprefix(below)
 
@@ -541,7 +515,7 @@ def begin_growing(session: Session, request: SubmitRequest) -> GrowingJob:
 
     Raises:
         UsageError: if the request is not valid, or if the code cannot be packed.
-        MopsJobsError: if the submission fails; see `JobSubmissionClient.submit`. The registry has to answer.
+        MopsJobsError: if the submission fails; see `client.submit_job`. The registry has to answer.
     """
     if request.grows is None:
         raise UsageError("missing idle time of a growing job.")

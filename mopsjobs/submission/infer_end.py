@@ -6,22 +6,18 @@ See docs/decisions/0103-inferred-ends.md.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from mopsjobs.engines.base import EngineTimes, ShardEnd, engine_of, last_launch
-from mopsjobs.errors import InvalidTransitionError, NoManifestError, RecordError, StoreError, command_line
+from mopsjobs.engines.base import EngineTimes, ShardEnd
+from mopsjobs.errors import InvalidTransitionError, NoManifestError, RecordError, command_line
 from mopsjobs.events.format import RUNNER
 from mopsjobs.events.writer import record_event
 from mopsjobs.ledger.attempt import FAILED_OUTCOMES, Attempt, Outcome, attempt_error
 from mopsjobs.ledger.format import (
     ChunkKey,
     FilesOpened,
-    chunk_key,
-    encode_attempts,
     ledger_prefix,
     parse_chunk,
     parse_chunk_key,
@@ -35,82 +31,15 @@ from mopsjobs.registry.usage import NO_SHARD_USAGE, ShardUsage, add_usage
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.bulk import bulk_reads
 from mopsjobs.studies.manifest import Manifest, load_manifest
-from mopsjobs.studies.outputs import Sizes, SizesOf, find_complete_tasks
+from mopsjobs.studies.outputs import Sizes, SizesOf
 from mopsjobs.studies.rounds import END, round_key
 from mopsjobs.studies.validation import BUDGET, EarlyEnd, Validation, end_by_outputs
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.shard_drop import first_error
-from mopsjobs.utils.text import parse_whole_number
 from mopsjobs.utils.times import from_timestamp, parse_time
 
 THREADS = 8
 """Chunks of a ledger that are read at once."""
-
-MAX_SHARDS = 100
-"""Lost shards whose tasks are written. Each takes a few requests."""
-
-MAX_NUMBER = 10**6
-"""Shards of a job, at most."""
-
-MAX_WORKERS = 1000
-"""Workers of a shard, at most. A record may hold any number."""
-
-
-def record_lost(store: VersionedStore, state: JobState, lost: Sequence[ShardEnd]) -> None:
-    """Write an attempt at each task that lost shards had in hand. What the store does not take is left out.
-
-    The runner of a lost shard had no time to do so, and its disk is gone. A runner takes its tasks in their order. So
-    those that its workers had in hand are the first without outputs and without an attempt. The chunk has a key that
-    follows from the launch: several readers write it once.
-
-    Shards on Slurm have noted themselves which tasks had begun; `deliver_shards` delivers that.
-
-    Args:
-        store: where manifest, outputs and ledger are.
-        state: a job that has a manifest, and whose runners have ended.
-        lost: the shards that ended before their tasks.
-    """
-    lost = lost[:MAX_SHARDS]
-    if not lost or engine_of(state.to_dict()) == "slurm":
-        return
-    with contextlib.suppress(StoreError):
-        manifest = load_manifest(store, state.job_id)
-        launched = state.k8s_uid or last_launch(state.to_dict()).get("job_id")  # the Kubernetes Job, or Slurm's array
-        run = hashlib.blake2b(f"{state.job_id} {launched}".encode(), digest_size=8).hexdigest()
-        for end, tasks in _tasks_in_hand(store, state, manifest, lost):
-            attempts = [ended_with(Attempt(task, 1, Outcome.LOST, *[None] * 9), end) for task in tasks]
-            if attempts:
-                key = chunk_key(state.job_id, end.shard, run, 0)
-                store.create_if_absent(key, encode_attempts(state.job_id, end.shard, attempts))
-
-
-def _tasks_in_hand(
-    store: VersionedStore, state: JobState, manifest: Manifest, lost: Sequence[ShardEnd]
-) -> list[tuple[ShardEnd, list[int]]]:
-    """Return the numbers of the tasks that the workers of each lost shard had in hand."""
-    launch = last_launch(state.to_dict())
-    shards = parse_whole_number(launch.get("shards", ""), 1, MAX_NUMBER) or 1
-    workers = _workers(launch)
-    tried = {attempt.task for _, attempt, _ in _read_attempts(store, state.job_id, {end.shard for end in lost})}
-    missing = find_complete_tasks(store, manifest).missing()
-    duplicates, shard_of = manifest.duplicate_tasks(), manifest.shard_of(shards)
-    open_tasks: dict[int, list[int]] = {end.shard: [] for end in lost}
-    for position, task in manifest.tasks():
-        found = open_tasks.get(shard_of(position))
-        if found is None or len(found) >= workers or not missing[position] or position in duplicates:
-            continue
-        if task.number not in tried:
-            found.append(task.number)
-    return [(end, open_tasks[end.shard]) for end in lost]
-
-
-def _workers(launch: Mapping[str, str]) -> int:
-    """Return the workers of a shard, by the options of its launch: as named, else one per core."""
-    with contextlib.suppress(ValueError):
-        cores = math.floor(float(launch.get("cpu", "1").removesuffix("m")))
-        cores = cores // 1000 if launch.get("cpu", "").endswith("m") else cores
-        return parse_whole_number(launch.get("workers", ""), 1, MAX_WORKERS) or min(max(1, cores), MAX_WORKERS)
-    return 1
 
 
 class LedgerSummary(NamedTuple):
@@ -166,11 +95,9 @@ def summarise_ledger(store: VersionedStore, job_id: str) -> LedgerSummary:
     return LedgerSummary(failed, used, sizes, files, last_at)
 
 
-def _read_attempts(
-    store: VersionedStore, job_id: str, shards: Collection[int] | None = None
-) -> Iterator[tuple[int, Attempt, FilesOpened]]:
-    """Yield the attempts in the ledger, each with its shard and the files of its chunk: of these shards, or of all."""
-    for chunk, value in _read_chunks(store, job_id, shards):
+def _read_attempts(store: VersionedStore, job_id: str) -> Iterator[tuple[int, Attempt, FilesOpened]]:
+    """Yield the attempts in the ledger, each with its shard and the files of its chunk."""
+    for chunk, value in _read_chunks(store, job_id):
         with contextlib.suppress(RecordError):
             attempts, files = parse_chunk(value, chunk)
             yield from ((chunk.shard, attempt, files) for attempt in attempts)
@@ -188,12 +115,10 @@ def read_files_opened(store: VersionedStore, job_id: str) -> FilesOpened:
     return frozenset[str]().union(*known) if opened and len(known) == len(opened) else None
 
 
-def _read_chunks(
-    store: VersionedStore, job_id: str, shards: Collection[int] | None = None
-) -> Iterator[tuple[ChunkKey, bytes]]:
-    """Yield keys and bytes of the attempts in the ledger: of these shards, or of all."""
+def _read_chunks(store: VersionedStore, job_id: str) -> Iterator[tuple[ChunkKey, bytes]]:
+    """Yield keys and bytes of the attempts in the ledger."""
     listed = map(parse_chunk_key, store.list_keys(ledger_prefix(job_id)))
-    chunks = [one for one in listed if one and one.kind == "attempts" and (shards is None or one.shard in shards)]
+    chunks = [one for one in listed if one and one.kind == "attempts"]
     with bulk_reads(store), ThreadPoolExecutor(THREADS) as threads:
         for chunk, found in zip(chunks, threads.map(lambda chunk: store.get(chunk.key), chunks), strict=True):
             if found is not None:
@@ -217,8 +142,6 @@ class RunnerEnd(NamedTuple):
     reason: str | None = None
     """A sentence for the error."""
     times: EngineTimes = EngineTimes()
-    lost: tuple[ShardEnd, ...] = ()
-    """The shards that ended before their tasks."""
     is_stated: bool = False
     """Whether the engine states the end. Then it also ends a job without a manifest, of which no outputs are known."""
 
@@ -272,7 +195,6 @@ def infer_end(judged: JobState, end: RunnerEnd, session: Session, sizes_of: Size
     if times.started_at is not None and not judged.is_terminal and judged.status != JobStatus.VALIDATING:
         # In a write of its own, which makes the start a reported step. It changes nothing if the record has the step.
         judged = registry.backdated_to(times.started_at).update_status(judged.job_id, JobStatus.RUNNING)
-    record_lost(store, judged, end.lost)
     ledger = summarise_ledger(store, judged.job_id)
     ended_at = times.ended_at
     if ended_at is not None and ledger.last_at is not None:

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from mopsjobs.engines import CLUSTER_ENGINES
-from mopsjobs.engines.base import PATCH, Launch, TaskOptions
+from mopsjobs.engines.base import PATCH, Launch
 from mopsjobs.engines.launch_option import names_of
 from mopsjobs.engines.slurm.options import SETUP_VARIABLE, megabytes, minutes, wants_file_drop
 from mopsjobs.errors import EngineError, OptionError, UsageError
@@ -61,7 +61,7 @@ def make_launch(
     if engine == "slurm" and (setup := session.env.get(SETUP_VARIABLE)):
         own.setdefault("setup", setup)
     options = with_recorded(options, recorded)
-    of_tasks = {field.name: getattr(options, field.name) for field in dataclasses.fields(TaskOptions)}
+    of_tasks = options.of_tasks()
     of_tasks["python"] = find_python(engine, options.python, session.env, recorded.get("python"))
     if options.retries is not None or options.retry_on is not None:
         retries, causes = retry_policy(options.retries, options.retry_on)

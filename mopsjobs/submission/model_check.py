@@ -147,14 +147,13 @@ def check_functions(
 
 
 def _check_all(study: Study, python: str, bundle: bytes, session: Session, hint_if_not_found: str | None) -> None:
-    """Load the functions of a study, and warn if the model takes the parameters for one of them."""
+    """Load the functions of a study."""
     setup = {"entrypoint": study.entrypoint, "check": True}
     answer = _load(python, write_worker, setup, bundle, session, hint_if_not_found)
     if answer is None:
         return
     if "entry_point" in answer:  # of what is installed: the packed code does not show it
         session.note(f"The tasks run through the entry point {WIRE_GROUP} of {python}: {answer['entry_point']}")
-    _check_first_parameter(study, answer.get("takes"), session)
     _check_reduce(study, python, bundle, session)
 
 
@@ -199,13 +198,3 @@ def _load(
         is_not_found = failure.hint == INTERPRETER_HINT and hint_if_not_found is not None
         raise UsageError(failure.message, hint=hint_if_not_found if is_not_found else failure.hint)
     return answer
-
-
-def _check_first_parameter(study: Study, takes: object, session: Session) -> None:
-    """Warn about a function whose first argument has the name of a parameter: it receives all of them there."""
-    first = takes[0] if isinstance(takes, list) and takes else None
-    if any(first in parameter_set.params for parameter_set in study.parameter_sets):
-        session.warn(
-            f"The model's first argument {first!r} has the name of a parameter. It receives the dict of all parameters"
-            f" of a task, not the value of {first!r}."
-        )

@@ -10,11 +10,9 @@ import contextlib
 import dataclasses
 import functools
 import shlex
-from collections.abc import Callable, Mapping, Sequence
-from itertools import compress
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from mopsjobs.bundles.bundle import load_bundle
 from mopsjobs.bundles.packing import read_archive
 from mopsjobs.engines import ENGINES, LOCAL_ENGINES, open_engine
 from mopsjobs.engines.base import Launch, recorded_launch
@@ -28,7 +26,6 @@ from mopsjobs.errors import (
     EnginePlaceError,
     JobBusyError,
     JobExistsError,
-    JobNotFoundError,
     NoManifestError,
     UsageError,
     command_line,
@@ -43,13 +40,12 @@ from mopsjobs.studies.lineage import read_later_jobs
 from mopsjobs.studies.manifest import Manifest, Origin, Reuse, load_manifest
 from mopsjobs.studies.outputs import Completeness, SizesOf, find_complete_tasks, missing_tasks
 from mopsjobs.studies.reductions import lacks_reductions
-from mopsjobs.submission.client import JobSubmissionClient, launch_again
+from mopsjobs.submission.client import launch_again, submit_job
 from mopsjobs.submission.infer_end import RunnerEnd, infer_end
 from mopsjobs.submission.launch_options import RECORDED, LaunchOptions
 from mopsjobs.submission.launching import grown_options, make_launch, recorded_options
 from mopsjobs.submission.model_check import check_functions
 from mopsjobs.submission.offline import deliver_offline, deliver_shards
-from mopsjobs.submission.reuse import NewJob, find_extended, find_reusable
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.shard_drop import find_drop, may_lack_files
 from mopsjobs.submission.submit import Code, pack_code
@@ -98,8 +94,6 @@ class ResumeResult(NamedTuple):
     tasks: int = 0
     """Its tasks to do."""
     warnings: tuple[str, ...] = ()
-    reused: int = 0
-    """Tasks that it has without running them."""
 
 
 class Resumable(NamedTuple):
@@ -200,49 +194,19 @@ def _choose(only: TaskChoice | None, manifest: Manifest, missing: tuple[int, ...
     return tuple(sorted(chosen)), tuple(task for task in missing if task not in chosen)
 
 
-def _reused_by_child(job: Resumable, new: NewJob, session: Session) -> tuple[Reuse, ...]:
-    """Return the tasks that the child of a job has without running them.
+def _reused_by_child(job: Resumable) -> tuple[Reuse, ...]:
+    """Return the tasks of an adaptive study that the child of a job has without running them.
 
-    What a source of reused tasks has lost, a job that continues the source may have done again. Besides, the child of
-    an adaptive study has all its tasks, since decisions may need any of them. Their values up to here are those of its
+    It has all tasks of the study, since decisions may need any of them. Their values up to here are those of its
     parent, or of a source of that.
-
-    Args:
-        job: the job.
-        new: its child.
-        session: the registry and the environment.
-
-    Raises:
-        JobBusyError: if a job that continues a source has not ended.
-        StoreError: if the registry cannot be read.
     """
-    manifest, found, by_source = job.manifest, job.found, dict[tuple[str, str], set[int]]()
+    manifest, found, by_source = job.manifest, job.found, dict[tuple[str, str], list[int]]()
     if manifest.study.precision is not None:
         is_worth = reusable_tasks(manifest.study, found.values)
         for number in filter(is_worth.__getitem__, found.values):
             source = (manifest.source_of(number) if found.reused[number] else None) or manifest
-            by_source.setdefault((source.job_id, source.bundle), set()).add(number)
-    complete = frozenset(compress(manifest.numbers, found.complete)) if manifest.reused else frozenset()
-    wanted = manifest.numbers if manifest.study.precision is not None else job.tasks
-    for source in manifest.reused:
-        lost = {number for number in wanted if source.has(number) and number not in complete}
-        later = _job_that_continues(source.job_id, session) if lost else None
-        if later is None:
-            continue
-        extension = find_reusable(later, new, session, lost, found.values)
-        for line in (*extension.reasons, extension.describe(len(lost))):
-            session.note(line)
-        for one in extension.reused:
-            by_source.setdefault((one.job_id, one.bundle), set()).update(one.numbers())
+            by_source.setdefault((source.job_id, source.bundle), []).append(number)
     return tuple(Reuse.of(*source, sorted(numbers)) for source, numbers in by_source.items())
-
-
-def _job_that_continues(job_id: str, session: Session) -> Manifest | None:
-    """Return the manifest of the newest job that a job was resumed as; None if it was not, or is gone."""
-    with contextlib.suppress(JobNotFoundError, NoManifestError):
-        found = find_extended(job_id, session)
-        return None if found.job_id == job_id else found
-    return None
 
 
 def _unknown_ends(request: ResumeRequest, manifest: Manifest, missing: tuple[int, ...]) -> tuple[str, ...]:
@@ -328,24 +292,18 @@ def _submit_child(job: Resumable, session: Session, trust: Trust) -> ResumeResul
     job_id = check_new_job_id(next_id)
     # The launch is made before anything of the child is stored: it may be invalid.
     engine = request.engine or _engine_name(state)
-    client = JobSubmissionClient(open_engine(engine, session.env), session)
+    opened = open_engine(engine, session.env)
     launch = _make_launch(job_id, engine, request, state, session, trust)
     origin, named = job.manifest.origin, request.options.notify
     with contextlib.nullcontext(None) if request.code is None else pack_code(request.code, session) as packed:
-        bundle = job.manifest.bundle if packed is None else packed.digest
-        load_archive: Callable[[], bytes] = functools.partial(load_bundle, session.store, bundle)
-        if packed is not None:
-            load_archive = functools.partial(read_archive, packed)
-        new = NewJob(job.manifest.study, bundle, load_archive, packed is not None, engine, launch)
-        reused = _reused_by_child(job, new, session)
         manifest = Manifest(
             job_id=job_id,
             study=job.manifest.study,
-            bundle=bundle,
+            bundle=job.manifest.bundle if packed is None else packed.digest,
             only=job.tasks if job.manifest.study.precision is None else None,
             deferred=job.deferred,
             parent_job_id=state.job_id,
-            reused=reused,
+            reused=_reused_by_child(job),
             engine=engine,
             owner=state.owner,
             labels={label: value for label, value in state.labels.items() if label != ARCHIVED},
@@ -353,16 +311,15 @@ def _submit_child(job: Resumable, session: Session, trust: Trust) -> ResumeResul
         )
         notify = named if named is not None else remembered_names(JobDir.for_job(state.job_id, session.env))
         if packed is not None:
-            check_functions(job.manifest.study, engine, launch, load_archive, session)
+            check_functions(job.manifest.study, engine, launch, functools.partial(read_archive, packed), session)
         unknown = _unknown_ends(request, job.manifest, (*job.tasks, *job.deferred))
         try:
-            warnings = client.submit(manifest, launch, packed, notify).warnings
+            warnings = submit_job(opened, session, manifest, launch, packed, notify).warnings
         except JobExistsError:
             if later := read_later_jobs(session.registry, state).jobs:  # another process was faster
                 raise _resumed_error(state, later) from None
             raise
-        has = sum(one.has(number) for one in reused for number in job.tasks)
-        return ResumeResult(job_id, len(job.tasks) - has, (*unknown, *warnings), has)
+        return ResumeResult(job_id, len(job.tasks), (*unknown, *warnings))
 
 
 def _resumed_error(state: JobState, later: Sequence[JobState]) -> JobBusyError:

@@ -109,13 +109,7 @@ def find_extended(job_id: str, session: Session) -> Manifest:
     return load_manifest(session.store, newest.job_id)
 
 
-def find_reusable(
-    extended: Manifest,
-    new: NewJob,
-    session: Session,
-    only: Collection[int] | None = None,
-    known: Mapping[int, Values] | None = None,
-) -> Extension:
+def find_reusable(extended: Manifest, new: NewJob, session: Session) -> Extension:
     """Find the tasks of a new job that an earlier one, its ancestors and their sources have done.
 
     It costs a listing of the outputs of each of these jobs, and their ledgers and notes.
@@ -124,8 +118,6 @@ def find_reusable(
         extended: the result of `find_extended`.
         new: the new job.
         session: the registry and the environment.
-        only: the numbers of the tasks to find; None for all.
-        known: of an adaptive study: the values of tasks that the new job has from elsewhere.
 
     Raises:
         UsageError: if more than `MAX_REUSED` are done.
@@ -133,9 +125,9 @@ def find_reusable(
     """
     study, environment = new.study, _environment_here(new, session)
     every = range(study.tasks_total)
-    left = bytearray([1]) * len(every) if only is None else bytearray(number in only for number in every)
+    left = bytearray([1]) * len(every)
     reused, reasons = list[Reuse](), list[str]()
-    values: dict[int, Values | None] = dict(known or {})
+    values = dict[int, Values | None]()
     for manifest in _sources(session.store, extended):
         if sum(reuse.task_count for reuse in manifest.reused) == manifest.tasks_total:
             continue  # it has run nothing itself

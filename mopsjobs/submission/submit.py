@@ -20,7 +20,7 @@ from mopsjobs.registry.job_id import check_new_job_id
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.studies.manifest import Manifest, Origin
 from mopsjobs.studies.study import Study
-from mopsjobs.submission.client import JobSubmissionClient, SubmitResult, new_job_id
+from mopsjobs.submission.client import SubmitResult, new_job_id, submit_job
 from mopsjobs.submission.launch_options import LaunchOptions
 from mopsjobs.submission.launching import make_launch
 from mopsjobs.submission.model_check import check_functions, project_python
@@ -120,7 +120,7 @@ def submit(request: SubmitRequest, session: Session) -> SubmitResult:
 
     Raises:
         UsageError: if the request is not valid, or if the code cannot be packed.
-        MopsJobsError: if the submission fails; see `JobSubmissionClient.submit`.
+        MopsJobsError: if the submission fails; see `client.submit_job`.
     """
     with prepare(request, session) as prepared:
         return submit_prepared(prepared, session)
@@ -206,7 +206,7 @@ def submit_prepared(prepared: PreparedJob, session: Session) -> SubmitResult:
     """Store, register and launch a prepared job.
 
     Raises:
-        MopsJobsError: if the submission fails; see `JobSubmissionClient.submit`.
+        MopsJobsError: if the submission fails; see `client.submit_job`.
     """
     request = prepared.request
     packed, extension = prepared.packed, prepared.extension
@@ -222,8 +222,8 @@ def submit_prepared(prepared: PreparedJob, session: Session) -> SubmitResult:
         grows=request.grows,
         calibration=request.calibration,
     )
-    client = JobSubmissionClient(open_engine(request.engine, session.env), session)
-    return client.submit(manifest, prepared.launch, packed, request.options.notify or ())
+    engine = open_engine(request.engine, session.env)
+    return submit_job(engine, session, manifest, prepared.launch, packed, request.options.notify or ())
 
 
 def pack_code(code: Code, session: Session) -> PackedBundle:

@@ -185,18 +185,6 @@ def test_a_sampler_that_fails_ends_its_job(desk: Desk, spec: Path) -> None:
     assert "Next: mops-jobs calibrate SPEC --auto --extend fit" in again.err
 
 
-def test_an_objective_that_no_task_leaves_is_told_after_one_round(desk: Desk, spec: Path) -> None:
-    """The job has complete tasks, and is partial, with the names that there are."""
-    spec.write_text(json.dumps({**json.loads(spec.read_text()), "objective": "los"}))
-    ran = desk("calibrate", str(spec), "--auto", "--job-id", "fit")
-    said = "The objective names 'los', but no result has it. The numbers are: a, loss. Did you mean 'loss'?"
-    assert (ran.code, ran.err.splitlines()[-1]) == (2, f"error: {said}")
-    assert desk.ended("fit") == "partial"
-    state = record(desk.jobs, "fit")
-    assert (state.tasks_total, state.error_code, (state.error_message or "").partition(";")[0]) == (4, "TARGET", said)
-    assert desk("calibrate", "fit").code == 104
-
-
 def test_a_calibration_that_has_ended_is_not_resumed(desk: Desk, spec: Path) -> None:
     """Its sampler would not be told. No view says that one should."""
     desk("calibrate", str(spec), "--auto", "--job-id", "fit")
@@ -209,14 +197,6 @@ def test_a_calibration_that_has_ended_is_not_resumed(desk: Desk, spec: Path) -> 
         assert "mops-jobs resume" not in told.out + told.err
 
 
-def test_the_end_is_told_once(desk: Desk, spec: Path) -> None:
-    """By the line of the wait; what comes after it says what to type next."""
-    (desk.home / "model.py").write_text(MODEL.replace("bad", "none"))
-    ran = desk.ok("calibrate", str(spec), "--auto", "--job-id", "fit", "--workers", "2")
-    assert (ran.out + ran.err).count("succeeded") == 1
-    assert ran.err.splitlines()[-2:] == ["fit: succeeded, 12/12 tasks", "Next: mops-jobs results fit --best"]
-
-
 def test_a_second_job_is_in_the_sweep_that_is_named(desk: Desk, spec: Path) -> None:
     """The calibration that it extends joins it there, unless it has a sweep."""
     _run(desk, str(spec), "--auto", "--job-id", "first", "--workers", "2")
@@ -225,19 +205,3 @@ def test_a_second_job_is_in_the_sweep_that_is_named(desk: Desk, spec: Path) -> N
     extends = desk.ok("provenance", "second", "--json").json["calibration"]["extends"]
     assert extends == "first"
     assert [record(desk.jobs, job).labels["sweep"] for job in ("first", "second", "third")] == ["s1", "s1", "s2"]
-
-
-def test_an_asynchronous_calibration_says_that_its_order_matters(desk: Desk, spec: Path) -> None:
-    """Each view calls a set so, and the journal has each one once, in the order in which they were told."""
-    spec.write_text(json.dumps({**json.loads(spec.read_text()), "mode": "asynchronous", "sampler": "optuna"}))
-    ran = desk.ok("calibrate", str(spec), "--auto", "--job-id", "fit", "--workers", "2")
-    assert "Set 12 of 12: best " in ran.err
-    assert next(line for line in ran.out.splitlines() if line.startswith("Sets")).startswith("Sets     12 sets, ")
-    journal = read_journal(desk.store, load_manifest(desk.store, "fit"))
-    assert journal is not None
-    assert sorted(one.number for one in journal.rounds) == [*range(1, 13)]
-    assert [one.asked for one in journal.rounds] == [*range(4, 12), 12, 12, 12, 12]
-    assert "12 of 12 sets, " in desk.ok("status", "fit").out
-    assert "asynchronous: the order in which sets end decides what is asked" in desk.ok("status", "fit").out
-    assert "12/12 sets" in desk.ok("list").out
-    assert desk.ok("results", "fit", "--best").out.split()[:2] == ["RANK", "SET"]

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,9 +19,12 @@ import mopsjobs as mj
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.studies.outputs import results_prefix
+from mopsjobs.utils.measurement import read_parents
 from mopsjobs.utils.times import parse_time, utc_now
+from support.checkpoints import STEPS, steps_of, undisturbed
 from support.cli import Cli, Remote, add, command, sentences
 from support.desk import Desk
+from support.docs import ROOT
 from support.ledgers import Ledger, add_job, attempt, leave_outputs
 from support.runs import HOG, MIB, PATIENCE, callers, calls, code, is_alive, kill, place, record, sets_of, study, until
 
@@ -45,24 +49,6 @@ def test_resuming_a_partial_job_submits_only_what_is_missing_as_its_child(desk: 
     assert calls(noted) == {0: 1, 1: 2, 2: 1, 3: 1, 4: 2, 5: 1}
     assert record(desk.jobs).status == "partial"
     assert sorted(json.loads(value)["x"] for value in desk.results(child).values()) == [1, 4]
-
-
-def test_a_resume_that_waits_ends_as_wait_does(desk: Desk) -> None:
-    """Its exit code and its last line are those of `wait`; the id is printed, as without `--wait`."""
-    mended = desk.home.with_name("mended")
-    sets = sets_of(2)
-    sets[1]["needs"] = str(mended)
-    desk.submit(sets)
-    assert desk.ended() == "partial"
-    failed = desk("resume", "job", "--wait")
-    assert (failed.code, failed.out) == (100, "job.2\n")
-    assert "job.2: 1 task to do; a child of job, which has ended\n" in failed.err
-    assert failed.err.endswith("\nNext: mops-jobs failures job.2\n")
-    mended.touch()
-    ran = desk.ok("resume", "job.2", "--wait", "--json")
-    assert ran.json == {"job_id": "job.3", "parent_job_id": "job.2"}
-    assert "job.3: succeeded, 1/1 tasks\n" in ran.err
-    assert ran.err.endswith("\nNext: mops-jobs results job.3 --download DIR\n")
 
 
 def test_resuming_a_job_that_lacks_nothing_starts_nothing(desk: Desk) -> None:
@@ -123,22 +109,6 @@ def test_a_runner_that_was_started_elsewhere_is_asked_about(desk: Desk) -> None:
     assert sum(calls(noted).values()) == 4
 
 
-def test_a_runner_that_died_with_all_tasks_done_only_ends_its_job(desk: Desk) -> None:
-    """The record does not tell of the end. So the job goes on, and no task is left for it."""
-    desk.submit(sets_of(2))
-    assert desk.ended() == "succeeded"
-    until(lambda: not is_alive(desk.runner()), "the runner to be gone")
-    key = desk.jobs.key_of("job")
-    stored = desk.store.get(key)
-    assert stored is not None
-    document = json.loads(stored.value)
-    document |= {"status": "running", "transitions": document["transitions"][:4]}
-    assert desk.store.put(key, json.dumps(document).encode(), stored.version)
-    ran = desk.ok("resume", "job")
-    assert "job: no task is left to run; restarted under its own id, since it had not ended\n" in ran.err
-    assert desk.ended() == "succeeded"
-
-
 def test_resuming_what_is_no_job_or_was_never_submitted_says_so(cli: Cli, jobs: JobRegistry) -> None:
     assert cli("resume", "nothing").code == 3
     assert not JobDir.for_job("nothing", cli.env).path.exists()
@@ -170,19 +140,6 @@ def test_a_job_goes_on_as_it_was_submitted(desk: Desk) -> None:
     )
     assert desk.ended("job.2") == "succeeded"
     assert record(desk.jobs, "job.2").metadata.items() >= {**told, "local_workers": "1"}.items()
-
-
-def test_an_interpreter_that_is_gone_is_told_and_nothing_is_changed(desk: Desk) -> None:
-    link = _interpreter(desk)
-    desk.submit(sets_of(1, needs="/nowhere"), "--python", str(link))
-    assert desk.ended() == "failed"
-    link.unlink()
-    before = list(desk.store.list_keys("jobs/"))
-    ran = desk("resume", "job")
-    told = f"error: The interpreter of an earlier launch, {link}, does not exist."
-    assert (ran.code, sentences(ran.err)) == (2, [told])
-    assert "--python PATH" in ran.err
-    assert list(desk.store.list_keys("jobs/")) == before
 
 
 def test_a_parent_is_resumed_once_and_names_its_child(desk: Desk) -> None:
@@ -439,59 +396,112 @@ def test_ends_that_no_ledger_tells_are_told_as_unknown(cli: Cli, remote: Remote,
     ]
 
 
-def test_tasks_of_a_job_that_never_ran_have_no_outcome(cli: Cli, remote: Remote) -> None:
-    add_job(remote.jobs, "job", sets_of(2), status="pending")
-    remote.jobs.cancel_job("job")
-    assert cli.ok("resume", "job", "--only", "failed").err == "job: no missing task has the outcome failed\n"
-
-
-REFUSED = (
-    ("--only fail", "error: invalid --only 'fail': expected one of failed, timeout, oom, died, lost, preempted,"),
-    ("--memory x2", "error: invalid --memory 'x2': expected a limit like 2GiB, since the job had none that"),
-    ("--memory much", "error: invalid --memory 'much': expected a size like 2GiB, or a factor like x2."),
-    (
-        "--task-memory x1",
-        "error: invalid --task-memory 'x1': expected a size like 2GiB, on resume also a factor",
-    ),
-    ("--timeout x2", "error: invalid --timeout 'x2': expected a limit like 1h, since the job had none"),
-    ("--timeout x0", "error: invalid duration 'x0': expected a number with s, m, h, d or w"),
-)
-
-
-def test_what_a_resume_cannot_grow_or_choose_is_one_sentence(desk: Desk) -> None:
-    desk.submit([{"x": 0, "fail": True}])
-    assert desk.ended() == "failed"
-    ran = {words: desk("resume", "job", *words.split()) for words, _ in REFUSED}
-    assert {words: one for words, one in ran.items() if (one.code, one.out) != (2, "")} == {}
-    assert [ran[words].err for words, told in REFUSED if not ran[words].err.startswith(told)] == []
-    assert [state.job_id for state in desk.jobs.list_jobs()] == ["job"]
-
-
-def test_a_job_that_has_not_ended_keeps_its_tasks(desk: Desk) -> None:
-    """Its manifest is written, so that a choice would have no effect."""
-    gate = desk.home.with_name("gate")
-    desk.submit([{"x": 0, "gate": str(gate)}])
-    ran = desk("resume", "job", "--only", "oom")
-    assert ran.code == 2
-    assert sentences(ran.err)[0] == "error: Job job has not ended: it continues with all its tasks."
-    gate.touch()
+def test_a_runner_that_died_with_all_tasks_done_only_ends_its_job(desk: Desk) -> None:
+    """The record does not tell of the end. So the job goes on, and no task is left for it."""
+    desk.submit(sets_of(2))
+    assert desk.ended() == "succeeded"
+    until(lambda: not is_alive(desk.runner()), "the runner to be gone")
+    key = desk.jobs.key_of("job")
+    stored = desk.store.get(key)
+    assert stored is not None
+    document = json.loads(stored.value)
+    document |= {"status": "running", "transitions": document["transitions"][:4]}
+    assert desk.store.put(key, json.dumps(document).encode(), stored.version)
+    ran = desk.ok("resume", "job")
+    assert "job: no task is left to run; restarted under its own id, since it had not ended\n" in ran.err
     assert desk.ended() == "succeeded"
 
 
-def test_a_child_whose_runner_was_killed_still_leaves_what_was_not_chosen(desk: Desk) -> None:
-    """And `resume` counts only what it runs."""
-    noted, gate = desk.home.with_name("calls"), desk.home.with_name("gate")
+KILLED, STOPPED = signal.SIGKILL, signal.SIGTERM
+
+
+@pytest.fixture
+def steps(desk: Desk, tmp_path: Path) -> Path:
+    """Return the file with the steps of the model of the desk."""
+    desk.env["PYTHONPATH"] = str(ROOT)
+    code(desk.home, STEPS)
+    return tmp_path / "steps"
+
+
+@pytest.mark.parametrize("number", [KILLED, STOPPED])
+def test_a_child_goes_on_where_a_runner_was_ended(desk: Desk, steps: Path, number: int) -> None:
+    """A killed one loses the steps since the last checkpoint, and one that is told to stop none."""
+    gate = steps.with_name("gate")
+    sets = sets_of(1, steps=str(steps), steps_total=40, every=10, gates={"25": str(gate)})
+    desk.submit(sets)
+    desk.until(gate.with_name("gate-reached").exists, "the task to be in the middle")
+    journal = JobDir.for_job("job", desk.env).ledger(0)  # the attempt is noted a moment after its first step
+    desk.until(lambda: any(path.stat().st_size for path in journal.glob("*")), "the runner to note the attempt")
+    pid = desk.runner()
+    ended = [pid, *(child for child, (parent, _) in read_parents().items() if parent == pid)]
+    os.kill(pid, number)
+    until(lambda: not any(map(is_alive, ended)), "the runner and its worker to end")
     gate.touch()
-    sets = sets_of(2)
-    sets[0]["fail"] = True
-    sets[1] |= {"calls": str(noted), "gate": str(gate), "die": str(desk.home.with_name("died"))}
-    desk.submit(sets, "--retries", "0")
-    assert desk.ended() == "failed"
-    gate.unlink()
-    child = desk.ok("resume", "job", "--only", "died", "--json").json["job_id"]
-    desk.until(lambda: calls(noted) == {1: 2}, "the chosen task to run", child)
-    kill(desk.runner(child))
-    until(lambda: not is_alive(desk.runner(child)), "the runner to be gone")
+    assert desk.ok("status", "job", "--json").json["status"] == "failed"
+    assert [task["outcome"] for task in desk.ok("tasks", "job", "--json").json["tasks"]] == [
+        "lost" if number == KILLED else "preempted"
+    ]
+    child = desk.ok("resume", "job", *(["--only", "preempted"] if number == STOPPED else [])).out.strip()
+    assert desk.ended(child) == "succeeded"
+    again = range(20 if number == KILLED else 26, 40)
+    assert steps_of(steps) == {0: [*range(26), *again]}
+    assert desk.results(child) == undisturbed(sets)
+    (task,) = desk.ok("tasks", child, "--json").json["tasks"]
+    assert (task["outcome"], task["resumed_at"], task["resumes"]) == ("succeeded", str(again[0]), 1)
+    assert not list(Path(desk.env["HOME"]).rglob("checkpoints/*"))
+
+
+def test_views_say_where_a_task_went_on(desk: Desk, steps: Path) -> None:
+    """Tasks say it of the last attempt, and the status how much was not repeated."""
+    desk.submit(sets_of(1, steps=str(steps), steps_total=40, every=10, die=[15, 25], pause=0.002), "--retries", "2")
+    assert desk.ended() == "succeeded"
+    (task,) = desk.ok("tasks", "job", "--json").json["tasks"]
+    assert (task["attempt"], task["resumed_at"], task["resumes"]) == (3, "20", 2)
+    assert "RESUMED" in (table := desk.ok("tasks", "job").out)
+    assert ", twice" in table
+    saved = desk.ok("status", "job", "--json").json["saved_seconds"]
+    assert saved >= task["resumed_seconds"] > 0
+    assert "CPU saved by checkpoints: about" in desk.ok("status", "job").out
+
+
+def test_a_cancellation_with_a_grace_lets_tasks_save(desk: Desk, steps: Path) -> None:
+    """Its runner reads that in the record, saves and stops, and only then the job is cancelled."""
+    gate = steps.with_name("gate")
+    sets = sets_of(1, steps=str(steps), steps_total=40, every=100, gates={"25": str(gate)})
+    desk.submit(sets)
+    desk.until(gate.with_name("gate-reached").exists, "the task to be in the middle")
+    told = desk.ok("cancel", "job", "--grace", "5m")
+    assert "Tasks with checkpoints may save, up to 5m." in told.err
+    assert desk.ended() == "cancelled"
     gate.touch()
-    assert f"{child}: 1 task to do" in desk.ok("resume", child).err
-    assert desk.ended(child) == "partial"
+    child = desk.ok("resume", "job").out.strip()
+    assert desk.ended(child) == "succeeded"
+    assert steps_of(steps) == {0: [*range(40)]}
+
+
+SUMMARISE = """
+def summarise(params, tasks):
+    return {"sum": sum(task.json()["total"] for task in tasks)}
+"""
+
+
+@pytest.mark.parametrize(
+    ("count", "fields"),
+    [
+        (1, {"n_replicates": {"min": 4, "max": 8, "until": {"total": {"confidence": 0.95, "absolute": 1e-9}}}}),
+        (2, {"n_replicates": 2, "reduce": "model:summarise"}),
+    ],
+    ids=["adaptive", "reduced"],
+)
+def test_tasks_that_died_leave_what_others_would(desk: Desk, steps: Path, count: int, fields: dict[str, Any]) -> None:
+    """With adaptive replicates or a reduction. The second job finds the marks of the first, and is undisturbed."""
+    code(desk.home, STEPS + SUMMARISE)
+    sets = sets_of(count, steps=str(steps), steps_total=40, every=10, die=[15, 25])
+    for job_id in ("job", "again"):
+        desk.submit(sets, "--retries", "2", job_id=job_id, **fields)
+        assert desk.ended(job_id) == "succeeded"
+    tasks = desk.ok("tasks", "job", "--json", "--limit", "0").json["tasks"]
+    assert sum(task["resumes"] for task in tasks) == 2 * count
+    assert len(steps_of(steps)) == count
+    assert desk.results() == desk.results("again")
+    assert not list(Path(desk.env["HOME"]).rglob("checkpoints/*"))

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import mopsjobs
+from mopsjobs.bundles.bundle import bundle_key
 from mopsjobs.bundles.git_state import GitState
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.local import LocalEngine
@@ -25,9 +26,9 @@ from mopsjobs.store import open_store
 from mopsjobs.studies.manifest import Origin, load_manifest
 from mopsjobs.studies.outputs import output_key
 from mopsjobs.studies.packed_store import show_packs
-from support.cli import Cli, command, sentences
+from support.cli import Cli, add, command, put, sentences
 from support.desk import Desk
-from support.runs import PATIENCE, calls, code, is_alive, kill, record, sets_of, study, until
+from support.runs import MODEL, PATIENCE, calls, code, is_alive, kill, place, record, sets_of, study, until
 from support.servers import Azurite
 
 # --- submit ---------------------------------------------------------------------------------------------------------
@@ -109,50 +110,6 @@ def test_wait_runs_it_in_the_foreground_and_ends_as_the_job_does(
     assert not (JobDir.for_job("job", desk.env).path / "runner.log").exists()
 
 
-def loads_once(desk: Desk, then: str) -> None:
-    """Make a model that passes the check of the submission, and imports this source when its runner loads it."""
-    flag = desk.home.with_name("loaded")
-    code(
-        desk.home,
-        f"import os\nif os.path.exists({str(flag)!r}):\n    import broken\nopen({str(flag)!r}, 'x').close()\n"
-        "def simulate(params, seed):\n    return 1\n",
-    )
-    (desk.home / "broken.py").write_text(then)
-
-
-@pytest.mark.parametrize(
-    ("source", "last", "hint"),
-    [
-        ("x = 1\ndef simulate(:\n", "SyntaxError: ", "hint: See line 2 of broken.py in the packed code.\n"),
-        ("\n\nx = 1 / 0\n", "ZeroDivisionError: ", "hint: See line 3 of broken.py in the packed code.\n"),
-        ("import nowhere\n", "ModuleNotFoundError: ", "hint: Name the interpreter that has the model's packages"),
-        (
-            "raise ModuleNotFoundError(\"No module named 'mopsjobs'\")\n",
-            "ModuleNotFoundError: ",
-            "hint: Install mops-jobs in the model's Python, or name the file: PYTHONPATH=PATH/mops-jobs.pyz\n",
-        ),
-    ],
-)
-def test_a_model_that_cannot_be_loaded_fails_with_its_place(desk: Desk, source: str, last: str, hint: str) -> None:
-    """The traceback is in `logs`."""
-    loads_once(desk, source)
-    ran = desk("submit", desk.write(sets_of(1)), "--auto", "--job-id", "job", "--wait")
-    assert (ran.code, ran.out, record(desk.jobs).error_code) == (100, "job\n", "MODEL")
-    assert hint in ran.err
-    shown = desk.ok("logs", "job").lines
-    assert shown[0] == "Traceback (most recent call last):"
-    assert shown[-1].startswith(last)
-
-
-def test_logs_show_the_traceback_of_a_task_that_failed_in_its_place(desk: Desk) -> None:
-    sets = [{"x": 0, "say": "hello"}, {"x": 1, "fail": True}, {"x": 2, "say": "bye"}]
-    desk("submit", desk.write(sets), "--auto", "--job-id", "job", "--wait", "--workers", "1")
-    shown = desk.ok("logs", "job").lines
-    assert {"[0] hello", "[1] Traceback (most recent call last):", "[2] bye"} <= set(shown)
-    assert "[1] ValueError: as asked" in shown
-    assert desk.ok("logs", "job", "--grep", "as asked").lines == [line for line in shown if line.startswith("[1]")]
-
-
 @pytest.mark.parametrize(("number", "code_"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_job_in_the_foreground_stops_on_a_signal_and_goes_on_by_resume(
     desk: Desk, tmp_path: Path, number: signal.Signals, code_: int
@@ -192,34 +149,6 @@ def test_a_bundle_that_is_there_is_used_again(desk: Desk) -> None:
     desk.ok("submit", desk.write(sets_of(3)), "--bundle", bundle, "--job-id", "other")
     assert (desk.ended(), desk.ended("other")) == ("succeeded", "succeeded")
     assert len(desk.results("other")) == 3
-
-
-def test_a_study_may_come_from_standard_input(desk: Desk) -> None:
-    with open(desk.write(sets_of(1)), "rb") as given:
-        ran = subprocess.run(
-            command("submit", "-", "--auto", "--dry-run", "--json"),
-            stdin=given, env=desk.env, cwd=desk.home, capture_output=True, timeout=PATIENCE,
-        )  # fmt: skip
-    assert ran.returncode == 0
-    plan = json.loads(ran.stdout)
-    assert (plan["tasks_total"], plan["job_id"].startswith("model-")) == (1, True)
-
-
-def test_a_registry_is_left_out_under_each_of_its_names(cli: Cli) -> None:
-    """It is in the packed directory, and so is the cache.
-
-    The draft of a killed maker is a second name of it: opening that would give up SQLite's locks on it.
-    """
-    os.chdir(code(Path.cwd() / "desk"))
-    Path("../study.json").write_text(json.dumps(study(sets_of(1)).to_dict()))
-    cli.env["MOPS_JOBS_REGISTRY"] = "sqlite:r.db"
-    cli.env["MOPS_JOBS_CACHE"] = "cache.db"
-    cli.ok("register", "a")
-    cli.ok("list")
-    assert Path("cache.db").exists()
-    for name in ("r.db.part", "r.db.build.part", "r.db-wal.lost", "r.db.part-wal"):
-        os.link("r.db", name)
-    assert cli.ok("submit", "../study.json", "--auto", "--dry-run", "--json").json["bundle_files"] == 1
 
 
 def test_a_dry_run_shows_everything_and_does_nothing(cli: Cli) -> None:
@@ -351,47 +280,6 @@ def test_submit_without_code_says_which_flags_name_it(cli: Cli) -> None:
     assert (ran.code, sentences(ran.err)) == (2, [expected])
 
 
-@pytest.mark.parametrize(("name", "hints"), [("model.py", 1), ("study", 1), ("study.json", 0)])
-def test_another_file_than_a_study_gets_a_hint(cli: Cli, name: str, hints: int) -> None:
-    """The name of a file tells JSON from YAML. So the hint is for names that tell neither."""
-    Path(name).write_text("x = [")
-    ran = cli("submit", name, "--auto")
-    assert ran.code == 2
-    assert ran.err.count("hint: A study is JSON, or YAML if its name ends in .yaml or .yml.\n") == hints
-
-
-@pytest.mark.parametrize(
-    ("argv", "code"),
-    [
-        (["--auto", "--bundle", UNKNOWN], 2),
-        ([], 2),
-        (["--auto", "--workers", "0"], 2),
-        (["--auto", "--python", "no/such/python"], 2),
-        (["--auto", "--python", "/bin/sh"], 2),
-        (["--auto", "--engine", "abacus"], 2),
-        (["--auto", "--job-id", "../job"], 2),
-    ],
-)
-def test_what_makes_no_sense_is_refused_and_leaves_nothing(cli: Cli, argv: list[str], code: int) -> None:
-    Path("study.json").write_text(json.dumps(study(sets_of(1)).to_dict()))
-    ran = cli("submit", "study.json", *argv)
-    assert (ran.code, ran.out) == (code, "")
-    assert len(sentences(ran.err)) == 1
-    assert not Path(cli.env["HOME"], "registry.db").exists()
-
-
-def test_a_relative_interpreter_is_resolved_at_submission(desk: Desk) -> None:
-    """Against the directory of the submission.
-
-    The runner starts workers long afterwards; a link, as virtual environments have them, stays one.
-    """
-    environment_ = desk.home.with_name("env")
-    environment_.mkdir()
-    (environment_ / "python").symlink_to(sys.executable)
-    desk.submit(sets_of(2), "--python", "../env/python")
-    assert desk.ended() == "succeeded"
-
-
 def test_a_missing_bundle_is_refused_before_anything_is_registered(cli: Cli, jobs: JobRegistry) -> None:
     Path("study.json").write_text(json.dumps(study(sets_of(1)).to_dict()))
     ran = cli("submit", "study.json", "--bundle", UNKNOWN, "--job-id", "job")
@@ -445,31 +333,6 @@ def test_a_launch_that_fails_leaves_a_record_that_says_why(
         assert cli("resume", "job").err.endswith(" mops-jobs resume job.2\n")
 
 
-OPTIONS = {"local_first": "4", "local_max_failures": "3"}
-
-
-def test_a_resumed_job_has_the_same_limits(desk: Desk) -> None:
-    """It runs what was not run and what failed. Flags go before the record."""
-    noted, mended = desk.home.with_name("calls"), desk.home.with_name("mended")
-    sets = [*sets_of(4, calls=str(noted)), *sets_of(30, calls=str(noted), needs=str(mended))[4:]]
-    desk.submit(sets, "--first", "4", "--max-failures", "3")
-    assert desk.ended() == "partial"
-    state = record(desk.jobs)
-    assert state.metadata.items() >= OPTIONS.items()
-    assert (state.tasks_completed, state.tasks_failed) == (4, 4)
-    assert "job: Ended by --max-failures 3: 4 failed, " in desk("wait", "job").err
-    assert desk.ok("resume", "job").out == "job.2\n"
-    assert desk.ended("job.2") == "failed"
-    state = record(desk.jobs, "job.2")
-    assert state.metadata.items() >= OPTIONS.items()
-    assert (state.tasks_total, state.tasks_failed, state.error_code) == (26, 4, "FAILURES")
-    mended.touch()
-    assert desk.ok("resume", "job.2", "--first", "0", "--max-failures", "10%").out == "job.3\n"
-    assert desk.ended("job.3") == "succeeded"
-    assert record(desk.jobs, "job.3").metadata.items() >= {"local_first": "0", "local_max_failures": "10%"}.items()
-    assert calls(noted).keys() == set(range(30))
-
-
 def test_a_budget_and_its_use_are_in_each_view(desk: Desk) -> None:
     """A resumed job has the same budget anew, unless a flag gives another one."""
     desk.submit(sets_of(6), "--workers", "1", "--max-cpu-hours", "1e-7")
@@ -491,35 +354,6 @@ def test_a_budget_and_its_use_are_in_each_view(desk: Desk) -> None:
     desk.ok("resume", "job.2", "--max-cpu-hours", "1")
     assert desk.ended("job.3") == "succeeded"
     assert "Budget     0.00 of 1 CPU-hours\n" in desk.ok("status", "job.3").out
-
-
-def test_a_job_in_the_foreground_says_why_it_ended(desk: Desk) -> None:
-    study = desk.write([*sets_of(2), *sets_of(20, fail=True)[2:]])
-    ran = desk("submit", study, "--auto", "--job-id", "job", "--workers", "1", "--wait", "--max-failures", "2")
-    assert ran.code == 104
-    assert ran.err.count("Ended by --max-failures 2: 3 failed, ") == 1
-    assert "Next: mops-jobs failures job" in ran.err
-    assert "FAILURES: Ended by --max-failures 2: 3 failed, " in desk.ok("status", "job").out
-
-
-@pytest.mark.parametrize("words", [["submit", "study.json", "--auto"], ["resume", "job"], ["run", "job"]])
-@pytest.mark.parametrize(
-    ("flags", "told"),
-    [
-        (["--first", "-1"], "invalid --first '-1': expected a number of tasks, 0 for none"),
-        (["--max-failures", "10 %"], "invalid --max-failures '10 %': expected a number of tasks, or a share above 0%"),
-    ],
-)
-def test_an_invalid_limit_is_one_sentence(desk: Desk, words: list[str], flags: list[str], told: str) -> None:
-    """Nothing is launched."""
-    desk.write(sets_of(1))
-    desk.jobs.register_job("job", metadata={"bundle": "sha256:0"})
-    if words[0] == "submit":
-        words = ["submit", str(desk.home.with_name("study.json")), "--auto"]
-    ran = desk(*words, *flags)
-    assert (ran.code, ran.out) == (2, "")
-    assert [sentence for sentence in sentences(ran.err) if told in sentence] == sentences(ran.err)
-    assert [state.job_id for state in desk.jobs.list_jobs()] == ["job"]
 
 
 def commit_all(desk: Desk) -> str:
@@ -554,3 +388,140 @@ def test_the_manifest_has_commit_and_changes_of_the_code(desk: Desk, tmp_path: P
         found = desk.store.get(f"jobs/{job_id}/manifest.json")
         assert found is not None
         assert b"hunter2" not in found.value
+
+
+def test_a_registry_is_left_out_under_each_of_its_names(cli: Cli) -> None:
+    """It is in the packed directory, and so is the cache.
+
+    The draft of a killed maker is a second name of it: opening that would give up SQLite's locks on it.
+    """
+    os.chdir(code(Path.cwd() / "desk"))
+    Path("../study.json").write_text(json.dumps(study(sets_of(1)).to_dict()))
+    cli.env["MOPS_JOBS_REGISTRY"] = "sqlite:r.db"
+    cli.env["MOPS_JOBS_CACHE"] = "cache.db"
+    cli.ok("register", "a")
+    cli.ok("list")
+    assert Path("cache.db").exists()
+    for name in ("r.db.part", "r.db.build.part", "r.db-wal.lost", "r.db.part-wal"):
+        os.link("r.db", name)
+    assert cli.ok("submit", "../study.json", "--auto", "--dry-run", "--json").json["bundle_files"] == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "model", "message", "hint"),
+    [
+        ("def f(:\n", "model:f", "SyntaxError: invalid syntax (model.py, line 1)", "See line 1 of model.py"),
+        ("import nowhere\n", "model:simulate", "No module named 'nowhere'", "Name the interpreter that has the"),
+        (MODEL, "model:simulte", "there is no 'simulte' in model.py, did you mean 'simulate'?", ""),
+        (MODEL, "model:LAST", "TypeError: 'LAST' in model.py is not a function but list", ""),
+        (MODEL, "models:simulate", "No module named 'models'", "The model's module models is not in "),
+        (MODEL, "model.py:simulate", "expected package.module:function, not a file. Did you mean 'model:simu", ""),
+        ("import os\nprint('bye')\nos._exit(3)\n", "model:f", "ends before it is ready (exit code 3): bye", ""),
+        ("def f(params): 1\n", "model:f", "f(params) cannot be called as f(params, seed), with a dict as params", ""),
+    ],
+)  # fmt: skip
+def test_a_model_that_cannot_be_called_is_refused_before_the_launch(
+    desk: Desk, source: str, model: str, message: str, hint: str
+) -> None:
+    code(desk.home, source)
+    path = desk.write(sets_of(1), model=model)
+    for words in (("--dry-run",), ("--job-id", "job")):
+        ran = desk("submit", path, "--auto", *words)
+        assert (ran.code, ran.out) == (2, "")
+        assert message in sentences(ran.err)[0]
+        assert f"hint: {hint}" in ran.err if hint else "hint: " not in ran.err
+    assert desk.jobs.get_job("job") is None
+    assert not JobDir.for_job("job", desk.env).path.exists()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def f(params, seed, n=10): return 1\n",
+        "class Model:\n    def __call__(self, params, seed): return 1\nf = Model()\n",
+        "def logged(g): return lambda *args, **named: g(*args, **named)\n@logged\ndef f(params, seed): return 1\n",
+        "f = max\n",
+        "import threading, time\nprint('loading')\nthreading.Thread(target=time.sleep, args=(60,)).start()\nf = max\n",
+    ],
+)
+def test_whatever_can_be_called_with_parameters_and_seed_passes_the_check(desk: Desk, source: str) -> None:
+    """Defaults, any arguments, callable objects, functions of C; also a model that prints and starts threads."""
+    code(desk.home, source)
+    ran = desk.ok("submit", desk.write(sets_of(1), model="model:f"), "--auto", "--dry-run")
+    assert ran.err == "Nothing was done.\n"
+
+
+@pytest.mark.parametrize(
+    ("reduce", "message", "hint"),
+    [
+        ("model:summarize", "AttributeError: there is no 'summarize' in model.py, did you mean 'summarise'?", ""),
+        ("model:simulate", "TypeError: simulate(params, seed, n) cannot be called as simulate(params, tasks)", ""),
+        ("summary:f", "ModuleNotFoundError: No module named 'summary'", "hint: Name the interpreter that has the"),
+    ],
+)  # fmt: skip
+def test_a_reduce_function_that_cannot_be_called_is_refused_too(
+    desk: Desk, reduce: str, message: str, hint: str
+) -> None:
+    code(desk.home, "def simulate(params, seed, n): 1\ndef f(params, seed): 1\ndef summarise(params, tasks): 1\n")
+    ran = desk("submit", desk.write(sets_of(1), model="model:f", reduce=reduce), "--auto", "--job-id", "job")
+    assert (ran.code, ran.out) == (2, "")
+    assert sentences(ran.err)[0].startswith(f"error: The reduce function cannot be loaded: {message}")
+    assert hint in ran.err
+    assert desk.jobs.get_job("job") is None
+
+
+def test_the_model_is_checked_without_the_secrets_of_the_registry(desk: Desk) -> None:
+    code(desk.home, "import os\nraise OSError(os.environ.get('AZURE_STORAGE_KEY', 'nothing'))\n")
+    ran = desk("submit", desk.write(sets_of(1)), "--auto", "--dry-run", AZURE_STORAGE_KEY="c2VjcmV0")
+    assert sentences(ran.err) == ["error: The model cannot be loaded: OSError: nothing"]
+
+
+def test_a_model_that_loads_slowly_is_left_to_its_runner(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("submission.model_check", "engines.model_process"):  # the first one imports the limit of the second
+        monkeypatch.setattr(f"mopsjobs.{module}.LOAD_SECONDS", 0.0)
+    code(Path.cwd(), "import time\ntime.sleep(600)\n")
+    Path("study.json").write_text(json.dumps(study(sets_of(1)).to_dict()))
+    ran = cli.ok("submit", "study.json", "--auto", "--dry-run")
+    assert ran.err.startswith("The model takes longer than 0 s to load, or prints a line above 1 MiB: it is launched")
+
+
+def test_a_stored_bundle_is_checked_too(desk: Desk) -> None:
+    desk.submit(sets_of(1))
+    bundle = str(record(desk.jobs).metadata["bundle"])
+    assert desk.ended() == "succeeded"
+    ran = desk("submit", desk.write(sets_of(2), model="model:nosuch"), "--bundle", bundle)
+    assert (ran.code, "there is no 'nosuch' in model.py" in ran.err) == (2, True)
+    put(desk.store, bundle_key(bundle), b"another one's")
+    ran = desk("submit", desk.write(sets_of(2)), "--bundle", bundle, "--dry-run")
+    assert (ran.code, sentences(ran.err)) == (
+        6,
+        [f"error: The bundle {bundle} is damaged: its bytes do not have the digest in its name."],
+    )
+
+
+def test_a_model_that_runs_elsewhere_is_not_loaded_here(desk: Desk) -> None:
+    """What a cluster has installed cannot be told here: a module that was not packed is a warning."""
+    code(desk.home, "import nowhere\n")
+    words = ("--auto", "--dry-run", "--engine", "dask", "--scheduler", "tcp://127.0.0.1:1")
+    assert desk.ok("submit", desk.write(sets_of(1)), *words).err == "Nothing was done.\n"
+    ran = desk.ok("submit", desk.write(sets_of(1), model="other:f"), *words)
+    assert "warning: The model's module other is not in " in ran.err
+
+
+@pytest.mark.parametrize("words", ["submit study.json --engine dask", "resume job --trust engine:dask"])
+def test_with_dask_only_the_reduce_function_is_loaded_here(
+    cli: Cli, jobs: JobRegistry, tmp_path: Path, words: str
+) -> None:
+    """It runs beside the runner. The model may need what is installed on the cluster alone."""
+    studied = study(sets_of(1), reduce="means:f")
+    place(jobs.store, "job", studied, code(tmp_path / "old"))
+    add(jobs, "job", "failed", engine="dask")
+    code(Path.cwd(), "import nowhere\n")
+    Path("study.json").write_text(json.dumps(studied.to_dict()))
+    Path("means.py").write_text("def g(params, tasks): 1\n")
+    ran = cli(*words.split(), "--auto", "--scheduler", "tcp://127.0.0.1:1")
+    assert (ran.code, sentences(ran.err)[0]) == (
+        2,
+        "error: The reduce function cannot be loaded: AttributeError: there is no 'f' in means.py",
+    )
+    assert [state.job_id for state in jobs.list_jobs()] == ["job"]

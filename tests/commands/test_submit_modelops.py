@@ -161,18 +161,6 @@ def test_missing_data_of_a_target_are_named(desk: Desk) -> None:
     assert "registry.yaml names files that are not packed: data/observed.csv. If a rule" in ran.err
 
 
-@pytest.mark.parametrize(("model", "code"), [("models.sir", 2), ("models.sir:StarsimSIR", 2)])
-def test_a_model_class_without_a_wire_function_is_refused(desk: Desk, tmp_path: Path, model: str, code: int) -> None:
-    """A study of ModelOps names a module or a class: only a wire function can run it."""
-    tree(desk.home, {"models/sir.py": "class StarsimSIR:\n    def __init__(self): pass\n"})
-    ran = desk("submit", desk.write(sets_of(1), model=model), "--auto")
-    assert (ran.code, "The model cannot be loaded: " in ran.err) == (code, True)
-    ran = desk("submit", desk.write(sets_of(1), model="models.sir"), "--auto", "--dry-run", "--engine", "dask",
-               "--scheduler", "tcp://127.0.0.1:1")  # fmt: skip
-    assert "names no function, and" in ran.err
-    assert "The job fails unless it is installed." in ran.err
-
-
 def test_the_environment_beside_the_study_is_used(desk: Desk, tmp_path: Path) -> None:
     """`uv tool install` gives mops-jobs a Python without the model's packages, and no environment is active."""
     wrapper = tmp_path / "project" / ".venv" / "bin" / "python"

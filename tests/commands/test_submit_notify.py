@@ -14,7 +14,7 @@ from mopsjobs.app.following.notify.notifier import telling_of_run
 from mopsjobs.engines import runner_process
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.registry.job_registry import JobRegistry
-from support.cli import Cli, add, during_sleeps, sentences
+from support.cli import Cli, add, sentences
 from support.desk import Desk
 from support.notify import VARIABLE, Hook, hook_rule, serving_hook, write_rules
 from support.runs import PATIENCE, record, sets_of, until
@@ -49,25 +49,6 @@ def test_a_server_that_refuses_changes_no_job(hook: Hook, desk: Desk) -> None:
     ran = desk("submit", path, "--auto", "--job-id", "job", "--wait", "--notify", "hook", "--workers", "1")
     assert (ran.code, record(desk.jobs).status) == (0, "succeeded")
     assert "The rule hook has not told of job: the server answered 500 Internal Server Error." in ran.err
-
-
-def test_the_end_is_in_the_record_before_it_is_told(hook: Hook, desk: Desk) -> None:
-    """A server that hangs holds up neither the record nor a wait without rules."""
-    hook.hangs = True
-    desk.submit(sets_of(1), "--notify", "hook")
-    assert hook.holds.wait(PATIENCE)
-    assert record(desk.jobs).status == "succeeded"
-
-
-def test_a_child_is_told_as_its_parent(hook: Hook, desk: Desk) -> None:
-    """`resume` repeats the rules, as it repeats the other options of the launch."""
-    mended = desk.home.with_name("mended")
-    desk.submit(sets_of(1, needs=str(mended)), "--notify", "hook")
-    desk.ended()
-    mended.touch()
-    child = desk.ok("resume", "job", "--json").json["job_id"]
-    assert desk.ended(child) == "succeeded"
-    assert [document["job"]["job_id"] for document in hook.received] == ["job", child]
 
 
 def test_a_rule_that_is_not_there_submits_nothing(cli: Cli, hook: Hook, desk: Desk) -> None:
@@ -172,13 +153,9 @@ def test_the_runner_of_the_last_job_stays_to_tell_of_the_sweep(cli: Cli, jobs: J
     assert sum(cli.clock.slept) == 60
 
 
-def test_a_job_that_follows_puts_off_the_end_of_a_sweep(cli: Cli, jobs: JobRegistry, hook: Hook) -> None:
-    """The runner finds it after its pause, and leaves the message to the runner of that job."""
-    hook_rule(cli, hook)
-    add(jobs, "a", "running", labels={"sweep": "night"})
-    launched_here(cli, "a")
-    during_sleeps(cli, _1=lambda: add(jobs, "b", labels={"sweep": "night"}))
-    with telling_of_run("a", cli.app()):
-        jobs.update_status("a", "succeeded")
-    assert hook.titles == []
-    assert cli.clock.slept == [60]
+def test_the_end_is_in_the_record_before_it_is_told(hook: Hook, desk: Desk) -> None:
+    """A server that hangs holds up neither the record nor a wait without rules."""
+    hook.hangs = True
+    desk.submit(sets_of(1), "--notify", "hook")
+    assert hook.holds.wait(PATIENCE)
+    assert record(desk.jobs).status == "succeeded"

@@ -74,26 +74,6 @@ def test_the_ledger_of_an_earlier_job_is_the_basis(desk: Desk) -> None:
     assert "from 10 tasks of job with other code\n" in desk.ok("submit", path, "--auto", "--dry-run").out
 
 
-def test_a_study_in_the_code_does_not_make_it_other_code(desk: Desk) -> None:
-    desk.submit(sets_of(2))
-    assert desk.ended() == "succeeded"
-    path = desk.write(sets_of(2), n_replicates=2)
-    (desk.home / "study.json").write_text(Path(path).read_text())
-    assert planned(desk, path)["basis"]["same_code"] is True
-
-
-def test_other_seeds_are_other_tasks(desk: Desk) -> None:
-    """With the same seeds, the plan of the same study is surer: each of its tasks was measured."""
-    desk.submit(sets_of(2), n_replicates=3)
-    assert desk.ended() == "succeeded"
-    same, other = (
-        planned(desk, desk.write(sets_of(2), n_replicates=3, **seeds))["output_bytes"]
-        for seeds in ({}, {"seeds": "common"})
-    )
-    assert same["low"] == same["high"]
-    assert other["low"] < same["low"] < other["high"]
-
-
 def test_an_extension_plans_what_is_left(desk: Desk) -> None:
     """Reused tasks cost nothing. If all are, nothing is left to measure."""
     desk.submit(sets_of(2), n_replicates=2)
@@ -153,27 +133,6 @@ def test_a_probe_tells_of_failures_and_counts_their_attempts(desk: Desk, tmp_pat
     assert log.read_text() == "xxxx"
 
 
-def test_a_probe_whose_tasks_all_fail_is_no_plan(desk: Desk) -> None:
-    """What it would cost is not known, and a script sees that by the exit code."""
-    code(desk.home, COSTLY)
-    ran = desk("submit", desk.write([{"x": 9}]), "--auto", "--dry-run", "--probe", "1", "--json")
-    assert (ran.code, ran.out) == (1, "")
-    assert "1 of 1 task of the probe failed: task 0: ValueError: too much. There is no plan.\n" in ran.err
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (("--probe", "2"), "--probe has no effect without --dry-run."),
-        (("--probe", "0", "--dry-run"), "--probe"),
-    ],
-)
-def test_a_probe_that_makes_no_plan_is_refused(desk: Desk, words: tuple[str, ...], message: str) -> None:
-    ran = desk("submit", desk.write(sets_of(1)), "--auto", *words)
-    assert ran.code == 2
-    assert message in ran.err
-
-
 def test_prices_of_the_user_are_those_of_the_plan(desk: Desk) -> None:
     """Cores by the hour, and a month of the outputs. Of tasks that wait, the time counts for which they hold a core."""
     config = Path(desk.env["HOME"], ".config", "mops-jobs", "config.toml")
@@ -189,14 +148,6 @@ def test_prices_of_the_user_are_those_of_the_plan(desk: Desk) -> None:
     shown = desk.ok("submit", path, "--auto", "--dry-run", "--probe", "2").out.splitlines()[-1]
     assert shown.startswith("Price    ")
     assert shown.endswith(" CHF per month for storage")
-
-
-def test_values_beyond_the_measured_ones_are_a_warning(desk: Desk) -> None:
-    code(desk.home, COSTLY)
-    desk.submit([{"x": 1}, {"x": 2}])
-    assert desk.ended() == "succeeded"
-    ran = desk.ok("submit", desk.write([{"x": 2}, {"x": 4}]), "--auto", "--dry-run")
-    assert "warning: Values of x lie beyond those that were measured." in ran.err
 
 
 @pytest.mark.parametrize(("budget", "verb"), [("0.00000001", "will"), ("1000", None)])

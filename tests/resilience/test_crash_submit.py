@@ -17,7 +17,7 @@ from mopsjobs.store.base import VersionedStore, VersionToken
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from mopsjobs.studies.manifest import Manifest, manifest_key
-from mopsjobs.submission.client import JobSubmissionClient
+from mopsjobs.submission.client import submit_job
 from mopsjobs.submission.offline import deliver_offline
 from mopsjobs.submission.session import Session
 from support.cli import LineStore, key
@@ -48,10 +48,10 @@ def submit(store: VersionedStore, directory: Path) -> str:
     session = Session(
         registry_url="memory:", open_registry=lambda: JobRegistry(store), env={"XDG_STATE_HOME": str(directory)}
     )
-    client = JobSubmissionClient(Nowhere(), session)  # type: ignore[arg-type]
     with pack(code(directory / "code")) as packed:
         manifest = Manifest(job_id="job", study=study(sets_of(2)), bundle=packed.digest, engine=Nowhere.name)
-        client.submit(manifest, Launch(job_id="job", registry_url="memory:"), packed)
+        launch = Launch(job_id="job", registry_url="memory:")
+        submit_job(Nowhere(), session, manifest, launch, packed)  # type: ignore[arg-type]
         return packed.digest
 
 

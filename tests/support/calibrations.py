@@ -15,9 +15,8 @@ from mopsjobs.studies.calibration import Calibration, parse_calibration
 from mopsjobs.studies.journal import Journal, read_journal
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.rounds import Stopped, as_sets, encode_round, parse_round, round_key
-from mopsjobs.submission.calibrating import Coordinator, sampler_setup
+from mopsjobs.submission.calibrating import Coordinator, SamplerProcess, sampler_setup
 from mopsjobs.submission.growing import EndedTask
-from mopsjobs.submission.sampler_process import SamplerProcess
 
 SPEC: dict[str, Any] = {
     "model": "model:simulate",

@@ -216,7 +216,7 @@ def work(
     """Run a shard in this process with two workers of our own interpreter; what came of it and what was said."""
     said: list[str] = []
     directory.mkdir(parents=True, exist_ok=True)
-    chosen = Shard(job_id, **{"workers": 2, "python": sys.executable, "outage_seconds": 100.0, **shard})
+    chosen = Shard(job_id=job_id, **{"workers": 2, "python": sys.executable, "outage_seconds": 100.0, **shard})
     # Waits for a store are cut short, not away: another thread has to bring it back meanwhile.
     ran = run_shard(
         chosen,

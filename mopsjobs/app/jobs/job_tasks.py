@@ -92,7 +92,7 @@ class JobTasks:
         return [f"These are the tasks of {self.job_id} alone. Its family: {join_first(others)}"]
 
     def reuse_note(self) -> list[str]:
-        """Return the notes for a job that reuses tasks, which it did not run; else nothing."""
+        """Return the note for a job that reuses tasks, which it did not run; else nothing."""
         text = reused_text(self.job)
         return [] if text is None else [f"Reused, so not attempted here: {text}."]
 

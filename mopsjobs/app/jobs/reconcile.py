@@ -369,7 +369,7 @@ def _runner_end(state: JobState, action: Action, engine: EngineState, times: Eng
     if engine.phase != "failed" or state.status == JobStatus.VALIDATING:
         return RunnerEnd(None, action.words, times, is_stated=True)
     detail = action.detail or f"The {engine_of(state.to_dict())} engine says that it failed ({action.reason})."
-    return RunnerEnd(action.reason, detail, times, engine.lost, is_stated=True)
+    return RunnerEnd(action.reason, detail, times, is_stated=True)
 
 
 class EngineWatch:

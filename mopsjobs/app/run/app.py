@@ -21,8 +21,11 @@ from mopsjobs.utils.times import json_time, utc_now
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from mopsjobs.registry.job_registry import JobRegistry
     from mopsjobs.store.base import VersionedStore, VersionToken
+    from mopsjobs.submission.launch_options import LaunchOptions
     from mopsjobs.submission.session import Session
 
 
@@ -104,6 +107,23 @@ class App:
             monotonic=self.monotonic,
             sleep=self.sleep,
         )
+
+    def launch_options(self, values: Mapping[str, Any], *, may_grow: bool = False) -> LaunchOptions:
+        """Return the options of a launch for the values of flags or of arguments.
+
+        Args:
+            values: the values, by the names of options.
+            may_grow: whether limits may be factors, like `x2`, of those of an earlier launch.
+
+        Raises:
+            UsageError: if a value is not valid, or if there is no usable rule of a name.
+        """
+        from mopsjobs.app.run.notify_rules import check_rules
+        from mopsjobs.submission.launch_options import read_options
+
+        options = read_options(values, may_grow=may_grow)
+        check_rules(self.settings.rules, options.notify or (), self.env)
+        return options
 
     def describe_reads(self) -> str:
         """Return how fast a registry across a network answers a sync, and what it is waited for."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import itertools
 import json
 import math
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,13 @@ import pytest
 from mopsjobs.engines.model_errors import ModelError
 from mopsjobs.engines.model_process import SAMPLER_SOURCE
 from mopsjobs.engines.sampler_script import Parameter, Random, Space
-from mopsjobs.errors import JobBusyError, JobCancelledError, UsageError
+from mopsjobs.errors import JobBusyError, UsageError
 from mopsjobs.registry.calibration_counts import calibration_text
-from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.studies.calibration import Calibration
 from mopsjobs.studies.journal import Journal, Told, counts_of
 from mopsjobs.studies.precision import PRECISE, judge
 from mopsjobs.studies.rounds import as_sets
-from mopsjobs.submission.calibrating import Coordinator, sampler_setup
-from mopsjobs.submission.sampler_process import SamplerProcess
+from mopsjobs.submission.calibrating import Coordinator, SamplerProcess, sampler_setup
 from support.calibrations import JobInMemory, archive, read_back, run_in_memory, simulate, spec
 from support.docs import ROOT
 from support.runs import is_alive, until
@@ -111,30 +108,6 @@ def test_an_objective_without_a_finite_value_has_failed() -> None:
     assert (journal.rounds_done, journal.best) == (2, None)
 
 
-def test_a_set_whose_model_diverges_has_failed() -> None:
-    """Its squared distance from what was observed is beyond every float. The search goes on with the others."""
-
-    def model(params: Mapping[str, Any], seed: int) -> dict[str, Any]:
-        return {"loss": 1e200 if params["d"] == "bad" else 1.0}
-
-    journal, _, _ = run_in_memory(spec(objective={"loss": {"observed": 0, "sd": 2}}, n_replicates=2), model=model)
-    told = {one.params["d"]: one.told for one in journal.evaluations()}
-    assert told["bad"] == Told(None, 2, error="NoValue")
-    assert told["good"] == Told((0.25,), 2, 0.0)
-
-
-def test_a_function_that_fails_for_each_set_ends_the_search() -> None:
-    code = {"model.py": "def wrong(params, tasks):\n    1 / 0\n"}
-    calibration, job = spec(objective="model:wrong"), JobInMemory()
-    with (
-        SamplerProcess(sys.executable, archive(code), sampler_setup(calibration), {}) as sampler,
-        pytest.raises(UsageError, match=r"The objective fails: ZeroDivisionError: division by zero \(at model.py:2\)"),
-    ):
-        Coordinator(job, Journal(calibration, ()), sampler).run()
-    assert job.stopped is not None
-    assert job.stopped.code == "TARGET"
-
-
 @pytest.mark.parametrize("objective", ["los", ["cost", "los"], {"los": {"observed": 0, "sd": 1}}])
 def test_a_scalar_that_no_task_leaves_ends_the_search_after_one_round(objective: object) -> None:
     """The error has the scalars that there are. A NaN is a value: such a search goes on."""
@@ -191,13 +164,6 @@ def test_a_precision_decides_the_replicates_of_each_set() -> None:
     counts = counts_of(journal)
     assert counts["not_precise"] == sum(one.precise is False for one in told)
     assert f"failed (ValueError), {counts['not_precise']} not precise; best" in calibration_text(counts)
-
-
-def test_a_scalar_of_a_precision_that_no_task_leaves_ends_the_search() -> None:
-    """As one of the objective does."""
-    until = {**UNTIL, "until": {"los": {"absolute": 0.5}}}
-    with pytest.raises(UsageError, match=r"n_replicates.until names 'los', but no result has it. The numbers are: lo"):
-        run_in_memory(spec(n_replicates=until), model=noisy)
 
 
 def _asked(journal: Journal) -> list[object]:
@@ -265,41 +231,6 @@ def test_an_asynchronous_calibration_is_extended_as_it_was_told() -> None:
     assert [one.sets[0] for one in sorted(asked, key=lambda one: one.number)] == drawn[8:]
 
 
-def test_an_extension_asks_for_no_more_sets_than_its_budget_has() -> None:
-    """An earlier calibration may have ended within a round: fewer sets than its size are left."""
-    calibration = spec(sampler="random", mode="asynchronous", rounds=2)
-    short = Coordinator(JobInMemory(), Journal(calibration, ()), RandomHere(calibration)).run()
-    inherited = dataclasses.replace(short, rounds=short.rounds[:6], inherited=6, stored=0)
-    whole = Coordinator(JobInMemory(job_id="seir-2"), inherited, RandomHere(calibration), replays=[True] * 6).run()
-    assert (whole.rounds_done, whole.rounds_planned) == (8, 8)
-
-
-class Growing(InMemoryVersionedStore):
-    """A store whose calibration goes on while it is read."""
-
-    def __init__(self, left: Iterable[tuple[str, bytes]]) -> None:
-        super().__init__()
-        self._left = iter(left)
-
-    def scan(self, prefix: str) -> Iterator[Any]:
-        """List, and have the next objects stored after that."""
-        yield from list(super().scan(prefix))
-        for key, value in itertools.islice(self._left, 5):
-            self.create_if_absent(key, value)
-
-
-@pytest.mark.parametrize("mode", ["synchronous", "asynchronous"])
-def test_a_journal_that_grows_while_it_is_read_is_whole(mode: str) -> None:
-    """Each set that was told is in it with its round."""
-    calibration = spec(sampler="random", mode=mode)
-    job = JobInMemory()
-    Coordinator(job, Journal(calibration, ()), RandomHere(calibration)).run()
-    store = Growing(job.written)
-    done = [read_back(calibration, (), simulate, store)[0].rounds_done for _ in range(20)]
-    assert done == sorted(done)
-    assert done[-1] == calibration.most_rounds
-
-
 def test_a_worker_waits_for_no_other_set_in_asynchronous_mode() -> None:
     """As soon as one set has ended, it is told and the next one asked. The journal has what was told in this order."""
     calibration = spec(sampler="optuna", mode="asynchronous")
@@ -310,12 +241,6 @@ def test_a_worker_waits_for_no_other_set_in_asynchronous_mode() -> None:
     assert [one.number for one in journal.rounds][:3] == [4, 3, 2]
     assert "24 of 24 sets, " in calibration_text(counts_of(journal))
     assert "asynchronous: the order in which sets end decides what is asked" in calibration_text(counts_of(journal))
-
-
-def test_a_sampler_that_asks_for_nothing_has_failed() -> None:
-    code = {"own.py": CUSTOM + "\ndef empty(space, seed):\n    return Own(space, seed, 1, 3)\n"}
-    with pytest.raises(ModelError, match="The sampler asks for no set in the first round"):
-        run_in_memory(spec(sampler="own:empty"), code)
 
 
 def test_the_search_stops_below_a_value() -> None:
@@ -470,15 +395,6 @@ def test_another_client_that_told_otherwise_is_an_error() -> None:
         Coordinator(job, Journal(calibration, ()), Fixed()).run()  # type: ignore[arg-type]
 
 
-def test_the_processs_files_are_gone_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The code lies in a directory of its own, which is removed, also if the sampler cannot be loaded."""
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    run_in_memory(spec(rounds=1))
-    with pytest.raises(ModelError):
-        run_in_memory(spec(sampler="own:Missing"))
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_counts_are_noted_before_the_first_round_and_after_each() -> None:
     """So the record has them while a round runs, and a client that goes on notes what a killed one has not."""
     noted: list[dict[str, Any]] = []
@@ -488,26 +404,6 @@ def test_counts_are_noted_before_the_first_round_and_after_each() -> None:
     again: list[dict[str, Any]] = []
     run_in_memory(spec(rounds=3), None, whole, note=again.append)
     assert again == [counts_of(whole)]
-
-
-def test_a_client_whose_job_was_cancelled_notes_what_it_has_told() -> None:
-    """So the record has as many sets as the journal, also between whole rounds of asynchronous mode."""
-    noted: list[dict[str, Any]] = []
-    calibration, job = spec(mode="asynchronous"), JobInMemory()
-    store = job.add
-
-    def add(sets: Sequence[Mapping[str, Any]], replicates: int | None = None) -> range:
-        if len(job.values) == 3:
-            raise JobCancelledError("cancelled", job_id=job.job_id, status="cancelled")
-        return store(sets, replicates)
-
-    job.add = add  # type: ignore[method-assign]
-    with (
-        SamplerProcess(sys.executable, archive({}), sampler_setup(calibration), {}) as sampler,
-        pytest.raises(JobCancelledError),
-    ):
-        Coordinator(job, Journal(calibration, ()), sampler, note=noted.append, monotonic=lambda: 0.0).run()
-    assert [one["sets"] for one in noted] == [0, 3]
 
 
 HELD = """
@@ -527,7 +423,7 @@ def test_a_sampler_ends_with_a_coordinator_that_was_killed(tmp_path: Path) -> No
     code.write_bytes(archive({"own.py": HELD}))
     setup = sampler_setup(spec(sampler="own:Own", options={"note": str(note)}))
     program = (
-        "import os, pathlib, sys; from mopsjobs.submission.sampler_process import SamplerProcess\n"
+        "import os, pathlib, sys; from mopsjobs.submission.calibrating import SamplerProcess\n"
         f"SamplerProcess(sys.executable, pathlib.Path({str(code)!r}).read_bytes(), {setup!r}, {{}})\n"
         "os.kill(os.getpid(), 9)"
     )

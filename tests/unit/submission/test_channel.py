@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from contextlib import closing
 from multiprocessing import AuthenticationError
-from multiprocessing.connection import Client, Listener
+from multiprocessing.connection import Client
 from pathlib import Path
 
 import pytest
 
 from mopsjobs.studies.packs import PACK_BYTES
-from mopsjobs.submission.channel import MAX_PATH, Channel, ChannelClient, ToldTask
+from mopsjobs.submission.channel import Channel, ChannelClient, ToldTask
 from support.runs import PATIENCE, until
 
 
@@ -25,12 +25,12 @@ def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Return a path that is short enough for a socket, wherever the tests lie."""
-    import tempfile
+def place(tmp_path: Path) -> Path:
+    return tmp_path / "channel.json"
 
-    with tempfile.TemporaryDirectory(dir="/tmp") as short:
-        yield Path(short) / "channel.json"
+
+def address_of(place: Path) -> str:
+    return str(json.loads(place.read_text())["address"])
 
 
 def heard(client: ChannelClient, count: int) -> list[ToldTask]:
@@ -92,7 +92,7 @@ def test_a_client_needs_the_key(place: Path) -> None:
     with open_channel(place) as channel:
         assert place.stat().st_mode & 0o077 == 0
         with pytest.raises(AuthenticationError):
-            Client(str(place.with_suffix(".socket")), authkey=b"other")
+            Client(address_of(place), authkey=b"other")
         channel.tell(0, {}, None)
         assert not channel.has_clients
         client = ChannelClient(place)
@@ -106,7 +106,7 @@ def test_a_client_needs_the_key(place: Path) -> None:
 def test_a_client_that_says_nothing_keeps_nobody_waiting(place: Path) -> None:
     """Neither other clients nor the end of the runner; it may have been stopped."""
     with socket.socket(socket.AF_UNIX) as silent, open_channel(place) as channel:
-        silent.connect(str(place.with_suffix(".socket")))
+        silent.connect(address_of(place))
         client = ChannelClient(place)
         assert client.connect()
         channel.tell(7, {}, None)
@@ -114,37 +114,17 @@ def test_a_client_that_says_nothing_keeps_nobody_waiting(place: Path) -> None:
         client.close()
 
 
-def test_a_channel_whose_socket_was_removed_ends_too(place: Path) -> None:
-    """With the directory of its job, or by a second runner of the job that took over the name."""
-    with open_channel(place):
-        place.with_suffix(".socket").unlink()
-    assert not place.exists()
-
-
 def test_a_runner_that_says_nothing_is_left_to_the_store(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The client is not kept from reading the store, nor tries again with the same runner."""
     monkeypatch.setattr("mopsjobs.submission.channel.GREETING_SECONDS", 1)
-    with open_channel(place):
-        key = place.read_bytes()
     with socket.socket(socket.AF_UNIX) as silent:
-        silent.bind(str(place.with_suffix(".socket")))
+        silent.bind("")  # to an address that the system chooses
         silent.listen()
-        place.write_bytes(key)
+        address = silent.getsockname().decode()
+        place.write_text(json.dumps({"address": address, "key": "00"}))
         client = ChannelClient(place)
         assert not client.connect()
         assert not client.connect()
-
-
-def test_a_socket_of_another_program_is_no_channel(place: Path) -> None:
-    """It is left to itself."""
-    with open_channel(place):
-        key = place.read_bytes()
-    with Listener(str(place.with_suffix(".socket"))) as other, ThreadPoolExecutor(1) as threads:
-        place.write_bytes(key)
-        connected = threads.submit(ChannelClient(place).connect)
-        with other.accept() as connection:
-            connection.send_bytes(b"welcome")
-            assert not connected.result(PATIENCE)
 
 
 @pytest.mark.parametrize("message", [b"x", b"[[0]]", b'[["0", null, null]]', b'[[0, {"a": "?"}, null]]', b"7"])
@@ -156,22 +136,3 @@ def test_a_client_hangs_up_on_anything_else(place: Path, message: bytes) -> None
         until(lambda: channel.has_clients)
         channel._peers[0]._connection.send_bytes(message)
         until(lambda: client.read() == [] and client.connection is None, "it to hang up")
-
-
-def test_a_path_that_is_too_long_is_named_by_its_directory(tmp_path: Path) -> None:
-    """The path of a socket has some 100 bytes, and that of a job may be longer."""
-    path = tmp_path / ("x" * MAX_PATH) / "channel.json"
-    with open_channel(path) as channel:
-        client = ChannelClient(path)
-        assert client.connect()
-        channel.tell(7, {}, None)
-        assert heard(client, 1) == [(7, {}, None)]
-        client.close()
-    assert [*path.parent.iterdir()] == []
-
-
-def test_without_a_way_to_shorten_it_there_is_no_channel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The runner goes on without one, and clients poll the store."""
-    monkeypatch.setattr("mopsjobs.submission.channel.OPEN_FILES", str(tmp_path / "nothing"))
-    with pytest.raises(OSError, match="too long"):
-        Channel(tmp_path / ("x" * MAX_PATH) / "channel.json", lambda: None)

@@ -10,15 +10,13 @@ import pytest
 
 from mopsjobs.bundles.bundle import bundle_key
 from mopsjobs.bundles.packing import pack
-from mopsjobs.cache.rows import job_json_from_state
 from mopsjobs.engines.base import Engine, Launch, LaunchResult
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import EngineError, OptionError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.studies.manifest import Manifest, Reuse, load_manifest
-from mopsjobs.submission.client import JobSubmissionClient, launch_again, relaunched_fields
-from mopsjobs.submission.offline import record_launch
+from mopsjobs.submission.client import launch_again, relaunched_fields, submit_job
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.shard_drop import ShardDrop
 from mopsjobs.utils.times import record_time
@@ -28,32 +26,6 @@ from support.ledgers import BUNDLE
 from support.runs import code, place, sets_of, study
 
 LAUNCHED = {"metadata": {"local_workers": "2"}}
-
-
-def test_a_launch_is_a_sign_of_life_of_a_silent_job() -> None:
-    """Its mark as suspect goes. If its runner stays silent too, the job is suspect again after the usual time."""
-    registry, began_at = JobRegistry(InMemoryVersionedStore()), START + timedelta(hours=2)
-    registry.register_job("job", metadata={"suspect": {"reason": "pod_gone"}, "local_workers": "1"})
-    silent = registry.update_status("job", "running", heartbeat_at=record_time(START))
-    assert job_json_from_state(silent, now=began_at.timestamp())["suspect"] == "pod_gone"
-    record_launch(registry, "job", relaunched_fields(LAUNCHED, silent, began_at))
-    state = registry.require_job("job")
-    assert state.metadata == {"suspect": None, "local_workers": "2"}
-    for seconds, suspect in ((60, None), (61, "no_update")):
-        assert job_json_from_state(state, now=began_at.timestamp() + seconds)["suspect"] == suspect
-
-
-def test_a_launch_is_a_sign_of_life_of_a_job_that_was_delivered_late() -> None:
-    """It was submitted without the registry, hours ago by its record. Its new runner may take a minute to report."""
-    registry = JobRegistry(InMemoryVersionedStore())
-    late, now = registry.backdated_to(START), START + timedelta(hours=2)
-    late.register_job("job", engine="local", metadata={"bundle": "sha256:0"})
-    silent = late.update_status("job", "scheduled")
-    assert job_json_from_state(silent, now=now.timestamp())["suspect"] == "no_update"
-    record_launch(registry, "job", relaunched_fields(LAUNCHED, silent, now))
-    for seconds, suspect in ((60, None), (61, "no_update")):
-        state = registry.require_job("job")
-        assert job_json_from_state(state, now=now.timestamp() + seconds)["suspect"] == suspect
 
 
 def test_a_launch_on_a_cluster_is_none_of_a_job_that_never_reported() -> None:
@@ -138,11 +110,11 @@ def test_a_drop_of_files_is_refused_where_shards_need_other_outputs(
 ) -> None:
     """Before anything is stored: shards see what they have written themselves, and their code."""
     registry = JobRegistry(InMemoryVersionedStore())
-    client = JobSubmissionClient(Cluster(COMPLETE), _session(registry, tmp_path))
+    session = _session(registry, tmp_path)
     manifest = Manifest(job_id="job", study=study(sets_of(2), **more), bundle=BUNDLE, reused=reused)
     launch = Launch(job_id="job", registry_url="memory:", options={"file_drop": "yes"})
     with pytest.raises(OptionError, match=f"file_drop cannot be combined with {needs}"):
-        client.submit(manifest, launch)
+        submit_job(Cluster(COMPLETE), session, manifest, launch)
     assert list(registry.store.list_keys()) == []
 
 
@@ -168,11 +140,10 @@ def test_without_the_registry_the_drop_is_filled_with_what_is_kept_here(tmp_path
     directory = JobDir.for_job("job", session.env)
     directory.path.mkdir(parents=True)
     code(tmp_path / "code")
-    client = JobSubmissionClient(Unreported(), session)
     with pack(tmp_path / "code") as packed:
         manifest = Manifest(job_id="job", study=study(sets_of(2)), bundle=packed.digest, engine="slurm")
         launch = Launch(job_id="job", registry_url="memory:", options={"file_drop": "yes"})
-        outage, advice = client.submit(manifest, launch, packed).warnings
+        outage, advice = submit_job(Unreported(), session, manifest, launch, packed).warnings
     assert outage.endswith("The job is launched anyway.")
     assert advice == (
         "Its shards report by files, and do not register it. When the registry answers, run here: mops-jobs resume job"

@@ -32,7 +32,6 @@ from mopsjobs.submission.launching import (
     grown_options,
     make_launch,
     url_for_nodes,
-    warning_on_login_node,
 )
 from mopsjobs.submission.session import Session
 from support.docs import load_generator
@@ -97,13 +96,6 @@ def test_an_argument_of_another_type_is_refused(option: LaunchOption) -> None:
     assert str(refused.value).startswith(f"invalid {option.name} {values['bad']!r}: expected ")
 
 
-def test_texts_and_values_mean_the_same() -> None:
-    """Flags give texts; Python programs numbers or texts."""
-    texts = {"task_timeout": "1h", "task_memory": "1GiB", "retries": "2", "retry_on": "oom,died", "max_failures": "5"}
-    values = {"task_timeout": 3600, "task_memory": 2**30, "retries": 2, "retry_on": ["oom", "died"], "max_failures": 5}
-    assert read_options({**texts, "max_cpu_hours": "1.5"}) == read_options({**values, "max_cpu_hours": 1.5})
-
-
 REGISTRY = JobRegistry(InMemoryVersionedStore())
 SESSION = Session(registry_url="memory:", open_registry=lambda: REGISTRY, env={})
 
@@ -115,31 +107,12 @@ SESSION = Session(registry_url="memory:", open_registry=lambda: REGISTRY, env={}
         ("local", {"task_timeout": 0.0}, "invalid task_timeout '0': expected more than zero."),
         ("local", {"task_memory": 1000}, "invalid task_memory '1000B': expected at least 16MiB."),
         ("local", {"retries": "x"}, "invalid retries 'x': expected a whole number from 0 to 100."),
-        ("local", {"first": -1}, "invalid first '-1': expected a number of tasks, 0 for none."),
-        (
-            "local",
-            {"max_failures": "many"},
-            "invalid max_failures 'many': expected a number of tasks, or a share above 0% and below 100%.",
-        ),
-        *(
-            (
-                "local",
-                {"max_cpu_hours": hours},
-                f"invalid max_cpu_hours '{hours}': expected CPU-hours above 0, like 50 or 0.5.",
-            )
-            for hours in ("5h", "0", -1, "nan", "inf")
-        ),
+        ("local", {"max_cpu_hours": "5h"}, "invalid max_cpu_hours '5h': expected CPU-hours above 0, like 50 or 0.5."),
         ("local", {"shards": 2}, "shards has no effect with the local engine."),
         ("dask", {"cluster": {"service_account": "a"}}, "service_account has no effect with the dask engine."),
         ("kubernetes", {"scheduler": "tcp://h:1"}, "scheduler has no effect with the kubernetes engine."),
-        (
-            "slurm",
-            {"cluster": {"time": "soon"}},
-            "invalid time 'soon': expected a limit like 2h, 90 (minutes) or 1-12:00:00.",
-        ),
         ("dask", {"workers": 2}, "workers has no effect with the dask engine: the cluster has its own."),
         ("local", {"python": "/no/python"}, "invalid python '/no/python': expected the path of a program."),
-        ("local", {"python": "no-python"}, "invalid python 'no-python': expected a program on the PATH."),
         ("local", {"python": "/bin/true"}, "invalid python '/bin/true': expected a program that runs Python."),
     ],
 )
@@ -296,11 +269,8 @@ POD = {"memory": "4Gi", "cpu": "2"}
         ("local", LOCAL, {"factors": {"memory": 2.0}}, 400 * MIB, None, None),
         ("local", LOCAL, {"factors": {"task_timeout": 3.0}}, None, 270.0, None),
         ("local", {}, {"cluster": {"memory": "1GiB"}}, 1024 * MIB, None, None),
-        ("local", LOCAL, {"task_timeout": 5.0}, None, 5.0, None),
         ("kubernetes", POD, {"factors": {"memory": 2.0}}, None, None, "8Gi"),
-        ("kubernetes", {"memory": "1073741824"}, {"factors": {"memory": 2.0}}, None, None, "2Gi"),
         ("kubernetes", {**POD, **LOCAL}, {"factors": {"memory": 2.0}}, 400 * MIB, None, "8Gi"),
-        ("kubernetes", LOCAL, {"factors": {"memory": 2.0}}, 400 * MIB, None, None),
         ("kubernetes", POD, {"cluster": {"memory": "16Gi"}}, None, None, "16Gi"),
         ("slurm", {"memory": "4G"}, {"factors": {"memory": 1.5}}, None, None, "6144M"),
     ],
@@ -325,9 +295,7 @@ def test_a_factor_stands_for_the_limit_of_the_earlier_launch(
         ("slurm", {"factors": {"time": 2.0}}, "invalid time 'x2': expected a limit like 2h, since the job had none"),
         ("kubernetes", {"factors": {"time": 2.0}}, "time has no effect with the kubernetes engine."),
         ("local", {"factors": {"memory": 2.0}}, "invalid memory 'x2': expected a limit like 2GiB, since the job"),
-        ("local", {"factors": {"task_memory": 1.5}}, "invalid task_memory 'x1.5': expected a limit like 2GiB, since"),
         ("kubernetes", {"factors": {"memory": 2.0}}, "invalid memory 'x2': expected a limit like 4Gi, since the job"),
-        ("dask", {"factors": {"task_timeout": 2.0}}, "invalid task_timeout 'x2': expected a limit like 1h, since the"),
         ("local", {"cluster": {"memory": "much"}}, "invalid memory 'much': expected a size like 2GiB, or a factor"),
     ],
 )
@@ -346,14 +314,6 @@ def test_the_time_limit_of_slurm_grows_in_minutes(recorded: str, grown: str) -> 
 @pytest.fixture
 def _on_nfs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launching, "network_file_system", lambda path: "nfs4")
-
-
-@pytest.mark.usefixtures("_on_nfs")
-def test_a_registry_across_a_network_stays_as_it_is() -> None:
-    url = "https://example.blob.core.windows.net/jobs"
-    assert url_for_nodes(url) == url
-    assert warning_on_login_node(url) is None
-    check_on_node(url)
 
 
 @pytest.mark.usefixtures("_on_nfs")

@@ -61,11 +61,6 @@ def test_another_image_or_python_of_a_cluster_is_a_difference(
     assert (found.task_count, found.reasons) == (0, (f"No task of job is reused: {reason}.",))
 
 
-def test_a_job_of_another_engine_is_not_reused_on_a_cluster(session: Session) -> None:
-    found = extension(session, "dask", scheduler="tcp://127.0.0.1:9")
-    assert found.reasons == ("No task of job is reused: it did not run on dask.",)
-
-
 def test_a_job_without_a_note_of_its_environment_is_not_reused_here(session: Session) -> None:
     found = extension(session, "local")
     assert found.reasons == ("No task of job is reused: its environment was not noted.",)

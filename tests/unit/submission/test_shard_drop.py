@@ -21,7 +21,6 @@ from mopsjobs.cache.database import open_to_write
 from mopsjobs.cache.sync.events import sync_events
 from mopsjobs.engines.base import EngineTimes
 from mopsjobs.errors import EngineError, JobExistsError, StoreUnavailableError, ValueTooLargeError
-from mopsjobs.ledger.retry_policy import RetryPolicy
 from mopsjobs.registry import precision_counts
 from mopsjobs.registry.keys import BUNDLE, FORMS, MANIFEST, OUTPUT
 from mopsjobs.store.directory import MAX_VALUE_BYTES, _directories, _pieces
@@ -38,8 +37,6 @@ from support.engines import COMPLETE, FAILED, GONE, RUNNING, Cluster, state_of
 from support.keys import key_of, keys_of
 from support.ledgers import attempts_in
 from support.runs import calls, place, results, sets_of, study
-
-ONCE = RetryPolicy(retries=0)
 
 
 @pytest.fixture
@@ -144,25 +141,13 @@ def test_a_delivery_that_is_killed_between_two_removals_is_completed(
 def test_a_shard_that_is_started_again_runs_no_task_again(site: Site) -> None:
     """Although its outputs were delivered, as far as there were some."""
     site.submit([{"x": 0}, {"x": 1}, {"x": 2, "needs": str(site.calls.parent / "there")}])
-    site.work(0, policy=ONCE)
+    site.work(0, retries=0)
     site.deliver()
     (site.calls.parent / "there").touch()
     site.work(0)
     site.work(1)
     assert calls(site.calls) == {0: 1, 1: 1, 2: 2}
     assert counts(site.reconcile(COMPLETE)) == ("succeeded", 3, 0)
-
-
-def test_what_a_cancelled_job_has_stored_is_delivered_once_it_has_stopped(site: Site) -> None:
-    """Its record stays as it is."""
-    site.submit(sets_of(4))
-    site.work(0)
-    state = site.registry.cancel_job("job")
-    deliver_shards(state, site.session, RUNNING)
-    assert site.directory.drop.exists()
-    assert deliver_shards(state, site.session, COMPLETE).status == "cancelled"
-    assert len(results(site.store)) == 2
-    assert not site.directory.drop.exists()
 
 
 def test_reconcile_delivers_what_an_ended_job_has_left(site: Site) -> None:
@@ -174,18 +159,6 @@ def test_reconcile_delivers_what_an_ended_job_has_left(site: Site) -> None:
     assert site.reconcile(COMPLETE).status == "cancelled"
     assert len(results(site.store)) == 2
     assert not site.directory.drop.exists()
-
-
-def test_first_tasks_and_failures_count_in_each_shard_alone(site: Site) -> None:
-    """A shard does not wait for another one, whose record it does not see. One that ends early ends alone."""
-    site.submit([{"x": number, "fail": number % 2 == 1} for number in range(12)])
-    said = site.work(1, first=1, policy=ONCE)
-    assert not [line for line in said if "Waiting" in line]
-    assert calls(site.calls) == {1: 1, 3: 1, 5: 1, 7: 1, 9: 1}
-    site.work(0, max_failures="2")
-    state = site.reconcile(COMPLETE)
-    assert counts(state) == ("partial", 6, 5)
-    assert "Ended by --first 1" in str(state.error_message)
 
 
 @pytest.mark.usefixtures("hour_each")
@@ -205,7 +178,7 @@ def test_each_shard_has_its_part_of_a_budget(site: Site) -> None:
 def test_the_error_of_a_shard_is_that_of_the_job(site: Site) -> None:
     """It comes after what Slurm says."""
     site.submit([{"x": 0}, {"x": 1, "fail": True}])
-    site.work(1, policy=ONCE)
+    site.work(1, retries=0)
     state = site.reconcile(FAILED)
     assert counts(state) == ("failed", 0, 1)
     assert state.error_code == FAILED.reason
@@ -223,7 +196,7 @@ def test_files_are_for_their_owner_alone(site: Site) -> None:
 def test_events_that_are_delivered_late_are_seen(site: Site, tmp_path: Path) -> None:
     """A sync lists the hours since the last one. The events were written in an earlier hour."""
     site.submit([{"x": 0, "fail": True}])
-    site.work(0, policy=ONCE)
+    site.work(0, retries=0)
     later = utc_now() + timedelta(hours=3)
     site.session = dataclasses.replace(site.session, now=lambda: later)
     with contextlib.closing(open_to_write(str(tmp_path / "cache.db"), "memory:")) as cache:
@@ -231,37 +204,6 @@ def test_events_that_are_delivered_late_are_seen(site: Site, tmp_path: Path) -> 
         site.deliver()
         sync_events(site.store, cache, now=lambda: later)
         assert [kind for (kind,) in cache.execute("SELECT kind FROM event")].count("task_failed") == 1
-
-
-@pytest.mark.parametrize("shards", [1, 3])
-def test_a_job_that_was_launched_with_other_shards_ends(site: Site, shards: int) -> None:
-    """Reports of its earlier shards are about tasks that others have now. Their outputs are delivered."""
-    site.submit(sets_of(6))
-    site.work(0)
-    site.work(1)
-    site.registry.update_fields("job", metadata={"slurm_shards": str(shards)})
-    site.work(shards - 1, shards=shards)
-    site.reconcile(RUNNING)
-    assert len(results(site.store)) == 6
-    assert counts(site.reconcile(COMPLETE)) == ("succeeded", 6, 0)
-
-
-def test_an_output_that_the_store_refuses_keeps_no_other(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is told of, and removed with the drop."""
-    site.submit(sets_of(4))
-    site.work(0)
-    create = site.store.create_if_absent
-    refused = next(iter(ShardDrop(site.directory.drop, 0).list_keys("results/")))
-
-    def refuse(key: str, value: bytes) -> Any:
-        if key == refused:
-            raise ValueTooLargeError("too large")
-        return create(key, value)
-
-    monkeypatch.setattr(site.store, "create_if_absent", refuse)
-    site.deliver()
-    assert len(results(site.store)) == 1
-    assert site.warnings == [f"{refused}: too large"]
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EACCES])
@@ -364,55 +306,6 @@ def test_outputs_that_stay_missing_end_the_job_when_names_are_old(site: Site, mo
     assert done.after == "partial"
 
 
-def test_the_end_of_a_job_that_slurm_has_forgotten_is_that_of_its_record(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A cluster may forget jobs within seconds (MinJobAge), while names are not seen yet."""
-    monkeypatch.setattr(shard_drop, "network_file_system", lambda path: "nfs4")
-    site.submit(sets_of(4))
-    site.work(0)
-    site.work(1)
-    site.deliver()
-    drop = ShardDrop(site.directory.drop, 0)
-    unseen = next(drop.list_keys("results/"))
-    assert drop.delete(unseen)
-    assert site.store.delete(unseen)
-    assert site.reconcile(GONE).status == "validating"
-    later = utc_now() + timedelta(seconds=100)
-    site.session = dataclasses.replace(site.session, now=lambda: later)
-    assert site.reconcile(GONE).status == "partial"
-
-
-def test_a_report_that_comes_after_the_end_is_left_out(site: Site) -> None:
-    """Another process ends the job between the outputs and the report. Its end counts."""
-    site.submit(sets_of(2))
-    site.work(0)
-    state = state_of(site.registry, "job")
-    site.registry.cancel_job("job")
-    assert deliver_shards(state, site.session, RUNNING).status == "cancelled"
-    assert len(results(site.store)) == 1
-
-
-def test_the_manifest_stays_while_a_file_is_left(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It tells whose outputs they are. A name that another machine has just made may not be seen, but is there."""
-    site.submit(sets_of(4))
-    site.work(0)
-    state = site.registry.cancel_job("job")
-    scan, unseen = ShardDrop.scan, str(site.directory.drop / "0")
-    with monkeypatch.context() as patched:
-        patched.setattr(
-            shard_drop.DirectoryVersionedStore,
-            "scan",
-            lambda store, *how: iter(()) if store.path == unseen else scan(store, *how),
-        )
-        deliver_shards(state, site.session, COMPLETE)
-    assert ShardDrop(site.directory.drop, 1).get(manifest_key("job")) is not None
-    assert results(site.store) == {}
-    deliver_shards(state, site.session, COMPLETE)
-    assert len(results(site.store)) == 2
-    assert not site.directory.drop.exists()
-
-
 FOREIGN = [
     "snapshots/manifest.json", "snapshots/20260301T120000-0123abcd/part", "conditions/kept-0123", "notified/job/end-1",
     "changes/20260301T1200/other", "jobs/other/state.json", "jobs/job/manifest.json", "jobs/job/other.json",
@@ -508,28 +401,6 @@ def test_a_file_of_each_kind_but_a_regular_one_is_left_alone(ran: Site, tmp_path
     assert os.path.lexists(folder / "d2" / "fpipe.json")
 
 
-def test_a_pipe_in_place_of_a_record_is_an_error_of_that_job(ran: Site) -> None:
-    """The delivery does not wait for a writer."""
-    record = ran.directory.drop / "0" / "djobs" / "djob" / "fstate.json"
-    record.unlink()
-    os.mkfifo(record)
-    with pytest.raises(Exception, match="Not allowed to use the directory"):
-        ran.deliver()
-
-
-def test_names_that_are_too_long_stop_no_delivery(ran: Site) -> None:
-    """Nor does a name that is not text."""
-    folder = ran.directory.drop / "0" / "dresults" / "djob"
-    (folder / f"d{'é' * 100}").mkdir()
-    (folder / f"d{'é' * 100}" / "fx").write_bytes(b"forged")
-    (folder / os.fsdecode(b"d\xff")).mkdir()
-    (folder / os.fsdecode(b"d\xff") / "fx").write_bytes(b"forged")
-    ran.deliver()
-    assert len(results(ran.store)) == 1
-    assert _forged(ran) == []
-    assert len(ran.warnings) == 1
-
-
 def test_a_huge_file_is_refused_unread(ran: Site) -> None:
     key = OUTPUT.key(job="job", param="a" * 64, seed=1, output="huge.bin")
     path = _leave(ran, key)
@@ -597,3 +468,70 @@ def test_an_outbox_carries_a_manifest_and_true_bundles_of_its_job(tmp_path: Path
     expected = {key_of(form, "job") for form in FORMS if form.name in names} | {MANIFEST.key(job="job"), true}
     assert set(store.list_keys()) == expected
     assert not expected & set(refused)
+
+
+def test_an_output_that_the_store_refuses_keeps_no_other(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told of, and removed with the drop."""
+    site.submit(sets_of(4))
+    site.work(0)
+    create = site.store.create_if_absent
+    refused = next(iter(ShardDrop(site.directory.drop, 0).list_keys("results/")))
+
+    def refuse(key: str, value: bytes) -> Any:
+        if key == refused:
+            raise ValueTooLargeError("too large")
+        return create(key, value)
+
+    monkeypatch.setattr(site.store, "create_if_absent", refuse)
+    site.deliver()
+    assert len(results(site.store)) == 1
+    assert site.warnings == [f"{refused}: too large"]
+
+
+def test_the_end_of_a_job_that_slurm_has_forgotten_is_that_of_its_record(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cluster may forget jobs within seconds (MinJobAge), while names are not seen yet."""
+    monkeypatch.setattr(shard_drop, "network_file_system", lambda path: "nfs4")
+    site.submit(sets_of(4))
+    site.work(0)
+    site.work(1)
+    site.deliver()
+    drop = ShardDrop(site.directory.drop, 0)
+    unseen = next(drop.list_keys("results/"))
+    assert drop.delete(unseen)
+    assert site.store.delete(unseen)
+    assert site.reconcile(GONE).status == "validating"
+    later = utc_now() + timedelta(seconds=100)
+    site.session = dataclasses.replace(site.session, now=lambda: later)
+    assert site.reconcile(GONE).status == "partial"
+
+
+def test_a_report_that_comes_after_the_end_is_left_out(site: Site) -> None:
+    """Another process ends the job between the outputs and the report. Its end counts."""
+    site.submit(sets_of(2))
+    site.work(0)
+    state = state_of(site.registry, "job")
+    site.registry.cancel_job("job")
+    assert deliver_shards(state, site.session, RUNNING).status == "cancelled"
+    assert len(results(site.store)) == 1
+
+
+def test_the_manifest_stays_while_a_file_is_left(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It tells whose outputs they are. A name that another machine has just made may not be seen, but is there."""
+    site.submit(sets_of(4))
+    site.work(0)
+    state = site.registry.cancel_job("job")
+    scan, unseen = ShardDrop.scan, str(site.directory.drop / "0")
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            shard_drop.DirectoryVersionedStore,
+            "scan",
+            lambda store, *how: iter(()) if store.path == unseen else scan(store, *how),
+        )
+        deliver_shards(state, site.session, COMPLETE)
+    assert ShardDrop(site.directory.drop, 1).get(manifest_key("job")) is not None
+    assert results(site.store) == {}
+    deliver_shards(state, site.session, COMPLETE)
+    assert len(results(site.store)) == 2
+    assert not site.directory.drop.exists()

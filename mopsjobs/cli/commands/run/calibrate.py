@@ -19,7 +19,6 @@ from mopsjobs.app.following.calibrate import (
     value_text,
 )
 from mopsjobs.app.run.app import App
-from mopsjobs.app.run.launch_arguments import launch_options
 from mopsjobs.app.run.user_trust import user_trust
 from mopsjobs.cli.commands.run.submit import AUTO_HELP, BUNDLE_HELP, add_job_flags
 from mopsjobs.cli.flags import add_trust, flag_of, full_id_type, labels_of, positive_number
@@ -137,7 +136,7 @@ def _submit_request(args: argparse.Namespace, app: App, study: Study) -> SubmitR
         code=code_to_pack(args, app),
         bundle=args.bundle,
         engine=args.engine,
-        options=launch_options(vars(args), app),
+        options=app.launch_options(vars(args)),
         job_id=args.job_id,
         owner=args.owner,
         labels=labels_of(args),

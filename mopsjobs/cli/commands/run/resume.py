@@ -8,7 +8,6 @@ import functools
 from mopsjobs.app.following.follow import follow_record
 from mopsjobs.app.jobs.job_tasks import ledger_sizes
 from mopsjobs.app.run.app import App
-from mopsjobs.app.run.launch_arguments import launch_options
 from mopsjobs.app.run.user_trust import agreed_trust, user_trust
 from mopsjobs.app.tasks.resume_choice import tasks_that_ended
 from mopsjobs.cli.flags import add_full_ids, add_trust
@@ -73,7 +72,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
     session, trust = app.session(), user_trust(args.trust, app)
     request = ResumeRequest(
         job_id=args.job,
-        options=launch_options(vars(args), app, may_grow=True),
+        options=app.launch_options(vars(args), may_grow=True),
         engine=args.engine,
         code=code_to_pack(args, app),
         only=tasks_that_ended(args.job, args.only, app),
@@ -131,5 +130,5 @@ def _describe(args: argparse.Namespace, resumed: ResumeResult) -> str:
         which = "restarted under its own id, since it had not ended"
     to_do = f"{pluralize(resumed.tasks, 'task')} to do"
     if resumed.tasks == 0:
-        to_do = "no task is left to run" if is_same or resumed.reused else "only the reduce function to run"
+        to_do = "no task is left to run" if is_same else "only the reduce function to run"
     return f"{resumed.job_id}: {to_do}; {which}"

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from mopsjobs.app.following.follow import follow
 from mopsjobs.app.run.app import App
-from mopsjobs.app.run.launch_arguments import launch_options
 from mopsjobs.cli.flags import add_label_flags, full_id_type, labels_of, positive_number
 from mopsjobs.cli.launch_flags import add_launch_flags, code_to_pack
 from mopsjobs.console.result import Document, RawText, Result, Text
@@ -116,7 +115,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
         code=code_to_pack(args, app),
         bundle=args.bundle,
         engine=args.engine,
-        options=launch_options(vars(args), app),
+        options=app.launch_options(vars(args)),
         job_id=args.job_id,
         owner=args.owner,
         labels=labels_of(args),

@@ -1,4 +1,4 @@
-"""The ledger of a job whose shards were lost: which tasks they had in hand."""
+"""The end of a job whose runner has not reported it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from mopsjobs.engines.base import EngineTimes, ShardEnd
+from mopsjobs.engines.base import EngineTimes
 from mopsjobs.ledger.format import chunk_key, encode_attempts
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
@@ -15,17 +15,14 @@ from mopsjobs.registry.usage import ShardUsage
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.studies.manifest import Manifest, manifest_key
 from mopsjobs.studies.outputs import output_key
-from mopsjobs.submission.infer_end import RunnerEnd, infer_end, record_lost
+from mopsjobs.submission.infer_end import RunnerEnd, infer_end
 from mopsjobs.submission.session import Session
 from mopsjobs.utils.times import parse_time
 from support.cli import START
 from support.doubles import FaultyStore
 from support.engines import add_kubernetes_job
-from support.ledgers import BUNDLE, attempt, attempts_in
+from support.ledgers import BUNDLE, attempt
 from support.runs import sets_of, study
-
-KILLED = ShardEnd(1, "OOMKilled", 137, is_out_of_memory=True)
-GONE = ShardEnd(0, "FailedIndexes")
 
 
 @pytest.fixture
@@ -33,45 +30,14 @@ def store() -> FaultyStore:
     return FaultyStore(InMemoryVersionedStore())
 
 
-def _lost_job(store: FaultyStore, registry: JobRegistry | None = None, **notes: str) -> JobState:
+def _lost_job(store: FaultyStore, registry: JobRegistry | None = None) -> JobState:
     """Return a job of eight tasks in two shards. Of shard 1, task 1 is complete, and task 3 has failed."""
     manifest = Manifest(job_id="a", study=study(sets_of(8)), bundle=BUNDLE, only=tuple(range(7)), deferred=(7,))
     store.create_if_absent(manifest_key("a"), manifest.to_json())
     tasks = list(manifest.study.tasks())
     store.create_if_absent(output_key("a", tasks[1], "result.json"), b"{}")
     store.create_if_absent(chunk_key("a", 1, "ab", 0), encode_attempts("a", 1, [attempt(3, "failed")]))
-    metadata = {f"k8s_{name}": value for name, value in {"shards": "2", **notes}.items()}
-    return add_kubernetes_job(registry or JobRegistry(store), "running", metadata=metadata)
-
-
-def _found(store: FaultyStore) -> list[tuple[int, str, str]]:
-    attempts = [one for one in attempts_in(store.inner) if one.started_at is None]
-    return sorted((one.task, str(one.outcome), "" if one.error is None else one.error.message) for one in attempts)
-
-
-@pytest.mark.parametrize(
-    ("notes", "numbers"),
-    [({}, [0, 5]), ({"workers": "2"}, [0, 2, 5]), ({"cpu": "3500m"}, [0, 2, 4, 5]), ({"workers": "x" * 9}, [0, 5])],
-)
-def test_the_first_open_tasks_of_a_lost_shard_were_in_hand(
-    store: FaultyStore, notes: dict[str, str], numbers: list[int]
-) -> None:
-    """One per worker, without those that have ended or are left to a later resume. Several readers write once."""
-    state = _lost_job(store, **notes)
-    for _ in range(2):
-        record_lost(store, state, [GONE, KILLED])
-    found = _found(store)
-    assert [task for task, *_ in found] == numbers
-    assert found[0] == (0, "lost", "its runner ended: shard 0 FailedIndexes")
-    assert (5, "oom", "its runner ended: shard 1 OOMKilled (exit code 137)") in found
-
-
-def test_a_store_that_is_away_costs_the_ledger_alone(store: FaultyStore) -> None:
-    """How the job ends is decided all the same."""
-    state = _lost_job(store)
-    store.fail_next(1, "create_if_absent")
-    record_lost(store, state, [KILLED])
-    assert _found(store) == []
+    return add_kubernetes_job(registry or JobRegistry(store), "running", metadata={"k8s_shards": "2"})
 
 
 def test_what_a_lost_job_used_is_that_of_the_ledger(store: FaultyStore) -> None:
