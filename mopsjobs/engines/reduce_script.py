@@ -96,7 +96,7 @@ def load(worker: Any, setup: dict[str, Any], tasks: TextIO, answers: BinaryIO) -
     os.chdir(setup["root"])
     sys.path.insert(0, setup["root"])
     module, _, name = setup["reduce"].partition(":")
-    function, _ = worker._get_function(importlib.import_module(module), name, ("params", "tasks"))  # noqa: SLF001 - its other half
+    function = worker._get_function(importlib.import_module(module), name, ("params", "tasks"))  # noqa: SLF001 - its other half
 
     def ask(*, is_first: bool) -> dict[str, Any]:
         worker._write_answer(answers, {"more": is_first})  # noqa: SLF001

@@ -13,8 +13,7 @@ A preempted task has saved a checkpoint, and asks to be started again.
 The first line may have `outputs` and `allow_nan` of the study, and `scratch`: whether a task works in the directory
 that it gets. These directories are in `task_root`, or else in `spool`.
 `checkpoints` is where tasks have the directories of theirs, see runner/checkpoints.py.
-With `check` in it, the first answer has `takes`, the names of the model's arguments. It has `entry_point`
-if an entry point of the interpreter names the wire function.
+With `check` in it, the first answer has `entry_point` if an entry point of the interpreter names the wire function.
 An error in the model's own code also has `at`, its FILE:LINE. In a function of a notebook it is `cell NAME:LINE`.
 `usage` is a list. In microseconds, it has start, length, and processor time in user mode and in the kernel. Last is the
 peak of memory in bytes, or null.
@@ -275,8 +274,8 @@ def _load_model(setup: dict[str, Any], *_streams: object) -> tuple[Call, dict[st
         is_file = path.endswith(".py") or "/" in path
         module = _import_file(os.path.join(root, path)) if is_file else importlib.import_module(path)
         if origin != CONVENTION or hasattr(module, name):
-            wire, takes = _get_function(module, name, ("entrypoint", "params", "seed"))
-            about: dict[str, Any] = {"takes": takes, **({"entry_point": where} if origin == ENTRY_POINT else {})}
+            wire = _get_function(module, name, ("entrypoint", "params", "seed"))
+            about: dict[str, Any] = {"entry_point": where} if origin == ENTRY_POINT else {}
             return lambda params, seed: _check_outputs(wire(entrypoint, params, seed)), about
     model, _, name = entrypoint.rpartition("/")[0].partition(":")
     if not name:
@@ -284,8 +283,8 @@ def _load_model(setup: dict[str, Any], *_streams: object) -> tuple[Call, dict[st
             f"invalid model {model!r}: expected package.module:function, since nothing else names one: no entry point"
             f" {WIRE_GROUP} in {sys.executable}, and no .modelops/manifest.json or wire.py in the bundle"
         )
-    function, takes = _get_function(importlib.import_module(model), name, ("params", "seed"))
-    return lambda params, seed: _to_outputs(function(params, seed), expected), {"takes": takes}
+    function = _get_function(importlib.import_module(model), name, ("params", "seed"))
+    return lambda params, seed: _to_outputs(function(params, seed), expected), {}
 
 
 def _find_wire(root: str) -> tuple[str, str]:
@@ -321,8 +320,8 @@ def _read_wire(path: str) -> object:
     return document.get("wire") if isinstance(document, dict) else document
 
 
-def _get_function(module: ModuleType, name: str, arguments: tuple[str, ...]) -> tuple[Any, list[str]]:
-    """Return a function of a module that can be called with these arguments, by position, and the names of its own."""
+def _get_function(module: ModuleType, name: str, arguments: tuple[str, ...]) -> Any:
+    """Return a function of a module that can be called with these arguments, by position."""
     place = getattr(module, "__file__", None) or module.__name__  # two modules may have the same name
     if not hasattr(module, name):
         close = difflib.get_close_matches(name, [word for word in dir(module) if not word.startswith("_")], 1)
@@ -333,13 +332,13 @@ def _get_function(module: ModuleType, name: str, arguments: tuple[str, ...]) -> 
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # of a function in C, which may not say
-        return function, []
+        return function
     try:
         signature.bind(*arguments)
     except TypeError as error:
         call = f"{name}({', '.join(arguments)})"
         raise TypeError(f"{name}{signature} cannot be called as {call}, with a dict as params: {error}") from None
-    return function, list(signature.parameters)
+    return function
 
 
 def _import_file(path: str) -> ModuleType:

@@ -11,7 +11,7 @@ import dataclasses
 import heapq
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 
 from mopsjobs.ledger.scalars import Scalars, extract_scalars
@@ -30,7 +30,7 @@ from mopsjobs.studies.adaptive import (
 )
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.outputs import Completeness
-from mopsjobs.studies.precision import FAILED, MORE, Judgement, tally
+from mopsjobs.studies.precision import FAILED, MORE, Judgement, finite_number, tally
 from mopsjobs.studies.study import Task, find_varying
 from mopsjobs.utils.text import join_first
 
@@ -182,15 +182,18 @@ class AdaptiveFeed:
         """
         if not result.is_final:
             return
-        scalars = {} if has_failed else self.scalars_of(result)
+        scalars = {} if has_failed else self._scalars_of(result.outputs or {})
         if self._wanted:
             self._left.update(scalars)
         self.end(result.task.number, None if has_failed else values_of(self._precision, scalars))
 
-    def scalars_of(self, result: TaskResult) -> Scalars:
-        """Return the scalars of a result, among which are the values of the targets."""
-        outputs = {name: value for name, value in (result.outputs or {}).items() if searched_output(self._study, name)}
-        return extract_scalars(outputs)
+    def _scalars_of(self, outputs: Mapping[str, bytes]) -> Scalars:
+        return extract_scalars({name: value for name, value in outputs.items() if searched_output(self._study, name)})
+
+    def target_values(self, outputs: Mapping[str, bytes]) -> list[float | None]:
+        """Return the values of the targets in the outputs of a task, in the order of the targets; see `named`."""
+        scalars = self._scalars_of(outputs)
+        return [finite_number(scalars, target.scalar) for target in self._precision.until]
 
     def named(self, values: Sequence[object]) -> Values:
         """Return values of the targets, in the order of these, by their names."""

@@ -454,11 +454,10 @@ class Checkpoints:
 
     def _tell_once(self, text: str) -> None:
         with self._lock:
-            if text in self._told or len(self._told) > MAX_TOLD:
-                return
+            is_new = text not in self._told and len(self._told) < MAX_TOLD
             self._told.add(text)
-            is_last = len(self._told) > MAX_TOLD
-        self._on_log("More of checkpoints is not told." if is_last else text)
+        if is_new:
+            self._on_log(text)
 
     # --- the end of tasks ------------------------------------------------------------------------------------
 

@@ -188,7 +188,7 @@ class FailEarly:
         self._is_spent = self._is_draining = self._has_withheld = False
         if shard.drop is not None:
             self._budget = None if self._budget is None else self._budget / shard.shards
-            self._shard = shard._replace(number=0, shards=1)
+            self._shard = dataclasses.replace(shard, number=0, shards=1)
         self._limit = None if shard.max_failures is None else parse_failure_limit(shard.max_failures)
         self._size = canary_size(shard, self.tasks_total)
         self._ended_before = (0, 0)

@@ -363,8 +363,8 @@ class ResultHandler:
         """Returns what differs between the tasks."""
         self.on_ended: OnEnded | None = None
         """Called with the number of each task that has ended, and its outputs or its error, once these are on disk."""
-        self.on_stored: Callable[[Task], object] = lambda _task: None
-        """Called with each task that has succeeded, when its outputs are in the store, or the store was tried."""
+        self.on_stored: Callable[[Task, Mapping[str, bytes]], object] = lambda _task, _outputs: None
+        """Called with each task that has succeeded and what it left, when that is in the store, or it was tried."""
         self.sending: set[int] = set()
         """The numbers of the tasks whose outputs are on their way to the store."""
         self._noted_at = time.monotonic()
@@ -482,15 +482,16 @@ class ResultHandler:
             on_done,
             on_refused,
             before=functools.partial(self._ledger.write, ticket),
-            on_stored=lambda: self._end(ticket, task),
+            on_stored=lambda: self._end(ticket, result),
         )
 
-    def _end(self, ticket: Ticket, task: Task) -> None:
+    def _end(self, ticket: Ticket, result: TaskResult) -> None:
+        task = result.task
         self._ledger.settle(ticket)
         if self.checkpoints is not None:
             self.checkpoints.remove(task)
         self.sending.discard(task.number)
-        self.on_stored(task)
+        self.on_stored(task, result.outputs or {})
 
     def _name(self, task: Task) -> str:
         return task_name(task, self.varying())

@@ -153,7 +153,6 @@ class _Run:
     def __post_init__(self) -> None:
         shard, store, outbox, pause = self._shard, self._store, self._outbox, self._shard.report_seconds
         self._store_with_outbox = StoreWithOutbox(store, outbox)
-        self._duplicates = self._manifest.duplicate_tasks()
         self._counts = Counts()
         self._checkpoints: Checkpoints | None = None
         self._has_told_help = False
@@ -232,7 +231,7 @@ class _Run:
                         self._channel.close()
                     if self._checkpoints is not None:  # before tasks are given back: their owners go on from these
                         longest = None if self._retry.is_stopping else LAST_CHECKPOINTS_SECONDS
-                        self._checkpoints.close(self._shard.grace, longest)
+                        self._checkpoints.close(self._shard.grace_seconds, longest)
             if self._counts.is_lower_bound and not self._retry.is_stopping:
                 # The store did not answer at the start. It cannot be told whose outputs are there now: those of an
                 # earlier run, most likely. So they count as that. If the store is still away, the next run does it.
@@ -285,15 +284,12 @@ class _Run:
             return self._feed if shards == 1 or self._shard.drop is not None else self._share(self._feed)
         if self._manifest.grows is not None:
             return self._grow(found)
-        self._counts.add(completed=self._count_tasks(complete))
-        mine = complete[number::shards]
-        repeated = sum(not complete[position] for position in self._duplicates if position % shards == number)
-        self._todo, self._total = len(mine) - sum(mine) - repeated, self._count_tasks()
-        return (
-            (position, task)
-            for position, task in self._manifest.tasks()
-            if position % shards == number and not complete[position] and position not in self._duplicates
-        )
+        first_of, every = self._manifest.duplicate_tasks(), range(len(complete))
+        mine = bytearray(first_of.get(place, place) % shards == number for place in every)
+        left = bytearray(mine[place] and not complete[place] and place not in first_of for place in every)
+        self._counts.add(completed=sum(map(int.__and__, mine, complete)))
+        self._todo, self._total = sum(left), sum(mine)
+        return ((position, task) for position, task in self._manifest.tasks() if left[position])
 
     def _share(self, feed: AdaptiveFeed) -> SharedFeed:
         """Return the tasks of an adaptive study that the shard shares with others."""
@@ -315,7 +311,6 @@ class _Run:
             self._reporter,
             self._ledger.run_id,
             is_stored,
-            self._shard.stops_at,
         )
 
         def note_failed(number: int, _outputs: object, error: Mapping[str, str] | None) -> None:
@@ -362,16 +357,6 @@ class _Run:
     def _send_left(self, complete: bytearray) -> None:
         """Send what earlier runs left of the ledger."""
         self._ledger.send_left(lambda task: any(complete[place] for place in self._manifest.positions([task])))
-
-    def _count_tasks(self, complete: bytes | bytearray | None = None) -> int:
-        """Return how many tasks of the shard are complete; without `complete`, how many it has."""
-        number, shards = self._shard.number, self._shard.shards
-        counted = bytes([1]) * self._manifest.study.tasks_total if complete is None else complete
-        moved = (
-            counted[duplicate] * ((first % shards == number) - (duplicate % shards == number))
-            for duplicate, first in self._duplicates.items()
-        )
-        return sum(counted[number::shards]) + sum(moved)
 
     def _find_complete(self) -> Completeness:
         try:
@@ -436,9 +421,9 @@ class _Run:
                         return self._has_done_own
                     if result is None:
                         handler.note_begun(pool)
-                        self._take_shared(meter)
+                        self._take_shared()
                         show_progress()
-            self._await_shared(meter)
+            self._await_shared()
             show_progress()
         except EngineUnavailableError as error:
             # An outage of the cluster ends this run, not the job: a restart runs the other tasks.
@@ -463,14 +448,13 @@ class _Run:
         """Return whether the tasks of the shard have ended, and it runs those of others."""
         return self._sharing is not None and self._sharing.is_done
 
-    def _take_shared(self, meter: TaskMeter, *, recalls: bool = False) -> None:
+    def _take_shared(self, *, recalls: bool = False) -> None:
         """Take the ends of tasks that other shards have run, and tell of sharing."""
         sharing = self._sharing
         if sharing is None:
             return
         self._count_shared(recalls=recalls)
-        meter.elsewhere, meter.helpers = sharing.at_helpers, sharing.free_elsewhere
-        if meter.helpers and not sharing.is_done:
+        if sharing.free_elsewhere and not sharing.is_done:
             self._early.keep_one_each(sharing.workers)
         if sharing.has_helped and not self._has_told_help:
             self._has_told_help = True
@@ -495,10 +479,10 @@ class _Run:
                 feed.end(task.number, feed.named(end))
             self._early.note_elsewhere(has_failed=has_failed)
 
-    def _await_shared(self, meter: TaskMeter) -> None:
+    def _await_shared(self) -> None:
         """Wait for the tasks that other shards have, if the budget is used: they end, and count."""
         while self._sharing is not None and self._sharing.away and not self._early.is_over:
-            self._take_shared(meter, recalls=True)
+            self._take_shared(recalls=True)
             self._retry.pause(WAIT_SECONDS)
 
     def _count_todo(self, meter: TaskMeter, done_before: int) -> None:
@@ -560,7 +544,7 @@ class _Run:
         if self._checkpoints is None or self._early.is_decided:
             return True
         if self._saves_until is None:
-            grace = self._shard.grace if self._reporter.grace is None else self._reporter.grace
+            grace = self._shard.grace_seconds if self._reporter.grace is None else self._reporter.grace
             self._saves_until = time.monotonic() + grace
             told = self._checkpoints.tell_to_stop(one.task for one in pool.at_work())
             if not told:
@@ -623,7 +607,7 @@ class _Run:
             None if is_here else self._store,
             self._notes.packages,
             tell,
-            self._shard.allow_old_checkpoints,
+            bool(self._shard.allow_old_checkpoints),
         )
         if self._sharing is not None:
             self._sharing.on_moved = functools.partial(self._checkpoints.find_stored, is_used=True)

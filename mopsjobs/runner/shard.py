@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
-from mopsjobs.ledger.retry_policy import RetryPolicy
+from mopsjobs.engines.base import TaskOptions
+from mopsjobs.ledger.retry_policy import retry_policy
 from mopsjobs.runner.pools.base import TaskLimits
 from mopsjobs.runner.pools.shared_cores import SharedCores
 from mopsjobs.utils.forecast import Forecast
@@ -22,7 +24,8 @@ DROP_SECONDS = 10.0
 """Seconds between two reports into a drop. Each is a file on the shared file system, and is delivered much later."""
 
 
-class Shard(NamedTuple):
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Shard(TaskOptions):
     """A shard of a job, and how to work through it."""
 
     job_id: str
@@ -30,36 +33,12 @@ class Shard(NamedTuple):
     """Which shard, from 0."""
     shards: int = 1
     """How many shards the job has."""
-    workers: int | None = None
-    """Worker processes, at most; None: one per core."""
-    python: str | None = None
-    """The model's interpreter; None: the active environment's."""
-    task_timeout: float | None = None
-    """Seconds a task may take, in all attempts that went on from each other; None: no limit."""
-    attempt_timeout: float | None = None
-    """Seconds an attempt at a task may take; None: no limit."""
-    checkpoint_every: float = DEFAULT_CHECKPOINT_SECONDS
-    """Seconds after which a task saves a checkpoint, if its model can."""
-    allow_old_checkpoints: bool = False
-    """Whether tasks may go on from checkpoints of other code."""
-    grace: float = DEFAULT_GRACE_SECONDS
-    """Seconds that tasks may take to save, when a stop is requested."""
-    task_memory: int | None = None
-    """Bytes of memory a task may have; None: no limit."""
-    policy: RetryPolicy = RetryPolicy()
-    """Which attempts at a task are followed by another one."""
     outage_seconds: float = DEFAULT_OUTAGE_SECONDS
     """How long to wait for a registry that does not answer."""
     scheduler: str | None = None
     """The address of a Dask scheduler, whose workers run the tasks; None: processes of this machine."""
     wait_for_manifest: bool = False
     """Whether to wait for a missing manifest: in a pod, since an offline submission keeps it on its machine."""
-    first: int | None = None
-    """Tasks that run before the others; None: by default, see `fail_early.canary_size`."""
-    max_failures: str | None = None
-    """The limit of failed tasks of the job, like `10` or `10%`; None: no limit."""
-    max_cpu_hours: float | None = None
-    """The processor time that the tasks of the job may use, in hours; None: no limit."""
     echo: bool = False
     """Whether lines of the model also go to `on_log`, not only into events: a cluster's logs then have them."""
     drop: Path | None = None
@@ -73,7 +52,13 @@ class Shard(NamedTuple):
     @property
     def limits(self) -> TaskLimits:
         """Return the limits of each attempt at a task."""
-        return TaskLimits(self.task_timeout, self.task_memory, self.policy, self.attempt_timeout)
+        policy = retry_policy(self.retries, self.retry_on)
+        return TaskLimits(self.task_timeout, self.task_memory, policy, self.attempt_timeout)
+
+    @property
+    def grace_seconds(self) -> float:
+        """Return the seconds that tasks may take to save, when a stop is requested."""
+        return self.grace or DEFAULT_GRACE_SECONDS
 
     @property
     def report_seconds(self) -> float | None:

@@ -2,38 +2,324 @@
 
 The record tells which shards may yet give tasks, and which have free workers. So without a free worker, sharing costs
 two requests: for offers of an earlier run, and to report that the own tasks have ended. A thread reads and writes the
-offers, see `offers.py`. While tasks are away, it looks every 0.4 to 10 s, a tenth of the time of a task. So does a
-helper without a task. It ends when no other shard may give tasks. It also ends when it has got none for as long as its
+offers. While tasks are away, it looks every 0.4 to 10 s, a tenth of the time of a task. So does a helper without a
+task. It ends when no other shard may give tasks. It also ends when it has got none for as long as its
 longest attempt took, at least a minute.
 
-The owner counts what helpers have run, and decides by their values. A helper tells of a task when its outputs are in
-the store.
+The owner of a set counts what helpers have run, and decides by their values. A helper tells of a task when its outputs
+are in the store.
+
+**The offers** of an owner are one document in the store, which both sides change by compare-and-swap. It offers tasks
+that it has not begun. A helper takes what it can run at once, and tells how they ended.
+
+    {"version": 1, "run": "9f…", "write": "c0…", "seconds": 31.5, "offered": [412, 413],
+     "taken": {"2.77…": [4, [408, 409]]}, "ended": {"407": [0.31], "406": "ValueError: as asked"}}
+
+`run` is that of the owner. Helpers do nothing more for an earlier run. A helper is named by shard and run. Its first
+number grows at least every `BEAT_SECONDS` while it has tasks. Without that, it counts as lost, and the owner runs its
+tasks. A later run of the helper gives them back. A duplicate is harmless: it leaves the same outputs. A task that has
+succeeded has the values of the targets, in their order. `write` is drawn for each write, so no two documents are equal.
+
+Each side does what is left to do, by the document that it reads. So a lost reply needs no care.
 """
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
+import json
+import math
+import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from mopsjobs.errors import MopsJobsError
-from mopsjobs.registry.job_state import JobState
+from mopsjobs.errors import MopsJobsError, RecordError
 from mopsjobs.registry.keys import OFFERS, OUTPUT
 from mopsjobs.registry.transitions import ShardPrecision, all_shards_done, sharing_of_others
 from mopsjobs.runner.adaptive import AdaptiveFeed
-from mopsjobs.runner.offers import LATENCY_SECONDS, Document, End, HelperSide, OwnerSide, count_to_offer, parse
 from mopsjobs.runner.pools.base import NextTasks, TaskResult
 from mopsjobs.runner.reporter import Reporter
 from mopsjobs.store.base import Versioned, VersionedStore, VersionToken
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.outputs import output_key
-from mopsjobs.studies.precision import finite_number
 from mopsjobs.studies.study import Task
 from mopsjobs.utils.backoff import HALF_JITTER, Backoff
+from mopsjobs.utils.json_strict import is_count, is_number, read_json
 from mopsjobs.utils.waker import Waker
+
+VERSION = 1
+
+MAX_OFFERED = 512
+
+LATENCY_SECONDS = 2.0
+"""How long it takes about until a task that was offered begins elsewhere. The owner keeps what it begins before."""
+
+BEAT_SECONDS = 15.0
+
+LOST_SECONDS = 50.0
+"""After which a helper counts as lost that has not written, as the owner has seen by its own clock. It is less than the
+time for which other helpers wait."""
+
+MAX_TEXT = 1000
+"""Characters of an error."""
+
+End = list[Any] | str
+"""How a task has ended: the values of the targets, or the error."""
+
+
+class Taken(NamedTuple):
+    """The tasks of a helper."""
+
+    beat: int
+    tasks: tuple[int, ...]
+
+
+class Document(NamedTuple):
+    """The offers of one run of a shard."""
+
+    run: str
+    seconds: float = 0.0
+    """How long a task takes, about."""
+    offered: tuple[int, ...] = ()
+    taken: Mapping[str, Taken] = {}
+    ended: Mapping[int, End] = {}
+
+    def encode(self) -> bytes:
+        """Return the document as it is stored."""
+        fields = {"version": VERSION, "write": secrets.token_hex(8), **self._asdict()}
+        return json.dumps(fields, separators=(",", ":")).encode()
+
+
+def parse(value: bytes) -> Document | None:
+    """Return a stored document; None if it is not one, so that its owner writes it anew."""
+    try:
+        fields: Any = read_json(value)
+        if fields["version"] != VERSION:
+            return None
+        members = fields["taken"].items()
+        taken = {str(name): Taken(_numbers([beat])[0], _numbers(tasks)) for name, (beat, tasks) in members}
+        ended = {int(number): _end(end) for number, end in fields["ended"].items()}
+        seconds = fields["seconds"] if is_number(fields["seconds"]) else 0.0
+        return Document(str(fields["run"]), float(seconds), _numbers(fields["offered"]), taken, ended)
+    except (RecordError, KeyError, TypeError, ValueError, AttributeError):
+        return None
+
+
+def _numbers(values: Sequence[object]) -> tuple[int, ...]:
+    if not all(map(is_count, values)):
+        raise ValueError("invalid numbers")
+    return tuple(values)  # type: ignore[arg-type]
+
+
+def _end(value: object) -> End:
+    if isinstance(value, str):
+        return value[:MAX_TEXT]
+    if not isinstance(value, list) or not all(one is None or is_number(one) for one in value):
+        raise TypeError("invalid end")
+    return value
+
+
+def count_to_offer(waiting: int, offered: int, taken: int, free: int, workers: int, seconds: float) -> int:
+    """Return how many more tasks a shard offers.
+
+    It keeps those that it begins before a helper could, offers as many as helpers have idle workers, and shares the
+    rest by workers.
+
+    Args:
+        waiting: its tasks that may begin.
+        offered: those that it offers, and that no helper has.
+        taken: those that helpers have.
+        free: the workers of helpers.
+        workers: its own.
+        seconds: how long a task takes, about.
+    """
+    left = waiting + offered
+    kept = math.ceil(min(left, LATENCY_SECONDS * workers / seconds)) if seconds > 0 else left
+    spare, idle = left - kept, max(0, free - taken)
+    shared = min(spare, idle + max(0, spare - idle) * free // max(1, free + workers))
+    return max(0, min(shared, MAX_OFFERED) - offered)
+
+
+def count_to_take(in_hand: int, workers: int, seconds: float) -> int:
+    """Return how many more tasks a helper takes: those that it runs until it can take others.
+
+    Args:
+        in_hand: tasks of others that it has, and that have not ended.
+        workers: its workers.
+        seconds: how long a task takes, about.
+    """
+    rounds = max(1, math.ceil(min(MAX_OFFERED, LATENCY_SECONDS / seconds))) if seconds > 0 else 1
+    return max(0, min(MAX_OFFERED, workers * rounds) - in_hand)
+
+
+class OwnerTurn(NamedTuple):
+    """The answer of an owner to the document that it has read."""
+
+    document: Document | None
+    """The next one; None if nothing has to change."""
+    ended: dict[int, End]
+    """The tasks that helpers have ended, which the owner has not seen before."""
+    returned: list[int]
+    """Those that the owner runs itself, once the document is written."""
+
+
+@dataclasses.dataclass
+class OwnerSide:
+    """The tasks that a shard has given away.
+
+    Args:
+        run: the run of the shard.
+    """
+
+    run: str
+
+    def __post_init__(self) -> None:
+        self.away: set[int] = set()
+        """Those that have neither ended nor come back."""
+        self.wanted = 0
+        """How many of those that no helper has are to come back."""
+        self.seconds = 0.0
+        self.offered = self.taken = 0
+        """Of those that are away: how many are only offered, and how many helpers have, by the last document."""
+        self._beats: dict[str, tuple[Taken, float]] = {}
+        """What helpers have written last, and since when."""
+
+    def forgive(self) -> None:
+        """Let helpers begin anew to count as lost: the store was away, also for them."""
+        self._beats = {}
+
+    def turn(self, found: Document | None, now: float) -> OwnerTurn:
+        """Return what to write, and what has ended. Tasks that have ended are away no more.
+
+        Args:
+            found: the document, as it was read; None if there is none.
+            now: by a monotonic clock, in seconds.
+        """
+        is_own = found is not None and found.run == self.run
+        before = found if found is not None and is_own else Document(self.run)
+        ended = {number: end for number, end in before.ended.items() if number in self.away}
+        self.away -= ended.keys()
+        taken: dict[str, Taken] = {}
+        for helper, theirs in before.taken.items():
+            tasks = tuple(number for number in theirs.tasks if number in self.away)
+            if self._beats.get(helper, (None, 0.0))[0] != theirs:
+                self._beats[helper] = theirs, now
+            if tasks and now - self._beats[helper][1] < LOST_SECONDS:
+                taken[helper] = theirs._replace(tasks=tasks)
+        at_helpers = {number for theirs in taken.values() for number in theirs.tasks}
+        lost = {number for theirs in before.taken.values() for number in theirs.tasks} & self.away - at_helpers
+        offered = [number for number in before.offered if number in self.away and number not in at_helpers | lost]
+        offered += sorted(self.away - at_helpers - lost - set(offered))
+        kept = max(0, len(offered) - self.wanted)
+        returned = [*sorted(lost), *offered[kept:]]
+        after = Document(self.run, self.seconds, tuple(offered[:kept]), taken)
+        self.offered, self.taken = kept, len(at_helpers)
+        is_same = after._replace(seconds=before.seconds) == before
+        needs_write = not is_same if is_own else found is not None or bool(self.away)
+        return OwnerTurn(after if needs_write else None, ended, returned)
+
+    def confirm(self, turn: OwnerTurn) -> None:
+        """Note that a document was written: the owner has the tasks that have come back."""
+        self.away -= set(turn.returned)
+        self.wanted = 0
+
+
+class HelperTurn(NamedTuple):
+    """The answer of a helper to a document that it has read."""
+
+    document: Document | None
+    """The next one; None if nothing has to change."""
+    taken: list[int]
+    """The tasks that it has once the document is written."""
+    told: list[int]
+    """Those whose ends it has told then."""
+
+
+@dataclasses.dataclass
+class HelperSide:
+    """The tasks that a shard has of one other shard.
+
+    Args:
+        name: the name of the helper.
+        may_run: returns whether a number is that of a task which the other shard may offer.
+    """
+
+    name: str
+    may_run: Callable[[int], bool]
+
+    def __post_init__(self) -> None:
+        self.run = ""
+        """The run of the other shard."""
+        self.hand: set[int] = set()
+        self.ends: dict[int, End] = {}
+        """How those ended that have."""
+        self._written_at = -math.inf
+
+    @property
+    def n_open(self) -> int:
+        """Count the tasks that have not ended."""
+        return len(self.hand - self.ends.keys())
+
+    def turn(
+        self,
+        found: Document | None,
+        now: float,
+        workers: int,
+        in_hand: int,
+        may_tell: Callable[[int], bool],
+    ) -> HelperTurn:
+        """Return what to write. Tasks that the owner has taken back are forgotten.
+
+        Args:
+            found: the document, as it was read; None if there is none.
+            now: by a monotonic clock, in seconds.
+            workers: those of the helper; 0: it takes no more.
+            in_hand: its tasks that have not ended, also of other shards.
+            may_tell: returns whether the outputs of a task are in the store.
+        """
+        if found is None or found.run != self.run:
+            self._forget(self.hand.copy())
+            self.run = "" if found is None else found.run
+        if found is None:
+            return HelperTurn(None, [], [])
+        shard = self.name.partition(".")[0]
+        earlier = {name for name in found.taken if name != self.name and name.partition(".")[0] == shard}
+        left = [number for name in earlier for number in found.taken[name].tasks]
+        beat, mine = found.taken.get(self.name, Taken(0, ()))
+        self._forget(self.hand - set(mine))
+        told = [number for number in mine if number in self.ends and may_tell(number)]
+        rest = [number for number in mine if number not in told]
+        most = count_to_take(in_hand, workers, found.seconds) if workers else 0
+        fresh = [number for number in found.offered if self.may_run(number) and number not in mine][:most]
+        offered = [*left, *(number for number in found.offered if number not in fresh)]
+        is_same = not (told or fresh or earlier)
+        if is_same and (not rest or now - self._written_at < BEAT_SECONDS):
+            return HelperTurn(None, self._unknown(rest), [])
+        taken = {name: theirs for name, theirs in found.taken.items() if name not in earlier and name != self.name}
+        if rest or fresh:
+            taken[self.name] = Taken(beat + 1, (*rest, *fresh))
+        ended = {**found.ended, **{number: self.ends[number] for number in told}}
+        after = found._replace(offered=tuple(offered), taken=taken, ended=ended)
+        return HelperTurn(after, self._unknown([*rest, *fresh]), told)
+
+    def confirm(self, turn: HelperTurn, now: float) -> None:
+        """Note what was written, if anything was."""
+        if turn.document is not None:
+            self._written_at = now
+        self._forget(set(turn.told))
+        self.hand |= set(turn.taken)
+
+    def _unknown(self, numbers: Sequence[int]) -> list[int]:
+        """Return those that are not in hand; of a write whose reply was lost, too."""
+        return [number for number in numbers if number not in self.hand and self.may_run(number)]
+
+    def _forget(self, numbers: set[int]) -> None:
+        self.hand -= numbers
+        for number in numbers:
+            self.ends.pop(number, None)
+
 
 LEAST_PAUSE = 0.4
 """Seconds between two looks at offers, at least: what happens meanwhile shares a request."""
@@ -49,11 +335,8 @@ START_SECONDS = 10.0
 IDLE_SECONDS = 60.0
 """How long a helper waits for a task, at least."""
 
-LAST_TURNS = 3
-"""How often a helper that ends tries to give its tasks back, if others write meanwhile."""
-
 LAST_SECONDS = 10.0
-"""How long that may take, while the store does not answer."""
+"""How long the last look of a thread may take, while the store does not answer."""
 
 OFFER_SECONDS = 0.1
 """Between two looks at what may be offered: trivial tasks do not pay for them."""
@@ -81,11 +364,10 @@ class SharedFeed:
         reporter: reports the shard, and has the record.
         run: the run of the shard, which no other one has.
         is_stored: returns whether no output below a key waits for the store.
-        stops_at: when the cluster stops the shard, in seconds since the epoch; None: at no time that is known.
         clock: a monotonic clock in seconds.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0915, PLR0917 - what a shard has
+    def __init__(  # noqa: PLR0913, PLR0917 - what a shard has
         self,
         feed: AdaptiveFeed,
         manifest: Manifest,
@@ -95,12 +377,11 @@ class SharedFeed:
         reporter: Reporter,
         run: str,
         is_stored: Callable[[str], bool],
-        stops_at: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._feed, self._manifest, self._shard, self._shards = feed, manifest, shard, shards
         self._store, self._reporter, self._run, self._clock = store, reporter, run, clock
-        self._is_stored, self._shard_of, self._stops_at = is_stored, manifest.shard_of(shards), stops_at
+        self._is_stored, self._shard_of = is_stored, manifest.shard_of(shards)
         self.workers = 1
         """Those of the shard."""
         self.may_offer: Callable[[], bool] = lambda: True
@@ -132,16 +413,13 @@ class SharedFeed:
         self.is_done = self._is_told = False
         """Whether its own tasks have ended, and whether the record is told so."""
         self._at_work: set[int] = set()
-        self._halves: dict[int, End | None] = {}
-        """Of tasks of others whose outputs are on their way: what came first, their values, or that they were sent."""
+        self._sent: set[int] = set()
+        """Those of others that have succeeded here. Their outputs may be on their way."""
         self._seconds, self._n, self._longest, self._pace = 0.0, 0, 0.0, 0.0
         """How long its attempts took in all, how many ended, the longest, and how long a task takes where it looks."""
         self._last_at = clock()
         """When a task ended last, or began while none was at work."""
         self._active_at = self._packed_at = self._offers_at = clock()
-        self._record: JobState | None = None
-        self._of_others: dict[str, dict[int, int]] = {}
-        """What the other shards tell of sharing in the record that was seen last."""
         self._has_document = True  # an earlier run may have left one
         self._is_over = self._is_closing = False
         self._failure: Exception | None = None
@@ -210,15 +488,12 @@ class SharedFeed:
         if self.owns(number):
             self._feed.note(result, has_failed=has_failed)
         elif not has_failed:
-            scalars, precision = self._feed.scalars_of(result), self._manifest.study.precision
-            targets = () if precision is None else precision.until
-            values = [finite_number(scalars, target.scalar) for target in targets]
-            self._settle(number, values)
+            self._sent.add(number)
 
-    def note_stored(self, task: Task) -> None:
+    def note_stored(self, task: Task, outputs: Mapping[str, bytes]) -> None:
         """Note that the store was tried for the outputs of a task. A thread that sends them calls this."""
         if not self.owns(task.number):
-            self._settle(task.number, None)
+            self._settle(task.number, self._feed.target_values(outputs))
 
     def note_failed(self, number: int, text: str) -> None:
         """Note that a task has failed. A thread that sends outputs may call this."""
@@ -232,20 +507,12 @@ class SharedFeed:
                 refused = [number for number in side.hand if key.startswith(self._prefix_of(number))]
                 side.ends.update((number, text) for number in refused)
 
-    def _settle(self, number: int, end: End | None) -> None:
-        """Note the values of a task of another shard, that its outputs were sent (None), or its error.
-
-        The first two come in any order, and so does an error of the store in place of the second.
-        """
+    def _settle(self, number: int, end: End) -> None:
+        """Note how a task of another shard has ended: its values, or its error."""
         with self._lock:
             sides = [side for side in self._helps.values() if number in side.hand and number not in side.ends]
-            is_first = number not in self._halves
-            other = self._halves.pop(number, None)
-            if sides and is_first and not isinstance(end, str):
-                self._halves[number] = end
-                return
             for side in sides:
-                side.ends[number] = end or other or ""
+                side.ends[number] = end
         if sides:
             self._pauses.reset()
             self._poked.set()
@@ -269,11 +536,6 @@ class SharedFeed:
         return len(self._given)
 
     @property
-    def at_helpers(self) -> int:
-        """Count those of them that helpers have."""
-        return self._owner.taken
-
-    @property
     def free_elsewhere(self) -> int:
         """Count the workers of helpers, as the record was last read."""
         return sum(self._told("free").values())
@@ -281,12 +543,7 @@ class SharedFeed:
     def _told(self, name: str) -> dict[int, int]:
         """Return what the other shards tell of sharing, as the record was last read; see `sharing_of_others`."""
         state = self._reporter.state
-        if state is None:
-            return {}
-        if state is not self._record:  # there may be a thousand shards
-            self._of_others = {one: sharing_of_others(state, self._shard, one) for one in ("gives", "free")}
-            self._record = state
-        return self._of_others[name]
+        return {} if state is None else sharing_of_others(state, self._shard, name)
 
     def take_ended(self, *, recalls: bool = False) -> list[Away]:
         """Offer tasks or have them back, and return those that helpers have ended. Call it at least twice a second.
@@ -300,13 +557,17 @@ class SharedFeed:
         elif not self.is_done and self._clock() >= self._offers_at:
             self._offers_at = self._clock() + OFFER_SECONDS
             self._offer()
-        elif (self._halves or self.is_done > self._is_told) and self._clock() - self._packed_at >= PACK_PAUSE:
+        elif self._clock() - self._packed_at >= PACK_PAUSE and (self.is_done > self._is_told or self._is_sending()):
             self._packed_at = self._clock()
             self.pack_soon()
         with self._lock:
             ended, self._ended = self._ended, []
         self.helped += len(ended)
         return ended
+
+    def _is_sending(self) -> bool:
+        with self._lock:
+            return any(not self._sent.isdisjoint(side.hand - side.ends.keys()) for side in self._helps.values())
 
     def _offer(self) -> None:
         seconds = self._task_seconds()
@@ -378,7 +639,7 @@ class SharedFeed:
     # --- the thread -----------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """End the thread, and give the tasks of others back. Closing twice is harmless."""
+        """End the thread. Closing twice is harmless."""
         if not self._is_closing:
             self._is_closing = True
             self._ends.set()
@@ -408,10 +669,6 @@ class SharedFeed:
             self._ends.wait(LEAST_PAUSE)
             longest = min(LONG_PAUSE, max(SHORT_PAUSE, self._pace / 10))
             self._poked.wait(None if needs_none else min(longest, self._pauses.next_delay()) - LEAST_PAUSE)
-        with contextlib.suppress(MopsJobsError):  # in an outage, the owner misses this shard later
-            for _ in range(LAST_TURNS):
-                if self._look_last():
-                    break
 
     def look(self) -> bool:
         """Look at the offers of the shard, or at those of others. Return whether something has happened."""
@@ -424,28 +681,17 @@ class SharedFeed:
         shards.sort(key=lambda shard: (shard - first) % self._shards)
         return sum(self._look_at_other(shard) for shard in shards) > 0
 
-    def _look_last(self) -> bool:
-        """Give back the tasks of others, and take back its own, with ends that are told. Return whether it is done."""
-        if self._has_document:
-            self._look_at_own(leaves=True)
-        with self._lock:
-            shards = [shard for shard, side in self._helps.items() if side.hand]
-        for shard in shards:
-            self._look_at_other(shard, leaves=True)
-        with self._lock:
-            return not (self._has_document or any(side.hand for side in self._helps.values()))
-
-    def _look_at_own(self, *, leaves: bool = False) -> bool:
+    def _look_at_own(self) -> bool:
         key = self._key_of(self._shard)
         found = self._store.get(key)
         with self._lock:
-            turn = self._owner.turn(_document_of(found), self._clock(), leaves=leaves)
+            turn = self._owner.turn(_document_of(found), self._clock())
             for number, end in turn.ended.items():
                 if (task := self._given.pop(number, None)) is not None:
                     self._ended.append(Away(task, end))
         is_written = turn.document is None or self._write(key, turn.document, found) is not None
         if is_written:
-            if turn.returned and not leaves:
+            if turn.returned:
                 self.on_moved()
             with self._lock:
                 self._owner.confirm(turn)
@@ -454,7 +700,7 @@ class SharedFeed:
                 self._has_document = bool(self._given)
         return bool(turn.ended or turn.returned or not is_written)
 
-    def _look_at_other(self, shard: int, *, leaves: bool = False) -> bool:
+    def _look_at_other(self, shard: int) -> bool:
         key = self._key_of(shard)
         found = self._store.get(key)
         document = _document_of(found)
@@ -465,12 +711,10 @@ class SharedFeed:
                 name = f"{self._shard}.{self._run}"
                 side = self._helps[shard] = HelperSide(name, lambda number: self._is_task_of(number, shard))
             in_hand = sum(one.n_open for one in self._helps.values())
-            is_late = self._stops_at is not None and time.time() + self._pace >= self._stops_at
-            workers = 0 if leaves or self._is_over or is_late else self.workers
+            workers = 0 if self._is_over else self.workers
         ready = {number for number in side.ends if self._may_tell(side.ends[number], number)}
         with self._lock:
-            given_back = side.hand - ready if leaves else None
-            turn = side.turn(document, self._clock(), workers, in_hand, lambda number: number in ready, given_back)
+            turn = side.turn(document, self._clock(), workers, in_hand, ready.__contains__)
         if turn.document is not None and self._write(key, turn.document, found) is None:
             return True
         if turn.taken:

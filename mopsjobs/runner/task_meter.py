@@ -53,8 +53,6 @@ class TaskMeter:
         on_late: called once, with the seconds until then, if the shard will not finish before. Returns the text of an
             event.
         more: how many further tasks may follow.
-        elsewhere: tasks that other shards run for this one.
-        helpers: how many more workers may do so.
         has_end: whether the tasks have an end that is known. A client may ask a growing job for more.
         clock: a monotonic clock in seconds.
         wall_clock: seconds since the epoch.
@@ -66,8 +64,6 @@ class TaskMeter:
     stops_at: float | None = None
     on_late: Callable[[float], str] | None = None
     more: int = 0
-    elsewhere: int = 0
-    helpers: int = 0
     has_end: bool = True
     clock: Callable[[], float] = time.monotonic
     wall_clock: Callable[[], float] = time.time
@@ -96,8 +92,7 @@ class TaskMeter:
         What checkpoints saved counts from the begin of an attempt, unless the task had asked to be started again.
         """
         saved = sum(list(self._going_on.values())) or None
-        used, forecast = add_usage((self._used, ShardUsage(None, None, None, None, saved))), self._forecast
-        return used, forecast and forecast._replace(at_work=forecast.at_work + self.elsewhere)
+        return add_usage((self._used, ShardUsage(None, None, None, None, saved))), self._forecast
 
     @property
     def left(self) -> Forecast | None:
@@ -148,10 +143,7 @@ class TaskMeter:
         stragglers = self._stragglers(at_work.known)
         # Nothing tells when a task ends that hangs.
         has_end = self.has_end and (stragglers is None or not stragglers.hang(wall))
-        own, workers = at_work.workers, max(1, at_work.workers + self.helpers)
-        part = (-(-count * own // workers) for count in (waiting, self.more)) if self.helpers else (waiting, self.more)
-        waiting, more = part
-        expected = (now, at_work.elapsed, waiting, own, more)
+        expected = (now, at_work.elapsed, waiting, at_work.workers, self.more)
         self._left = self._forecaster.estimate(*expected) if has_end else None
         self._left_at = now
         is_late = self._bound_left(wall)

@@ -26,7 +26,7 @@ from support.cli import Cli, Remote, add, command, sentences
 from support.desk import Desk
 from support.docs import ROOT
 from support.ledgers import Ledger, add_job, attempt, leave_outputs
-from support.runs import HOG, MIB, PATIENCE, callers, calls, code, is_alive, kill, place, record, sets_of, study, until
+from support.runs import HOG, MIB, PATIENCE, callers, calls, code, is_alive, kill, kill_between_reports, place, record, sets_of, study, until
 
 
 def test_resuming_a_partial_job_submits_only_what_is_missing_as_its_child(desk: Desk) -> None:
@@ -428,13 +428,16 @@ def test_a_child_goes_on_where_a_runner_was_ended(desk: Desk, steps: Path, numbe
     """A killed one loses the steps since the last checkpoint, and one that is told to stop none."""
     gate = steps.with_name("gate")
     sets = sets_of(1, steps=str(steps), steps_total=40, every=10, gates={"25": str(gate)})
-    desk.submit(sets)
+    desk.submit(sets, "--grace", "5m")
     desk.until(gate.with_name("gate-reached").exists, "the task to be in the middle")
     journal = JobDir.for_job("job", desk.env).ledger(0)  # the attempt is noted a moment after its first step
     desk.until(lambda: any(path.stat().st_size for path in journal.glob("*")), "the runner to note the attempt")
     pid = desk.runner()
     ended = [pid, *(child for child, (parent, _) in read_parents().items() if parent == pid)]
-    os.kill(pid, number)
+    if number == KILLED:
+        kill_between_reports(pid, JobDir.for_job("job", desk.env), lambda: record(desk.jobs).heartbeat_at)
+    else:
+        os.kill(pid, number)
     until(lambda: not any(map(is_alive, ended)), "the runner and its worker to end")
     gate.touch()
     assert desk.ok("status", "job", "--json").json["status"] == "failed"

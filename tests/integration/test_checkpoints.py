@@ -15,7 +15,6 @@ from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.events.format import parse_chunk
 from mopsjobs.ledger.attempt import Attempt, Outcome, Resumed
-from mopsjobs.ledger.retry_policy import RetryPolicy
 from mopsjobs.runner.pools.base import TaskLimits
 from mopsjobs.runner.shard import TaskProgress
 from mopsjobs.store.base import Versioned, VersionToken
@@ -77,10 +76,10 @@ def test_a_run_on_another_machine_goes_on_from_the_store(bench: Bench, tmp_path:
     """The first one's worker died, and the job was resumed elsewhere."""
     sets = sets_of(2, steps=str(tmp_path / "steps"), steps_total=50, die=[34])
     bench.given(sets)
-    ran, _ = bench.work("here", policy=RetryPolicy(0), number=0, shards=2)
+    ran, _ = bench.work("here", retries=0, number=0, shards=2)
     assert ran[1:3] == (0, 1)
     assert {key.rpartition("/")[2].partition(".")[0] for key in _keys(bench)} <= {"000001", "000002", "000003"}
-    ran, said = bench.work("there", policy=RetryPolicy(0), number=0, shards=2)
+    ran, said = bench.work("there", retries=0, number=0, shards=2)
     assert (ran.completed, said) == (1, [])
     assert steps_of(tmp_path / "steps") == {0: [*range(35), *range(30, 50)]}
     assert results(bench.line).items() <= undisturbed(sets).items()
@@ -101,7 +100,7 @@ def test_a_run_that_is_told_to_stop_lets_its_tasks_save(bench: Bench, tmp_path: 
     assert (ran.is_done, ran.signal, ran.failed) == (False, signal.SIGTERM, 0)
     assert "1 task may save, up to 5m." in said
     gate.touch()
-    ran, said = bench.work("there", policy=RetryPolicy(0))
+    ran, said = bench.work("there", retries=0)
     assert (ran.status, said) == ("succeeded", [])
     assert steps_of(tmp_path / "steps") == {0: [*range(20)]}
     assert results(bench.line) == undisturbed(sets)
@@ -141,7 +140,7 @@ def test_a_program_of_another_language_asks_to_be_started_again(bench: Bench, tm
     """By its exit code, as often as it has saved; no retry is needed."""
     code(tmp_path / "code", SHELL)
     bench.given([{"steps": str(tmp_path / "steps"), "stuck": ""}])
-    ran, said = bench.work(policy=RetryPolicy(0))
+    ran, said = bench.work(retries=0)
     assert (ran.status, said) == ("succeeded", [])
     assert json.loads(*results(bench.line).values()) == {"steps": ["0", "1", "2", "3"]}
     attempts = _attempts(bench)
@@ -197,7 +196,7 @@ def test_a_program_that_asks_again_without_saving_has_failed(bench: Bench, tmp_p
     """It would go on for ever."""
     code(tmp_path / "code", SHELL)
     bench.given([{"steps": str(tmp_path / "steps"), "stuck": "1"}])
-    ran, said = bench.work(policy=RetryPolicy(0))
+    ran, said = bench.work(retries=0)
     assert ran.status == "failed"
     assert "NoCheckpoint: it ended with code 85, but has left no new checkpoint" in said[0]
     assert [one.outcome for one in _attempts(bench)] == [Outcome.PREEMPTED, Outcome.FAILED]
@@ -218,7 +217,7 @@ def simulate(params, seed):
 """,
     )
     bench.given([{}])
-    ran, said = bench.work(policy=RetryPolicy(0))
+    ran, said = bench.work(retries=0)
     assert ran.status == "failed"
     assert "NoCheckpoint" in said[0]
     assert [one.outcome for one in _attempts(bench)] == [Outcome.PREEMPTED, Outcome.FAILED]
@@ -234,7 +233,7 @@ def test_a_checkpoint_of_other_code_is_used_if_asked_for(
     """Log and events say so in both cases. The parent of the job had another bundle."""
     sets = sets_of(1, steps=str(tmp_path / "steps"), steps_total=50, die=[34])
     bench.given(sets)
-    bench.work("here", policy=RetryPolicy(0))
+    bench.work("here", retries=0)
     manifest = place(bench.line, "draft", study(sets), code(tmp_path / "changed", STEPS + "# changed\n"))
     manifest = dataclasses.replace(manifest, job_id="child", parent_job_id="job")
     bench.line.create_if_absent(manifest_key("child"), manifest.to_json())
@@ -272,10 +271,10 @@ def test_an_outage_keeps_the_last_checkpoint_on_the_disk(bench: Bench, tmp_path:
     sets = sets_of(1, steps=str(tmp_path / "steps"), steps_total=50, die=[34])
     bench.given(sets)
     away = _Away(bench.line.inner)
-    bench.work("here", store=away, policy=RetryPolicy(0), grace=0.1, shards=2)
+    bench.work("here", store=away, retries=0, grace=0.1, shards=2)
     assert _keys(bench) == []
     away.away = False
-    ran, _ = bench.work("here", store=away, policy=RetryPolicy(0), shards=2)
+    ran, _ = bench.work("here", store=away, retries=0, shards=2)
     assert ran.completed == 1
     assert steps_of(tmp_path / "steps") == {0: [*range(35), *range(30, 50)]}
 
@@ -300,7 +299,7 @@ def test_other_tasks_go_on_while_a_checkpoint_is_fetched(
     sets = sets_of(2, steps=str(tmp_path / "steps"), steps_total=50, die=[34])
     sets[0]["die"] = []
     bench.given(sets)
-    bench.work("here", policy=RetryPolicy(0), shards=2, number=1, grace=60.0)
+    bench.work("here", retries=0, shards=2, number=1, grace=60.0)
     assert _keys(bench) != []
 
     def open_gate(progress: TaskProgress) -> None:

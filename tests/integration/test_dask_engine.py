@@ -25,7 +25,6 @@ from mopsjobs.engines.model_env import SECRET_VARIABLES
 from mopsjobs.errors import IF_PIP_REFUSES, EngineError
 from mopsjobs.ledger.attempt import Attempt, Outcome
 from mopsjobs.ledger.environment import Environment, environments_prefix, parse_environment
-from mopsjobs.ledger.retry_policy import RetryPolicy
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.runner.checkpoints import Checkpoints, Origin
 from mopsjobs.runner.pools import dask, dask_task
@@ -611,7 +610,7 @@ def test_a_task_whose_dask_worker_dies_goes_on_from_its_last_checkpoint(
     gate = tmp_path / "gate"
     sets = sets_of(1, steps=str(tmp_path / "steps"), steps_total=50, gates={"34": str(gate)})
     bench.given(sets)
-    run = begin(bench.work, scheduler=cluster.url, policy=RetryPolicy(0))
+    run = begin(bench.work, scheduler=cluster.url, retries=0)
     until(lambda: "30" in _saved(tmp_path / "job"), "its checkpoint", run)
     cluster.add_worker()
     cluster.kill(1)
@@ -662,7 +661,7 @@ def test_a_runner_that_is_told_to_stop_lets_tasks_on_dask_save(bench: Bench, clu
     assert (ran.is_done, ran.signal, ran.failed) == (False, signal.SIGTERM, 0)
     assert "1 task may save, up to 5m." in said
     gate.touch()
-    ran, said = bench.work(scheduler=cluster.url, policy=RetryPolicy(0))
+    ran, said = bench.work(scheduler=cluster.url, retries=0)
     assert (ran.status, said) == ("succeeded", [])
     assert steps_of(tmp_path / "steps") == {0: [*range(20)]}
     assert results(bench.line) == undisturbed(sets)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -26,12 +27,11 @@ from mopsjobs.errors import (
     command_line,
     exit_code_of,
 )
-from mopsjobs.ledger.retry_policy import retry_policy
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.status import TERMINAL
 from mopsjobs.runner.pools.shared_cores import SharedCores
 from mopsjobs.runner.run_shard import run_shard
-from mopsjobs.runner.shard import DEFAULT_CHECKPOINT_SECONDS, DEFAULT_GRACE_SECONDS, Shard, ShardResult, TaskProgress
+from mopsjobs.runner.shard import Shard, ShardResult, TaskProgress
 from mopsjobs.submission.launching import check_on_node
 from mopsjobs.submission.shard_drop import ShardDrop
 from mopsjobs.utils.files import make_directory
@@ -72,22 +72,7 @@ def follow_record(job_id: str, app: App) -> FollowResult:
 
 
 def _run(launch: Launch, app: App) -> FollowResult:
-    shard = Shard(
-        launch.job_id,
-        workers=launch.workers,
-        python=launch.python,
-        task_timeout=launch.task_timeout,
-        attempt_timeout=launch.attempt_timeout,
-        checkpoint_every=launch.checkpoint_every or DEFAULT_CHECKPOINT_SECONDS,
-        grace=launch.grace or DEFAULT_GRACE_SECONDS,
-        allow_old_checkpoints=bool(launch.allow_old_checkpoints),
-        task_memory=launch.task_memory,
-        policy=retry_policy(launch.retries, launch.retry_on),
-        first=launch.first,
-        max_failures=launch.max_failures,
-        max_cpu_hours=launch.max_cpu_hours,
-        scheduler=launch.options.get("scheduler"),
-    )
+    shard = Shard(job_id=launch.job_id, scheduler=launch.options.get("scheduler"), **launch.of_tasks())
     try:
         result = run_here(shard, app)
     except (ModelError, BundleError, EngineError) as error:
@@ -136,7 +121,7 @@ def run_here(shard: Shard, app: App) -> ShardResult:
     if shard.workers is not None and shard.scheduler is not None:
         raise OptionError("workers has no effect with a scheduler: the cluster has its own.", "workers")
     if not shard.wait_for_manifest and shard.scheduler is None:  # a pod has its cores for itself
-        shard = shard._replace(cores=SharedCores(cores_directory(app.env), app.settings.local_workers))
+        shard = dataclasses.replace(shard, cores=SharedCores(cores_directory(app.env), app.settings.local_workers))
     if shard.drop is None and shard.wait_for_manifest:
         check_on_node(app.settings.registry.value)
     registry = app.registry if shard.drop is None else JobRegistry(ShardDrop(shard.drop, shard.number), now=app.now)

@@ -19,8 +19,7 @@ from mopsjobs.engines.model_process import describe_interpreter
 from mopsjobs.engines.trust import python_of_launch
 from mopsjobs.errors import EXIT_DIFFERENT, EXIT_DONE, RecordError
 from mopsjobs.ledger.environment import environment_of_worker
-from mopsjobs.runner.interrupted import Interruption, interrupt
-from mopsjobs.runner.run_once import Place, RunResult, run_once
+from mopsjobs.runner.run_once import Interruption, Place, RunResult, interrupt, run_once
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.studies.lineage import ancestry
 from mopsjobs.studies.manifest import Manifest, load_manifest

@@ -15,6 +15,7 @@ from mopsjobs.ledger.attempt import NO_USAGE, Outcome, Resumed, Usage
 from mopsjobs.ledger.retry_policy import MEMORY_LIMIT, OUT_OF_MEMORY, RetryPolicy
 from mopsjobs.runner.checkpoints import EXIT_CODE, MAX_BEGINNING
 from mopsjobs.studies.study import Task
+from mopsjobs.utils.file_watch import MAX_FILES, FileWatch
 from mopsjobs.utils.sizes import format_size
 
 STARTS = 2
@@ -104,39 +105,35 @@ class TaskAtWork(NamedTuple):
     """The checkpoint that it went on from."""
 
 
-class SeenFiles(Protocol):
-    """Sees which files of the bundle the processes of a pool open; see `utils.file_watch`."""
+class SeenFiles:
+    """The files of the bundle that the processes of a pool have opened, as others told; see `utils.file_watch`."""
+
+    def __init__(self, opened: frozenset[str] | None = None) -> None:
+        """Begin with these files; None: nothing tells which are opened."""
+        self._opened = opened
+        self._written: str | None = None
+
+    def add(self, opened: Sequence[object] | None, written: object) -> None:
+        """Add what a worker told."""
+        known = None if self._opened is None or opened is None else self._opened.union(map(str, opened))
+        self._opened = known if known is None or len(known) <= MAX_FILES else None
+        if self._written is None and written is not None:
+            self._written = str(written)
 
     def opened(self) -> frozenset[str] | None:
         """Return the files that were opened so far, by their names in the bundle; None if that is not known."""
+        return self._opened
 
     def written(self) -> str | None:
         """Return a file that was written beside those of the bundle; None if none was seen."""
+        return self._written
 
     def close(self) -> None:
         """See no more."""
 
 
-class NothingSeen:
-    """Sees nothing."""
-
-    def opened(self) -> frozenset[str] | None:
-        """Return None: it is not known."""
-        return None
-
-    def written(self) -> str | None:
-        """Return None."""
-        return None
-
-    def close(self) -> None:
-        """Do nothing."""
-
-
 class Pool(Protocol):
     """Runs the tasks of one model."""
-
-    files: SeenFiles
-    """Which files of the bundle were opened."""
 
     workers: int | None
     """How many tasks run at once; None if the pool does not know."""
@@ -144,6 +141,10 @@ class Pool(Protocol):
     """Whether a worker has loaded the model, so that tasks run."""
     is_waiting: bool
     """Whether no task runs, since other jobs use all cores of this machine."""
+
+    @property
+    def files(self) -> SeenFiles | FileWatch:
+        """Return which files of the bundle were opened."""
 
     def run(self, tasks: NextTasks, *, wake_seconds: float = 0.5) -> Generator[TaskResult | None, None, None]:
         """Run the tasks; yield a result per attempt, in any order, and None at least every `wake_seconds`.

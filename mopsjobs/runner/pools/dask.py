@@ -65,33 +65,6 @@ CHILD = "mopsjobs.runner.pools.dask"
 """The module of the child process."""
 
 
-class ToldFiles:
-    """Files of the bundle that Dask workers told of; see `SeenFiles`."""
-
-    def __init__(self) -> None:
-        """Begin with none: a worker tells before the result of a task comes."""
-        self._opened: frozenset[str] | None = frozenset()
-        self._written: str | None = None
-
-    def add(self, opened: Sequence[object] | None, written: object) -> None:
-        """Add what a worker told."""
-        known = None if self._opened is None or opened is None else self._opened.union(map(str, opened))
-        self._opened = known if known is None or len(known) <= file_watch.MAX_FILES else None
-        if self._written is None and written is not None:
-            self._written = str(written)
-
-    def opened(self) -> frozenset[str] | None:
-        """Return the files that were opened; None if a worker does not know them."""
-        return self._opened
-
-    def written(self) -> str | None:
-        """Return the first file that was written."""
-        return self._written
-
-    def close(self) -> None:
-        """Do nothing: the workers close what they have."""
-
-
 @dataclasses.dataclass(eq=False)
 class DaskProcess:
     """Runs a `DaskPool` in a child process without the secrets of the runner; see `engines.dask`.
@@ -128,8 +101,7 @@ class DaskProcess:
         self._kept: set[int] | None = None
         """The tasks that may go on to their next checkpoint, if the others were ended."""
         self._child: Child | None = None
-        self._told = ToldFiles()
-        self.files: SeenFiles = self._told
+        self.files = SeenFiles(frozenset())  # a worker tells before the result of a task comes
 
     def run(self, tasks: NextTasks, *, wake_seconds: float = 0.5) -> Generator[TaskResult | None, None, None]:
         """Run the tasks; see `Pool.run`."""
@@ -208,7 +180,7 @@ class DaskProcess:
             self.on_log(number, str(line))
             return None
         if "files" in message:
-            self._told.add(*message["files"])
+            self.files.add(*message["files"])
             return None
         if "environment" in message:
             self.on_environment(message["environment"])

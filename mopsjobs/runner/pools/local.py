@@ -32,7 +32,6 @@ from mopsjobs.runner.pools.base import (
     End,
     Feed,
     NextTasks,
-    NothingSeen,
     OnLog,
     SeenFiles,
     TaskAtWork,
@@ -48,6 +47,7 @@ from mopsjobs.runner.pools.base import (
 from mopsjobs.runner.pools.process import MAX_ANSWER_BYTES, MemoryGuard, ModelProcess, Watch, output_content
 from mopsjobs.runner.pools.shared_cores import SharedCores, release
 from mopsjobs.utils import measurement
+from mopsjobs.utils.file_watch import FileWatch
 
 
 class WorkerProcess(ModelProcess):
@@ -174,7 +174,7 @@ class WorkerPool:
     on_log: OnLog = lambda _task, _line: None
     env: Mapping[str, str] = dataclasses.field(default_factory=lambda: os.environ)
     feed: Feed | None = None
-    files: SeenFiles = dataclasses.field(default_factory=NothingSeen)
+    files: SeenFiles | FileWatch = dataclasses.field(default_factory=SeenFiles)
     checkpoints: Checkpoints | None = None
     waker: int | None = None
     clock: Callable[[], float] = time.monotonic

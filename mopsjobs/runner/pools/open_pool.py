@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import dataclasses
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from mopsjobs.bundles.bundle import extract_bundle, load_bundle
-from mopsjobs.engines import CLUSTER_ENGINES
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.model_env import JOB_VARIABLES, active_python, model_environment, python_here
-from mopsjobs.engines.model_errors import ModelError, load_error
-from mopsjobs.engines.model_process import describe_interpreter, first_answer, write_reduce_worker, write_worker
+from mopsjobs.engines.model_process import describe_interpreter, write_reduce_worker, write_worker
 from mopsjobs.ledger.environment import EnvironmentNotes
 from mopsjobs.runner.checkpoints import EVERY_VARIABLE, EXIT_CODE, EXIT_VARIABLE, Checkpoints
-from mopsjobs.runner.pools.base import Feed, NothingSeen, OnLog, Pool
+from mopsjobs.runner.pools.base import Feed, OnLog, Pool, SeenFiles
 from mopsjobs.runner.pools.local import WorkerPool
 from mopsjobs.runner.retry import OutageRetry
-from mopsjobs.runner.shard import Shard
+from mopsjobs.runner.shard import DEFAULT_CHECKPOINT_SECONDS, Shard
 from mopsjobs.store.base import ReadableStore
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.utils.cores import thread_limits, usable_cores
@@ -59,7 +58,6 @@ def open_pool(  # noqa: PLR0913 - four by name
 
     Raises:
         BundleError: if the bundle is missing or cannot be used.
-        ModelError: if the reduce function of a job on a cluster cannot be loaded.
         StoreError: if the store cannot be read.
         OSError: if a file cannot be written on this machine.
     """
@@ -67,7 +65,8 @@ def open_pool(  # noqa: PLR0913 - four by name
     root = retry.call(lambda: extract_bundle(store, manifest.bundle, directory.code))
     job_env = dict(zip(JOB_VARIABLES, (manifest.job_id, str(shard.number)), strict=True))
     if checkpoints is not None:
-        job_env |= {EVERY_VARIABLE: f"{shard.checkpoint_every:g}", EXIT_VARIABLE: str(EXIT_CODE)}
+        every = shard.checkpoint_every or DEFAULT_CHECKPOINT_SECONDS
+        job_env |= {EVERY_VARIABLE: f"{every:g}", EXIT_VARIABLE: str(EXIT_CODE)}
     if shard.scheduler is None:
         notes.describe(lambda: describe_interpreter(python, model_environment(os.environ)))
     elif feed is None:
@@ -87,17 +86,14 @@ def open_pool(  # noqa: PLR0913 - four by name
             notes.note,
         )
     else:  # this machine is not that of the tasks
-        python, shard = python_here(shard.python, os.environ), shard._replace(workers=1)
+        python, shard = python_here(shard.python, os.environ), dataclasses.replace(shard, workers=1)
     spool = directory.spool(shard.number)
-    paths = {"root": str(root), "spool": str(spool)}
-    of_tasks = {**paths, **study.setup, "task_root": str(_task_root(spool, os.environ) if feed is None else spool)}
+    shutil.rmtree(spool, ignore_errors=True)
+    make_directory(spool)
+    script = (write_worker if feed is None else write_reduce_worker)(spool)
+    own = {"reduce": study.reduce} if feed else {**study.setup, "task_root": str(_task_root(spool, os.environ))}
     if checkpoints is not None:
-        of_tasks["checkpoints"] = str(checkpoints.root)
-    of_reductions = {**paths, "reduce": study.reduce}
-    if feed is None and shard.number == 0 and study.reduce and manifest.engine in CLUSTER_ENGINES:
-        # Elsewhere, the submission has done so.
-        _check_reduce([python, "-u", str(_write_script(spool, write_reduce_worker))], of_reductions, job_env, retry)
-    script = _write_script(spool, write_worker if feed is None else write_reduce_worker)
+        own["checkpoints"] = str(checkpoints.root)
     cores = usable_cores()
     limit = cores if shard.cores is None else shard.cores.limit
     workers = shard.workers or limit
@@ -106,14 +102,14 @@ def open_pool(  # noqa: PLR0913 - four by name
     env = model_environment(os.environ)
     return WorkerPool(
         [python, "-u", str(script)],
-        of_tasks if feed is None else of_reductions,
+        {"root": str(root), "spool": str(spool), **own},
         workers,
         shard.limits,
         shard.cores,
         on_log,
         {**env, **thread_limits(env, cores // workers), **job_env},
         feed,
-        FileWatch(str(root)) if feed is None else NothingSeen(),
+        FileWatch(str(root)) if feed is None else SeenFiles(),
         checkpoints,
         waker,
     )
@@ -131,25 +127,3 @@ def _task_root(spool: Path, env: Mapping[str, str]) -> Path:
                 atexit.register(root.close)
                 return Path(root.enter_context(scratch_directory(place)))
     return spool
-
-
-def _write_script(spool: Path, write: Callable[[Path], Path]) -> Path:
-    """Empty the spool, and return the path of the script that a function writes there."""
-    shutil.rmtree(spool, ignore_errors=True)
-    make_directory(spool)
-    return write(spool)
-
-
-def _check_reduce(
-    command: list[str], setup: Mapping[str, object], job_env: Mapping[str, str], retry: OutageRetry
-) -> None:
-    """Load the reduce function of a study before the tasks run, unless that takes long.
-
-    Raises:
-        ModelError: if it cannot be loaded.
-    """
-    answer = None
-    with contextlib.suppress(ModelError):  # of the interpreter, which the pool starts several times
-        answer = first_answer(command, setup, {**os.environ, **job_env}, is_over=lambda: retry.is_stopping)
-    if answer is not None and "broken" in answer:
-        raise load_error(answer["broken"], "reduce function")

@@ -77,23 +77,6 @@ def test_a_model_that_saves_often_leaves_the_last_ones(tmp_path: Path) -> None:
     assert _names(tmp_path) == ["new"]
 
 
-def test_a_save_that_fails_leaves_nothing_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_arguments: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    ck = Checkpoint(tmp_path, 600.0)
-    monkeypatch.setattr("mopsjobs.api.checkpoint.os.fsync", fail)
-    with pytest.raises(OSError, match="No space left"):
-        ck.save(b"x", at=1)
-    assert (_names(tmp_path), _names(tmp_path / "new")) == (["new"], [])
-
-
-def test_the_directories_of_a_task_are_for_its_owner_alone(tmp_path: Path) -> None:
-    Checkpoint(tmp_path / "checkpoints" / "task", 600.0)
-    for path in ("checkpoints", "checkpoints/task", "checkpoints/task/new"):
-        assert (tmp_path / path).stat().st_mode & 0o777 == 0o700
-
-
 @pytest.mark.parametrize("kind", ["loose link", "link outside", "pipe", "only a link", "name"])
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path, kind: str) -> None:
     """A link outside would copy what is there, a pipe would stop the runner."""
@@ -192,16 +175,6 @@ def test_an_attempt_without_its_checkpoint_did_not_go_on(tmp_path: Path, monkeyp
     monkeypatch.setattr(Path, "mkdir", mkdir)
     assert run.begin() is None
     assert not (run.path / "last").exists()
-
-
-def test_what_is_told_of_many_tasks_is_bounded(tmp_path: Path) -> None:
-    run = _Run(tmp_path / "root")
-    for number in range(100):
-        (run.path / "new" / ("a" * 101)).mkdir(parents=True, exist_ok=True)
-        (run.path / "new" / ("a" * 101)).rename(run.path / "new" / (f"{number:02}" + "b" * 100))
-        run.checkpoints.end(TASK, 0.0)
-    assert len(run.told) == checkpoints.MAX_TOLD + 1
-    assert run.told[-1] == "More of checkpoints is not told."
 
 
 class _Slow(InMemoryVersionedStore):
@@ -350,3 +323,9 @@ def test_the_digest_of_packages_does_not_wait_for_the_store() -> None:
     assert notes._threads[0].is_alive()
     gate.set()
     notes.close()
+
+
+def test_the_directories_of_a_task_are_for_its_owner_alone(tmp_path: Path) -> None:
+    Checkpoint(tmp_path / "checkpoints" / "task", 600.0)
+    for path in ("checkpoints", "checkpoints/task", "checkpoints/task/new"):
+        assert (tmp_path / path).stat().st_mode & 0o777 == 0o700

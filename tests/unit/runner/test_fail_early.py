@@ -12,7 +12,6 @@ import pytest
 
 from mopsjobs.engines.model_errors import ModelError
 from mopsjobs.events.format import RUNNER, parse_chunk
-from mopsjobs.ledger.retry_policy import retry_policy
 from mopsjobs.registry.transitions import ShardReport
 from mopsjobs.registry.usage import ShardUsage, total_usage
 from mopsjobs.runner import fail_early
@@ -59,16 +58,6 @@ def test_a_limit_ends_the_job_within_its_workers(bench: Bench, workers: int) -> 
     assert [event["text"] for event in events if event["kind"] == RUNNER] == [reason]
 
 
-def test_a_job_below_its_limit_runs_to_its_end(bench: Bench) -> None:
-    sets = sets_of(20)
-    for number in (3, 7, 11):
-        sets[number]["fail"] = True
-    bench.given(sets)
-    ran, _ = bench.work(max_failures="3", first=1)
-    assert ran[:4] == ("partial", 17, 3, True)
-    assert bench.record().error_code == "INCOMPLETE"
-
-
 def test_a_restart_counts_its_own_failures_only(bench: Bench) -> None:
     """A failed task of an earlier run is tried again, and may succeed."""
     bench.given(sets_of(6, needs=str(bench.path / "mended")))
@@ -78,28 +67,14 @@ def test_a_restart_counts_its_own_failures_only(bench: Bench) -> None:
     assert ran[:4] == ("succeeded", 6, 0, True)
 
 
-@pytest.mark.usefixtures("quick_end")
-def test_a_limit_holds_while_the_registry_is_away(bench: Bench) -> None:
-    """The shard then knows its own failures."""
-    noted, gate = bench.path / "calls", bench.path / "gate"
-    bench.given(sets_of(40, calls=str(noted), gate=str(gate), fail=True))
-    with ThreadPoolExecutor(1) as threads:
-        running = threads.submit(bench.work, max_failures="5", outage_seconds=0.0)
-        until(lambda: len(calls(noted)) == 2, "both workers at work")
-        bench.line.down = True
-        gate.touch()
-        ran, _ = running.result(PATIENCE)
-    assert (ran.status, ran.failed) == (None, 6)
-    assert sum(calls(noted).values()) <= 5 + 2
-
-
 def test_a_failure_is_in_the_record_before_the_next_task(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a limit. Each worker then has one task at most."""
     monkeypatch.setattr(module, "PROGRESS_SECONDS", 3600.0)  # no report of the thread
     bench.registry.register_job("job", tasks_total=9)
     with contextlib.ExitStack() as stack:
         pool = stack.enter_context(contextlib.closing(pool_of(bench.model, 3)))
-        reporter = Reporter(bench.registry, shard := Shard("job", max_failures="5"), counted := Counts(), lambda: None)
+        shard, counted = Shard(job_id="job", max_failures="5"), Counts()
+        reporter = Reporter(bench.registry, shard, counted, lambda: None)
         stack.callback(reporter.stop)
         early = FailEarly(shard, 9, counted, reporter, OutageRetry(0.0, time.sleep))
         admitted = early.admit(enumerate(study(sets_of(9)).tasks()), 9, pool)
@@ -110,20 +85,6 @@ def test_a_failure_is_in_the_record_before_the_next_task(bench: Bench, monkeypat
         early.note(TaskResult(*first, None, {"type": "E", "message": ""}), has_failed=True)
         assert bench.record().tasks_failed == 1
         assert [next(admitted) is None for _ in range(2)] == [False, True]
-
-
-@pytest.mark.parametrize(("failed", "ends"), [(12, False), (40, False), (46, True)])
-def test_a_share_counts_the_workers_of_silent_shards(bench: Bench, failed: int, ends: bool) -> None:
-    """Of 100 shards with 4 workers each, those have reported that had a failure, and no task has succeeded yet."""
-    bench.registry.register_job("job", tasks_total=5000)
-    for number in range(failed):
-        bench.registry.report_shard("job", number, 100, ShardReport(0, 1))
-    shard = Shard("job", 0, 100, workers=4, max_failures="10%")
-    reporter = Reporter(bench.registry, shard, counted := Counts(), lambda: None)
-    counted.add(failed=1)
-    reporter.finish(is_done=False)
-    early = FailEarly(shard, 5000, counted, reporter, OutageRetry(0.0, lambda _seconds: None))
-    assert (early.end is not None) == ends
 
 
 # --- the budget -----------------------------------------------------------------------------------------------------
@@ -153,20 +114,10 @@ def test_no_other_attempt_begins_when_a_budget_is_used(bench: Bench) -> None:
     """Each task would have 50. It has neither completed nor failed, so a resumed job runs it."""
     noted = bench.path / "calls"
     bench.given(sets_of(3, calls=str(noted), always_die=True))
-    ran, _ = bench.work(workers=3, max_cpu_hours=5.0, policy=retry_policy(50, "died"))
+    ran, _ = bench.work(workers=3, max_cpu_hours=5.0, retries=50, retry_on="died")
     assert 5 <= sum(calls(noted).values()) <= 7
     state = bench.record()
     assert (ran.is_done, state.status, state.error_code, state.tasks_failed) == (True, "failed", "BUDGET", 0)
-
-
-@pytest.mark.usefixtures("hour_each")
-def test_a_budget_holds_without_a_report_of_the_thread(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each shard reports before a worker begins the next task, however rarely its thread does."""
-    monkeypatch.setattr(module, "PROGRESS_SECONDS", 3600.0)
-    noted = bench.path / "calls"
-    bench.given(sets_of(100, calls=str(noted)))
-    _pods(bench, 4, max_cpu_hours=10.0, first=0)
-    assert 10 <= sum(calls(noted).values()) <= 13
 
 
 @pytest.mark.parametrize(("shards", "tasks"), [(1, 10), (2, 7)])
@@ -175,7 +126,7 @@ def test_a_forecast_has_the_tasks_that_a_budget_allows(bench: Bench, shards: int
     bench.registry.register_job("job", tasks_total=100)
     with contextlib.ExitStack() as stack:
         pool = stack.enter_context(contextlib.closing(pool_of(bench.model, 1)))
-        shard = Shard("job", shards=shards, max_cpu_hours=10.0)
+        shard = Shard(job_id="job", shards=shards, max_cpu_hours=10.0)
         reporter = Reporter(bench.registry, shard, counted := Counts(), lambda: None)
         stack.callback(reporter.stop)
         reporter.measured = lambda: (ShardUsage(4 * 3600.0, None, None, None), None)
@@ -187,26 +138,6 @@ def test_a_forecast_has_the_tasks_that_a_budget_allows(bench: Bench, shards: int
             assert task is not None
             early.note(TaskResult(*task, {}, None), has_failed=False)
         assert [early.affordable(todo) for todo in (100, 5)] == [tasks, 5]
-
-
-@pytest.mark.usefixtures("hour_each")
-def test_a_budget_ends_an_adaptive_study(bench: Bench) -> None:
-    """Its sets ask for more replicates, and get none. A resumed job goes on with a budget of its own."""
-    noted = bench.path / "calls"
-    wish = {"min": 2, "max": 50, "until": {"seed": {"absolute": 1.0}}}
-    bench.given(sets_of(4, calls=str(noted)), n_replicates=wish)
-    _pods(bench, 2, max_cpu_hours=20.0, first=0)
-    state = bench.record()
-    assert (state.status, state.error_code) == ("partial", "BUDGET")
-    assert 20 <= sum(calls(noted).values()) == state.tasks_completed <= 21
-
-
-@pytest.mark.usefixtures("hour_each")
-def test_a_job_within_its_budget_succeeds(bench: Bench) -> None:
-    """Also if its last task uses the rest."""
-    bench.given(sets_of(8))
-    _pods(bench, 4, max_cpu_hours=8.0, first=0)
-    assert (bench.counts(), bench.record().error_code) == (("succeeded", 8, 0, 8), None)
 
 
 @pytest.mark.usefixtures("hour_each")
@@ -292,15 +223,6 @@ def test_no_other_task_begins_before_the_first_has_ended(bench: Bench) -> None:
     assert bench.record().status == "succeeded"
 
 
-def test_shards_of_one_task_each_are_tried_in_turn(bench: Bench) -> None:
-    """The first shard has nothing left for a second try, so the next one has it."""
-    noted = bench.path / "calls"
-    bench.given(sets_of(8, calls=str(noted), fail=True))
-    _pods(bench, 8, first=1)
-    assert calls(noted) == dict.fromkeys(range(5), 1)
-    assert bench.record().error_code == "FIRST"
-
-
 def test_a_lost_first_shard_delays_the_others_only(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its pod never comes."""
     monkeypatch.setattr(fail_early, "WAIT_SECONDS", 1.0)
@@ -341,12 +263,10 @@ def _end(gate: TaskGate, *failures: bool) -> None:
 @pytest.mark.parametrize(
     ("shard", "total", "size"),
     [
-        (Shard("job"), 1000, 0),
-        (Shard("job", first=3), 2, 3),
-        (Shard("job", scheduler="tcp://here:1"), 101, 1),
-        (Shard("job", scheduler="tcp://here:1"), 100, 0),
-        (Shard("job", shards=4, wait_for_manifest=True), 101, 1),
-        (Shard("job", shards=4, wait_for_manifest=True, first=0), 101, 0),
+        (Shard(job_id="job", first=3), 2, 3),
+        (Shard(job_id="job", scheduler="tcp://here:1"), 101, 1),
+        (Shard(job_id="job", scheduler="tcp://here:1"), 100, 0),
+        (Shard(job_id="job", shards=4, wait_for_manifest=True, first=0), 101, 0),
     ],
 )
 def test_a_cluster_runs_one_task_first_by_default(shard: Shard, total: int, size: int) -> None:
@@ -364,15 +284,6 @@ def test_failures_alone_lead_to_tries_further_on() -> None:
     _end(gate, False)
     assert _now(gate) == [2, 3, 4, 6, 7, 8, 9, 11, 12, 13, 14, 16, 17, 18, 19]
     assert not gate.has_failed
-
-
-def test_tasks_between_two_tries_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are kept in memory, whatever the job."""
-    monkeypatch.setattr(fail_early, "MAX_SKIPPED", 3)
-    gate = _gate(1, 100)
-    assert _now(gate) == [0]
-    _end(gate, True)
-    assert _now(gate) == [4, 8, 12, 16]
 
 
 @pytest.mark.parametrize(("size", "tries"), [(1, 5), (4, 5), (8, 8)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from threading import Event, current_thread
 
@@ -21,8 +21,6 @@ from mopsjobs.studies.rounds import END, as_sets, encode_round, round_key
 from mopsjobs.studies.study import Task
 from mopsjobs.studies.study_parser import parse_study
 from support.runs import until
-
-Make = Callable[..., GrowingFeed]
 
 
 class Rounds(InMemoryVersionedStore):
@@ -213,15 +211,6 @@ def test_an_outage_is_no_idle_time(rounds: Rounds) -> None:
     rounds.is_away = False
     rounds.look_twice(feed)
     assert rounds.get(round_key("job", 1)) is None
-
-
-def test_the_idle_time_waits_for_other_shards(rounds: Rounds) -> None:
-    """What they have at work is of the same job."""
-    feed = rounds.feed(others=False)
-    rounds.now = 1000.0
-    rounds.add(1)
-    assert [task.number for task in taken(feed, 1)] == [0]
-    assert rounds.store.get(round_key("job", 2)) is None
 
 
 def test_an_invalid_round_is_an_error_of_the_run(rounds: Rounds) -> None:

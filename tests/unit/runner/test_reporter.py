@@ -26,7 +26,7 @@ def registry() -> JobRegistry:
 
 
 def _reporter(registry: JobRegistry, shard: int = 0, counts: Counts | None = None) -> Reporter:
-    return Reporter(registry, Shard("job", shard, 2), counts or Counts(), lambda: None)
+    return Reporter(registry, Shard(job_id="job", number=shard, shards=2), counts or Counts(), lambda: None)
 
 
 def _run(registry: JobRegistry, shard: int, used: ShardUsage, *, is_done: bool = False) -> None:

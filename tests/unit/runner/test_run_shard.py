@@ -14,21 +14,18 @@ import pytest
 
 from mopsjobs.bundles.bundle import BundleError
 from mopsjobs.engines.model_errors import ModelError
-from mopsjobs.errors import NoManifestError, StoreAccessError, StoreUnavailableError
+from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.events.format import parse_chunk
-from mopsjobs.ledger.environment import Environment, EnvironmentNotes, environment_keys, parse_environment
+from mopsjobs.ledger.environment import Environment, environment_keys, parse_environment
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.keys import NAMES_NAME
 from mopsjobs.registry.notes import OWN_WRITE, own_write_text
 from mopsjobs.runner.reducer import ReduceEnd, Reducer
 from mopsjobs.runner.reporter import Counts, Reporter
 from mopsjobs.runner.shard import Shard, TaskProgress
-from mopsjobs.store.base import VersionedStore, VersionToken
-from mopsjobs.store.memory import InMemoryVersionedStore
+from mopsjobs.store.base import VersionedStore
 from mopsjobs.studies.manifest import load_manifest, manifest_key
 from mopsjobs.studies.outputs import output_key
-from mopsjobs.submission.relay import deliver
-from support.cli import LineStore
 from support.doubles import FaultyStore
 from support.ledgers import attempts_in
 from support.runs import (
@@ -148,17 +145,6 @@ def test_what_is_done_is_not_done_again(bench: Bench) -> None:
     assert list(results(bench.line).values()).count(b"theirs") == 4
 
 
-def test_running_an_ended_job_again_calls_nothing_and_changes_nothing(bench: Bench) -> None:
-    noted = bench.path / "calls"
-    bench.given(sets_of(3, calls=str(noted)))
-    bench.work()
-    before = bench.record()
-    ran, _ = bench.work()
-    assert ran[:4] == ("succeeded", 3, 0, True)
-    assert bench.record() == before
-    assert calls(noted) == dict.fromkeys(range(3), 1)
-
-
 def test_a_job_that_has_ended_loads_no_model(bench: Bench) -> None:
     """A pod that is tried again reads the record first. Its tasks are left, and its counts too."""
     (bench.model / "model.py").write_text(f"open({str(bench.path / 'loaded')!r}, 'x')\n")
@@ -169,11 +155,6 @@ def test_a_job_that_has_ended_loads_no_model(bench: Bench) -> None:
     assert ran[:4] == ("failed", 0, 0, False)
     assert bench.record() == before
     assert not (bench.path / "loaded").exists()
-
-
-def test_a_job_that_was_never_submitted_is_not_run(bench: Bench) -> None:
-    with pytest.raises(NoManifestError, match="has no manifest"):
-        bench.work()
 
 
 @pytest.mark.parametrize("of", [1, 3])
@@ -303,13 +284,6 @@ def test_a_model_that_cannot_be_loaded_is_told_of_once_by_all_its_shards(bench: 
     assert len(notes_of(bench.line)) == 1  # the packages are the likely reason
 
 
-def test_an_unloadable_model_of_an_unregistered_job_is_reported(bench: Bench) -> None:
-    place(bench.line, "job", study(sets_of(2)), code(bench.model, "import nothing_of_that_name"))
-    with pytest.raises(ModelError, match="nothing_of_that_name"):
-        bench.work()
-    assert (bench.record().status, bench.record().error_code) == ("failed", "MODEL")
-
-
 def test_a_bundle_that_is_gone_fails_the_job(bench: Bench) -> None:
     bench.given(sets_of(2))
     for key in list(bench.line.list_keys("bundles/")):
@@ -336,16 +310,6 @@ def test_a_cancelled_record_stops_the_work(bench: Bench) -> None:
         (0, "cancelled"),
         (1, "cancelled"),
     ]
-
-
-def test_a_lost_race_and_a_lost_reply_change_no_count(bench: Bench) -> None:
-    bench.given(sets_of(10))
-    faulty = FaultyStore(bench.line)
-    faulty.conflict_next(3)
-    faulty.lose_reply_next(3)
-    ran, _ = bench.work(store=faulty, registry=JobRegistry(faulty, sleep=lambda _seconds: None))
-    assert ran[:4] == ("succeeded", 10, 0, True)
-    assert bench.counts() == ("succeeded", 10, 0, 10)
 
 
 # --- tasks that are left to a later resume ---------------------------------------------------------------------------
@@ -398,34 +362,6 @@ def test_the_interpreter_here_is_not_noted_as_that_of_tasks_on_dask(bench: Bench
     assert (bench.record().status, notes_of(bench.line)) == ("succeeded", [])
 
 
-def test_a_note_that_the_store_lacks_waits_in_the_outbox() -> None:
-    store, outbox = LineStore(InMemoryVersionedStore()), InMemoryVersionedStore()
-    store.down = True
-    notes = EnvironmentNotes("job", store, outbox)
-    for _ in range(3):
-        notes.note({"python": "3.12"})
-    notes.close()
-    assert [note.python for note in notes_of(outbox)] == ["3.12"]
-    store.down = False
-    assert deliver(outbox, store, "job", lambda key, reason: None)
-    assert [note.python for note in notes_of(store)] == ["3.12"]
-
-
-def test_a_note_that_is_refused_stops_no_output(bench: Bench) -> None:
-    """Credentials may be limited to some keys. Outputs and notes do not share them."""
-
-    class WithoutNotes(LineStore):
-        def create_if_absent(self, key: str, value: bytes) -> VersionToken | None:
-            if key.startswith("environments/"):
-                raise StoreAccessError("Not allowed to write environments.")
-            return super().create_if_absent(key, value)
-
-    bench.given(sets_of(4))
-    bench.work(store=WithoutNotes(bench.line))
-    assert bench.counts()[:2] == ("succeeded", 4)
-    assert notes_of(bench.line) == []
-
-
 def test_only_the_last_shard_reduces_and_ends_the_job(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first one finds all shards done when it reports its end, while the other one still reduces."""
     bench.given(sets_of(2), reduce="model:summarise")
@@ -435,7 +371,7 @@ def test_only_the_last_shard_reduces_and_ends_the_job(bench: Bench, monkeypatch:
     def reported(reporter: Reporter) -> Any:
         state = report_done(reporter)
         if reporter._shard.number == 0:
-            other = Reporter(bench.registry, Shard("job", 1, 2), Counts(), lambda: None)
+            other = Reporter(bench.registry, Shard(job_id="job", number=1, shards=2), Counts(), lambda: None)
             other.report_done()
             other.stop()
         return state
@@ -464,3 +400,13 @@ def test_outputs_that_a_drop_does_not_take_are_for_the_login_node(bench: Bench) 
     ran, said = bench.work(drop=bench.path, outage_seconds=0.0)
     assert (ran.completed, ran.is_done) == (1, False)
     assert said[-1].endswith("Commands on the login node deliver them.")
+
+
+def test_a_lost_race_and_a_lost_reply_change_no_count(bench: Bench) -> None:
+    bench.given(sets_of(10))
+    faulty = FaultyStore(bench.line)
+    faulty.conflict_next(3)
+    faulty.lose_reply_next(3)
+    ran, _ = bench.work(store=faulty, registry=JobRegistry(faulty, sleep=lambda _seconds: None))
+    assert ran[:4] == ("succeeded", 10, 0, True)
+    assert bench.counts() == ("succeeded", 10, 0, 10)

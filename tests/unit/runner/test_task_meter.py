@@ -125,20 +125,6 @@ def test_the_range_ends_with_the_tasks_that_may_follow(clock: Clock) -> None:
     assert 1500 < meter.left.latest < 1800
 
 
-def test_helpers_take_their_part_of_what_waits(clock: Clock) -> None:
-    """Six workers of other shards help two, and have five tasks of the shard at work."""
-    pool = _Pool(2)
-    meter = _meter(pool, 100, clock)
-    _end_twenty(meter, clock)
-    meter.elsewhere, meter.helpers = 5, 6
-    meter.update()
-    forecast, left = meter.measured()[1], meter.left
-    assert forecast is not None
-    assert left is not None
-    assert forecast.at_work == 5
-    assert 75 < left.earliest <= 100 <= left.latest < 200
-
-
 @pytest.mark.parametrize(("limit", "is_late"), [(200.0, True), (390.0, False), (10_000.0, False)])
 def test_a_forecast_stays_within_the_time_limit(clock: Clock, limit: float, is_late: bool) -> None:
     """A shard that will not finish before has no forecast, and says so once."""

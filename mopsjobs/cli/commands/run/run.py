@@ -15,14 +15,8 @@ from mopsjobs.engines.base import STOPS_AT
 from mopsjobs.engines.dask import scheduler_url
 from mopsjobs.engines.model_errors import ModelError
 from mopsjobs.errors import EXIT_DONE, EXIT_REFUSED, EXIT_UNREACHABLE, UsageError
-from mopsjobs.ledger.retry_policy import retry_policy
 from mopsjobs.registry.status import TERMINAL, JobStatus
-from mopsjobs.runner.shard import (
-    DEFAULT_CHECKPOINT_SECONDS,
-    DEFAULT_GRACE_SECONDS,
-    DEFAULT_OUTAGE_SECONDS,
-    Shard,
-)
+from mopsjobs.runner.shard import DEFAULT_OUTAGE_SECONDS, Shard
 from mopsjobs.submission.launch_options import RUNNER_OPTIONS, read_options
 from mopsjobs.submission.model_check import find_interpreter
 from mopsjobs.utils.text import parse_whole_number, pluralize
@@ -81,29 +75,19 @@ def run(args: argparse.Namespace, app: App) -> Result:
     number, of = _shard_number(args, app)
     options = read_options(vars(args))
     is_in_pod = args.shards is not None
+    # In a pod, the runner writes a wrong path into the record instead. With Dask, the path is one on the workers.
+    python = args.python if is_in_pod or args.scheduler is not None else find_interpreter(args.python, app.env)
     shard = Shard(
         job_id=args.job,
         number=number,
         shards=of,
-        workers=options.workers,
-        # In a pod, the runner writes a wrong path into the record instead. With Dask, the path is one on the workers.
-        python=args.python if is_in_pod or args.scheduler is not None else find_interpreter(args.python, app.env),
-        task_timeout=options.task_timeout,
-        attempt_timeout=options.attempt_timeout,
-        checkpoint_every=options.checkpoint_every or DEFAULT_CHECKPOINT_SECONDS,
-        grace=options.grace or DEFAULT_GRACE_SECONDS,
-        allow_old_checkpoints=bool(options.allow_old_checkpoints),
-        task_memory=options.task_memory,
-        policy=retry_policy(options.retries, options.retry_on),
-        first=options.first,
-        max_failures=options.max_failures,
-        max_cpu_hours=options.max_cpu_hours,
         wait_for_manifest=is_in_pod,
         stops_at=parse_whole_number(app.env.get(STOPS_AT, ""), 1, 2**40),
         drop=None if args.file_drop is None else Path(args.file_drop),
         echo=args.echo,
         outage_seconds=DEFAULT_OUTAGE_SECONDS if args.patience is None else parse_duration(args.patience),
         scheduler=None if args.scheduler is None else scheduler_url(args.scheduler, app.env),
+        **options.of_tasks() | {"python": python},
     )
     try:
         result = run_here(shard, app)

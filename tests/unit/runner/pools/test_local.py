@@ -9,8 +9,9 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,11 +63,6 @@ def test_every_task_ends_once_with_its_own_outputs(model: Path) -> None:
     assert [one.task for one in finished] == list(study(sets).tasks())
 
 
-def test_no_tasks_start_no_process(tmp_path: Path) -> None:
-    pool = WorkerPool([str(tmp_path / "nothing")], {}, 2)
-    assert list(pool.run(iter(()))) == []
-
-
 def test_an_end_keeps_what_workers_have_that_are_not_ready(tmp_path: Path) -> None:
     """They may have begun it before their word is read. Each worker ends the task that it has; none begins another."""
     pool = pool_of(code(tmp_path / "code"), 2)
@@ -103,21 +99,6 @@ def test_parameters_and_outputs_larger_than_any_pipe_do_not_deadlock(tmp_path: P
 # --- workers that die -----------------------------------------------------------------------------------------------
 
 
-def test_a_worker_killed_costs_its_task_a_try_and_a_second_one_its_end(model: Path, tmp_path: Path) -> None:
-    """All other tasks succeed.
-
-    With one worker, the tasks that it was handed ahead of time lose it, and are not blamed.
-    """
-    noted = tmp_path / "calls"
-    sets = sets_of(7, calls=str(noted))
-    sets[2]["always_die"] = True
-    sets[5]["die"] = str(tmp_path / "died")
-    finished = all_of(pool_of(model, 1), sets)
-    assert _kinds(finished) == [None, None, "WorkerDied", None, None, None, None]
-    assert finished[2].error == {"type": "WorkerDied", "message": "its worker died (SIGKILL)"}
-    assert calls(noted) == {number: 2 if number in (2, 5) else 1 for number in range(7)}
-
-
 def test_what_a_killed_task_left_in_its_directory_is_removed(tmp_path: Path) -> None:
     source = (
         "import os\n"
@@ -140,10 +121,6 @@ def test_a_worker_whose_child_outlives_it_is_still_known_to_be_dead(model: Path,
 # --- what a model starts --------------------------------------------------------------------------------------------
 
 
-def _all_ended(children: Path) -> bool:
-    return not [pid for pid in children.read_text().split() if is_alive(int(pid))]
-
-
 def test_what_a_model_has_started_ends_with_its_worker_that_dies(model: Path, tmp_path: Path) -> None:
     child, gate = tmp_path / "child", tmp_path / "gate"
     sets = [{"x": 0, "fork": str(child), "killed": str(tmp_path / "killed")}, {"x": 1, "gate": str(gate)}]
@@ -151,22 +128,6 @@ def test_what_a_model_has_started_ends_with_its_worker_that_dies(model: Path, tm
         until(lambda: (one := next(running)) is not None and one.position == 0 and one.is_final, "the first task")
         (first, *_) = child.read_text().split()  # that of the worker that died; its successor is at work
         until(lambda: not is_alive(int(first)), "the child to end")
-
-
-def test_what_a_model_has_started_ends_with_a_task_that_takes_too_long(tmp_path: Path) -> None:
-    source = (
-        "import os, time\n"
-        "def simulate(params, seed):\n"
-        "    if os.fork() == 0:\n"
-        "        open(params['child'] + '.new', 'w').write(str(os.getpid()))\n"
-        "        os.rename(params['child'] + '.new', params['child'])\n"
-        "    time.sleep(600)\n"
-    )
-    child = tmp_path / "child"
-    pool = pool_of(code(tmp_path / "code", source), 1, timeout=2, clock=StuckClock(child.exists))
-    finished = all_of(pool, [{"child": str(child)}])
-    assert _kinds(finished) == ["Timeout"]
-    until(lambda: _all_ended(child), "the child to end")
 
 
 # --- tasks that fail, and tasks that take too long ------------------------------------------------------------------
@@ -240,16 +201,6 @@ def test_the_lines_of_a_task_come_before_its_end(tmp_path: Path) -> None:
         assert one.error is not None
         told.append(f"ended {one.error['message']}")
     assert all(told.index(f"before {number}") < told.index(f"ended {number}") for number in range(20))
-
-
-def test_the_last_words_of_a_worker_that_dies_are_told(tmp_path: Path) -> None:
-    source = "import os\ndef simulate(params, seed):\n    os.write(2, b'without an end \\xff')\n    os.abort()\n"
-    logged: list[tuple[int | None, str]] = []
-    directory = code(tmp_path / "code", source)
-    (one,) = all_of(pool_of(directory, 1, on_log=lambda task, line: logged.append((task, line))), [{"x": 0}])
-    assert one.error is not None
-    assert "SIGABRT" in one.error["message"]
-    assert logged == [(0, "without an end \ufffd")] * 2
 
 
 # --- the end --------------------------------------------------------------------------------------------------------
@@ -462,15 +413,6 @@ def test_what_a_task_uses_is_measured(user: Path, slack: float) -> None:
         assert before <= (one.started_at or 0) <= time.time()
 
 
-def test_an_attempt_that_took_too_long_is_measured(user: Path, slack: float, tmp_path: Path) -> None:
-    hangs, burn = tmp_path / "hangs", 2 * slack
-    sets = [{"burn": burn, "bytes": 100 * MIB, "hangs": str(hangs)}]
-    (late,) = all_of(pool_of(user, 1, timeout=5, clock=StuckClock(hangs.exists)), sets)
-    assert late.outcome == Outcome.TIMEOUT
-    assert burn <= _cpu(late) <= burn + slack
-    assert 100 * MIB <= (late.usage.max_rss_bytes or 0) <= 200 * MIB
-
-
 def test_no_memory_left_is_an_outcome_of_its_own(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A MemoryError, or a kill while the kernel counts one; a kill without that is a death."""
     counted = [0]
@@ -480,24 +422,6 @@ def test_no_memory_left_is_an_outcome_of_its_own(user: Path, monkeypatch: pytest
     results = list(ends(pool, [{"x": 0, "memory": True}, {"x": 1, "die": True}]))
     assert [str(one.outcome) for one in results] == ["oom", "oom", "died"]
     assert [one.error and one.error["type"] for one in results] == ["MemoryError", "OutOfMemory", "WorkerDied"]
-
-
-def test_a_task_finds_itself_in_its_environment(user: Path) -> None:
-    pool = pool_of(user, 1, env={**os.environ, "MOPS_JOBS_JOB_ID": "job", "MOPS_JOBS_SHARD": "3"})
-    sets = sets_of(2)
-    for one, task in zip(all_of(pool, sets), study(sets).tasks(), strict=True):
-        assert one.outputs is not None
-        found = json.loads(one.outputs["result.json"])
-        assert {name: text for name, text in found.items() if name.removeprefix("MOPS_JOBS_") in _NAMES} == {
-            "MOPS_JOBS_JOB_ID": "job",
-            "MOPS_JOBS_SHARD": "3",
-            "MOPS_JOBS_TASK": str(task.number),
-            "MOPS_JOBS_PARAM_ID": task.param_id,
-            "MOPS_JOBS_SEED": str(task.seed),
-        }
-
-
-_NAMES = {"JOB_ID", "SHARD", "TASK", "PARAM_ID", "SEED"}
 
 
 def test_the_attempts_at_work_are_those_that_have_begun(model: Path, tmp_path: Path) -> None:
@@ -520,3 +444,106 @@ def test_the_attempts_at_work_are_those_that_have_begun(model: Path, tmp_path: P
 
 def _step_until(running: object, condition: Callable[[], bool]) -> None:
     until(lambda: next(running, None) is None and condition(), "the pool")  # type: ignore[call-overload]
+
+
+FLAKY = """
+import os, signal, time
+
+def simulate(params, seed):
+    with open(params["calls"], "a") as file:
+        file.write("%s %s\\n" % (params["x"], os.getpid()))
+    with open(params["calls"]) as file:
+        calls = sum(line.startswith("%s " % params["x"]) for line in file)
+    if calls <= params.get("times", 0):
+        if params["how"] == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if params["how"] == "hang":
+            time.sleep(600)
+        raise {"ConnectionError": ConnectionError, "ValueError": ValueError, "MemoryError": MemoryError}[params["how"]]
+    return calls
+"""
+
+
+@pytest.fixture
+def flaky(tmp_path: Path) -> Path:
+    """Return a model that fails as often as its parameters say, and how."""
+    return code(tmp_path / "flaky", FLAKY)
+
+
+def _attempts(results: Iterator[TaskResult]) -> list[tuple[int, str, bool]]:
+    return [(one.attempt, str(one.outcome), one.is_final) for one in results]
+
+
+@pytest.mark.parametrize(
+    ("how", "options", "expected"),
+    [
+        ("die", {}, [(1, "died", False), (2, "died", True)]),
+        ("die", {"retries": 0}, [(1, "died", True)]),
+        ("die", {"retries": 3}, [(1, "died", False), (2, "died", False), (3, "succeeded", True)]),
+        ("die", {"retry_on": "timeout"}, [(1, "died", True)]),
+        ("ValueError", {"retries": 9}, [(1, "failed", True)]),
+        ("ValueError", {"retries": 9, "retry_on": "died,oom,timeout,error:TypeError"}, [(1, "failed", True)]),
+        ("MemoryError", {}, [(1, "oom", True)]),
+        (
+            "MemoryError",
+            {"retries": 2, "retry_on": "oom"},
+            [(1, "oom", False), (2, "oom", False), (3, "succeeded", True)],
+        ),
+    ],
+)
+def test_a_task_is_tried_again_only_after_the_causes_asked_for(
+    flaky: Path, tmp_path: Path, how: str, options: dict[str, Any], expected: list[tuple[int, str, bool]]
+) -> None:
+    """By default twice if its worker dies, and never after an error whose type is not named."""
+    noted = tmp_path / "calls"
+    sets = sets_of(1, calls=str(noted), how=how, times=2)
+    assert _attempts(ends(pool_of(flaky, 1, **options), sets)) == expected
+    assert calls(noted) == {0: len(expected)}
+
+
+def test_a_task_that_took_too_long_is_tried_again_if_asked_for(flaky: Path, tmp_path: Path) -> None:
+    noted = tmp_path / "calls"
+    passed = [0.0]
+
+    def clock() -> float:
+        passed[0] += calls(noted) == {0: 1}
+        return passed[0]
+
+    pool = pool_of(flaky, 1, timeout=5, retry_on="timeout", clock=clock)
+    results = ends(pool, sets_of(1, calls=str(noted), how="hang", times=1))
+    assert _attempts(results) == [(1, "timeout", False), (2, "succeeded", True)]
+
+
+def test_an_error_is_tried_again_after_a_pause_in_which_others_run(flaky: Path, tmp_path: Path) -> None:
+    """Of one second, then two. Only the clock of the pool ends a pause."""
+    noted = tmp_path / "calls"
+    now = [0.0]
+    sets = sets_of(4, calls=str(noted), how="ConnectionError", times=0)
+    sets[0]["times"] = 2
+    pool = pool_of(flaky, 1, retries=2, retry_on="error:ConnectionError", clock=lambda: now[0])
+    with contextlib.closing(pool.run(enumerate(study(sets).tasks()), wake_seconds=0.01)) as running:
+        assert [(one.position, one.attempt) for one in _next_results(running, 4)] == [(0, 1), (1, 1), (2, 1), (3, 1)]
+        for attempt, pause in ((2, 1.0), (3, 2.0)):
+            now[0] += pause - 0.01
+            assert not [one for one in _some(running, 10) if one is not None]
+            now[0] += 0.02
+            (result,) = _next_results(running, 1)
+            assert (result.position, result.attempt) == (0, attempt)
+        assert result.error is None
+        assert next(running, None) is None
+
+
+def _some(running: Iterator[TaskResult | None], count: int) -> list[TaskResult | None]:
+    return [next(running) for _ in range(count)]
+
+
+def _next_results(running: Iterator[TaskResult | None], count: int) -> list[TaskResult]:
+    found: list[TaskResult] = []
+
+    def step() -> bool:
+        one = next(running)
+        found.extend([] if one is None else [one])
+        return len(found) == count
+
+    until(step, "a result")
+    return found
