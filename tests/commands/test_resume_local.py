@@ -26,7 +26,22 @@ from support.cli import Cli, Remote, add, command, sentences
 from support.desk import Desk
 from support.docs import ROOT
 from support.ledgers import Ledger, add_job, attempt, leave_outputs
-from support.runs import HOG, MIB, PATIENCE, callers, calls, code, is_alive, kill, kill_between_reports, place, record, sets_of, study, until
+from support.runs import (
+    HOG,
+    MIB,
+    PATIENCE,
+    callers,
+    calls,
+    code,
+    is_alive,
+    kill,
+    kill_between_reports,
+    place,
+    record,
+    sets_of,
+    study,
+    until,
+)
 
 
 def test_resuming_a_partial_job_submits_only_what_is_missing_as_its_child(desk: Desk) -> None:

@@ -18,7 +18,6 @@ from mopsjobs.app.run import config
 from mopsjobs.app.run.cache_access import CacheAccess
 from mopsjobs.app.run.embedded_registry import CacheLocation, EmbeddedRegistry
 from mopsjobs.app.run.freshness import Freshness, FreshnessPolicy
-from mopsjobs.cache.database import DamagedCacheError
 from mopsjobs.console.printer import Printer
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.registry.job_registry import JobRegistry
@@ -90,18 +89,6 @@ def test_a_view_of_a_damaged_cache_repairs_once(access: Access) -> None:
     assert access.read(count, REFRESH) == 1
     assert access.opened_registries == 2
     assert len(access.err.getvalue().splitlines()) == 1
-
-
-def test_damage_after_a_repair_is_an_error(access: Access) -> None:
-    """A cache that is damaged again at once is not repaired for ever."""
-
-    def view(connection: sqlite3.Connection, _: Freshness) -> int:
-        access.damage()
-        return count(connection)
-
-    with pytest.raises(DamagedCacheError, match="is damaged"):
-        access.read(view, REFRESH)
-    assert access.err.getvalue().count("Set aside as") == 1
 
 
 def test_a_read_of_the_damaged_cache_as_it_is_finds_none(access: Access) -> None:

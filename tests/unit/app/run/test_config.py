@@ -163,24 +163,6 @@ def test_a_wrong_file_is_refused_by_name_and_key(home: Home, where: str, text: s
     assert caught.value.exit_code == 2
 
 
-@pytest.mark.parametrize(
-    ("flags", "env", "origin"),
-    [
-        ({"registry": "nowhere"}, {}, "registry, from flag --registry"),
-        ({}, {"MOPS_JOBS_REGISTRY": "nowhere"}, "registry, from environment MOPS_JOBS_REGISTRY"),
-        ({"cache": ""}, {}, "cache, from flag --cache"),
-        ({}, {"MOPS_JOBS_STALE_AFTER": "soon"}, "stale_after, from environment MOPS_JOBS_STALE_AFTER"),
-    ],
-)
-def test_a_wrong_value_is_refused_with_its_origin(
-    home: Home, flags: dict[str, str], env: dict[str, str], origin: str
-) -> None:
-    """So that a user does not look in the wrong place."""
-    with pytest.raises(ConfigError) as caught:
-        home.load(env=env, **flags)
-    assert origin in str(caught.value)
-
-
 def test_each_registry_has_a_cache_with_a_recognisable_name(home: Home) -> None:
     """Names differ even where only what a file name cannot hold tells the registries apart."""
     urls = ["azure://abc", "azure://abc-d", "https://other.blob.core.windows.net/abc"]
@@ -400,12 +382,3 @@ def test_a_file_of_another_user_is_not_used(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("mopsjobs.app.run.modelops_environment.why_foreign", lambda path: "it belongs to another user")
     with pytest.raises(ConfigError, match="is not used: it belongs to another user"):
         with_environment("dev", env)
-
-
-def test_a_file_that_is_no_text_is_refused_by_name(home: Home) -> None:
-    """Bytes that are not UTF-8 are not TOML."""
-    path = home.write_user("")
-    path.write_bytes(b'color = "\xff"')
-    with pytest.raises(ConfigError, match="is not valid TOML") as caught:
-        home.load()
-    assert str(path) in str(caught.value)

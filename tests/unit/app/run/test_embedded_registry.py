@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import sqlite3
 import time
 from collections.abc import Callable
@@ -120,16 +119,6 @@ def test_after_a_write_just_now_each_view_syncs(app: App, monkeypatch: pytest.Mo
     assert [_syncs(app) for _ in range(3)] == [1, 1, 1]
 
 
-def test_a_file_whose_time_was_set_back_has_changed(app: App) -> None:
-    """Tools that restore a copy in place give it the time of the original."""
-    _age_file(app)
-    assert [_syncs(app), _syncs(app)] == [1, 0]
-    assert app.embedded.path is not None
-    found = os.stat(app.embedded.path)
-    os.utime(app.embedded.path, ns=(found.st_atime_ns, found.st_mtime_ns))
-    assert _syncs(app) == 1
-
-
 def test_a_write_that_the_disk_has_not_confirmed_keeps_views_syncing(app: App) -> None:
     """It is in the WAL already. Readers see it seconds later, and then the files do not change again."""
     _age_file(app)
@@ -182,26 +171,9 @@ def test_a_registry_that_is_lost_after_the_last_view_is_missed(app: App, tmp_pat
     assert "is gone: it had 1 job" in str(_view(app)[2].problem)
 
 
-def test_another_file_of_the_same_size_and_time_is_another(app: App, tmp_path: Path) -> None:
-    assert app.embedded.path is not None
-    _age_file(app)
-    assert [_syncs(app), _syncs(app)] == [1, 0]
-    app.close()  # with the last connection, the WAL goes
-    shutil.copy2(app.embedded.path, tmp_path / "copy")
-    os.replace(tmp_path / "copy", app.embedded.path)
-    assert _syncs(app) == 1
-
-
 def test_a_view_syncs_after_a_command_that_wrote_during_the_last_sync(app: App) -> None:
     """The sync leaves the row of that command, which may be the older one."""
     take = _unread_write(app)
     app.cache.sync(wait=None, on_progress=lambda _: take())
     assert _view(app)[0] == ["a"]
     assert _syncs(app) == 0
-
-
-def test_a_failed_sync_is_made_again(app: App) -> None:
-    _age_file(app)
-    assert [_syncs(app), _syncs(app)] == [1, 0]
-    app.cache.write(lambda cache: sync_state.set_meta(cache, {"last_error": "no"}))
-    assert _syncs(app) == 1

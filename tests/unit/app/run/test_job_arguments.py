@@ -125,13 +125,3 @@ def test_a_flag_with_an_invalid_number_is_named(text: str) -> None:
     flags.add_filter_flags(parser)
     with pytest.raises(argparse.ArgumentError, match=f"^argument --hours: invalid number of hours '{text}'"):
         parser.parse_args([f"--hours={text}"])
-
-
-def test_without_a_condition_all_jobs_pass() -> None:
-    assert job_filter(START).clauses() == [("true", [])]
-
-
-@pytest.mark.usefixtures("machine")
-def test_a_filter_that_python_lacks_is_seen() -> None:
-    """The test above fails for a filter that `Registry.jobs` does not have yet."""
-    assert {*job_arguments.filters_on(COMMANDS)} - {name for name, _ in _python_arguments()} == {"machine"}

@@ -34,20 +34,6 @@ def test_a_rule_says_what_it_says(home: Home) -> None:
     assert (desk.command, desk.needs_secret) == (("notify-me", "--now"), False)
 
 
-def test_a_mail_goes_to_the_server_of_this_machine_by_default(home: Home) -> None:
-    """To port 25 of it, where a mail server of a workstation listens."""
-    home.write_user(
-        '[notify.me]\ntype = "email"\nto = ["me@example.org", "ada@example.org"]\nfrom = "jobs@example.org"'
-    )
-    [rule] = home.load().rules
-    assert (rule.server, rule.sender, rule.user, rule.needs_secret) == (
-        ("localhost", 25),
-        "jobs@example.org",
-        "",
-        False,
-    )
-
-
 REFUSED = {
     "a text": 'notify = "x"',
     "no type": "[notify.me]",
