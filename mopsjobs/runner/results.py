@@ -371,13 +371,18 @@ class ResultHandler:
         self._resumed: dict[int, int] = {}
         """The numbers of the checkpoints that tasks went on from last, by the numbers of the tasks."""
 
-    def note_begun(self, pool: Pool, *, is_last: bool = False) -> None:
-        """Note in the ledger which attempts run now, a few times per second at most, and for the last time."""
+    def note_begun(self, pool: Pool, until: float | None = None) -> None:
+        """Note in the ledger which attempts run now, a few times per second at most.
+
+        Args:
+            pool: runs them.
+            until: for the last time, when tasks were to stop, in seconds since the epoch. Others have not begun.
+        """
         now = time.monotonic()
-        if now - self._noted_at < NOTE_SECONDS and not is_last:
+        if now - self._noted_at < NOTE_SECONDS and until is None:
             return
         self._noted_at = now
-        at_work = pool.at_work()
+        at_work = [one for one in pool.at_work() if until is None or (one.started_at or 0.0) <= until]
         self._ledger.begin(
             begun_attempt(one.task.number, one.attempt, one.started_at, one.host, one.resumed)
             for one in at_work

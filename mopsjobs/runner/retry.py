@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import signal
 import threading
 import time
@@ -50,6 +51,8 @@ class OutageRetry:
     _on_outage: Callable[[], None] = lambda: None
     signal: int | None = None
     """The signal that requested the stop, if one did."""
+    stopped_ts: float = math.inf
+    """When a stop was requested, in seconds since the epoch."""
     _stopped_at: float | None = None
 
     @property
@@ -70,7 +73,7 @@ class OutageRetry:
     def stop(self, number: int | None = None) -> None:
         """End all waiting, now and later. The handler of the signal `number` may call this, also twice."""
         if self._stopped_at is None:
-            self._stopped_at = time.monotonic()
+            self._stopped_at, self.stopped_ts = time.monotonic(), time.time()
             self.signal = number
 
     def begin_end(self) -> None:

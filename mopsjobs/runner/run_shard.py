@@ -417,7 +417,7 @@ class _Run:
                         meter.add(result)
                         self._take(result)
                     if self._is_over(pool):
-                        handler.note_begun(pool, is_last=True)
+                        handler.note_begun(pool, self._retry.stopped_ts)
                         return self._has_done_own
                     if result is None:
                         handler.note_begun(pool)
@@ -550,7 +550,7 @@ class _Run:
             if not told:
                 self._saves_until = 0.0
                 return True
-            self._handler.note_begun(pool, is_last=True)
+            self._handler.note_begun(pool, self._retry.stopped_ts)
             pool.keep_only({task.number for task in told})
             self._on_log(f"{pluralize(len(told), 'task')} may save, up to {human_duration(grace)}.")
         return time.monotonic() >= self._saves_until

@@ -24,7 +24,7 @@ from support.checkpoints import STEPS, steps_of, undisturbed
 from support.cli import LineStore
 from support.docs import ROOT
 from support.ledgers import attempts_in
-from support.runs import PATIENCE, Bench, code, place, results, sets_of, study
+from support.runs import PATIENCE, Bench, code, place, results, sets_of, study, until
 
 pytestmark = pytest.mark.usefixtures("quick_runner")
 
@@ -108,6 +108,25 @@ def test_a_run_that_is_told_to_stop_lets_its_tasks_save(bench: Bench, tmp_path: 
     assert (first.outcome, second.outcome) == (Outcome.PREEMPTED, Outcome.SUCCEEDED)
     assert second.resumed is not None
     assert (second.resumed.number, second.resumed.at) == (1, "6")
+
+
+def test_a_task_that_a_worker_has_next_has_no_attempt_after_a_stop(bench: Bench, tmp_path: Path) -> None:
+    """As Slurm stops all processes of a job, the first one has saved when the runner acts. Its worker goes on."""
+    gate, following = tmp_path / "gate", tmp_path / "next"
+    begins = f"def simulate(params, seed):\n    if params['x']:\n        open({str(following)!r}, 'x').close()\n"
+    code(tmp_path / "code", STEPS.replace("def simulate(params, seed):\n", f"{begins}        time.sleep(600)\n"))
+    sets = sets_of(2, steps=str(tmp_path / "steps"), steps_total=20, every=1000, gates={"5": str(gate)})
+    bench.given(sets)
+
+    def stop(_progress: TaskProgress) -> None:
+        if gate.with_name("gate-reached").exists() and not following.exists():
+            os.kill(os.getpid(), signal.SIGTERM)
+            (new,) = JobDir(tmp_path / "here").checkpoints.glob("*/new")
+            new.with_name("stop").touch()
+            until(following.exists)
+
+    bench.work("here", on_progress=stop, workers=1)
+    assert [(one.task, one.outcome) for one in attempts_in(bench.line)] == [(0, Outcome.PREEMPTED)]
 
 
 SHELL = """
