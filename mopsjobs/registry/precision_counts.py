@@ -17,9 +17,6 @@ WIDEST = "widest"
 MAX_WIDEST = 200
 """Characters of it."""
 
-BEFORE_CANCEL = "as reported before the job was cancelled"
-"""Of the counts of a cancelled job: its outputs may ask for more."""
-
 
 def precision_counts(metadata: object) -> dict[str, Any] | None:
     """Return the counts and `WIDEST` of a job, by their names; None if its study is not adaptive.

@@ -95,7 +95,8 @@ def end_inferred(
     """Return `changed` with an end that no runner has reported; None if it has that end.
 
     An earlier end that was inferred too becomes a better one, at the time of the earlier one. If the outputs were
-    compared, and tasks may have run, the job passes `validating`.
+    compared, and tasks may have run, the job passes `validating`. A job that was cancelled gets the counts of tasks
+    that have ended since its last report.
 
     Args:
         state: the record.
@@ -109,7 +110,10 @@ def end_inferred(
         InvalidTransitionError: if a runner has reported since, or no transitions lead there.
     """
     if state.status == target:
-        return None
+        has_more = sum(task_counts(changed)[:2]) > sum(task_counts(state)[:2])
+        if target is not JobStatus.CANCELLED or not has_more:
+            return None
+        return changed.evolve(transitions=_complete_history(state))
     if is_correctable(state) and target in CORRECTIONS[JobStatus(state.status)]:
         step = transition(target, end_of(state), write.id)
         return changed.evolve(status=target, transitions=(*_complete_history(state), step))

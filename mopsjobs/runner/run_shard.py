@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import itertools
 import math
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -62,8 +63,10 @@ from mopsjobs.studies.pack_log import pack_log
 from mopsjobs.studies.study import Task
 from mopsjobs.studies.validation import validate
 from mopsjobs.submission.channel import Channel
+from mopsjobs.submission.infer_end import RunnerEnd, infer_end
 from mopsjobs.submission.offline import register_offline, shard_started_at
 from mopsjobs.submission.relay import deliver
+from mopsjobs.submission.session import Session
 from mopsjobs.utils.cores import usable_cores
 from mopsjobs.utils.files import private_opener
 from mopsjobs.utils.text import cut_to_length, pluralize, strip_control_characters
@@ -669,10 +672,19 @@ class _Run:
             except TRANSIENT_ERRORS:
                 if self._retry.is_stopping:
                     raise
+        if state is not None and state.status == JobStatus.CANCELLED and self._has_more_than(state):
+            session = Session(registry_url="", open_registry=lambda: self._registry, env=os.environ)
+            with contextlib.suppress(MopsJobsError):  # `validate` does it too
+                state = infer_end(state, RunnerEnd(), session).state
         if state is not None and not state.is_terminal:
             is_last = self._early.cut is not None or (is_done and reduced is not None and self._is_last(state))
             state = self._retry.call(functools.partial(self._end_job, state, reduced, is_last=is_last))
         return ShardResult(None if state is None else state.status, *self._counts.snapshot(), is_done)
+
+    def _has_more_than(self, state: JobState) -> bool:
+        """Return whether tasks may have ended here that the record does not count."""
+        counts: Any = state.shards.get(str(self._shard.number), (0, 0))
+        return self._sharing is not None or tuple(counts[:2]) != self._counts.snapshot()
 
     @property
     def _kept_text(self) -> str:

@@ -158,6 +158,7 @@ def end_by_outputs(
     """Compare a job's outputs with its manifest, and end the job accordingly, though no runner has reported its end.
 
     The end is one write, with all steps to it. An end that was inferred before is corrected if outputs have come since.
+    Of a job that was cancelled, only the counts are: its tasks may have ended since the last report.
 
     Args:
         store: where manifest and outputs are.
@@ -176,12 +177,15 @@ def end_by_outputs(
         StoreError: if the comparison failed, or the record cannot be written. The record stays as it is.
     """
     manifest = load_manifest(store, judged.job_id)
-    fields, found, state = _begin_fields(judged), _compare(store, manifest, sizes_of), judged
+    fields: dict[str, Any] = {"new_status": judged.status}
+    found, state, is_cancelled = _compare(store, manifest, sizes_of), judged, judged.status == JobStatus.CANCELLED
     if is_correctable(judged):
-        fields |= {"error_message": None, "error_code": None}
+        fields = {"error_message": None, "error_code": None}
         early = EarlyEnd(str(judged.error_code), str(judged.error_message).partition(";")[0])
-    if is_correctable(judged) or not judged.is_terminal:
-        fields |= _end_fields(judged, manifest, found, _Reasons(first_error, early, None))
+    if is_correctable(judged) or is_cancelled or not judged.is_terminal:
+        if not is_cancelled:
+            reasons = _Reasons(first_error, early, None)
+            fields |= _begin_fields(judged) | _end_fields(judged, manifest, found, reasons)
         verified, total = found.completeness.count, found.completeness.expected
         lacking = _failed_tasks(manifest, found, failed or {})
         n_failed = min(max(judged.tasks_failed, len(lacking)), total - verified)

@@ -36,7 +36,7 @@ from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from mopsjobs.studies.manifest import Manifest, load_manifest, manifest_key
 from mopsjobs.studies.outputs import find_complete_tasks
 from mopsjobs.studies.pack_log import find_pack_log
-from mopsjobs.submission.infer_end import ended_with
+from mopsjobs.submission.infer_end import RunnerEnd, ended_with, infer_end
 from mopsjobs.submission.relay import OnRefused, deliver
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.shard_drop import deliver_drop, find_drop
@@ -255,8 +255,7 @@ def deliver_shards(state: JobState, session: Session, engine: EngineState | None
         is_over = has_stopped and state.is_terminal
         warn = removes if is_over else _warner(session, "cannot be delivered")
         state = deliver_drop(state, session, warn, is_over=is_over)
-    # SQLite cannot share a file among nodes, so not even a look at the outbox of a shard at work is safe.
-    if not (unsent and has_stopped):
+    if not has_stopped:  # SQLite cannot share a file among nodes: not even a look at the outbox of one at work is safe
         return state
     deliveries = [_deliver_outbox(directory, number, state.job_id, session, removes) for number, directory in unsent]
     ends = {end.shard: end for end in engine.lost}
@@ -265,7 +264,8 @@ def deliver_shards(state: JobState, session: Session, engine: EngineState | None
     ]
     if any(deliveries):
         session.note(f"{state.job_id}: delivered what its shards kept")
-    return session.registry.get_job(state.job_id) or state
+    state = session.registry.get_job(state.job_id) or state
+    return infer_end(state, RunnerEnd(), session).state if state.status == JobStatus.CANCELLED else state
 
 
 def deliver_kept(job_id: str, directory: JobDir, session: Session) -> None:

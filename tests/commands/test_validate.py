@@ -44,11 +44,12 @@ def test_tasks_behind_the_last_report_of_a_cancelled_job_are_counted(cli: Cli, r
     manifest = add_job(remote.jobs, "job", sets_of(1), n_replicates=replicates)
     for number in range(8):
         leave_output(remote.jobs, manifest, number, x=number)
-    cancelled = remote.jobs.update_status("job", "cancelled")
+    remote.jobs.update_status("job", "cancelled")
     ran = cli.ok("validate", "job", "--json")
     assert (ran.json["tasks_verified"], ran.json["tasks_total"]) == (8, 15)
     assert cli.ok("validate", "job").out == "job: 8 of 15 tasks verified; cancelled\n"
-    assert remote.jobs.get_job("job") == cancelled
+    state = remote.jobs.require_job("job")
+    assert (state.tasks_completed, state.tasks_total, state.metadata["precision"]["needed"]) == (8, 15, 15)
 
 
 def test_a_job_with_a_silent_runner_ends_as_its_outputs_decide(cli: Cli, remote: Remote, reported: Manifest) -> None:
@@ -138,9 +139,18 @@ def test_tasks_that_a_lost_runner_did_not_report_are_counted(cli: Cli, remote: R
     assert "2 verified, 1 missing" in status
 
 
-def test_a_cancelled_job_keeps_the_counts_of_its_last_report(cli: Cli, remote: Remote, reported: Manifest) -> None:
-    """A record that has ended does not change. `validate` counts what its tasks stored after that report."""
+def test_the_counts_of_a_cancelled_job_become_those_of_its_outputs(
+    cli: Cli, remote: Remote, reported: Manifest
+) -> None:
+    """Its runner may be killed before it reports what it has stored. Outputs that are lost later lower no count."""
     leave_outputs(remote.store.inner, reported, 1)
-    remote.jobs.cancel_job("job")
+    remote.jobs.cancel_job("job", "it is wrong")
+    cli.clock.advance(seconds=61)
     assert cli.ok("validate", "job").out == "job: 2 of 3 tasks verified; cancelled\n"
-    assert cli.ok("status", "job", "--json").json["tasks_completed"] == 1
+    job = cli.ok("status", "job", "--json").json
+    assert (job["status"], job["tasks_completed"], job["error_message"]) == ("cancelled", 2, "Cancelled: it is wrong")
+    revision = remote.jobs.require_job("job").revision
+    for key in list(remote.store.inner.list_keys("results/"))[:1]:
+        remote.store.inner.delete(key)
+    cli.ok("validate", "job")
+    assert remote.jobs.require_job("job").revision == revision

@@ -381,11 +381,9 @@ def _precision(job: Mapping[str, Any]) -> str | None:
     """Return how precise the parameter sets of an adaptive study are; None if its study is not adaptive."""
     if job["precision"] is None:
         return None
-    from mopsjobs.registry.precision_counts import BEFORE_CANCEL, precision_text  # here: few studies are adaptive
+    from mopsjobs.registry.precision_counts import precision_text  # here: few studies are adaptive
 
-    counts = job["precision"]
-    is_old = job["status"] == "cancelled" and counts["needed"] < counts["at_most"]
-    return precision_text(counts) + (f"; {BEFORE_CANCEL}" if is_old else "")
+    return precision_text(job["precision"])
 
 
 def _calibration(job: Mapping[str, Any]) -> Iterator[Section]:

@@ -31,7 +31,6 @@ from mopsjobs.errors import (
 )
 from mopsjobs.registry.job_id import check_job_id
 from mopsjobs.registry.notes import GROWS
-from mopsjobs.registry.precision_counts import BEFORE_CANCEL
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.outputs import Sizes
 from mopsjobs.utils.text import join_first, pluralize
@@ -158,7 +157,8 @@ class JobTasks:
         if self._known_to_runners(ledger) > ledger.tasks_total:
             return [f"The record counts {told:,} tasks. The others are listed as their sets go on."]
         if ledger.precision is not None and self.job["status"] == "cancelled" and told != ledger.tasks_total:
-            return [f"The record counts {told:,} tasks, {BEFORE_CANCEL}. The outputs ask for {ledger.tasks_total:,}."]
+            command = command_line("validate", self.job_id)
+            return [f"The record counts {told:,} tasks, the outputs ask for {ledger.tasks_total:,}: run {command}"]
         return []
 
     def _known_to_runners(self, ledger: Ledger) -> int:

@@ -312,6 +312,24 @@ def test_a_cancelled_record_stops_the_work(bench: Bench) -> None:
     ]
 
 
+def test_a_cancelled_record_counts_what_its_tasks_left_after_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last report came before the cancellation, and before the ends of these tasks."""
+    monkeypatch.setattr("mopsjobs.runner.reporter.PROGRESS_SECONDS", 3600.0)
+    noted, gate = bench.path / "calls", bench.path / "gate"
+    sets = sets_of(3, calls=str(noted))
+    sets[1]["fail"], sets[2]["gate"] = True, str(gate)
+    bench.given(sets)
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(bench.work, workers=1)
+        until(lambda: len(calls(noted)) == 3, "the last task")
+        bench.registry.cancel_job("job")
+        assert bench.counts() == ("cancelled", 0, 0, 0)
+        gate.touch()
+        running.result(PATIENCE)
+    assert bench.counts() == ("cancelled", 2, 1, 0)
+    assert bench.record().transitions[-1]["status"] == "cancelled"
+
+
 # --- tasks that are left to a later resume ---------------------------------------------------------------------------
 
 
