@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -31,7 +33,6 @@ from mopsjobs.submission.calibrating import (
     journal_of,
     note_counts,
 )
-from mopsjobs.submission.client import SubmitResult
 from mopsjobs.submission.resume import ResumeRequest, resume
 from mopsjobs.submission.submit import SubmitRequest, submit
 from mopsjobs.utils.intervals import mean_text
@@ -147,6 +148,9 @@ def _open(
 
 TOP, DRAWS = "top", "draws"
 
+MAX_PREFIX = 90
+"""Characters of the id of a calibration that the id of a following study begins with."""
+
 
 class Then(NamedTuple):
     """The study that follows a calibration."""
@@ -161,14 +165,19 @@ class Then(NamedTuple):
     """Where the document is from, for messages."""
 
 
-def submit_then(done: Calibrated, then: Then, request: CalibrateRequest, app: App) -> SubmitResult:
-    """Submit sets of a calibration as a study, on its code.
+def submit_then(done: Calibrated, then: Then, request: CalibrateRequest, app: App) -> tuple[str, str | None]:
+    """Submit sets of a calibration as a study, on its code, unless the same sets were submitted for the same study.
+
+    The id of the job follows from these. So repeating the command launches no second one.
 
     Args:
         done: the calibration.
         then: the study.
         request: how it is run.
         app: the run.
+
+    Returns:
+        The job, and its status if it was submitted before.
 
     Raises:
         StudyError: if the study is invalid.
@@ -177,10 +186,17 @@ def submit_then(done: Calibrated, then: Then, request: CalibrateRequest, app: Ap
     """
     if done.journal.best is None:
         raise UsageError(f"Calibration {done.job_id} has no set with a value.")
+    name = f"{then.kind}={then.size}"
+    content = json.dumps([done.job_id, name, then.document], sort_keys=True).encode()
+    digest = hashlib.blake2b(content, digest_size=4).hexdigest()
+    job_id = f"{done.job_id[:MAX_PREFIX]}-{then.kind}-{then.size}-{digest}"
+    if (before := app.registry.get_job(job_id)) is not None:
+        _join_sweep(done.job_id, job_id, app)
+        return job_id, before.status
     found = sets_of(done, then.kind, then.size, app)
     rows = parse_sets(then.document.get("parameter_sets") or [{}], then.source)
     spec = done.journal.calibration.study
-    of = dict(zip(SETS_OF, (done.job_id, f"{then.kind}={then.size}"), strict=True))
+    of = dict(zip(SETS_OF, (done.job_id, name), strict=True))
     study = parse_study(
         {
             "model": spec.model,
@@ -202,11 +218,12 @@ def submit_then(done: Calibrated, then: Then, request: CalibrateRequest, app: Ap
         **submitted.labels,
     }
     bundle = load_manifest(session.store, done.job_id).bundle
-    result = submit(
-        dataclasses.replace(submitted, code=None, bundle=bundle, job_id=None, labels=labels, foreground=False), session
+    submit(
+        dataclasses.replace(submitted, code=None, bundle=bundle, job_id=job_id, labels=labels, foreground=False),
+        session,
     )
-    _join_sweep(done.job_id, result.job_id, app)
-    return result
+    _join_sweep(done.job_id, job_id, app)
+    return job_id, None
 
 
 def sets_of(done: Calibrated, kind: str, count: int, app: App) -> list[dict[str, Any]]:

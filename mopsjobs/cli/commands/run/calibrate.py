@@ -110,9 +110,10 @@ def run(args: argparse.Namespace, app: App) -> Result:
     done = calibrate(request, app, user_trust(args.trust, app), on_begin, on_round)
     document, notes = document_of(done), done.notes
     if then is not None:
-        submitted = submit_then(done, then, request, app)
-        document["then"] = submitted.job_id
-        notes = (f"Launched {submitted.job_id}. Next: {command_line('wait', submitted.job_id)}",)
+        job_id, status = submit_then(done, then, request, app)
+        document["then"] = job_id
+        how = f"Launched {job_id}" if status is None else f"{job_id} was submitted before, and is {status}"
+        notes = (f"{how}. Next: {command_line('wait', job_id)}",)
     body = Document(document) if args.json else Text(_lines(done), indent=9)
     return Result(body, notes=notes, exit_code=done.exit_code)
 
