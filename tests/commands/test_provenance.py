@@ -20,7 +20,8 @@ from mopsjobs.app.origins import ro_crate
 from mopsjobs.ledger.environment import encode_environment, environment_of_worker, environments_prefix
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.studies.manifest import Manifest, manifest_key
-from support.cli import Cli, add
+from support.calibrated import put_calibration
+from support.cli import Cli, Remote, add
 from support.desk import Desk, make_desk
 from support.runs import make_venv, sets_of, study, tree
 
@@ -131,6 +132,20 @@ def test_the_crate_is_a_process_run_crate(ran: Desk, tmp_path: Path) -> None:
     assert {(one["name"], one.get("softwareVersion")) for one in packages} >= {("numpy", "2.1"), ("other-one", "0.1")}
     outside = {reference for entity in found.values() for reference in references(entity)} - found.keys()
     assert outside == {"https://w3id.org/ro/crate/1.1"}
+
+
+def test_the_crate_of_a_calibration_has_its_fit(cli: Cli, remote: Remote, tmp_path: Path) -> None:
+    """How its sets were found, and their values: those of `provenance --json` and `results --best`."""
+    put_calibration(remote.jobs, "earlier", 1, status="succeeded")
+    put_calibration(remote.jobs, "fit", 2, status="succeeded", extends="earlier")
+    best = cli.ok("results", "fit", "--best", "--json", "--limit", "0").json["sets"]
+    cli("provenance", "fit", "--ro-crate", str(tmp_path / "crate"))
+    document = json.loads((tmp_path / "crate" / "calibration.json").read_text())
+    assert (document["sampler"], document["objective"], document["mode"]) == ("latin-hypercube", "loss", "synchronous")
+    assert (document["extends"], document["sets"]) == ("earlier", best)
+    found = entities(tmp_path / "crate")
+    assert {"@id": "calibration.json"} in found["#run"]["object"]
+    assert "It extends calibration earlier." in found["./"]["description"]
 
 
 def test_each_file_that_the_crate_describes_is_in_it(ran: Desk, tmp_path: Path) -> None:

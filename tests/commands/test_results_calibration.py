@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 
 import pytest
@@ -52,6 +53,23 @@ def test_a_precision_is_named_as_the_replicates_of_a_calibration(cli: Cli, remot
     assert "8 parameter sets, up to 9 replicates, 16 tasks" in cli("provenance", "cal").out
     fields = cli("diff", "plain", "cal", "--json").json["study"]["fields"]
     assert fields["n_replicates"] == [2, found["replicates"]]
+
+
+def test_the_sets_that_are_not_precise_are_named(cli: Cli, remote: Remote) -> None:
+    """By what the sampler was told, which `status` counts: in the table, its file and its JSON."""
+    journal = put_calibration(
+        remote.jobs, "cal", 3, n_replicates={"min": 2, "max": 9, "until": {"loss": {"absolute": 1}}}
+    )
+    cli.ok("sync")
+    count = counts_of(journal)["not_precise"]
+    assert count > 1
+    assert f"{count} not precise" in cli.ok("status", "cal").out
+    lines = cli.ok("results", "cal", "--best", "--limit", "0").lines[1:]
+    assert [line for line in lines if ", not precise" in line] == lines[-count:]
+    document = cli.ok("results", "cal", "--best", "--limit", "0", "--json").json
+    assert sum(one["precise"] is False for one in document["sets"]) == count
+    rows = [*csv.DictReader(cli.ok("results", "cal", "--best", "--csv").lines)]
+    assert sum(row["precise"] == "false" for row in rows) == count
 
 
 def test_the_best_sets_have_a_table(cli: Cli, remote: Remote) -> None:

@@ -50,6 +50,8 @@ def journal_of(
         rows = [evaluate(number * size + place) for place in range(size)]
         if renames is not None:
             rows = [({renames[name]: params[name] for name in renames}, one) for params, one in rows]
+        if calibration.study.precision is not None:
+            rows = [(params, one._replace(precise=one.values and one.values[0] < 0.1)) for params, one in rows]
         told = tuple(one for _, one in rows) if number < rounds else None
         found.append(Round(job_id, number + 1, tuple(params for params, _ in rows), told))
     return Journal(calibration, tuple(found))
@@ -57,12 +59,12 @@ def journal_of(
 
 def put_calibration(jobs: JobRegistry, job_id: str, rounds: int, *, status: str = "running", **more: Any) -> Journal:
     """Store the job of a calibration with this many told rounds; `labels` go into its record, others into its spec."""
-    labels = more.pop("labels", {})
+    labels, extends = more.pop("labels", {}), more.pop("extends", None)
     journal = journal_of(job_id, rounds, **more)
     study = journal.calibration.first_study
     manifest = Manifest(
         job_id=job_id, study=study, bundle=f"sha256:{'0' * 64}", engine="local", owner="ada", labels=labels,
-        grows=3600.0, calibration={"spec": journal.calibration.to_dict()},
+        grows=3600.0, calibration={"spec": journal.calibration.to_dict(), **({"extends": extends} if extends else {})},
     )  # fmt: skip
     jobs.store.create_if_absent(f"jobs/{job_id}/manifest.json", manifest.to_json())
     jobs.register_job(job_id, **manifest.record_fields())

@@ -148,14 +148,14 @@ def read_provenance(name: str, app: App, *, with_hosts: bool = True) -> Provenan
     state = find_state(name, app)
     problems: list[str] = []
     manifest, archive, files = None, None, None
-    with _noting(problems), contextlib.suppress(NoManifestError):
+    with noting(problems), contextlib.suppress(NoManifestError):
         manifest = load_manifest(app.store, state.job_id)
     if manifest is not None:
-        with _noting(problems):
+        with noting(problems):
             archive = load_bundle(app.store, manifest.bundle)
             files = list_files(archive)
     files_read: FilesOpened = None
-    with _noting(problems):
+    with noting(problems):
         files_read = read_files_opened(app.store, state.job_id)
     return Provenance(
         job_json_from_state(state, now=app.now().timestamp()),
@@ -255,14 +255,14 @@ def origin_of_sets(manifest: Manifest) -> dict[str, Any] | None:
 
 def _read_environments(store: VersionedStore, job_id: str, problems: list[str]) -> Iterator[Environment]:
     for key in environment_keys(store, job_id):
-        with _noting(problems, key):
+        with noting(problems, key):
             found = store.get(key)
             if found is not None:
                 yield parse_environment(found.value)
 
 
 @contextlib.contextmanager
-def _noting(problems: list[str], key: str | None = None) -> Iterator[None]:
+def noting(problems: list[str], key: str | None = None) -> Iterator[None]:
     """Note why a part of the provenance cannot be read."""
     try:
         yield

@@ -3,6 +3,7 @@
 The crate follows RO-Crate 1.1 and the Process Run Crate profile 0.5 (https://w3id.org/ro/wfrun/process/0.5):
 
 - `study.json`: the study, an input of the run
+- `calibration.json`: of a calibration, what it searches, how, and the values of its sets
 - `code/`: the files of the bundle, the instrument of the run
 - `results/`: the outputs with a table of the tasks, the result of the run
 - `provenance.json`: what `mops-jobs provenance --json` prints
@@ -18,17 +19,28 @@ from typing import Any
 from urllib.parse import quote
 
 from mopsjobs.app.jobs.find_outputs import JobWithOutputs, download_outputs
-from mopsjobs.app.origins.provenance import Provenance, printable, read_provenance
+from mopsjobs.app.origins.provenance import (
+    Provenance,
+    calibration_json,
+    noting,
+    origin_of_sets,
+    printable,
+    read_provenance,
+)
 from mopsjobs.app.run.app import App
+from mopsjobs.app.tasks.journals import best_sets
 from mopsjobs.bundles.extraction import BundleFile, extract
 from mopsjobs.errors import MopsJobsError, NoOutputsError, UsageError
 from mopsjobs.ledger.environment import Environment
 from mopsjobs.registry.status import JobStatus
+from mopsjobs.studies.journal import read_journal
 from mopsjobs.studies.results import TABLE
 from mopsjobs.utils.text import join_first
 from mopsjobs.utils.times import parse_time
 
 METADATA_FILE = "ro-crate-metadata.json"
+
+CALIBRATION = "calibration.json"
 
 CRATE = "https://w3id.org/ro/crate/1.1"
 
@@ -74,6 +86,7 @@ def write_crate(
         StoreError: if the registry cannot be read.
     """
     found = read_provenance(name, app)
+    calibration = None if found.manifest is None else calibration_json(found.manifest)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         if next(directory.iterdir(), None) is not None:
@@ -86,6 +99,11 @@ def write_crate(
             _write_json(directory / "study.json", found.manifest.study.to_dict())
         _write_json(directory / "provenance.json", found.to_json())
         problems = list(found.problems)
+        if calibration is not None and found.manifest is not None:
+            with noting(problems):
+                journal = read_journal(app.store, found.manifest)
+                sets = [] if journal is None else [one.to_json() for one in best_sets(journal, 0)]
+                _write_json(directory / CALIBRATION, {**calibration, "sets": sets})
         if with_results:
             problems += _write_results(found, directory / "results", app, on_progress)
         entities = [_compact(entity) for entity in _describe(found, directory, license_text or "not stated")]
@@ -102,6 +120,10 @@ def _describe(found: Provenance, directory: Path, license_text: str) -> Iterator
     parts = [_data_file(directory, "provenance.json", "Provenance of the job, as JSON")]
     if found.manifest is not None:
         parts.append(_data_file(directory, "study.json", "Study: model, scenario, parameter sets and replicates"))
+    if (directory / CALIBRATION).is_file():
+        parts.append(
+            _data_file(directory, CALIBRATION, "Calibration: what it searches, how, and the values of its sets")
+        )
     if found.files is not None:
         parts.append(_code(found))
     if has_results:
@@ -148,7 +170,7 @@ def _action(found: Provenance, entities: list[Entity]) -> Entity:
         "actionStatus": None if job["is_active"] else f"http://schema.org/{end}ActionStatus",
         "error": None if succeeded or job["is_active"] else job["error_message"],
         "instrument": {"@id": "code/" if "code/" in ids else "#mops-jobs"},
-        "object": {"@id": "study.json"} if "study.json" in ids else None,
+        "object": [{"@id": name} for name in ("study.json", CALIBRATION) if name in ids],
         "result": {"@id": "results/"} if "results/" in ids else None,
         "agent": {"@id": "#owner"} if "#owner" in ids else None,
         "containerImage": {"@id": "#image"} if "#image" in ids else None,
@@ -173,6 +195,10 @@ def _description(found: Provenance) -> str:
         text += f": model {manifest.study.model}, scenario {manifest.study.scenario}"
     if job["parent_job_id"] is not None:
         text += f". It continues job {job['parent_job_id']}; results/{TABLE} names job and bundle of each task"
+    if manifest is not None and (extends := (calibration_json(manifest) or {}).get("extends")) is not None:
+        text += f". It extends calibration {extends}"
+    if manifest is not None and (origin := origin_of_sets(manifest)) is not None:
+        text += f". Its parameter sets are {origin['sets']} of calibration {origin['job_id']}"
     if found.reused:
         sources = join_first([one.job_id for one in found.reused])
         count = sum(one.task_count for one in found.reused)

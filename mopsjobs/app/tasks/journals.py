@@ -126,6 +126,7 @@ class Ranked(NamedTuple):
         """Return it as a row: place, round, value with its half-width, replicates, parameters."""
         told = self.found.told
         value = mean_text(told.value, told.half_width) + (" *" if self.may_be_best else "")
+        value += ", not precise" if told.precise is False else ""
         return [
             self.rank,
             self.found.round,
@@ -146,6 +147,7 @@ class Ranked(NamedTuple):
             "values": list(told.values or ()),
             "half_width": told.half_width,
             "replicates": told.n,
+            "precise": told.precise,
             "may_be_best": self.may_be_best,
         }
 
@@ -163,11 +165,13 @@ def best_sets(journal: Journal, limit: int) -> Iterator[Ranked]:
 def best_columns(journal: Journal, found: Sequence[Ranked]) -> tuple[list[Column], list[Row]]:
     """Return the columns and the rows of sets for a file."""
     names = [*journal.calibration.parameters]
-    heads = ["rank", "job_id", "round", *names, value_name(journal), "half_width", "replicates"]
+    precise = [] if journal.calibration.study.precision is None else ["precise"]
+    heads = ["rank", "job_id", "round", *names, value_name(journal), "half_width", "replicates", *precise]
     rows: list[Row] = []
     for rank, one, _ in found:
         params = [one.params[name] for name in names]
-        rows.append((rank, one.job_id, one.round, *params, one.told.value, one.told.half_width, one.told.n))
+        told = [one.told.value, one.told.half_width, one.told.n, *(one.told.precise for _ in precise)]
+        rows.append((rank, one.job_id, one.round, *params, *told))
     kinds = [frozenset(kind_of(row[place]) for row in rows if row[place] is not None) for place in range(len(heads))]
     return [Column(*column) for column in zip(heads, kinds, strict=True)], rows
 
