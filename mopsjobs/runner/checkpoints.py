@@ -144,6 +144,7 @@ class Checkpoints:
         _on_log: called with one line about each checkpoint that is not used, or that is of other code.
         _allows_old: whether tasks may go on from checkpoints of other code.
         _clock: a monotonic clock in seconds.
+        patiently: calls a function, again while the store does not answer.
     """
 
     _origins: Sequence[Origin]
@@ -152,6 +153,7 @@ class Checkpoints:
     _on_log: Callable[[str], None] = lambda _line: None
     _allows_old: bool = False
     _clock: Callable[[], float] = time.monotonic
+    patiently: Callable[[Callable[[], object]], object] = lambda find: find()
 
     def __post_init__(self) -> None:
         self._job_id, self._bundle, self.root, _ = self._origins[0]
@@ -189,9 +191,9 @@ class Checkpoints:
             with contextlib.suppress(OSError):
                 self._states |= {name: _State() for name in os.listdir(origin.root)}
         try:
-            self.find_stored()
+            self.patiently(self.find_stored)
         except StoreError as error:
-            self._on_log(f"The checkpoints in the store are not used: {error}")
+            self._on_log(f"Which checkpoints the store has is not known, so none of them is used: {error}")
 
     def find_stored(self, *, is_used: bool = False) -> None:
         """Find those in the store, once more before tasks begin here that another shard has begun. Any thread may.

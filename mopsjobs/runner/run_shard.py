@@ -50,7 +50,7 @@ from mopsjobs.runner.pools.open_pool import open_pool
 from mopsjobs.runner.reducer import ReduceEnd, Reducer
 from mopsjobs.runner.reporter import CORES_TEXT, Counts, Reporter
 from mopsjobs.runner.results import OutputSender, ResultHandler, StoreWithOutbox, error_fields
-from mopsjobs.runner.retry import TRANSIENT_ERRORS, OutageRetry, stop_on_signals, wait_for_manifest
+from mopsjobs.runner.retry import TRANSIENT_ERRORS, OutageRetry, T, stop_on_signals, wait_for_manifest
 from mopsjobs.runner.shard import Shard, ShardResult, TaskProgress
 from mopsjobs.runner.sharing import SharedFeed
 from mopsjobs.runner.task_meter import TaskMeter
@@ -590,9 +590,13 @@ class _Run:
             self._on_log(text)
             self._events.emit(RUNNER, text=text)
 
+        def patiently(find: Callable[[], T]) -> T:
+            # Tasks of a job that was submitted in an outage do not wait for its end.
+            return find() if self._counts.is_lower_bound else self._retry.call(find)
+
         family = [self._manifest]
         try:
-            family = list(ancestry(self._store_with_outbox, self._manifest))
+            family = patiently(lambda: list(ancestry(self._store_with_outbox, self._manifest)))
         except MopsJobsError as error:
             tell(f"Checkpoints of earlier jobs are not used: {error}")
         origins = [origin_of(family[0].job_id, family[0].bundle, self._directory)]
@@ -611,6 +615,7 @@ class _Run:
             self._notes.packages,
             tell,
             bool(self._shard.allow_old_checkpoints),
+            patiently=patiently,
         )
         if self._sharing is not None:
             self._sharing.on_moved = functools.partial(self._checkpoints.find_stored, is_used=True)

@@ -236,6 +236,8 @@ class Journal:
     """Whether its job takes no further rounds."""
     stored: int = 0
     """How many rounds its job has, those of further replicates included."""
+    untold: tuple[Round, ...] = ()
+    """Rounds that the calibrations before it were asked for and never told. Their samplers knew of them."""
 
     @property
     def rounds_done(self) -> int:
@@ -323,6 +325,7 @@ def read_journal(store: ReadableStore, manifest: Manifest) -> Journal | None:
         return None
     own, stored, has_ended = _read_rounds(store, manifest.job_id, calibration)
     inherited: list[Round] = []
+    untold: list[Round] = []
     seen, earlier = {manifest.job_id}, (manifest.calibration or {}).get("extends")
     while earlier is not None:
         if earlier in seen:
@@ -332,9 +335,11 @@ def read_journal(store: ReadableStore, manifest: Manifest) -> Journal | None:
         searched = calibration_of(before)
         if searched is None:
             raise NoManifestError(f"Job {earlier} is not a calibration.", job_id=earlier)
-        inherited = [one for one in _read_rounds(store, earlier, searched)[0] if one.told is not None] + inherited
+        rounds = _read_rounds(store, earlier, searched)[0]
+        inherited = [one for one in rounds if one.told is not None] + inherited
+        untold += [one for one in rounds if one.told is None]
         earlier = (before.calibration or {}).get("extends")
-    return Journal(calibration, (*inherited, *own), len(inherited), has_ended, stored)
+    return Journal(calibration, (*inherited, *own), len(inherited), has_ended, stored, tuple(untold))
 
 
 def _read_rounds(store: ReadableStore, job_id: str, calibration: Calibration) -> tuple[list[Round], int, bool]:

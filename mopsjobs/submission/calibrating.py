@@ -383,7 +383,8 @@ class Coordinator:
         return further if self._open and self._calibration.is_asynchronous else []
 
     def _replay_job(self, rounds: Sequence[Round], n_asked: int, *, asks: bool) -> list[dict[str, Any]]:
-        unasked = deque(sorted(rounds, key=lambda one: one.number) if asks else ())
+        of_job = [*rounds, *(one for one in self.journal.untold if one.job_id == rounds[0].job_id)]
+        unasked = deque(sorted(of_job, key=lambda one: one.number) if asks else ())
         n_open = 0
         further: list[dict[str, Any]] = []
         for one in rounds:

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -295,6 +296,26 @@ def test_an_outage_keeps_the_last_checkpoint_on_the_disk(bench: Bench, tmp_path:
     away.away = False
     ran, _ = bench.work("here", store=away, retries=0, shards=2)
     assert ran.completed == 1
+    assert steps_of(tmp_path / "steps") == {0: [*range(35), *range(30, 50)]}
+
+
+class _Unlisted(LineStore):
+    """A store that does not answer when its checkpoints are listed, a few times."""
+
+    def list_keys(self, prefix: str = "") -> Iterator[str]:
+        if prefix.startswith("checkpoints/") and self.calls["unlisted"] < 3:
+            self.calls["unlisted"] += 1
+            raise StoreUnavailableError("The store does not answer.")
+        return super().list_keys(prefix)
+
+
+def test_an_outage_while_checkpoints_are_listed_is_waited_for(bench: Bench, tmp_path: Path) -> None:
+    """It is shorter than what the tasks have done. Only if nothing of the store is known, tasks begin without."""
+    sets = sets_of(1, steps=str(tmp_path / "steps"), steps_total=50, die=[34])
+    bench.given(sets)
+    bench.work("here", retries=0, shards=2)
+    ran, said = bench.work("there", store=_Unlisted(bench.line.inner), retries=0, shards=2)
+    assert (ran.completed, [line[:34] for line in said]) == (1, ["The registry does not answer; wait"])
     assert steps_of(tmp_path / "steps") == {0: [*range(35), *range(30, 50)]}
 
 

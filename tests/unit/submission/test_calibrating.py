@@ -19,8 +19,10 @@ from mopsjobs.engines.model_process import SAMPLER_SOURCE
 from mopsjobs.engines.sampler_script import Parameter, Random, Space
 from mopsjobs.errors import JobBusyError, UsageError
 from mopsjobs.registry.calibration_counts import calibration_text
+from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.studies.calibration import Calibration
-from mopsjobs.studies.journal import Journal, Told, counts_of
+from mopsjobs.studies.journal import Journal, Told, counts_of, read_journal
+from mopsjobs.studies.manifest import Manifest, manifest_key
 from mopsjobs.studies.precision import PRECISE, judge
 from mopsjobs.studies.rounds import as_sets
 from mopsjobs.submission.calibrating import Coordinator, SamplerProcess, sampler_setup
@@ -229,6 +231,27 @@ def test_an_asynchronous_calibration_is_extended_as_it_was_told() -> None:
     assert (warnings, whole.rounds_done) == ([], 12)
     asked = [one for one in whole.rounds if one.job_id == "seir-2"]
     assert [one.sets[0] for one in sorted(asked, key=lambda one: one.number)] == drawn[8:]
+
+
+def test_an_extension_of_a_cut_asynchronous_calibration_does_not_warn() -> None:
+    """Wherever that was cut, sets that were never told are asked for as before, so the sampler goes on as it was."""
+    calibration, longer = (spec(sampler="random", mode="asynchronous", rounds=rounds) for rounds in (2, 3))
+    _, first, _ = run_in_memory(calibration)
+    for count in range(len(first.written) + 1):
+        store = InMemoryVersionedStore()
+        read_back(calibration, first.written[:count], simulate, store)
+        manifest = Manifest(
+            job_id="seir-1", study=calibration.first_study, bundle=f"sha256:{'0' * 64}", engine="local", owner="ada",
+            labels={}, grows=3600.0, calibration={"spec": calibration.to_dict()},
+        )  # fmt: skip
+        store.create_if_absent(manifest_key("seir-1"), manifest.to_json())
+        extension = {"spec": longer.to_dict(), "extends": "seir-1"}
+        journal = read_journal(store, dataclasses.replace(manifest, job_id="seir-2", calibration=extension))
+        assert journal is not None
+        warnings: list[str] = []
+        job, replays = JobInMemory(job_id="seir-2"), [True] * journal.inherited
+        whole = Coordinator(job, journal, RandomHere(longer), warnings.append, replays).run()
+        assert (count, warnings, whole.rounds_done) == (count, [], 12)
 
 
 def test_a_worker_waits_for_no_other_set_in_asynchronous_mode() -> None:
