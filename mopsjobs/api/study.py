@@ -59,7 +59,7 @@ class Study:
             sets: parameter sets. One of the form `{"params": {…}, "seed": 7}` names its seed, and has one task.
             replicates: the tasks of each other set. They differ in their seeds. Or a precision, as
                 `{"min": 10, "max": 500, "until": {"peak": {"confidence": 0.95, "relative": 0.05}}}`: each set gets
-                tasks until the interval around the mean of each scalar is so narrow.
+                tasks until the interval around the mean of each scalar is so narrow, or around its `quantile`.
             outputs: the files that each task must leave; None for no check.
             scenario: the scenario, for a wire function.
             targets: the targets of the study; see `Registry.submit`.

@@ -86,16 +86,17 @@ def _parse_precision(value: Mapping[str, object], where: str, problems: list[str
 
 def _parse_target(name: object, value: object, where: str, problems: list[str]) -> Target:
     fields = value if isinstance(value, dict) else {}
-    if unknown := fields.keys() - {"confidence", "relative", "absolute"}:
-        problems.append(f"{where}.{min(unknown)}: unknown field, expected confidence, relative or absolute")
+    if unknown := fields.keys() - {"quantile", "confidence", "relative", "absolute"}:
+        problems.append(f"{where}.{min(unknown)}: unknown field, expected quantile, confidence, relative or absolute")
         return Target("")
     widths = [width for width in ("relative", "absolute") if width in fields]
     if not isinstance(name, str) or not name.isprintable() or len(widths) != 1:
         form = '{"confidence": 0.95, "relative": 0.05}, or absolute in place of relative'
         problems.append(f"{where}: expected {form}")
         return Target("")
-    for field, most in (("confidence", 1.0), (widths[0], math.inf if widths == ["absolute"] else 1.0)):
-        number = fields.get(field, 0.95)
+    bounds = {"quantile": 1.0, "confidence": 1.0, widths[0]: math.inf if widths == ["absolute"] else 1.0}
+    for field, most in bounds.items():
+        number = fields.get(field, 0.5)
         if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 < number < most:
             below = " and below 1" if most == 1 else ""
             problems.append(f"{where}.{field}: expected a number above 0{below}, {describe_actual(number)}")

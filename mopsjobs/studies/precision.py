@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from mopsjobs.utils.intervals import Interval, careful_interval
+from mopsjobs.utils.intervals import Interval, careful_interval, quantile_interval
 from mopsjobs.utils.scalar_keys import scalar_called
 
 PRECISE = "precise"
@@ -42,15 +42,28 @@ SKIPPED = 0.75
 
 
 class Target(NamedTuple):
-    """A scalar, and how precise its mean has to be. Exactly one of `relative` and `absolute` is set."""
+    """A scalar, and how precise its mean or a quantile has to be. Exactly one of `relative` and `absolute` is set."""
 
     scalar: str
     """Its key, or a short name, as `--best` takes it."""
     confidence: float = 0.95
     relative: float | None = None
-    """The half-width that its interval may have, as a part of the mean."""
+    """The half-width that its interval may have, as a part of the mean or quantile."""
     absolute: float | None = None
     """The same, in the unit of the scalar."""
+    quantile: float | None = None
+    """The share of its values that are below the quantile; None: the mean is meant."""
+
+    @property
+    def name(self) -> str:
+        """Return what has to be precise, in words: `peak`, or `peak q0.9`."""
+        return self.scalar if self.quantile is None else f"{self.scalar} q{self.quantile:g}"
+
+    def interval(self, values: Sequence[float]) -> Interval | None:
+        """Return the interval after these values of the scalar; None if there is none."""
+        if self.quantile is None:
+            return careful_interval(values, self.confidence)
+        return quantile_interval(values, self.quantile, self.confidence)
 
     @property
     def goal(self) -> float:
@@ -58,7 +71,7 @@ class Target(NamedTuple):
         return self.relative if self.absolute is None and self.relative is not None else self.absolute or 0.0
 
     def reached(self, found: Interval) -> float:
-        """Return the half-width of an interval, as a part of the mean if the goal is one; infinity around 0 then."""
+        """Return the half-width of an interval, as a part of its middle if the goal is one; infinity around 0 then."""
         if self.relative is None or not found.half_width:
             return found.half_width
         return found.half_width / abs(found.mean) if found.mean else math.inf
@@ -72,7 +85,7 @@ class Target(NamedTuple):
         is_known = found is not None and math.isfinite(self.reached(found))
         width = width_text(self.reached(found), is_relative=self.relative is not None) if found and is_known else ""
         goal = self.goal_text.removeprefix("± ")
-        return f"{self.scalar} {width or ('has the mean 0' if found else 'has no interval')}, goal {goal}"
+        return f"{self.name} {width or ('is 0' if found else 'has no interval')}, goal {goal}"
 
     @property
     def goal_text(self) -> str:
@@ -81,7 +94,7 @@ class Target(NamedTuple):
 
     def to_json(self) -> dict[str, float]:
         """Return the target as a study has it, below the name of its scalar."""
-        fields = {name: getattr(self, name) for name in ("confidence", "relative", "absolute")}
+        fields = {name: getattr(self, name) for name in ("quantile", "confidence", "relative", "absolute")}
         return {name: value for name, value in fields.items() if value is not None}
 
 
@@ -117,7 +130,7 @@ class Precision(NamedTuple):
 
     def __str__(self) -> str:
         """Return the wish in words: `10 to 500, until peak ± 5 % (95 %)`."""
-        goals = (f"{one.scalar} {one.goal_text} ({100 * one.confidence:g} %)" for one in self.until)
+        goals = (f"{one.name} {one.goal_text} ({100 * one.confidence:g} %)" for one in self.until)
         return f"{self.min:,} to {self.max:,}, until {', '.join(goals)}"
 
     def next_look(self, n: int, ratio: float = 1.0) -> int:
@@ -184,7 +197,7 @@ def judge(precision: Precision, values: Sequence[Mapping[str, object] | None]) -
         if len(values) < look:
             return Judgement(MORE, n, look, intervals, ratio)
         n = look
-        intervals = {one.scalar: careful_interval(columns[one.scalar][:n], one.confidence) for one in precision.until}
+        intervals = {one.scalar: one.interval(columns[one.scalar][:n]) for one in precision.until}
         ratio = max(one.ratio(intervals[one.scalar]) for one in precision.until)
         if ratio <= 1 or n == precision.max:
             return Judgement(PRECISE if ratio <= 1 else MAX, n, n, intervals, ratio)

@@ -23,6 +23,9 @@ ROUNDING = 2.0**-49
 LEAST_BEND = 1e-6
 """Below it, a mean counts as not skewed."""
 
+FURTHER = 2
+"""Ranks by which each end of an interval of a quantile is further out, since it is looked at repeatedly."""
+
 
 class Summary(NamedTuple):
     """Statistics of some numbers. Those that are not finite are only counted."""
@@ -158,7 +161,7 @@ def mean_difference(
 
 
 class Interval(NamedTuple):
-    """A mean, or a share, with its confidence interval."""
+    """A mean, a share or a quantile, with its confidence interval."""
 
     mean: float
     low: float
@@ -207,6 +210,31 @@ def _proportion(successes: float, n: int, confidence: float) -> Interval:
     half = z / scale * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     half *= math.sqrt(1 + 1 / (1 + min(successes, n - successes)))
     return Interval(share, max(0.0, middle - half), min(1.0, middle + half))
+
+
+def quantile_interval(values: Sequence[float], share: float, confidence: float) -> Interval | None:
+    """Return an interval of a quantile of any distribution, which may be looked at repeatedly; None if it has no ends.
+
+    Its ends are values of the sample, by the binomial distribution of how many are below the quantile (Thompson 1936).
+    """
+    n, tail = len(values), (1 - confidence) / 2
+    low, high = (_rank(n, one, tail) - FURTHER for one in (share, 1 - share))  # from below, and from above
+    if min(low, high) < 1:
+        return None
+    ordered = sorted(values)
+    return Interval(ordered[math.ceil(share * n) - 1], ordered[low - 1], ordered[n - high])
+
+
+@lru_cache(maxsize=1_000)
+def _rank(n: int, share: float, tail: float) -> int:
+    """Return the highest rank whose value is above a quantile with at most this probability; 0 if none is."""
+    total, constant = 0.0, math.lgamma(n + 1)
+    for below in range(n):
+        ways = constant - math.lgamma(below + 1) - math.lgamma(n - below + 1)
+        total += math.exp(ways + below * math.log(share) + (n - below) * math.log1p(-share))
+        if total > tail:
+            return below
+    return n
 
 
 def mean(values: Sequence[float]) -> float:

@@ -103,6 +103,18 @@ def test_tasks_of_an_ended_job_are_those_that_its_outputs_ask_for(cli: Cli, remo
     assert [(one["tasks"], one["missing"]) for one in sets] == [(4, 0), (8, 4)]
 
 
+def test_a_goal_of_a_quantile_has_its_interval_beside_that_of_the_mean(cli: Cli, remote: Remote) -> None:
+    until = {"peak": {"quantile": 0.5, "confidence": 0.9, "absolute": 3.0}}
+    manifest = add_job(remote.jobs, "job", [{"sd": 0}], n_replicates={"min": 20, "max": 40, "until": until})
+    Ledger(remote.jobs.store)(*(attempt(number, output_bytes=None) for number in range(20)))
+    for number in range(20):
+        leave_output(remote.jobs, manifest, number, peak=number)
+    cli.ok("sync")
+    (found,) = cli.ok("results", "job", "--by", "set", "--json").json["sets"]
+    assert [found[f"peak.{name}"] for name in ("low", "high", "precision", "mean")] == [3, 16, 6.5, 9.5]
+    assert found["peak.half_width"] == pytest.approx(2.77, abs=0.01)
+
+
 def test_tasks_of_a_running_job_say_that_its_record_counts_more(cli: Cli, remote: Remote) -> None:
     """Which ones follows from the tasks that end. A count is that of the record in each view."""
     add_job(remote.jobs, "job", [{"sd": 50.0}], n_replicates=REPLICATES)

@@ -697,7 +697,7 @@ def _fill(table: ResultsTable, database: sqlite3.Connection, state: str) -> None
         if (target := targets.get(one.name)) is None
         else one._replace(
             is_number=one.is_number or one.kinds == ["boolean"],  # their mean is a proportion
-            confidence=target.confidence,
+            confidence=target.confidence if target.quantile is None else None,
         )
         for one in scalars
     ]

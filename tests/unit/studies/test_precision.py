@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import random
+from itertools import islice
 from pathlib import Path
 
 import reliability.precision
@@ -82,6 +82,20 @@ def test_a_set_that_is_never_precise_ends_at_the_most_replicates() -> None:
     assert (found.verdict, found.n, found.needed) == (MAX, 100, 100)
 
 
+def test_a_quantile_has_its_own_interval() -> None:
+    """A few replicates have none yet: then the set is not precise, and its looks are left out."""
+    target = Target("peak", absolute=0.5, quantile=0.9)
+    found = judge(Precision(10, 1000, (target,)), _replicates(_noise(1000)))
+    assert found.verdict == PRECISE
+    assert found.n > 50
+    assert found.intervals["peak"].low <= 20 + 1.2816 <= found.intervals["peak"].high
+    early = judge(Precision(10, 1000, (target,)), _replicates(_noise(10)))
+    assert (early.verdict, early.intervals["peak"]) == (MORE, None)
+    assert early.needed > 15
+    assert target.text(None) == "peak q0.9 has no interval, goal 0.5"
+    assert str(Precision(10, 1000, (target,))) == "10 to 1,000, until peak q0.9 ± 0.5 (95 %)"
+
+
 def test_a_name_that_two_scalars_have_is_no_value() -> None:
     values: list[dict[str, object] | None] = [{"result.json/peak": 1.0, "other.json/peak": 2.0}] * 10
     assert judge(ABSOLUTE, values).verdict == FAILED
@@ -110,5 +124,8 @@ def test_verdicts_are_counted() -> None:
 
 def test_intervals_hold_the_truth_though_they_are_looked_at_often(tmp_path: Path) -> None:
     """A part of `./build.sh reliability --only precision`: coverage and cost are within their bounds."""
-    figures = itertools.islice(reliability.precision.run(Trial(tmp_path, seed=1, scale=0.01)), 5)
+    trial = Trial(tmp_path, seed=1, scale=0.01)
+    figures = [
+        one for run in (reliability.precision.run, reliability.precision.quantiles) for one in islice(run(trial), 5)
+    ]
     assert all("covered" in str(figure.count) for figure in figures)

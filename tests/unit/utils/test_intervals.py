@@ -13,6 +13,7 @@ from mopsjobs.utils.intervals import (
     difference_of,
     mean_difference,
     mean_text,
+    quantile_interval,
     student_t,
     summarize,
 )
@@ -53,6 +54,17 @@ def test_a_careful_interval_is_wider_than_that_of_student() -> None:
     assert mirrored is not None
     assert found.high - found.mean > 1.5 * (found.mean - found.low)
     assert (mirrored.low, mirrored.high) == pytest.approx((-found.high, -found.low))
+
+
+def test_the_ends_of_the_interval_of_a_quantile_are_values() -> None:
+    """Two ranks beyond those of tables of the binomial distribution. A sample that is too small has no interval."""
+    values = [float(number) for number in range(100, 0, -1)]
+    assert quantile_interval(values, 0.5, 0.95) == (50, 40 - 2, 61 + 2)
+    assert quantile_interval(values, 0.9, 0.95) == (90, 84 - 2, 96 + 2)
+    assert quantile_interval(values, 0.1, 0.95) == (10, 5 - 2, 17 + 2)
+    assert quantile_interval(values[:50], 0.9, 0.95) is None
+    assert quantile_interval([3.0] * 20, 0.5, 0.95) == (3, 3, 3)
+    assert quantile_interval([3.0] * 10, 0.5, 0.95) is None
 
 
 def test_numbers_that_are_not_finite_are_counted_and_left_out() -> None:
