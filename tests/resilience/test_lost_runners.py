@@ -22,8 +22,10 @@ from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from mopsjobs.studies.manifest import Manifest, load_manifest
 from mopsjobs.studies.outputs import output_key
 from mopsjobs.utils.times import parse_time, utc_now
+from mopsjobs.web.site.background import Syncer
 from support.cli import Cli, Remote, command, environment, foreign, key, sentences
 from support.runs import is_alive, record, sets_of, study, until
+from support.web import Web
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # a runner outlives the process that launched it
@@ -88,6 +90,30 @@ def test_status_ends_the_job_with_the_last_lines(
     assert (state.status, state.error_code, state.error_message) == ("failed", "LAUNCH", message + MISSING)
     assert state.transitions[-1]["at"] < "2100"
     assert [step["status"] for step in state.transitions] == ["pending", "submitting", "scheduled", "failed"]
+
+
+def test_reconcile_ends_the_job(cli: Cli, launch: Launch) -> None:
+    """No cluster has to be configured."""
+    launch(BROKEN)
+    ran = cli.ok("reconcile", "--json")
+    assert (ran.json["checked"], ran.json["changed"]) == (1, 1)
+    assert ran.json["jobs"][0] == {
+        "job_id": "job", "action": "validate", "reason": "LAUNCH", "detail": LAST_LINE + MISSING,
+        "status_before": "scheduled", "status": "failed", "changed": True, "problem": None,
+    }  # fmt: skip
+
+
+def test_a_sync_of_the_page_ends_the_job(
+    cli: Cli, jobs: JobRegistry, launch: Launch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`serve` needs no command beside it: its pages show the end by the outputs."""
+    launch(KILLED)
+    store_outputs(jobs.store, load_manifest(jobs.store, "job"), 1)
+    web = Web(cli, capsys)
+    assert Syncer(web.app, web.changes, 60.0, lambda _seconds: None, lambda: None)._sync() is None
+    shown = web.get("/api/v1/jobs/job").get_json()
+    assert (shown["status"], shown["tasks_completed"], shown["suspect"]) == ("partial", 1, None)
+    assert record(jobs).error_code == "LAUNCH"
 
 
 def test_a_runner_that_was_launched_again_is_judged(cli: Cli, jobs: JobRegistry, launch: Launch) -> None:
