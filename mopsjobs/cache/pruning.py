@@ -66,15 +66,6 @@ def count_ended(connection: sqlite3.Connection, ended_before: float) -> int:
     return int(row.fetchone()[0])
 
 
-def has_ended(connection: sqlite3.Connection, job_ids: Iterable[str], ended_before: float) -> bool:
-    """Return True if one of these jobs ended before a time (seconds since 1970)."""
-    row = connection.execute(
-        f"SELECT EXISTS (SELECT 1 FROM job WHERE {_ENDED_BEFORE} AND job_id IN (SELECT value FROM json_each(?2)))",  # noqa: S608 - constant names
-        (ended_before, json.dumps(sorted(job_ids))),
-    )
-    return bool(row.fetchone()[0])
-
-
 def plan_prune(connection: sqlite3.Connection, ended_before: float) -> PrunePlan:
     """Count the jobs that ended before a time (seconds since 1970), and their events."""
     prunable = f"FROM job WHERE {_ENDED_BEFORE} AND job_id NOT IN ({_KEPT})"

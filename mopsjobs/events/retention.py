@@ -15,14 +15,12 @@ ledgers and removals run concurrently; memory does not follow the number of keys
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import chain, islice, repeat
 from typing import NamedTuple, TypeVar
 
@@ -39,15 +37,11 @@ from mopsjobs.registry import announcements
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.keys import CHECKPOINT, CLAIM, LEDGER, OFFERS
 from mopsjobs.registry.transitions import end_of
-from mopsjobs.store.base import VersionedStore
 from mopsjobs.utils.backoff import HALF_JITTER, Backoff, sleep_unless
 from mopsjobs.utils.times import parse_time
 
 MIN_AGE = timedelta(hours=1)
 """Of events. A follower reads once a minute or more often. A sync lists from 15 minutes before the last one."""
-
-_OF_SWEEP = re.compile(r"notified/sweep-[0-9a-f]{32}/[a-z]+-(\d{4}-\d\d-\d\d)-")
-"""A claim about the first failure of a day in a sweep, which has no record."""
 
 BATCH = 256
 
@@ -68,8 +62,6 @@ MAX_PAUSE = 3.0
 STEP_SECONDS = 0.1
 """Steps of a pause: after each one, the run checks whether it is over."""
 
-MAX_SHOWN_REFUSALS = 10
-
 T = TypeVar("T")
 
 
@@ -78,11 +70,9 @@ class ExpiredKey(NamedTuple):
 
     key: str
     kind: str
-    """The attribute of `KeyCounts` that counts it."""
+    """`chunks` of events, `ledger_chunks`, `checkpoints`, `offers`, `claims` or `announcements`."""
     job_id: str | None
     """The job, except of an announcement."""
-    when: str = ""
-    """The hour of a chunk of events, or the slot of an announcement."""
 
 
 def events_limit(now: datetime, age: timedelta) -> datetime:
@@ -90,50 +80,17 @@ def events_limit(now: datetime, age: timedelta) -> datetime:
     return (now - age).replace(minute=0, second=0, microsecond=0)
 
 
-@dataclasses.dataclass
-class KeySpan:
-    """The number of keys of one kind, and the first and last of their times, as in the keys; empty if there is none."""
+class KeyCounts(Counter[str]):
+    """The numbers of keys to remove, or removed, by their kinds."""
 
-    count: int = 0
-    first: str = ""
-    last: str = ""
-
-    def add(self, when: str) -> None:
-        """Count a key with this time."""
-        self.count += 1
-        self.first = min(self.first or when, when)
-        self.last = max(self.last, when)
-
-
-@dataclasses.dataclass
-class KeyCounts:
-    """The number of keys to remove, or removed."""
-
-    announcements: KeySpan = dataclasses.field(default_factory=KeySpan)
-    chunks: KeySpan = dataclasses.field(default_factory=KeySpan)
-    ledger_chunks: int = 0
-    claims: int = 0
-    checkpoints: int = 0
-    offers: int = 0
-    job_ids: set[str] = dataclasses.field(default_factory=set)
-
-    @property
-    def keys(self) -> int:
-        """Count all keys."""
-        of_jobs = self.ledger_chunks + self.claims + self.checkpoints + self.offers
-        return self.announcements.count + self.chunks.count + of_jobs
-
-    @property
-    def jobs(self) -> int:
-        """Count the jobs of the chunks."""
-        return len(self.job_ids)
+    def __init__(self) -> None:
+        super().__init__()
+        self.job_ids: set[str] = set()
+        """The jobs of all but claims."""
 
     def add(self, expired: ExpiredKey) -> None:
         """Count a key."""
-        if expired.when:
-            getattr(self, expired.kind).add(expired.when)
-        else:
-            setattr(self, expired.kind, getattr(self, expired.kind) + 1)
+        self[expired.kind] += 1
         if expired.job_id is not None and expired.kind != "claims":
             self.job_ids.add(expired.job_id)
 
@@ -175,9 +132,8 @@ class Retention:
         """The limit: only chunks written before it, of jobs that ended before it, are removed."""
         self.removed = KeyCounts()
         """What `remove` has removed so far, also if it failed or was interrupted."""
-        self.refused = 0
         self.refusals: list[str] = []
-        """The first refused keys, each with the reason."""
+        """The keys that the store has refused to remove, each with the reason."""
         self.unknown = KeyCounts()
         """Old chunks of jobs without a record here, as counted by the last `plan` or `remove`. They stay."""
         self._lock = threading.Lock()
@@ -230,8 +186,8 @@ class Retention:
     def _expired_keys(self, threads: ThreadPoolExecutor) -> Iterator[ExpiredKey]:
         """Yield the keys that may go: announcements, chunks (a ledger before its events), and claims."""
         self.unknown = KeyCounts()
-        for key, slot in announcements.expired_announcements(self._store, self._now):
-            yield ExpiredKey(key, "announcements", None, slot)
+        for key, _ in announcements.expired_announcements(self._store, self._now):
+            yield ExpiredKey(key, "announcements", None)
         ended: dict[str, bool] = {}
         for batch in _batches(self._old_chunks()):
             new = self._find_ended(batch, ended, threads)
@@ -246,11 +202,9 @@ class Retention:
         if self._claims:  # also of jobs whose events went earlier
             listed = ((key, CLAIM.parse(key)) for key in self._store.list_keys(CLAIM.prefix))
             claims = (ExpiredKey(key, "claims", parts["job"]) for key, parts in listed if parts is not None)
-            limit = f"{self.events_before:%Y-%m-%d}"
             for batch in _batches(claims):
                 self._find_ended(batch, ended, threads)
-                of_sweep = [claim for claim in batch if (found := _OF_SWEEP.match(claim.key)) and found[1] < limit]
-                yield from (*of_sweep, *(claim for claim in batch if ended.get(str(claim.job_id))))
+                yield from (claim for claim in batch if ended.get(str(claim.job_id)))
 
     def _ledger_keys(self, job_id: str) -> list[ExpiredKey]:
         return [
@@ -265,7 +219,7 @@ class Retention:
             if key >= limit:
                 return
             if (name := event_format.parse_chunk_key(key)) is not None:
-                yield ExpiredKey(key, "chunks", name.job_id, name.bucket)
+                yield ExpiredKey(key, "chunks", name.job_id)
 
     def _find_ended(
         self, batch: Iterable[ExpiredKey], ended: dict[str, bool], threads: ThreadPoolExecutor
@@ -303,16 +257,14 @@ class Retention:
             except StoreUnavailableError as error:
                 # A server that answered before is busy; one that never answered is away.
                 pause = backoff.next_delay()
-                if backoff.failures == ATTEMPTS or (error.silent and not self.removed.keys):
+                if backoff.failures == ATTEMPTS or (error.silent and not self.removed):
                     raise
                 sleep_unless(self._is_over.is_set, pause, self._sleep, STEP_SECONDS)
             except StoreAccessError:
                 raise
             except StoreError as error:
                 with self._lock:
-                    self.refused += 1
-                    if len(self.refusals) < MAX_SHOWN_REFUSALS:
-                        self.refusals.append(f"{expired.key}: {error}")
+                    self.refusals.append(f"{expired.key}: {error}")
                 return
             else:
                 with self._lock:
@@ -323,50 +275,3 @@ class Retention:
 
 def _batches(items: Iterator[T]) -> Iterator[list[T]]:
     return iter(lambda: list(islice(items, BATCH)), [])
-
-
-MAX_OLDEST_CHUNKS = 1000
-"""Chunks of events that tell of which jobs the oldest are: a page of a listing."""
-
-MAX_FOREIGN_KEYS = 100
-"""Foreign keys that are skipped in the search for the first time."""
-
-
-class OldestKeys(NamedTuple):
-    """The oldest keys of a store that age makes removable."""
-
-    announcement: datetime | None
-    """When the oldest announcement was written; None if there is none."""
-    event: datetime | None
-    """The same of the oldest chunk of events."""
-    jobs: set[str]
-    """The jobs of the oldest chunks, as far as these were written before a limit."""
-
-
-def oldest_keys(store: VersionedStore, events_before: datetime) -> OldestKeys:
-    """Find the oldest keys by the beginnings of two listings.
-
-    Args:
-        store: the store.
-        events_before: the limit of `OldestKeys.jobs`.
-
-    Raises:
-        StoreError: if the store cannot be listed.
-    """
-    slots = (key.split("/")[1] for key in store.list_keys(announcements.PREFIX))
-    chunks = list(islice(store.list_keys(event_format.PREFIX), MAX_OLDEST_CHUNKS))
-    names = (name for key in chunks if (name := event_format.parse_chunk_key(key)) is not None)
-    limit = event_format.bucket_of(events_before)
-    return OldestKeys(
-        _first_time(slots, announcements.SLOT_FORMAT),
-        _first_time((key.split("/")[1] for key in chunks), event_format.BUCKET_FORMAT),
-        {name.job_id for name in names if name.bucket < limit},
-    )
-
-
-def _first_time(texts: Iterable[str], time_format: str) -> datetime | None:
-    """Return the first of the texts that is a time. A few foreign keys may stand before it."""
-    for text in islice(texts, MAX_FOREIGN_KEYS):
-        with contextlib.suppress(ValueError):
-            return datetime.strptime(text, time_format).replace(tzinfo=UTC)
-    return None

@@ -13,7 +13,6 @@ import yaml
 
 from mopsjobs import __version__
 from mopsjobs.app.care.engine_checks import VERBS
-from mopsjobs.events.writer import record_event
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.azure.credentials import EMULATOR_KEY
 from mopsjobs.store.condition_probe import ProbedStore
@@ -44,7 +43,7 @@ def test_doctor_is_content_on_a_sound_machine(cli: Cli, jobs: JobRegistry) -> No
     checks = _checks(cli)
     assert {check["state"] for check in checks.values()} == {"ok"}
     assert {check["fix"] for check in checks.values()} == {None}
-    assert list(checks) == ["version", "config", "registry", "access", "retention", "store", "cache", "records"]
+    assert list(checks) == ["version", "config", "registry", "access", "retention", "cache", "records"]
     assert __version__ in str(checks["version"]["detail"])
     assert "(from environment MOPS_JOBS_REGISTRY)" in str(checks["registry"]["detail"])
 
@@ -73,33 +72,6 @@ def test_doctor_names_the_fix_for_a_first_run_over_a_network(cli: Cli, remote: R
     remote.store.down = True
     assert cli("sync").code == 5
     assert _checks(cli, 5)["records"]["state"] == "warn"
-
-
-def test_doctor_tells_how_much_there_is_and_what_can_go(cli: Cli, remote: Remote) -> None:
-    """Jobs and bytes by the cache, and while the store has events so old, of how many jobs they can go."""
-    for job_id in ("old", "at-work"):
-        add(remote.jobs, job_id, "running")
-        record_event(remote.store.inner, job_id, "log", now=cli.clock.now, text="a line")
-    remote.jobs.finalize_job("old", "succeeded")
-    cli.ok("sync", "-q")
-    facts = "2 jobs, 0.0 MB of records, 2 chunks of events synced"
-    assert _checks(cli)["store"]["detail"] == facts
-    cli.clock.advance(days=40)
-    prune = "mops-jobs prune --store --older-than 30d"
-    old = f"{facts}; 1 ended more than 30 days ago"
-    assert _checks(cli)["store"]["detail"] == f"{old}, so their events can go: {prune}"
-    size = cli.ok("doctor", "--json").json["store"]
-    assert (size["jobs"], size["jobs_ended"], size["jobs_pruned"], size["event_chunks"]) == (2, 1, 0, 2)
-    assert size["record_bytes"] > 500
-    assert size["oldest_event"] == "2026-03-01T12:00:00Z"
-    cli.ok(*prune.split()[1:], "--yes")
-    assert _checks(cli)["store"]["detail"] == old, "the events of an active job stay, and no command removes them"
-    remote.jobs.finalize_job("at-work", "succeeded")
-    cli.clock.advance(days=40)
-    cli.ok(*prune.split()[1:], "--yes")
-    cli.ok("prune", "--older-than", "60d", "--yes")
-    left = "1 job, 0.0 MB of records, 2 chunks of events synced, and 1 job pruned from the cache"
-    assert _checks(cli)["store"]["detail"] == f"{left}; 1 ended more than 30 days ago"
 
 
 def test_doctor_does_not_take_a_registry_that_is_gone_for_a_new_one(cli: Cli, jobs: JobRegistry) -> None:
@@ -169,15 +141,6 @@ def test_doctor_shows_chunks_of_events_that_cannot_be_read(cli: Cli, remote: Rem
     assert cli("sync").code == 7
     assert f"{bad}: line 1: not JSON" in cli.ok("doctor").out
     assert [one["kind"] for one in cli.ok("doctor", "--json").json["problems"]] == ["unreadable_events"]
-
-
-@pytest.mark.usefixtures("quick_retries")
-def test_doctor_names_keys_of_snapshots(cli: Cli, remote: Remote) -> None:
-    """A development version wrote them, and nothing reads them."""
-    add(remote.jobs, "a", "running")
-    assert "snapshots" not in cli("doctor").out
-    remote.store.create_if_absent("snapshots/2026/0001", b"x")
-    assert "snapshots/ of a development version; nothing reads them" in cli("doctor").out
 
 
 def test_doctor_tells_the_source_of_the_credentials(cli: Cli) -> None:

@@ -9,7 +9,7 @@ from contextlib import closing
 
 import pytest
 
-from mopsjobs.app.following.notify.claims import PREFIX, claim_key, failure_key
+from mopsjobs.app.following.notify.claims import PREFIX, claim_key
 from mopsjobs.cache import counters
 from mopsjobs.cache import database as cache_database
 from mopsjobs.engines.job_dir import JobDir
@@ -361,20 +361,15 @@ def test_failed_syncs_are_counted_by_their_cause(cli: Cli, remote: Remote) -> No
 
 
 def test_claims_of_notifications_go_with_their_jobs(cli: Cli, aged: Remote) -> None:
-    """Of jobs that ended long enough ago. An end of the last day may be told still, unless there is a claim.
-
-    Those of a sweep, which has no record, go by the day of the failure.
-    """
+    """Of jobs that ended long enough ago. An end of the last day may be told still, unless there is a claim."""
     names = ("old-1", "old-1", "old-active", "new", "no-record")
     claims = [claim_key(name, f"end{number}", "digest") for number, name in enumerate(names)]
     claims.append(claim_key("x" * 600, "end", "of another program"))
-    claims.append(failure_key("night", f"{cli.clock.now():%Y-%m-%d}", "end", "digest"))
-    aged.put(failure_key("night", "2024-02-29", "end", "digest"), b"{}")
     for one in claims:
         aged.put(one, b"{}")
     assert cli.ok("prune", "--store", "--older-than", "24h", "--yes", "--json").json["claims"] == 0
     ran = cli.ok("prune", "--store", "--older-than", "30d", "--yes")
-    assert "3 claims of notifications" in ran.err.splitlines()[-1]
+    assert "2 claims of notifications" in ran.err.splitlines()[-1]
     assert list(aged.store.inner.list_keys(PREFIX)) == sorted(claims[2:])
 
 

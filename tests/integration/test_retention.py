@@ -99,13 +99,11 @@ def test_what_nobody_needs_goes_and_all_else_stays(store: VersionedStore, clock:
     assert _of(_keys(store, event_format.PREFIX), "at-work") == _of(_keys(store, event_format.PREFIX), "young") == 2
     assert _keys(store, registry_announcements.PREFIX) == [f"{registry_announcements.slot_of(clock.now())}at-work"]
     for counts in (planned, one.removed):
-        assert (counts.chunks.count, counts.jobs) == (4, 2)
-        assert (counts.announcements.count, counts.keys) == (len(gone) - 4, len(gone))
-        assert (counts.chunks.first, counts.chunks.last) == ("20260301T12", "20260301T12")
-        assert (counts.announcements.first, counts.announcements.last) == ("20260301T1200", "20260409T1230")
+        assert dict(counts) == {"chunks": 4, "announcements": len(gone) - 4}
+        assert counts.job_ids == {"old-1", "old-2"}
     again = _round(jobs, clock)
     again.remove()
-    assert (again.plan().keys, again.removed.keys) == (0, 0)
+    assert (again.plan().total(), again.removed.total()) == (0, 0)
 
 
 def test_what_may_be_of_use_stays(clock: Clock) -> None:
@@ -138,12 +136,13 @@ def test_what_may_be_of_use_stays(clock: Clock) -> None:
 
     one = _round(jobs, clock)
     planned = one.plan()
-    assert (planned.chunks.count, planned.ledger_chunks, planned.jobs) == (4, 3, 2)
-    assert (planned.checkpoints, planned.offers) == (1, 1)
-    assert (one.unknown.jobs, one.unknown.keys, one.unknown.chunks.first) == (2, 3, "20260411T12")
+    assert {**planned, "announcements": 0} == {
+        "chunks": 4, "ledger_chunks": 3, "checkpoints": 1, "offers": 1, "announcements": 0,
+    }  # fmt: skip
+    assert (len(planned.job_ids), len(one.unknown.job_ids), one.unknown.total()) == (2, 2, 3)
     jobs.register_job("late")
     one.remove()
-    assert (one.removed.ledger_chunks, one.unknown.jobs) == (3, 1)
+    assert (one.removed["ledger_chunks"], len(one.unknown.job_ids)) == (3, 1)
     assert [key.split("/")[1] for key in store.list_keys("checkpoints/")] == ["at-work", "old-2"]
     assert [key.split("/")[1] for key in store.list_keys("offers/")] == ["at-work", "old-2"]
     assert left("old-1", "young", "old-2", "at-work", "b-old", "late") == [1, 0, 2, 2, 2, 1]  # old-1 has notes.txt
@@ -208,15 +207,15 @@ def test_a_reader_looks_no_further_than_announcements_are_kept() -> None:
 def test_two_at_once_remove_it_once(store: VersionedStore, clock: Clock) -> None:
     """Each key is counted by one of them, and none is an error."""
     jobs = _aged(store, clock)
-    total = _round(jobs, clock).plan().keys
+    total = _round(jobs, clock).plan().total()
     rounds = [_round(jobs, clock) for _ in range(2)]
     threads = [threading.Thread(target=one.remove) for one in rounds]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sum(one.removed.keys for one in rounds) == total
-    assert _round(jobs, clock).plan().keys == 0
+    assert sum(one.removed.total() for one in rounds) == total
+    assert _round(jobs, clock).plan().total() == 0
 
 
 @pytest.mark.parametrize("backend", ["memory", "sqlite"], indirect=True)
@@ -264,7 +263,7 @@ def test_what_holds_for_all_keys_stops_at_the_first(clock: Clock, failure: Store
     with pytest.raises(type(failure)):
         _round(JobRegistry(line), clock).remove()
     assert line.asked == 1
-    assert _round(jobs, clock).plan().keys > 0
+    assert _round(jobs, clock).plan().total() > 0
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
@@ -277,10 +276,7 @@ def aged(cli: Cli, remote: Remote) -> Remote:
     return remote
 
 
-CHUNKS = (
-    "4 chunks of events (of 2026-03-01T12:00:00Z) of 2 jobs that ended before 2026-03-12T12:00:00Z"
-    " and 6 announcements of writes (of 2026-03-01T12:00:00Z to 2026-04-09T12:30:00Z)"
-)
+CHUNKS = "4 chunks of events of 2 jobs that ended before 2026-03-12T12:00:00Z and 6 announcements of writes"
 
 
 def test_it_says_what_before_it_does(cli: Cli, aged: Remote) -> None:
@@ -382,7 +378,7 @@ def test_doctor_tells_when_announcements_pile_up(cli: Cli, anywhere: VersionedSt
     cli.clock.advance(days=39)
     check = _retention(cli)
     assert check["state"] == "warn"
-    assert "events since 2026-03-01" in check["detail"]
+    assert check["detail"].startswith("announcements since 20260301;")
     assert check["fix"] == "mops-jobs prune --store --older-than 30d"
     cli.ok(*check["fix"].split()[1:], "--yes")
     assert _retention(cli)["state"] == "ok"

@@ -79,7 +79,7 @@ PLAN_FIELDS = [
     "bundle_bytes", "python", "dry_run", "tasks", "cpu_hours", "wall_seconds", "workers", "start_up_seconds",
     "output_bytes", "requests", "price", "basis",
 ]  # fmt: skip
-DOCTOR_FIELDS = ["schema_version", "checks", "problems", "store"]
+DOCTOR_FIELDS = ["schema_version", "checks", "problems"]
 PRUNE_FIELDS = [
     "schema_version", "dry_run", "ended_before", "jobs", "chunks", "ledger_chunks", "checkpoints", "announcements",
     "refused", "without_record", "claims", "offers",

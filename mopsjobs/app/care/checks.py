@@ -9,10 +9,9 @@ import re
 import shutil
 import sqlite3
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from mopsjobs.app.care.store_size import EVENTS_AGE, PRUNE_COMMAND, StoreSize, find_store_size
 from mopsjobs.app.run.app import App
 from mopsjobs.cache.job_json import SILENT_SECONDS
 from mopsjobs.cache.queries import jobs as job_queries
@@ -29,8 +28,7 @@ from mopsjobs.errors import (
     UsageError,
     command_line,
 )
-from mopsjobs.events.retention import OldestKeys, events_limit, oldest_keys
-from mopsjobs.registry.announcements import MAX_CLOCK_SKEW
+from mopsjobs.registry.announcements import MAX_CLOCK_SKEW, expired_announcements
 from mopsjobs.utils.file_systems import network_file_system
 from mopsjobs.utils.text import pluralize
 from mopsjobs.utils.times import human_age, human_duration, parse_time
@@ -39,12 +37,12 @@ from mopsjobs.version import __version__
 PILING_DAYS = 7
 """Days. Syncs need announcements for one day; older ones pile up until `prune --store` removes them."""
 
-
 FIRST_JOB = "submit STUDY --auto"
 
-SET_CLOCK = "synchronize the clock, for example by NTP: timedatectl set-ntp true"
+PRUNE_COMMAND = "prune --store --older-than 30d"
+"""The command that removes old events and announcements. Its `--dry-run` counts them."""
 
-SNAPSHOTS = "snapshots/"
+SET_CLOCK = "synchronize the clock, for example by NTP: timedatectl set-ntp true"
 
 SLURM_SECONDS = 10.0
 
@@ -83,10 +81,6 @@ class Diagnosis:
         self.problems = problems
         """The records with problems; None if the registry was never synced."""
         self.results: list[CheckResult] = []
-        self.oldest: OldestKeys | None = None
-        """The oldest announcement and chunks of events; None if they could not be listed."""
-        self.store_size: StoreSize | None = None
-        """None if the store cannot be listed, or was never synced."""
 
     @property
     def exit_code(self) -> int:
@@ -182,39 +176,13 @@ def check_retention(diagnosis: Diagnosis) -> CheckResult | None:
         return None
     app = diagnosis.app
     try:
-        oldest = diagnosis.oldest = oldest_keys(app.store, events_limit(app.now(), EVENTS_AGE))
+        old = next(expired_announcements(app.store, app.now() - timedelta(days=PILING_DAYS)), None)
     except MopsJobsError as error:
         return failed("retention", error)
-    since = f"{oldest.event:%Y-%m-%d}" if oldest.event else None
-    facts = f"events since {since}" if since else "no events"
-    if oldest.announcement is not None and (app.now() - oldest.announcement).days >= PILING_DAYS:
-        detail = (
-            f"{facts}, and announcements since {oldest.announcement:%Y-%m-%d}; no sync needs those older than a day"
-        )
+    if old is not None:
+        detail = f"announcements since {old[1].partition('T')[0]}; no sync needs those older than a day"
         return CheckResult("retention", "warn", detail, command_line(PRUNE_COMMAND))
-    return CheckResult("retention", "ok", facts)
-
-
-def check_store(diagnosis: Diagnosis) -> CheckResult | None:
-    """Tell how much a registry has that can be read and was synced, and of how many jobs the events can go."""
-    if diagnosis.oldest is None or diagnosis.problems is None:
-        return None
-    with contextlib.suppress(MopsJobsError):  # the check `cache` says why
-        diagnosis.store_size = find_store_size(diagnosis.app, diagnosis.oldest)
-    return None if diagnosis.store_size is None else CheckResult("store", "ok", diagnosis.store_size.describe())
-
-
-def check_snapshots(diagnosis: Diagnosis) -> CheckResult | None:
-    """Name keys of snapshots that a development version left in the store. See docs/decisions/0090-no-snapshots.md."""
-    if diagnosis.state_of("access") != "ok" or diagnosis.app.settings.is_local:
-        return None
-    try:
-        if next(iter(diagnosis.app.store.list_keys(SNAPSHOTS)), None) is None:
-            return None
-    except MopsJobsError as error:
-        return CheckResult("snapshots", "fail", str(error), error.hint, error.exit_code)
-    detail = f"the store has keys at {SNAPSHOTS} of a development version; nothing reads them"
-    return CheckResult("snapshots", "warn", detail, "Remove them with the tools of the store.")
+    return CheckResult("retention", "ok", "no old announcements")
 
 
 def check_cache(diagnosis: Diagnosis) -> CheckResult:
@@ -299,8 +267,6 @@ CHECKS: tuple[Callable[[Diagnosis], CheckResult | None], ...] = (
     check_access,
     check_clock,
     check_retention,
-    check_store,
-    check_snapshots,
     check_cache,
     check_sync,
     check_file_systems,

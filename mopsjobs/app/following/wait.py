@@ -107,9 +107,9 @@ def wait_for(
     out = out or app.out
     watched = result = None
     if app.settings.rules:
-        from mopsjobs.app.following.notify.notifier import WatchedNotifier  # here: most users have no rules
+        from mopsjobs.app.following.notify.notifier import Notifier  # here: most users have no rules
 
-        watched = WatchedNotifier(app)
+        watched = Notifier(app)
     pauses = Pauses(app, until.timeout, interval, out)
     with out.progress("tasks", clock=app.monotonic) as line:
         jobs = WatchedJobs(names, app, out, line)

@@ -22,7 +22,6 @@ from typing import NamedTuple
 
 from mopsjobs.cache import totals
 from mopsjobs.cache.job_json import NO_UPDATE
-from mopsjobs.cache.pruning import count_ended
 from mopsjobs.cache.queries.filters import Filter, is_suspect, where_clauses
 from mopsjobs.registry.usage import ShardUsage, usage_from_json
 
@@ -85,27 +84,6 @@ def cache_size(connection: sqlite3.Connection) -> int:
     """Return the size of the cache file in bytes, without its log."""
     (pages,), (page,) = (connection.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size"))
     return int(pages * page)
-
-
-class StoreCounts(NamedTuple):
-    """Counts of the jobs in the registry's store, by the cache."""
-
-    jobs: int
-    jobs_ended: int
-    """Jobs that ended before the limit that was asked for."""
-    jobs_pruned: int
-    """Jobs that the registry has and this cache has pruned. They are not among `jobs`."""
-
-
-class MirroredSizes(NamedTuple):
-    """Sizes of what the cache has mirrored."""
-
-    record_bytes: int
-    """Of the records as the cache has them."""
-    event_chunks: int
-    """Chunks of events whose names the cache knows."""
-    ledger_chunks: int
-    """The same for the ledgers of the jobs whose tasks a view has looked at."""
 
 
 class Spread(NamedTuple):
@@ -177,22 +155,6 @@ SECONDS_PER_DAY = 86_400
 QUEUE = Duration("max(started_ts - created_ts, 0.0)", "started_ts IS NOT NULL AND has_history = 1")
 
 RUN = Duration("max(ended_ts - started_ts, 0.0)", "started_ts IS NOT NULL AND ended_ts IS NOT NULL")
-
-
-def store_counts(connection: sqlite3.Connection, ended_before: float) -> StoreCounts:
-    """Count the jobs of the registry, and those that ended before a time, in seconds since 1970. No row is read."""
-    (jobs,) = connection.execute("SELECT coalesce(sum(jobs), 0) FROM tally").fetchone()
-    (pruned,) = connection.execute("SELECT count(*) FROM pruned").fetchone()
-    return StoreCounts(jobs, count_ended(connection, ended_before), pruned)
-
-
-def mirrored_sizes(connection: sqlite3.Connection) -> MirroredSizes:
-    """Add up the sizes of what is mirrored. This reads every record: some seconds per million."""
-    row = connection.execute(
-        "SELECT (SELECT coalesce(sum(length(CAST(record AS BLOB))), 0) FROM job),"
-        " (SELECT count(*) FROM event_chunk), (SELECT count(*) FROM ledger_chunk)"
-    )
-    return MirroredSizes(*row.fetchone())
 
 
 def by_status(connection: sqlite3.Connection, job_filter: Filter) -> dict[str, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mopsjobs.app.jobs.job_card import job_card, stragglers_text
@@ -48,14 +48,9 @@ def notification(job: Mapping[str, Any], occasion: str, app: App) -> dict[str, A
     failures = _failures(job, app)
     groups = [] if failures is None else failures.groups
     following = next_command(job, stale=False, is_dead=occasion == SUSPECT and is_runner_dead(job, app.env))
+    lines = [*_lines(job, groups, app), f"Next: {following}"]
     return {
-        "schema_version": SCHEMA_VERSION,
-        "event": occasion,
-        "generated_at": json_time(app.now()),
-        "registry": app.settings.registry_id,
-        "title": _line(_title(job, occasion)),
-        "text": "\n".join(map(_line, [*_lines(job, groups, app), *_sweep_line(job, occasion), f"Next: {following}"])),
-        "next": following,
+        **_head(occasion, _title(job, occasion), lines, following, app),
         "failures": [_group_json(group) for group in groups[:SHOWN_GROUPS]],
         "more_groups": 0 if failures is None else max(len(groups) - SHOWN_GROUPS, 0) + failures.more_groups,
         "job": job,
@@ -77,17 +72,23 @@ def sweep_notification(sweep: Sweep, job: Mapping[str, Any], app: App) -> dict[s
     owner = [] if sweep.owner is None else [f"Owner: {sweep.owner}"]
     lines = [f"Jobs: {sweep.counts_text()}{tasks}", *owner, f"Took: {took}", f"Next: {following}"]
     return {
-        "schema_version": SCHEMA_VERSION,
-        "event": SWEEP_END,
-        "generated_at": json_time(app.now()),
-        "registry": app.settings.registry_id,
-        "title": _line(f"sweep {sweep.name} has ended: {sweep.counts_text()}"),
-        "text": "\n".join(map(_line, lines)),
-        "next": following,
+        **_head(SWEEP_END, f"sweep {sweep.name} has ended: {sweep.counts_text()}", lines, following, app),
         "failures": [],
         "more_groups": 0,
         "job": job,
         "sweep": {"name": sweep.name, "jobs": sweep.jobs, "statuses": dict(sweep.statuses)},
+    }
+
+
+def _head(event: str, title: str, lines: Sequence[str], following: str, app: App) -> dict[str, Any]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "event": event,
+        "generated_at": json_time(app.now()),
+        "registry": app.settings.registry_id,
+        "title": _line(title),
+        "text": "\n".join(map(_line, lines)),
+        "next": following,
     }
 
 
@@ -127,12 +128,6 @@ def _title(job: Mapping[str, Any], occasion: str) -> str:
         return f"{job_id}: {failed:,} of {pluralize(done + failed, 'ended task')} failed"
     counts = f": {done:,} of {pluralize(total, 'task')} done" if total else ""
     return f"{job_id} is {job['status']}{counts}{f', {failed:,} failed' if failed else ''}"
-
-
-def _sweep_line(job: Mapping[str, Any], occasion: str) -> list[str]:
-    """Return that a job in a sweep is the first to be told of; see `claims.failure_key`."""
-    sweep = (job["labels"] or {}).get(SWEEP)
-    return [] if sweep is None or occasion == SUSPECT else [f"Further failures in the sweep {sweep}: at its end"]
 
 
 def _lines(job: Mapping[str, Any], groups: list[FailureGroup], app: App) -> list[str]:

@@ -8,25 +8,22 @@ its record has ended before. Three watchers use this: a sync, a wait, and the pr
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mopsjobs.app.following.notify import claims
 from mopsjobs.app.run.app import App
-from mopsjobs.app.run.cache_access import MAX_LOCK_WAIT
 from mopsjobs.app.run.notify_rules import ALL, END, FAILED, FAILURES, MINE, OCCASIONS, SUSPECT, SWEEP_END, Rule
 from mopsjobs.cache.job_json import COLUMNS, job_json
 from mopsjobs.cache.queries.jobs import find_exact
 from mopsjobs.cache.queries.sweeps import Sweep, ended_sweeps
 from mopsjobs.cache.rows import job_json_from_state
 from mopsjobs.cache.sync_state import known_to, transaction
-from mopsjobs.engines import runner_process
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.trust import remembered_names
 from mopsjobs.errors import ConfigError, MopsJobsError, StoreError, command_line
@@ -119,21 +116,6 @@ def _occasions_told(rule: Rule, job: Job) -> list[str]:
     return [] if is_part and SWEEP in (job["labels"] or {}) else occasions_of(rule, job)
 
 
-def _failure_key(job: Job, occasion: str, recipient: Recipient) -> str | None:
-    """Return the key of a failure in a sweep, of which the first one of a day is told; None for any other message."""
-    sweep = (job["labels"] or {}).get(SWEEP)
-    if sweep is None or occasion not in (END, FAILURES):
-        return None
-    day = str(job["ended_at"] or job["created_at"])[:10]
-    return claims.failure_key(str(sweep), day, occasion, recipient.digest)
-
-
-def _tells_of_end(rule: Rule, sweep: Sweep) -> bool:
-    """Return whether a rule tells of the end of a sweep: one for failures does so if several of its jobs failed."""
-    failed = sum(sweep.statuses.get(status, 0) for status in (JobStatus.FAILED, JobStatus.PARTIAL))
-    return END in rule.occasions or (FAILED in rule.occasions and failed > 1)
-
-
 def covers(rule: Rule, job: Job, names: Iterable[str], user: str | None) -> bool:
     """Return whether a rule is about a job.
 
@@ -197,6 +179,13 @@ class Notifier:
                 self._app.registry  # noqa: B018 - opened here: two threads would open it twice
                 threading.Thread(target=self._deliver, args=(due,), name="notify", daemon=True).start()
 
+    def look(self, states: Iterable[JobState | None]) -> None:
+        """Begin to send what is due about jobs, as the registry has them."""
+        now = self._app.now().timestamp()
+        for state in states:
+            if state is not None:
+                self.offer(job_json_from_state(state, now=now))
+
     def is_due(self, job: Job) -> bool:
         """Return whether anything is to be told of a job."""
         return next(iter(self._due(job)), None) is not None
@@ -232,13 +221,11 @@ class Notifier:
             recipient = self.recipients.get(rule.name)
             if recipient is None:
                 continue
-            occasions = _occasions_told(rule, job) if sweep is None else [SWEEP_END] * _tells_of_end(rule, sweep)
+            occasions = _occasions_told(rule, job) if sweep is None else [SWEEP_END] * (END in rule.occasions)
             new = {
                 key: occasion
                 for occasion in occasions
-                for own in [claims.claim_key(str(job["job_id"]), occasion, recipient.digest)]
-                if own not in self.settled
-                for key in [_failure_key(job, occasion, recipient) or own]
+                for key in [claims.claim_key(str(job["job_id"]), occasion, recipient.digest)]
                 if key not in self.settled and key not in self._under_way
             }
             if not new:
@@ -410,25 +397,6 @@ def _keep(connection: sqlite3.Connection, keys: set[str], now: float) -> None:
         connection.executemany("INSERT OR REPLACE INTO notified (name, at_ts) VALUES (?, ?)", rows)
 
 
-class WatchedNotifier:
-    """Tells of the jobs that a wait reads, by the rules of the user."""
-
-    def __init__(self, app: App) -> None:
-        self._app = app
-        self._notifier = Notifier(app)
-
-    def look(self, states: Sequence[JobState | None]) -> None:
-        """Begin to tell what is due. It takes no time."""
-        now = self._app.now().timestamp()
-        for state in states:
-            if state is not None:
-                self._notifier.offer(job_json_from_state(state, now=now))
-
-    def finish(self) -> list[str]:
-        """Wait for what is under way, up to `BOUND_SECONDS`. Return what the user should know."""
-        return self._notifier.finish()
-
-
 @contextlib.contextmanager
 def telling_of_run(job_id: str, app: App) -> Iterator[None]:
     """Tell of a job that the block runs by the rules, from a thread of its own, and of its end after the block."""
@@ -436,12 +404,12 @@ def telling_of_run(job_id: str, app: App) -> Iterator[None]:
     registry = app.registry
 
     def watch() -> None:
-        watched, has_ended = WatchedNotifier(app), False
+        notifier, has_ended = Notifier(app), False
         while not has_ended:
             has_ended = is_over.wait(LOOK_SECONDS)
             with contextlib.suppress(MopsJobsError):  # an outage: the next look, or another watcher, tells
-                watched.look([registry.get_job(job_id)])
-        problems.extend(watched.finish())
+                notifier.look([registry.get_job(job_id)])
+        problems.extend(notifier.finish())
 
     thread = threading.Thread(target=watch, name="notify", daemon=True)
     thread.start()
@@ -450,30 +418,5 @@ def telling_of_run(job_id: str, app: App) -> Iterator[None]:
     finally:
         is_over.set()
         thread.join(END_SECONDS + BOUND_SECONDS)
-        with contextlib.suppress(MopsJobsError, OSError):  # else the next sync tells
-            problems.extend(_tell_of_sweep(job_id, app))
         for problem in problems:
             app.out.warn(problem)
-
-
-def _tell_of_sweep(job_id: str, app: App) -> list[str]:
-    """Tell of the sweep of a job whose run is over here, if it was the last one, when it is late enough for that.
-
-    Only the process that an engine has launched on this machine stays so long. A foreground run ends at once, and a
-    place in a cluster costs something. There, the next sync tells.
-    """
-    note = runner_process.read_note(JobDir.for_job(job_id, app.env).runner)
-    state = app.registry.get_job(job_id) if note.get("pid") == os.getpid() else None
-    name = None if state is None or not state.is_terminal else state.labels.get(SWEEP)
-    if name is None or all({END, FAILED}.isdisjoint(rule.occasions) for rule in app.settings.rules):
-        return []
-
-    def has_ended() -> bool:
-        app.cache.sync(wait=MAX_LOCK_WAIT)
-        now = app.now().timestamp()
-        return bool(app.cache.read_cached(lambda connection: ended_sweeps(connection, [name], now)))
-
-    if not has_ended():
-        return []
-    app.sleep(SWEEP_SECONDS)
-    return CacheNotifier(app).tell() if has_ended() else []

@@ -5,13 +5,11 @@ from __future__ import annotations
 import argparse
 
 from mopsjobs.app.care.checks import run_checks
-from mopsjobs.app.care.store_size import StoreSize
 from mopsjobs.app.run.app import App
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.console.terminal import style_text
 from mopsjobs.engines import CLUSTER_ENGINES
 from mopsjobs.errors import UsageError, command_line
-from mopsjobs.utils.times import json_time
 
 HELP = "check configuration, registry and cache, with a fix for each problem"
 
@@ -75,7 +73,6 @@ def run(args: argparse.Namespace, app: App) -> Result:
                 for one in diagnosis.results
             ],
             "problems": [problem._asdict() for problem in problems],
-            "store": None if (size := diagnosis.store_size) is None else _store_json(size),
         }
         return Result(Document(document), exit_code=exit_code)
     lines: list[str | list[str]] = []
@@ -87,16 +84,3 @@ def run(args: argparse.Namespace, app: App) -> Result:
     if len(problems) > SHOWN_PROBLEMS:
         lines.append(f"{'':{DETAIL_COLUMN}}and {len(problems) - SHOWN_PROBLEMS} more: {command_line('doctor --json')}")
     return Result(Text(lines, indent=DETAIL_COLUMN), exit_code=exit_code)
-
-
-def _store_json(size: StoreSize) -> dict[str, object]:
-    announced, event = (
-        None if when is None else json_time(when) for when in (size.oldest_announcement, size.oldest_event)
-    )
-    return {
-        **size.counts._asdict(),
-        "ended_before": json_time(size.ended_before),
-        **size.sizes._asdict(),
-        "oldest_announcement": announced,
-        "oldest_event": event,
-    }

@@ -14,10 +14,9 @@ from mopsjobs.utils.text import join_first, pluralize
 from mopsjobs.utils.times import from_timestamp, json_time, parse_duration, whole_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
-    from mopsjobs.events.retention import KeyCounts, KeySpan, Retention
+    from mopsjobs.events.retention import KeyCounts, Retention
 
 HELP = "remove old jobs from the local cache, or old events from the registry"
 
@@ -37,6 +36,9 @@ EXAMPLES = (
 )
 
 SCHEMA_VERSION = 1
+
+SHOWN_REFUSALS = 10
+"""Keys that the store has refused to remove, and that are named."""
 
 _Left: TypeAlias = "dict[str, list[Path]]"
 """Directories of checkpoints on this machine, by their jobs."""
@@ -142,14 +144,16 @@ def _prune_store(args: argparse.Namespace, app: App) -> Result:
     retention = Retention(app.registry, age, now=app.now(), claims=age > claims.WINDOW, sleep=app.sleep)
     found = retention.plan()
 
-    def result(counts: KeyCounts, *notes: str, warnings: Sequence[str] = ()) -> Result:
+    def result(counts: KeyCounts, *notes: str) -> Result:
         body = Document(_document(retention, counts, args)) if args.json else None
+        refusals, more = retention.refusals[:SHOWN_REFUSALS], len(retention.refusals) - SHOWN_REFUSALS
+        warnings = [*refusals, *([f"and {more:,} more"] if more > 0 else [])]
         return Result(body, notes=notes, warnings=warnings, exit_code=EXIT_PARTLY_DONE if warnings else EXIT_DONE)
 
     if (missing := app.embedded.missing_path()) is not None:
         return result(retention.removed, f"There is no registry at {missing} yet; nothing was removed.")
     reused, unknown = _notes_on_reused_jobs(found, app), _notes_on_unknown_jobs(retention)
-    if not found.keys:
+    if not found:
         note = f"The registry has no events or announcements older than {args.older_than} to remove."
         return result(found, note, *reused, *unknown)
     if args.dry_run:
@@ -162,23 +166,22 @@ def _prune_store(args: argparse.Namespace, app: App) -> Result:
     if args.yes:
         app.out.note(f"Removing {_removal_text(retention, found)}.")
     try:
-        with app.out.progress("keys", found.keys) as on_progress:
+        with app.out.progress("keys", found.total()) as on_progress:
             retention.remove(on_progress)
     except (StoreError, KeyboardInterrupt):
-        if retention.removed.keys:
+        if retention.removed:
             app.out.warn(f"Removed {_removal_text(retention, retention.removed)}, then stopped.")
         raise
-    removed, more = retention.removed, retention.refused - len(retention.refusals)
-    note = f"Removed {_removal_text(retention, removed)}." if removed.keys else "This run removed nothing."
-    warnings = [*retention.refusals, *([f"and {more:,} more"] if more else [])]
-    return result(removed, note, *_notes_on_unknown_jobs(retention), warnings=warnings)
+    removed = retention.removed
+    note = f"Removed {_removal_text(retention, removed)}." if removed else "This run removed nothing."
+    return result(removed, note, *_notes_on_unknown_jobs(retention))
 
 
 def _notes_on_reused_jobs(found: KeyCounts, app: App) -> list[str]:
     """Return the note on jobs whose ledgers go, and whose outputs other jobs reuse, as far as the cache knows."""
     from mopsjobs.cache.queries.ledgers import reusing_jobs
 
-    sources = found.job_ids if found.ledger_chunks else None
+    sources = found.job_ids if found["ledger_chunks"] else None
     reused = app.cache.read_cached(lambda cache: reusing_jobs(cache, sources)) if sources else None
     if not reused:
         return []
@@ -189,54 +192,37 @@ def _notes_on_reused_jobs(found: KeyCounts, app: App) -> list[str]:
 def _notes_on_unknown_jobs(retention: Retention) -> list[str]:
     """Return the note on chunks that stay, since their jobs have no record that says whether they ended."""
     unknown = retention.unknown
-    if not unknown.keys:
-        return []
-    return [
-        f"Kept {pluralize(unknown.keys, 'old chunk')} of events of {pluralize(unknown.jobs, 'job')} without a record."
-    ]
+    jobs = pluralize(len(unknown.job_ids), "job")
+    return [f"Kept {pluralize(unknown.total(), 'old chunk')} of events of {jobs} without a record."] if unknown else []
 
 
 def _removal_text(retention: Retention, counts: KeyCounts) -> str:
     limit = whole_seconds(json_time(retention.events_before))
-    span = f" of events ({_span_text(counts.chunks)}) of {pluralize(counts.jobs, 'job')} that ended before {limit}"
     parts = (
-        (counts.chunks.count, "chunk", span),
-        (counts.ledger_chunks, "chunk", " of their ledgers"),
-        (counts.checkpoints, "key", " of their checkpoints"),
-        (counts.offers, "key", " of tasks that their shards shared"),
-        (counts.claims, "claim", " of notifications"),
-        (counts.announcements.count, "announcement", f" of writes ({_span_text(counts.announcements)})"),
+        ("chunks", "chunk", f" of events of {pluralize(len(counts.job_ids), 'job')} that ended before {limit}"),
+        ("ledger_chunks", "chunk", " of their ledgers"),
+        ("checkpoints", "key", " of their checkpoints"),
+        ("offers", "key", " of tasks that their shards shared"),
+        ("claims", "claim", " of notifications"),
+        ("announcements", "announcement", " of writes"),
     )
-    texts = [pluralize(count, what) + of for count, what, of in parts if count]
+    texts = [pluralize(counts[kind], what) + of for kind, what, of in parts if counts[kind]]
     return ", ".join([*texts[:-2], " and ".join(texts[-2:])])
 
 
-def _span_text(span: KeySpan) -> str:
-    first, last = _format_time(span.first), _format_time(span.last)
-    return f"of {first}" if first == last else f"of {first} to {last}"
-
-
-def _format_time(when: str) -> str:
-    """Format the hour or slot of a key, `20260301T12` or `20260301T1210`, like other times."""
-    return f"{when[:4]}-{when[4:6]}-{when[6:8]}T{when[9:11]}:{when[11:13] or '00'}:00Z"
-
-
 def _document(retention: Retention, counts: KeyCounts, args: argparse.Namespace) -> dict[str, object]:
-    def span(one: KeySpan) -> dict[str, object]:
-        first, last = (_format_time(when) if when else None for when in (one.first, one.last))
-        return {"count": one.count, "first": first, "last": last}
-
+    unknown = retention.unknown
     return {
         "schema_version": SCHEMA_VERSION,
         "dry_run": args.dry_run,
         "ended_before": json_time(retention.events_before),
-        "jobs": counts.jobs,
-        "chunks": span(counts.chunks),
-        "ledger_chunks": counts.ledger_chunks,
-        "checkpoints": counts.checkpoints,
-        "announcements": span(counts.announcements),
-        "refused": retention.refused,
-        "without_record": {"jobs": retention.unknown.jobs, "chunks": retention.unknown.keys},
-        "claims": counts.claims,
-        "offers": counts.offers,
+        "jobs": len(counts.job_ids),
+        "chunks": {"count": counts["chunks"]},
+        "ledger_chunks": counts["ledger_chunks"],
+        "checkpoints": counts["checkpoints"],
+        "announcements": {"count": counts["announcements"]},
+        "refused": len(retention.refusals),
+        "without_record": {"jobs": len(unknown.job_ids), "chunks": unknown.total()},
+        "claims": counts["claims"],
+        "offers": counts["offers"],
     }
