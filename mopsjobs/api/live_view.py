@@ -84,10 +84,7 @@ class NotebookView:
     def end(self, waited: WaitResult) -> None:
         """Show the job at the end of the wait. By now, the cache also knows why tasks failed."""
         (self._state,) = waited.states
-        if waited.is_cached:
-            self._draw("as of the last sync: the registry does not answer")
-        else:
-            self._draw("live" if self._state.is_terminal else "live until the time was up; the job goes on")
+        self._draw("live" if self._state.is_terminal else "live until the time was up; the job goes on")
 
     def leave(self) -> None:
         """Show that nothing is redrawn any more."""

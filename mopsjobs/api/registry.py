@@ -58,6 +58,8 @@ if TYPE_CHECKING:
     from mopsjobs.api.cell import Cell
     from mopsjobs.api.session import Session
     from mopsjobs.app.following.wait import WaitResult
+    from mopsjobs.app.jobs.job_tasks import JobTasks
+    from mopsjobs.app.run.freshness import FreshnessPolicy
     from mopsjobs.app.tasks.contrasts import ContrastChoice
     from mopsjobs.app.tasks.result_sets import ResultSets, SetChoice
     from mopsjobs.app.tasks.results_table import ResultsTable
@@ -726,8 +728,6 @@ class Job:
         app, until = self._app, StopCondition(timeout=seconds_of(timeout))
         with _noting_what_goes_on([self.id]):
             waited = wait([self.id], app, until, interval=seconds_of(interval))
-        if waited.is_cached:
-            return self.status(offline=True)  # with the age of the cache
         return self._live(waited.states[0])
 
     def raise_for_status(self) -> None:
@@ -813,18 +813,10 @@ class Job:
             StoreError: if the registry cannot be read; offline, if the cache has no results of the job.
         """
         from mopsjobs.app.tasks.explain import explain_scalar
-        from mopsjobs.app.tasks.result_sets import read_result_sets
-        from mopsjobs.app.tasks.results_table import find_results
 
         app, policy = self._app, policy_of({"offline": offline}, Job.explain)
-        families = find_results([self.id], app, policy)
-
-        def view(sets: ResultSets) -> tuple[dict[str, Any], list[str]]:
-            return explain_scalar(sets, result).to_json(app), sets.problems
-
-        document, problems = read_result_sets(families, app, view, policy)
-        _warn(app, [*(one for family in families for job in family for one in job.warnings), *problems])
-        return document
+        families = _find_results([self.id], app, policy)
+        return _read_sets(families, app, lambda sets: explain_scalar(sets, result).to_json(app), policy)
 
     def logs(
         self,
@@ -908,8 +900,7 @@ class Job:
         from mopsjobs.cache.queries.tasks import TaskQuery
 
         app, policy = self._app, policy_of({"offline": offline}, Job.results)
-        families = find_results([self.id], app, policy)
-        _warn(app, (warning for family in families for job in family for warning in job.warnings))
+        families = _find_results([self.id], app, policy)
 
         def read(view: Callable[[Sequence[Column], Iterable[Row]], T]) -> T:
             def view_results(results: ResultsTable) -> tuple[T, list[str]]:
@@ -920,30 +911,18 @@ class Job:
             return found
 
         def read_sets(choice: SetChoice) -> Table:
-            from mopsjobs.app.tasks.result_sets import read_result_sets
-
-            def view(sets: ResultSets) -> tuple[Table, list[str]]:
+            def view(sets: ResultSets) -> Table:
                 page = sets.page(choice)
                 title = f"parameter sets of {self.id}"
-                table = Table.held(title, page.columns, page.rows, age=age, notes=page.notes)
-                return table, sets.problems
+                return Table.held(title, page.columns, page.rows, age=age, notes=page.notes)
 
-            table, problems = read_result_sets(families, app, view, policy)
-            _warn(app, problems)
-            return table
+            return _read_sets(families, app, view, policy)
 
         def read_contrast(choice: ContrastChoice, others: Sequence[str]) -> dict[str, Any]:
             from mopsjobs.app.tasks.contrasts import find_contrast
-            from mopsjobs.app.tasks.result_sets import read_result_sets
 
             compared = find_results([self.id, *others], app, policy) if others else families
-
-            def view(sets: ResultSets) -> tuple[dict[str, Any], list[str]]:
-                return find_contrast(sets, compared, choice).to_json(app), sets.problems
-
-            document, problems = read_result_sets(compared, app, view, policy)
-            _warn(app, problems)
-            return document
+            return _read_sets(compared, app, lambda sets: find_contrast(sets, compared, choice).to_json(app), policy)
 
         newest = families[0][0]
         age = newest.read(TaskQuery(), lambda tasks: newest.describe_age(tasks.ledger)) if offline else "live"
@@ -1134,6 +1113,26 @@ def _noting_what_goes_on(job_ids: Sequence[str]) -> Iterator[None]:
 def _until_interrupted(items: Iterator[T], job_ids: Sequence[str]) -> Iterator[T]:
     with _noting_what_goes_on(job_ids):
         yield from items
+
+
+def _find_results(names: Sequence[str], app: App, policy: FreshnessPolicy) -> list[list[JobTasks]]:
+    """Return the families of jobs whose results are read, and log their warnings."""
+    from mopsjobs.app.tasks.results_table import find_results
+
+    families = find_results(names, app, policy)
+    _warn(app, (warning for family in families for job in family for warning in job.warnings))
+    return families
+
+
+def _read_sets(
+    families: Sequence[Sequence[JobTasks]], app: App, view: Callable[[ResultSets], T], policy: FreshnessPolicy
+) -> T:
+    """Return what a view makes of parameter sets, and log the problems of these."""
+    from mopsjobs.app.tasks.result_sets import read_result_sets
+
+    found, problems = read_result_sets(families, app, lambda sets: (view(sets), sets.problems), policy)
+    _warn(app, problems)
+    return found
 
 
 def _warn(app: App, warnings: Iterable[str]) -> None:

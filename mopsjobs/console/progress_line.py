@@ -1,4 +1,7 @@
-"""The line about progress on a terminal: count, bar, elapsed time and time left. It is redrawn each second."""
+"""The line about progress on a terminal: count, bar, elapsed time, and the time left if the work knows it.
+
+It is redrawn each second.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from mopsjobs.console import terminal
-from mopsjobs.utils.forecast import Forecast, Forecaster
+from mopsjobs.utils.forecast import Forecast
 from mopsjobs.utils.text import strip_control_characters
 from mopsjobs.utils.times import human_range
 
@@ -58,11 +61,6 @@ class ProgressLine:
         self._unit = unit
         self._total = total
         self._clock = clock
-        self._forecaster = Forecaster()
-        self._counted_after = 0.0
-        """Seconds between the last two counts."""
-        self._counted_at: float | None = None
-        """When the count last changed, by a call; None before the first one."""
         self._end: Forecast | None = None
         """The range of the end, by the clock, if the work itself knows it."""
         self._note = ""
@@ -85,15 +83,8 @@ class ProgressLine:
             self._erase()
 
     def __call__(self, count: int) -> None:
-        """Take the count so far, of work that is done one by one. The estimate begins with the first call."""
+        """Take the count so far, of work that is done one by one."""
         with self._lock:
-            now = self._clock()
-            if self._counted_at is None:
-                self._counted_at = now
-            elif count > self._count:
-                self._counted_after = now - self._counted_at
-                self._forecaster.add(self._counted_after / (count - self._count), count - self._count)
-                self._counted_at = now
             self._count = count
             self._draw_if_due()
 
@@ -152,15 +143,9 @@ class ProgressLine:
 
     def _left(self, now: float) -> Forecast | None:
         """Return the range of the time left; None if it is not known, or has passed."""
-        if self._end is not None:
-            earliest, latest = self._end.earliest - now, self._end.latest - now
-            return Forecast(max(0.0, earliest), latest) if latest > 0 else None
-        waiting = (self._total or 0) - self._count
-        if self._counted_at is None or waiting <= 0:
+        if self._end is None or self._end.latest <= now:
             return None
-        # Counts come many at once. The one ahead is late only if more time has passed than between the last two.
-        late = max(0.0, now - self._counted_at - self._counted_after)
-        return self._forecaster.estimate(now, [late], waiting - 1, 1)
+        return Forecast(max(0.0, self._end.earliest - now), self._end.latest - now)
 
     def _draw_if_due(self) -> None:
         if self._clock() - self._drawn_at >= LEAST_SECONDS:

@@ -125,9 +125,8 @@ class DownloadResult(NamedTuple):
         if self.summary is not None:
             problems += self.summary.damaged
         if self.lacking:
-            problems.append(
-                f"The outputs of {pluralize(self.lacking, 'task')} were lost or damaged since the job ended."
-            )
+            tasks = pluralize(self.lacking, "task")
+            problems.append(f"The outputs of {tasks} were lost or damaged since the job ended.")
         return problems
 
 

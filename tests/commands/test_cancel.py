@@ -52,8 +52,9 @@ def test_filters_choose_among_those_that_have_not_ended(cli: Cli, several: JobRe
     ran = cli.ok("cancel", "--name", "night*", "--yes")
     assert ran.out == ""
     assert ran.err.splitlines() == [
-        "  night-1  running     night",
-        "  night-2  pending     night",
+        "JOB      STATUS   OWNER  STOPS",
+        "night-1  running  night",
+        "night-2  pending  night",
         "night-1: cancelled",
         "night-2: cancelled",
     ]

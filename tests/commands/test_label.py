@@ -63,16 +63,6 @@ def test_lists_leave_out_archived_jobs_and_say_so(cli: Cli, jobs: JobRegistry) -
     assert cli.ok("status", "old", "--json").json["labels"] == {"archived": "true"}
 
 
-@pytest.mark.parametrize("undo", ["archived-", "archived=false"])
-def test_a_job_comes_back_into_lists_without_the_label(cli: Cli, jobs: JobRegistry, undo: str) -> None:
-    """The label hides with the value `true` alone."""
-    add(jobs, "job", "failed")
-    cli.ok("label", "job", "archived=true")
-    assert cli.ids() == []
-    cli.ok("label", "job", undo)
-    assert cli.ids() == ["job"]
-
-
 def test_every_view_shows_a_note_at_once_and_elsewhere_after_a_sync(cli: Cli, remote: Remote) -> None:
     """Over a network as over an embedded registry: `status`, its JSON, and `events`, with author and time."""
     remote.put(key("theirs"), foreign("theirs", "failed"))

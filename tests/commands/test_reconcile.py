@@ -11,7 +11,6 @@ from support.cli import Cli, add
 from support.engines import (
     COMPLETE,
     FAILED,
-    GONE,
     PENDING,
     Cluster,
     add_kubernetes_job,
@@ -30,18 +29,6 @@ def test_the_command_ends_what_has_ended_and_says_so(cli: Cli, jobs: JobRegistry
     ran = cli.ok("reconcile")
     assert ran.lines == ["a: scheduled -> succeeded"]
     assert "1 job checked, 1 changed" in ran.err
-
-
-def test_the_command_marks_what_is_gone(cli: Cli, jobs: JobRegistry, cluster: Cluster) -> None:
-    """And takes the mark away."""
-    add_kubernetes_job(jobs, "scheduled")
-    cli.clock.advance(minutes=5)
-    cluster.says = GONE
-    assert cli.ok("reconcile", "a").lines == ["a: scheduled, suspect: k8s_job_missing"]
-    cluster.says = PENDING
-    cli.clock.advance(minutes=5)
-    assert cli.ok("reconcile", "a").lines == ["a: scheduled, no longer suspect"]
-    assert cli.ok("reconcile").lines == []
 
 
 def test_the_command_says_what_a_job_waits_for(cli: Cli, jobs: JobRegistry, cluster: Cluster) -> None:

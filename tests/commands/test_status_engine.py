@@ -124,16 +124,6 @@ def test_a_job_that_its_cluster_suspended_is_not_taken_for_silent(
     assert "suspect: k8s_job_missing" in cli.ok("status", "a").out
 
 
-def test_a_wait_tells_a_truer_reason(cli: Cli, jobs: JobRegistry, cluster: Cluster) -> None:
-    """The Job of a silent runner is deleted: first its silence is told, then that its cluster lacks it, each once."""
-    add_kubernetes_job(jobs, "running")
-    jobs.report_shard("a", 0, 1, ShardReport(0, 0))
-    cluster.says = GONE
-    said = cli("wait", "a", "--timeout", "5m").err
-    assert said.count("no heartbeat for 1m") == 1
-    assert said.count("suspect (k8s_job_missing). If its runner is gone: mops-jobs resume a") == 1
-
-
 def test_an_outage_names_kubectl_for_a_job_that_is_not_known_here(cli: Cli, remote: Remote) -> None:
     """By the name that mops-jobs gives its Job, and by that of ModelOps. No cluster is asked: none is configured."""
     remote.store.down = True

@@ -300,19 +300,6 @@ def test_the_registry_is_opened_before_the_lock_is_taken(
     assert free == [True]
 
 
-def test_an_unreachable_registry_loses_nothing(cli: Cli, remote: Remote) -> None:
-    """`sync` then exits 5 with one sentence, the rows stay, and listings say that they are stale."""
-    _fill(remote.store.inner, "a b")
-    cli.ok("sync")
-    remote.store.down = True
-    cli.fails(5, "sync")
-    document = cli.ok("list", "--json").json
-    assert (document["total"], document["stale"]) == (2, True)
-    remote.store.down = False
-    cli.ok("sync")
-    assert cli.ok("list", "--json").json["stale"] is False
-
-
 def _status(cli: Cli, job_id: str) -> str:
     return json.loads(cli.ok("status", job_id, "--json", "--offline").out)["status"]  # type: ignore[no-any-return]
 
@@ -408,25 +395,6 @@ def test_a_write_succeeds_without_its_event(cli: Cli, remote: Remote) -> None:
     assert len(cli.ok("events", "job").lines) == 1
 
 
-def test_a_listing_leaves_no_event(cli: Cli, remote: Remote) -> None:
-    """What only reads writes nothing."""
-    add(remote.jobs, "job")
-    for argv in (("sync",), ("list", "--refresh"), ("status", "job"), ("events",), ("logs", "job")):
-        cli.ok(*argv)
-    assert remote.store.calls["create_if_absent"] == 0
-
-
-def test_sync_brings_events_for_later(cli: Cli, remote: Remote, write: Writer) -> None:
-    """After `sync`, events and logs can be read without the network; the summary counts what was new."""
-    add(remote.jobs, "job", "running")
-    write("a", "b")
-    assert "; 2 new events" in cli.ok("sync").out
-    assert cli.ok("sync", "--json").json["events_added"] == 0
-    remote.store.down = True
-    assert cli.ok("logs", "job", "--offline").lines == ["a", "b"]
-    assert event_texts(cli.ok("events", "--json", "--offline")) == ["a", "b"]
-
-
 def test_a_sync_lists_only_the_hours_since_the_last(cli: Cli, remote: Remote, write: Writer) -> None:
     """The first sync lists everything, later ones the hours since, less 15 minutes. Nothing is fetched twice."""
     listed: list[str] = []
@@ -490,18 +458,6 @@ def test_jobs_are_mirrored_though_events_are_not(cli: Cli, remote: Remote, write
     assert (ran.code, ran.json["events_added"], len(sentences(ran.err))) == (7, None, 1)
     assert cli.ids("--offline") == ["job"]
     assert cli.ok("sync", "--json").json["events_added"] == 1
-
-
-def test_a_chunk_sent_twice_is_taken_once(cli: Cli, remote: Remote, write: Writer) -> None:
-    """The same chunk in two hours, after a lost reply, gives its events once."""
-    where = write("a", "b")
-    value = remote.store.inner.get(where)
-    assert value is not None
-    cli.ok("sync")
-    remote.put(where.replace("T12/", "T13/"), value.value)
-    cli.clock.advance(hours=1)
-    cli.ok("sync")
-    assert event_texts(cli.ok("events", "--json")) == ["a", "b"]
 
 
 def test_the_mirror_of_jobs_leaves_events_alone(cli: Cli, remote: Remote, write: Writer) -> None:

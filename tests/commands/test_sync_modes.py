@@ -191,22 +191,6 @@ def test_records_are_listed_again_where_many_have_changed(
     assert _sync(cli)["unchanged"] == COUNT
 
 
-def test_a_listing_that_never_carries_records_is_begun_twice(
-    cli: Cli, filled: Remote, calls: Counter[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """S3 has no records in listings. Many changes in two places far from each other do not begin a third one."""
-    monkeypatch.setattr(records, "BATCH", 100)
-    filled.store.hides_values = True
-    for begin in (0, 600):
-        for number in range(begin, begin + 40):
-            filled.jobs.update_fields(_name(number), metadata={"x": "1"})
-    cli.clock.advance(minutes=61)
-    calls.clear()
-    report = _sync(cli)
-    assert (report["mode"], report["changed"], report["fetched"]) == ("full", 80, 80)
-    assert calls["scan"] == 2
-
-
 def test_a_flood_of_names_exhausts_nothing(cli: Cli, filled: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the bound, everything is listed, and goes on being listed while the flood lasts."""
     monkeypatch.setattr(announcements, "MAX_NAMES", 20)

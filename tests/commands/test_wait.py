@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import sqlite3
 from pathlib import Path
 
 import pytest
@@ -213,60 +211,14 @@ def test_out_of_reach_at_the_deadline_exits_5(cli: Cli, remote: Remote) -> None:
     assert ran.err.splitlines()[-1].startswith("error: Cannot reach the registry")
 
 
-def test_an_end_that_the_cache_knows_needs_no_registry(cli: Cli, remote: Remote) -> None:
-    """An end is final: while the registry is away, the cache tells it, and is asked for whole ids alone."""
-    add(remote.jobs, "ended", "failed")
-    add(remote.jobs, "running", "running")
-    cli.ok("sync")
-    remote.store.down = True
-    ran = cli("wait", "ended")
-    assert (ran.code, cli.clock.slept) == (100, [])
-    assert ran.err == "ended: failed, as of the last sync: the registry does not answer\n"
-    assert cli("wait", "running", "ended", "--any").code == 100
-    assert cli("wait", "running", "ended", "--timeout", "1m").code == 5
-    assert cli("wait", "end", "--timeout", "1m").code == 5
-
-
-@pytest.mark.parametrize("is_damaged", [True, False])
-def test_a_cache_that_cannot_be_used_knows_of_no_end(cli: Cli, remote: Remote, *, is_damaged: bool) -> None:
-    """An outage is waited out then, as without a cache that is damaged, or that a newer version made."""
-    add(remote.jobs, "job", "succeeded")
-    if is_damaged:
-        cli.cache.write_bytes(b"no database at all\n" * 1000)
-    else:
-        cli.ok("sync")
-        with contextlib.closing(sqlite3.connect(cli.cache)) as connection:
-            connection.execute("PRAGMA user_version = 1000")
-    remote.store.fail_next(3, "get")
-    assert cli("wait", "job").code == 0
-    assert len(cli.clock.slept) == 3
-
-
-def test_a_cached_end_does_not_speak_against_what_was_seen_since(cli: Cli, remote: Remote) -> None:
-    """Of a job whose id had another life before: the registry said that it runs, and then no more."""
-    add(remote.jobs, "job", "failed")
-    cli.ok("sync")
-    remote.store.inner.delete(key("job"))
-    cli.clock.advance(minutes=1)
-    add(remote.jobs, "job", "running")
-
-    def cut() -> None:
-        remote.store.down = True
-
-    during_sleeps(cli, _1=cut)
-    assert cli("wait", "job", "--timeout", "1m").code == 5
-
-
 def test_a_registry_file_that_is_not_there_is_waited_for(cli: Cli, jobs: JobRegistry) -> None:
-    """A disk that is not mounted has no job of that name either; what the cache has seen to end has ended."""
+    """A disk that is not mounted has no job of that name either."""
     add(jobs, "job", "running")
-    add(jobs, "ended", "failed")
     cli.ok("sync")
     registry = Path(cli.env["MOPS_JOBS_REGISTRY"].removeprefix("sqlite://"))
     registry.rename(registry.with_name("away"))
     ran = cli("wait", "job", "--timeout", "30s")
-    assert (ran.code, sentences(ran.err)[-1]) == (5, f"error: The registry {registry} is gone: it had 2 jobs.")
-    assert cli("wait", "ended", "--timeout", "30s").code == 100
+    assert (ran.code, sentences(ran.err)[-1]) == (5, f"error: The registry {registry} is gone: it had 1 job.")
 
 
 def test_a_job_deleted_meanwhile_ends_the_wait(cli: Cli, jobs: JobRegistry) -> None:

@@ -64,7 +64,7 @@ SUMMARY_FIELDS = [
     "schema_version", "generated_at", "synced_at", "age_seconds", "stale", "foreign_writes_known_to", "registry",
     "registry_from", "total",
     "by_status", "by_owner", "by_day", "failure_rate", "queue_seconds", "run_seconds", "oldest_active",
-    "usage", "budget", "usage_by",
+    "usage", "budget",
 ]  # fmt: skip
 FAILURES_FIELDS = [
     "schema_version", "generated_at", "synced_at", "age_seconds", "stale", "foreign_writes_known_to", "registry",

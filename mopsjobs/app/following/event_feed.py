@@ -16,7 +16,6 @@ from mopsjobs.app.jobs.lost_runners import end_lost_runner_if_possible
 from mopsjobs.app.jobs.reconcile import EngineWatch
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.freshness import FreshnessPolicy
-from mopsjobs.cache.pruning import is_pruned
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries.events import (
     StoredEvent,
@@ -107,7 +106,6 @@ class EventFeed:
         self._since: datetime | None = None
         self._cache_id: str | None = None
         self._listed = 0
-        self._is_synced = False
         self._engines = EngineWatch(app, app.out)
         self.job_id: str | None = None
         self.job: Mapping[str, object] | None = None
@@ -141,7 +139,6 @@ class EventFeed:
         started = self._app.now()
         self._listed = self._app.cache.sync_events(job_id=self.job_id, since=self._since).listed
         self._since = started if self.job_id is not None else None
-        self._is_synced = True
 
     def sync_if_possible(self) -> None:
         """Sync; if the registry does not answer or the disk is full, warn and go on with what the cache has.
@@ -238,23 +235,6 @@ class EventFeed:
                 on_outage()
             self._app.sleep(delay)
 
-    def note_absence(self) -> bool:
-        """Print a note if the job has ended and the synced cache lacks its events. Return True if it was printed.
-
-        Notes and labels leave events after the end, also of a job whose other events a pruning has removed.
-        """
-        if self.job is None or self.job["status"] not in TERMINAL or not self._is_synced:
-            return False
-        job_id = str(self.job_id)
-        if self._has_events(job_id, except_kinds=(NOTE, LABELS, NOTIFIED)):
-            return False
-        what = "only notes, changes of labels and notifications" if self._has_events(job_id) else "no events"
-        note = f"There are {what} of job {job_id}. Prune may have removed others."
-        if self._app.cache.read_cached(lambda cache: is_pruned(cache, job_id)):
-            note = f"This cache has pruned job {job_id} with its events. Another one can read them: --cache PATH."
-        self._app.out.note(note)
-        return True
-
     def _state(self) -> JobState | None:
         if self.job_id is None:
             return None
@@ -290,9 +270,9 @@ class EventFeed:
                 raise
             raise outage from None
 
-    def _has_events(self, job_id: str, *, except_kinds: Collection[str] = ()) -> bool:
-        """Return whether the cache has events of a job, whose record may be gone, of other kinds than these."""
-        return bool(self._app.cache.read_cached(lambda cache: has_events(cache, job_id, except_kinds=except_kinds)))
+    def _has_events(self, job_id: str) -> bool:
+        """Return whether the cache has events of a job, whose record may be gone."""
+        return bool(self._app.cache.read_cached(lambda cache: has_events(cache, job_id)))
 
     def _check_filled(self, otherwise: StoreUnavailableError | CacheError) -> None:
         """Raise `otherwise` if the cache has no events to show instead."""

@@ -124,7 +124,6 @@ class _LogReader:
         request, feed = self._request, None
         try:
             feed = self._feed(request.jobs[0])
-            self._check_tasks(feed.job or {})
             seen = self._read_cluster(feed.job)
             if seen is None:
                 seen = self._read_present(feed)
@@ -146,27 +145,12 @@ class _LogReader:
         self._note_end(feed)
         return EXIT_DONE if state is None else exit_code_of(state.status)
 
-    def _check_tasks(self, job: Mapping[str, object]) -> None:
-        """Refuse the number of a task that the job cannot have: a follower would wait for its lines until the end.
-
-        Raises:
-            UsageError: if there is one.
-        """
-        metadata = job.get("metadata")
-        study = metadata if isinstance(metadata, Mapping) and "bundle" in metadata else {}  # others number as they like
-        sets, replicates = study.get("n_parameter_sets"), study.get("n_replicates")
-        if type(sets) is int and type(replicates) is int:
-            for task in sorted(task for task in self._request.tasks or () if task >= sets * replicates):
-                from mopsjobs.app.tasks.task_outputs import no_such_task_error  # here: it imports tables of results
-
-                raise no_such_task_error(str(job["job_id"]), task)
-
     def _note_absence(self, feed: EventFeed) -> None:
         """Print a note if no line was shown, or if other jobs have lines of tasks that this one reuses."""
         request, job = self._request, feed.job
         if job is not None and self._note_reused(job):
             return
-        if self._has_lines or request.tail == 0 or feed.note_absence():
+        if self._has_lines or request.tail == 0:
             return
         is_active = job is not None and job["status"] not in TERMINAL and not request.follow
         if request.failed and not self._selection.tasks:
@@ -176,7 +160,9 @@ class _LogReader:
         end = " that match" if is_selected else " yet" if is_active else ""
         wait = None if job is None else waits_for_text(job)
         why = "" if wait is None else f" It waits for {strip_control_characters(wait)}"
-        self._app.out.note(f"Job {feed.job_id} has no log lines{end}.{why}")
+        if not is_active:  # nothing tells whether it had some
+            why = " A pruning removes them from the registry, or from this cache."
+        self._app.out.note(f"There are no log lines of job {feed.job_id}{end}.{why}")
 
     def _note_reused(self, job: Mapping[str, object]) -> bool:
         """Name the jobs that ran tasks which a job reuses, if some of the selected ones had no line. Return if so."""

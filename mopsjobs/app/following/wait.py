@@ -1,8 +1,4 @@
-"""Wait until jobs end.
-
-This reads the registry, since the cache lags. An end is final, though. So while the registry does not answer, an end
-that the cache knows counts.
-"""
+"""Wait until jobs end. This reads the registry, since the cache lags."""
 
 from __future__ import annotations
 
@@ -18,7 +14,6 @@ from mopsjobs.app.jobs.next_steps import next_command, next_of_family
 from mopsjobs.app.jobs.reconcile import EngineWatch, early_end_text, missing_reason, wait_of
 from mopsjobs.app.run.app import App
 from mopsjobs.cache.job_json import SILENT_SECONDS
-from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.rows import job_json_from_state
 from mopsjobs.engines.local import has_ended_here
 from mopsjobs.errors import (
@@ -30,7 +25,7 @@ from mopsjobs.errors import (
     command_line,
     exit_code_of,
 )
-from mopsjobs.registry.job_columns import last_sign_of_life, state_from_row
+from mopsjobs.registry.job_columns import last_sign_of_life
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.precision_counts import precision_counts, precision_text
 from mopsjobs.registry.status import JobStatus
@@ -74,8 +69,6 @@ class WaitResult:
     states: tuple[JobState, ...]
     exit_code: int
     notes: tuple[str, ...] = ()
-    is_cached: bool = False
-    """The registry did not answer at the end, so the cache told it."""
 
 
 def wait_for(
@@ -125,7 +118,7 @@ def wait_for(
                 states = tuple(state for state in jobs.states if state is not None)
                 # Not while the registry does not answer: the wait would grow by one more outage.
                 notes = () if outage is not None else describe_ended(states, app)
-                result = WaitResult(states, exit_code_of(worst), notes, is_cached=outage is not None)
+                result = WaitResult(states, exit_code_of(worst), notes)
             elif not pauses.sleep(outage):
                 result = WaitResult(tuple(state for state in jobs.states if state is not None), EXIT_NOT_FINISHED)
     # Messages under way are waited for, within a bound.
@@ -265,32 +258,25 @@ class WatchedJobs:
         Raises:
             JobNotFoundError: if there is no job of a name.
         """
-        outage = None
+        registry = self._app.registry
         for name, seen in self._last.items():
             if seen is not None and seen.is_terminal:
                 continue
-            state, has_ended, registry = None, False, self._app.registry
-            if outage is None:
-                try:
-                    # Before the record: a runner may write the end, and exit, between the two.
-                    has_ended = seen is not None and has_ended_here(seen.fields(), self._app.env)
-                    read = find_state(name, self._app) if seen is None else registry.require_job(seen.job_id)
-                    state = self._engines.look(read)
-                except StoreUnavailableError as error:
-                    outage = error
-            if outage is not None:
-                state = self._ended_as_cached(name, seen)
-            if state is None:
-                continue
+            try:
+                # Before the record: a runner may write the end, and exit, between the two.
+                has_ended = seen is not None and has_ended_here(seen.fields(), self._app.env)
+                read = find_state(name, self._app) if seen is None else registry.require_job(seen.job_id)
+                state = self._engines.look(read)
+            except StoreUnavailableError as outage:
+                return outage
             if seen is None or self._is_news(seen, state):
-                source = "" if outage is None else ", as of the last sync: the registry does not answer"
-                left = None if state.is_terminal or source else self._left([state])
+                left = None if state.is_terminal else self._left([state])
                 ahead = "" if left is None else f", {human_range(*left)} left"
-                self._out.note(f"{strip_control_characters(state.job_id)}: {_describe(state)}{ahead}{source}")
+                self._out.note(f"{strip_control_characters(state.job_id)}: {_describe(state)}{ahead}")
             self._last[name] = state
             self._warn(state, has_ended=has_ended)
         self._show_progress()
-        return outage
+        return None
 
     def _is_news(self, seen: JobState, state: JobState) -> bool:
         """Return whether a change is worth a message. The line about progress has the counts, where there is one."""
@@ -319,20 +305,6 @@ class WatchedJobs:
             return None
         ends = (max(parse_time(str(job[name])) for job in jobs) for name in ("eta_earliest", "eta_latest"))
         return Forecast(*((end - now).total_seconds() for end in ends))
-
-    def _ended_as_cached(self, name: str, seen: JobState | None) -> JobState | None:
-        """Return the job if the cache knows its end; None also if the cache cannot be used."""
-        job_id = name if seen is None else seen.job_id
-        try:
-            record = self._app.cache.read_cached(lambda cache: job_queries.ended_record(cache, job_id))
-            state = None if record is None else state_from_row(record)
-        except MopsJobsError:
-            return None
-        if state is None or seen is None:
-            return state
-        # Not the end of an earlier job of that id.
-        is_same = parse_time(state.created_at) == parse_time(seen.created_at) and state.revision >= seen.revision
-        return state if is_same else None
 
     def _warn(self, state: JobState, *, has_ended: bool) -> None:
         """Warn once for each reason that a job may be stuck or late. The wait goes on: only the record ends a job."""

@@ -100,10 +100,9 @@ def task_errors(connection: sqlite3.Connection, job_id: str) -> dict[int, str]:
     return {task: str(error_line(kind, message)) for task, kind, message in rows}
 
 
-def has_events(connection: sqlite3.Connection, job_id: str, *, except_kinds: Collection[str] = ()) -> bool:
-    """Return True if the cache has an event of a job, of another kind than these."""
-    sql = "SELECT 1 FROM event WHERE job_id = ? AND kind NOT IN (SELECT value FROM json_each(?)) LIMIT 1"
-    return connection.execute(sql, (job_id, json.dumps([*except_kinds]))).fetchone() is not None
+def has_events(connection: sqlite3.Connection, job_id: str) -> bool:
+    """Return True if the cache has an event of a job."""
+    return connection.execute("SELECT 1 FROM event WHERE job_id = ? LIMIT 1", (job_id,)).fetchone() is not None
 
 
 def cache_id(connection: sqlite3.Connection) -> str:

@@ -219,12 +219,6 @@ def active_ids(connection: sqlite3.Connection, ids: Iterable[str]) -> list[str]:
     return sorted(active.intersection(ids))
 
 
-def ended_record(connection: sqlite3.Connection, job_id: str) -> str | None:
-    """Return the record of the job with this full id if it has ended. The end is final."""
-    row = connection.execute("SELECT record FROM job WHERE job_id = ? AND is_active = 0", (job_id,)).fetchone()
-    return None if row is None else str(row[0])
-
-
 def ids_with_prefix(connection: sqlite3.Connection, prefix: str) -> tuple[str, ...]:
     """Return the first ids that begin with a prefix, and `…` if there are more."""
     rows = connection.execute(

@@ -125,7 +125,7 @@ class UsageSum(NamedTuple):
     """The usage of some jobs. A number is None if it was measured of none of them."""
 
     group: str | None
-    """What the jobs have in common: an owner, the value of a label, or the day in UTC on which they were registered."""
+    """What the jobs have in common: an owner."""
     jobs: int
     """Those that tell what they used."""
     cpu_seconds: float | None
@@ -136,17 +136,12 @@ class UsageSum(NamedTuple):
     max_rss_bytes: int | None
 
 
-USAGE_GROUPS = {"owner": "nullif(owner, '')", "day": "date(created_ts, 'unixepoch')"}
-"""By what usage is summed, besides labels."""
-
 USAGE_SUMS = (
     "sum(1.0 * cpu_seconds) AS cpu, sum(1.0 * task_seconds), sum(1.0 * held_core_seconds),"
     " min(1.0, sum(1.0 * cpu_seconds) / nullif(sum(iif(cpu_seconds IS NULL, NULL, 1.0 * held_core_seconds)), 0)),"
     " max(max_rss_bytes)"
 )
 """The usage of some jobs, from columns with that of each; see `UsageSum`."""
-
-LABEL_GROUP = "label:"
 
 DAYS = 30
 
@@ -217,28 +212,13 @@ def _rank(share: float, jobs: int) -> int:
     return math.ceil(share * jobs)
 
 
-def usage(connection: sqlite3.Connection, job_filter: Filter, by: str | None = None) -> list[UsageSum]:
-    """Return what the jobs that pass a filter used, most processor time first.
-
-    Args:
-        connection: the cache.
-        job_filter: which jobs.
-        by: `owner`, `day`, or `label:KEY`; None for one sum of all jobs, or for none if no job tells.
-    """
-    label = by.removeprefix(LABEL_GROUP) if by is not None and by.startswith(LABEL_GROUP) else None
-    group = "NULL" if by is None or label is not None else USAGE_GROUPS[by]
-    sql, values = _select(connection, job_filter, f"job_id, {group} AS grp, usage", "usage IS NOT NULL")
-    if label is not None:
-        labels = "(SELECT job_id, value FROM job_label WHERE label = ?)"
-        sql = f"SELECT value AS grp, usage FROM ({sql}) LEFT JOIN {labels} USING (job_id)"  # noqa: S608
-        values = [*values, label]
+def usage(connection: sqlite3.Connection, job_filter: Filter) -> UsageSum | None:
+    """Return what the jobs that pass a filter used; None if no job tells."""
+    sql, values = _select(connection, job_filter, "job_id, usage", "usage IS NOT NULL")
     columns = ", ".join(f"json_extract(usage, '$.{name}') AS {name}" for name in ShardUsage._fields)
-    rows = connection.execute(
-        f"SELECT grp, count(*), {USAGE_SUMS} FROM (SELECT grp, {columns} FROM ({sql}))"  # noqa: S608
-        " GROUP BY grp ORDER BY cpu DESC, sum(1.0 * held_core_seconds) DESC, grp",
-        values,
-    )
-    return [UsageSum(*row) for row in rows]
+    row = connection.execute(f"SELECT NULL, count(*), {USAGE_SUMS} FROM (SELECT {columns} FROM ({sql}))", values)  # noqa: S608
+    found = UsageSum(*row.fetchone())
+    return found if found.jobs else None
 
 
 def budget(connection: sqlite3.Connection, job_filter: Filter) -> tuple[int, float, float] | None:

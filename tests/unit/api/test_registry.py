@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import mopsjobs as mj
-from mopsjobs.engines.job_dir import JobDir
 from support.cli import add, during_sleeps
-from support.engines import RUNNING, Cluster
 from support.kubernetes import kubeconfig
 from support.ledgers import Ledger, add_job, attempt, leave_scalars
 from support.runs import sets_of
@@ -101,19 +99,6 @@ def test_an_outage_is_logged_and_the_cache_read(
         with pytest.raises(mj.StoreUnavailableError):
             reg.sync()
     assert capsys.readouterr() == ("", "")
-
-
-def test_a_record_that_cannot_be_read_is_told(
-    remote: Remote, reg: mj.Registry, caplog: pytest.LogCaptureFixture
-) -> None:
-    """As by `list`: the last good state is shown."""
-    add(remote.jobs, "a", "running")
-    reg.sync()
-    remote.put("jobs/a/state.json", b"{")
-    reg.sync()
-    caplog.clear()
-    assert [row["status"] for row in reg.jobs()] == ["running"]
-    assert caplog.messages == ["1 record cannot be read; the last good state is shown. See: mops-jobs doctor"]
 
 
 @pytest.mark.parametrize("freshness", [{"refresh": True, "offline": True}, {"offlin": True}, {"max_age": -1}])
@@ -262,17 +247,12 @@ STUDY = mj.Study("model:simulate", [{"x": 1}])
     [
         (lambda job: job.tasks(limit="3"), "invalid limit '3': expected a whole number, or 0 for all."),
         (lambda job: job.tasks(status=3), "invalid choice 3: expected a text, or a list of texts."),
-        (lambda job: job.registry.jobs(status=[3]), r"invalid choice \[3\]: expected a text, or a list of texts."),
         (lambda job: job.registry.submit("study.json"), "invalid study of type str: expected a Study."),
         (lambda job: job.registry.as_completed(["a"]), "invalid job 'a': expected a handle"),
         (lambda job: job.logs(tail="x"), "invalid tail 'x': expected a number of lines."),
-        (lambda job: job.note(3), "invalid note 3: expected a text."),
         (lambda job: job.label("exp=7"), r"invalid labels 'exp=7': expected a dict, like \{'exp': 7\}\."),
-        (lambda job: job.registry.jobs(name=4), "invalid name 4: expected a text."),
         (lambda job: job.registry.submit(STUDY, workers="two"), "invalid workers 'two': expected a whole number."),
-        (lambda job: job.registry.submit(STUDY, engine=["local"]), r"invalid engine \['local'\]: expected a text."),
         (lambda job: job.registry.submit(STUDY, code=3), "invalid code 3: expected the path of a directory."),
-        (lambda job: job.registry.submit(STUDY, extend=3), "invalid extend 3: expected a job, or its id."),
         (lambda job: job.registry.submit(STUDY, engine="dask", scheduler=3), "invalid scheduler '3': expected"),
     ],
 )
@@ -319,18 +299,6 @@ def test_a_job_is_cancelled(reg: mj.Registry) -> None:
     add(reg.app.registry, "b", "failed")
     with pytest.raises(mj.MopsJobsError, match="has ended"):
         reg.job("b").cancel()
-
-
-def test_a_cancelled_job_whose_shards_report_by_files_names_its_delivery(
-    reg: mj.Registry, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As the command does, in a note."""
-    monkeypatch.setattr("mopsjobs.submission.cancel.open_engine", lambda name, env, trust: Cluster(RUNNING))
-    add(reg.app.registry, "a", "running", engine="slurm", metadata={"slurm_file_drop": "yes"})
-    JobDir.for_job("a", reg.app.env).drop.mkdir(parents=True)
-    with caplog.at_level("INFO", "mopsjobs"):
-        reg.job("a").cancel()
-    assert caplog.messages[-1].endswith("When they have stopped, run: mops-jobs validate a")
 
 
 def test_a_cluster_that_only_the_record_names_is_not_touched(cli: Cli, reg: mj.Registry, tmp_path: Path) -> None:

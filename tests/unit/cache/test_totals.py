@@ -124,5 +124,5 @@ def test_counts_that_no_job_has_do_not_spoil_the_sums(cache: sqlite3.Connection)
         rows.write_rows(cache, [row for row in made if isinstance(row, rows.MirroredJob)])
     assert statistics.active_tallies(cache)[0].tasks_completed == 1100 * totals.MAX_SUMMED
     assert statistics.tallies(cache)[0].verified == 1100 * totals.MAX_SUMMED
-    assert statistics.usage(cache, Filter())[0].cpu_seconds == pytest.approx(1100 * (2**53 - 1))
+    assert statistics.usage(cache, Filter()).cpu_seconds == pytest.approx(1100 * (2**53 - 1))
     assert read_sweeps(cache, Filter(), ["s"], 0)["s"].tasks_total == 1100 * totals.MAX_SUMMED

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 
 from mopsjobs.console import progress_line, terminal
@@ -47,21 +45,6 @@ def test_times_go_on_while_nothing_is_done(stream: TerminalStream) -> None:
     clock.advance(seconds=11)
     line.draw()
     assert _last(stream).endswith("8/64 tasks, 12 %, 0:22")
-
-
-def test_work_that_is_only_counted_has_an_estimate_too(stream: TerminalStream) -> None:
-    """Jobs that a sync reads, for example: 10 every second. The time before the first count is not in the rate."""
-    clock = Clock()
-    line = _line(stream, clock, 1000)
-    clock.advance(seconds=100)
-    for count in range(0, 210, 10):
-        line(count)
-        clock.advance(seconds=1)
-    line.draw()
-    found = re.search(r"200/1,000 tasks, 20 %, 2:01, (\d)m (\d+)s to (\d)m (\d+)s left", _last(stream))
-    assert found is not None
-    low, high = (60 * int(found[one]) + int(found[one + 1]) for one in (1, 3))
-    assert 50 <= low <= 80 <= high <= 110
 
 
 def test_the_line_says_what_the_work_waits_for(stream: TerminalStream) -> None:

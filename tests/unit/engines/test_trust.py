@@ -80,7 +80,7 @@ def test_logs_use_no_context_that_only_the_record_names(cli: Cli, cluster: Api, 
             " If you trust it, add: --trust context:prod"
         ),
         "warning: Showing the events instead.",
-        "Job seir-1 has no log lines yet.",
+        "There are no log lines of job seir-1 yet.",
     ]
     assert not ran_plugin.exists()
     assert not list(cluster.mock)

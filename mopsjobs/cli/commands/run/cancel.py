@@ -10,6 +10,7 @@ from mopsjobs.app.run.user_trust import agreed_trust, unknown_contexts, user_tru
 from mopsjobs.cache.rows import job_json_from_state
 from mopsjobs.cli.flags import add_filter_flags, add_full_ids, add_trust, argument_type, filter_of, has_filters
 from mopsjobs.console.result import JsonLines, Result, Table
+from mopsjobs.console.table import format_table
 from mopsjobs.engines.base import engine_of
 from mopsjobs.errors import EXIT_INTERRUPTED, EXIT_PARTLY_DONE, UsageError
 from mopsjobs.submission.cancel import CancelResult, cancel
@@ -101,22 +102,19 @@ def _result(done: CancelResult, app: App, *, as_json: bool) -> Result:
 
 def _plan(jobs: list[dict[str, object]], *, as_json: bool) -> Result:
     """Show what would be cancelled."""
+    body = JsonLines(jobs) if as_json else _table(jobs) if jobs else None
+    return Result(body, notes=[f"{pluralize(len(jobs), 'job')}; nothing was done."])
+
+
+def _table(jobs: list[dict[str, object]]) -> Table:
     rows = [(job["job_id"], job["status"], job["owner"], _place(job)) for job in jobs]
-    table = Table(("JOB", "STATUS", "OWNER", "STOPS"), rows, never_cut=("JOB",), drop_order=("OWNER",))
-    body = table if rows else None
-    return Result(JsonLines(jobs) if as_json else body, notes=[f"{pluralize(len(jobs), 'job')}; nothing was done."])
+    return Table(("JOB", "STATUS", "OWNER", "STOPS"), rows, never_cut=("JOB",), drop_order=("OWNER",))
 
 
 def _lines(jobs: list[dict[str, object]]) -> list[str]:
     """Return the jobs as lines, for the confirmation."""
-    width = max(len(str(job["job_id"])) for job in jobs[:MAX_LISTED])
-    lines = [
-        f"  {job['job_id']:<{width}}  {job['status']:<10}  {job['owner'] or ''}  {_place(job)}".rstrip()
-        for job in jobs[:MAX_LISTED]
-    ]
-    if len(jobs) > MAX_LISTED:
-        lines.append(f"  and {len(jobs) - MAX_LISTED} more")
-    return lines
+    lines, _ = format_table(_table(jobs[:MAX_LISTED]), None, lambda text, _style: text)
+    return [*lines, *([f"and {len(jobs) - MAX_LISTED} more"] if len(jobs) > MAX_LISTED else [])]
 
 
 def _place(job: dict[str, object]) -> str:

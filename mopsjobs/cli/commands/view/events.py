@@ -62,7 +62,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
         feed.sync_if_possible()
         for page in feed.pages(after):
             printer.show(page)
-    if not feed.note_absence() and kinds and not printer.has_shown and args.since is None:
+    if kinds and not printer.has_shown and args.since is None:
         app.out.note(f"There are no events of kind {' or '.join(sorted(kinds))}.")
     return Result()
 

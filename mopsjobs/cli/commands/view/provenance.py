@@ -11,7 +11,6 @@ from mopsjobs.app.origins.provenance import (
     Provenance,
     calibration_json,
     origin_of_sets,
-    printable,
     read_provenance,
     replicates_of,
     study_json,
@@ -19,7 +18,7 @@ from mopsjobs.app.origins.provenance import (
 from mopsjobs.app.run.app import App
 from mopsjobs.cli.flags import add_job_names
 from mopsjobs.console.result import Document, Result, Text
-from mopsjobs.console.terminal import TITLE_WIDTH, style_text, title_text
+from mopsjobs.console.terminal import TITLE_WIDTH, title_text
 from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE
 from mopsjobs.ledger.environment import Environment
 from mopsjobs.registry.calibration_counts import params_text
@@ -46,13 +45,9 @@ EXAMPLES = (
 
 NOT_RECORDED = "not recorded"
 
-SHOWN_FILES = 20
-
 SHOWN_PACKAGES = 40
 
 SHOWN_HOSTS = 10
-
-SHORT_HASH = 12
 
 MAX_OBJECTIVE = 300
 """Characters of the objective of a calibration."""
@@ -129,7 +124,7 @@ def _lines(found: Provenance) -> list[Line]:
         add("Packages", _packages(environment))
     if not found.environments:
         add("Python", None)
-    return lines + _files(found)
+    return lines
 
 
 _CHANGES = {True: ", with changes", False: ", without changes", None: ", changes not known"}
@@ -201,17 +196,3 @@ def _packages(environment: Environment) -> str:
     names = [f"{name} {version}".strip() for name, version in environment.packages.items()]
     more = f" and {len(names) - SHOWN_PACKAGES:,} more; --json has them all" if len(names) > SHOWN_PACKAGES else ""
     return f"{len(names):,}: {', '.join(names[:SHOWN_PACKAGES])}{more}" if names else "none"
-
-
-def _files(found: Provenance) -> list[Line]:
-    files = found.files or []
-    if not files:
-        return []
-    lines: list[Line] = [[style_text("Files", "bold")]]
-    width = max(len(f"{file.size:,}") for file in files[:SHOWN_FILES])
-    for file in files[:SHOWN_FILES]:
-        what = f"-> {printable(file.target)}" if file.target is not None else str(file.sha256)[:SHORT_HASH]
-        lines.append(f"  {file.size:>{width},}  {what:<{SHORT_HASH}}  {printable(file.name)}")
-    if len(files) > SHOWN_FILES:
-        lines.append(f"  … and {pluralize(len(files) - SHOWN_FILES, 'more file')}; --json has them all")
-    return lines

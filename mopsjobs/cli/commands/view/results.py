@@ -373,11 +373,8 @@ def _sets(sets: ResultSets, args: argparse.Namespace, app: App, families: Famili
         if args.json:
             result.body = Document(sets_document(sets, page, app))
         else:
-            rows = list(page.rows)
-            result.body = sets_table(sets, page, rows)
+            result.body = sets_table(sets, page, page.rows)
             notes += _hidden_note(sets.numbers)
-            if has_end and rows and sum(map(len, families)) == 1:
-                notes.append(f"Tasks of the first: {_tasks_command(sets, rows[0])}")
     shown = min(page.total, limit or page.total)
     if shown < page.total:
         notes.append(f"The first {shown:,} of {pluralize(page.total, 'parameter set')} (--limit 0 shows all).")
@@ -492,20 +489,6 @@ def _write_rows(
         write_table_file(path, columns, counted, python)
         note_table(path, app.env)
     return pluralize(next(count), "row") + ("" if path == "-" else f" in {path}")
-
-
-def _tasks_command(sets: ResultSets, row: Sequence[object]) -> str:
-    """Return the command that lists the tasks of a parameter set of a job without a family."""
-    values = dict(
-        zip([column.name for column in sets.columns], [*row[: len(BEFORE)], *row[len(BEFORE) + 1 :]], strict=True)
-    )
-    columns, names = [column.name for column in sets.columns][len(BEFORE) :], [name for name, _ in sets.parameters]
-    conditions = [
-        f"--param {shlex.quote(f'{name}={value_text(values[column])}')}"
-        for name, column in zip(names, columns, strict=False)
-        if column in sets.varying() and not isinstance(values[column], (list, dict))
-    ]
-    return command_line("tasks", values["job_id"], " ".join(conditions))
 
 
 def sets_table(sets: ResultSets, page: SetPage, rows: Iterable[Sequence[object]]) -> Table:

@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
-from mopsjobs.app.jobs.job_card import UNKNOWN, duration_text, memory_text, usage_text
+from mopsjobs.app.jobs.job_card import UNKNOWN, usage_text
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.freshness import Freshness
 from mopsjobs.cache.queries import filters, statistics
@@ -17,10 +17,9 @@ from mopsjobs.cli.flags import add_filter_flags, add_freshness_flags, filter_of,
 from mopsjobs.console.printer import status_style
 from mopsjobs.console.result import Document, Result, Table, Text
 from mopsjobs.console.terminal import title_text
-from mopsjobs.errors import UsageError
 from mopsjobs.registry.cpu_budget import budget_text
 from mopsjobs.registry.status import ACTIVE, JobStatus
-from mopsjobs.utils.text import invalid_choice, pluralize
+from mopsjobs.utils.text import pluralize
 from mopsjobs.utils.times import human_duration, parse_time
 
 HELP = "count jobs by status, owner and day"
@@ -32,15 +31,12 @@ DESCRIPTION = (
 
 EXAMPLES = (
     "mops-jobs summary --hours 168",
-    "mops-jobs summary --hours 168 --by label:experiment",
     "mops-jobs summary --owner me --json | jq .failure_rate",
 )
 
 SCHEMA_VERSION = 1
 
 SHOWN_OWNERS = 10
-
-SHOWN_GROUPS = 30
 
 TITLE_WIDTH = 13
 
@@ -50,11 +46,6 @@ DAY_COLUMNS = ("day", "created", "succeeded", "partial", "failed", "cancelled")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add_filter_flags(parser)
-    parser.add_argument(
-        "--by",
-        metavar="GROUP",
-        help="also sum up processor time and memory: by owner, day (of the registration) or label:KEY",
-    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     add_freshness_flags(parser)
 
@@ -62,11 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, app: App) -> Result:
     """Summarise jobs."""
     job_filter = filter_of(args, app.now())
-    by = _parse_group(args.by)
 
     def view(cache: sqlite3.Connection, freshness: Freshness) -> Result:
         warnings = freshness.warnings("Counting")
-        summary = _document(cache, job_filter, app, freshness, by=by)
+        summary = _document(cache, job_filter, app, freshness)
         if args.json:
             return Result(Document(summary), warnings=warnings, exit_code=freshness.exit_code)
         _show(summary, app)
@@ -76,25 +66,15 @@ def run(args: argparse.Namespace, app: App) -> Result:
     return app.cache.read(view, freshness_policy(args))
 
 
-def _document(
-    cache: sqlite3.Connection, job_filter: filters.Filter, app: App, freshness: Freshness, *, by: str | None = None
-) -> dict[str, Any]:
-    """Return the document of `summary --json`.
-
-    Args:
-        cache: the cache.
-        job_filter: which jobs count.
-        app: the run.
-        freshness: the age of the cache.
-        by: by what usage is summed, too: `owner`, `day` or `label:KEY`.
-    """
+def _document(cache: sqlite3.Connection, job_filter: filters.Filter, app: App, freshness: Freshness) -> dict[str, Any]:
+    """Return the document of `summary --json`."""
     now = app.now()
     counts = statistics.by_status(cache, job_filter)
     ended = sum(counts.get(status, 0) for status in ("succeeded", "partial", "failed"))
     active = copy.copy(job_filter)
     active.statuses = ACTIVE if job_filter.statuses is None else job_filter.statuses & ACTIVE
     order = filters.parse_sort("created")
-    budget = statistics.budget(cache, job_filter)
+    budget, used = statistics.budget(cache, job_filter), statistics.usage(cache, job_filter)
     oldest = job_queries.page_of_jobs(cache, active, order=order, limit=1, offset=0, now=now.timestamp())
     return {
         **app.document_head(SCHEMA_VERSION, freshness),
@@ -106,20 +86,13 @@ def _document(
         "queue_seconds": statistics.spread(cache, job_filter, statistics.QUEUE)._asdict(),
         "run_seconds": statistics.spread(cache, job_filter, statistics.RUN)._asdict(),
         "oldest_active": next(oldest, None),
-        "usage": next((_usage_json(one) for one in statistics.usage(cache, job_filter)), None),
+        "usage": used and {name: _rounded(value) for name, value in used._asdict().items() if name != "group"},
         "budget": budget and dict(zip(("jobs", "cpu_seconds", "max_cpu_hours"), budget, strict=True)),
-        "usage_by": by
-        and {
-            "by": by,
-            "groups": [{"group": one.group, **_usage_json(one)} for one in statistics.usage(cache, job_filter, by)],
-        },
     }
 
 
-def _usage_json(one: statistics.UsageSum) -> dict[str, Any]:
-    fields = one._asdict()
-    del fields["group"]
-    return {name: round(value, 4) if isinstance(value, float) else value for name, value in fields.items()}
+def _rounded(value: object) -> object:
+    return round(value, 4) if isinstance(value, float) else value
 
 
 def _show(summary: dict[str, Any], app: App) -> None:
@@ -143,9 +116,6 @@ def _show(summary: dict[str, Any], app: App) -> None:
         age = human_duration((app.now() - parse_time(oldest["created_at"])).total_seconds())
         lines.append([*_line("Oldest", f"{oldest['job_id']}, {age} old, "), status_style(oldest["status"])])
     app.out.show(Result(Text(lines, indent=TITLE_WIDTH)))
-    if summary["usage_by"] is not None:
-        _show_usage(summary["usage_by"], app)
-        return
     owners = [[one["owner"] or "-", one["jobs"], one["active"], one["failed"]] for one in summary["by_owner"]]
     _show_table(app, ("OWNER", "JOBS", "ACTIVE", "FAILED"), owners, SHOWN_OWNERS)
     rows = [[day[name] for name in DAY_COLUMNS] for day in summary["by_day"] if any([*day.values()][1:])]
@@ -159,35 +129,6 @@ def _show_table(app: App, headers: Sequence[str], rows: list[list[Any]], limit: 
         app.out.show(Result(Table(headers, rows[:limit])))
     if limit is not None and len(rows) > limit:
         app.out.note(f"and {len(rows) - limit:,} more; --json lists all")
-
-
-def _show_usage(usage_by: dict[str, Any], app: App) -> None:
-    """Print a table of what the jobs of each group used."""
-    rows = [
-        [
-            one["group"] or "-",
-            one["jobs"],
-            *(duration_text(one[name]) for name in ("cpu_seconds", "task_seconds", "held_core_seconds")),
-            None if one["cpu_efficiency"] is None else f"{100 * one['cpu_efficiency']:.0f} %",
-            memory_text(one["max_rss_bytes"]),
-        ]
-        for one in usage_by["groups"]
-    ]
-    title = usage_by["by"].removeprefix(statistics.LABEL_GROUP).upper()
-    _show_table(app, (title, "JOBS", "CPU", "TASKS", "HELD", "EFFICIENCY", "PEAK MEMORY"), rows, SHOWN_GROUPS)
-
-
-def _parse_group(text: str | None) -> str | None:
-    """Return the value of `--by`.
-
-    Raises:
-        UsageError: if it is neither `owner`, `day` nor `label:KEY`.
-    """
-    is_label = text is not None and text.startswith(statistics.LABEL_GROUP) and text != statistics.LABEL_GROUP
-    if text is None or text in statistics.USAGE_GROUPS or is_label:
-        return text
-    known = (*statistics.USAGE_GROUPS, f"{statistics.LABEL_GROUP}KEY")
-    raise UsageError(invalid_choice("--by", text, known))
 
 
 def _line(title: str, text: str) -> list[str]:
