@@ -110,19 +110,6 @@ class Printer:
             self._stdout.write(line)
         self._stdout.flush()
 
-    def check_reader(self) -> None:
-        """Raise `BrokenPipeError` if stdout has no reader left. For commands that wait long between two lines."""
-        import select
-
-        try:
-            poll = select.poll()
-            poll.register(self._stdout.fileno(), 0)
-            polled = poll.poll(0)
-        except (OSError, ValueError, AttributeError):  # no file descriptor, or no poll on this system
-            return
-        if any(event & select.POLLERR for _, event in polled):
-            raise BrokenPipeError
-
     def note(self, text: str) -> None:
         """Print a message on stderr, unless `--quiet`."""
         if not self.quiet:

@@ -14,18 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 
 from mopsjobs.errors import StoreError, UsageError
-from mopsjobs.events.format import (
-    DROPPED,
-    LABELS,
-    LOG,
-    MAX_CHUNK_BYTES,
-    NOTE,
-    STATE,
-    chunk_key,
-    event_line,
-    is_kind,
-    is_source,
-)
+from mopsjobs.events.format import DROPPED, LABELS, LOG, NOTE, STATE, chunk_key, event_line, is_kind, is_source
 from mopsjobs.registry.job_id import check_job_id
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.notes import label_history, note_history
@@ -36,10 +25,16 @@ from mopsjobs.utils.times import json_time, utc_now
 
 log = logging.getLogger(__name__)
 
+MAX_WAITING = 10_000
+"""Events that are kept while the store does not answer."""
+
 MAX_WAITING_BYTES = 16 * 1024 * 1024
 """Of events that wait for the store, besides the limit of their number."""
 
 FLUSH_SECONDS = 2.0
+
+FLUSH_BYTES = 64 * 1024
+"""Waiting bytes that are written at once. A chunk has this many and a last event."""
 
 CLOSE_SECONDS = 5.0
 
@@ -64,8 +59,6 @@ class EventLog:
         source: str | None = None,
         now: Callable[[], datetime] = utc_now,
         flush_seconds: float | None = None,
-        flush_bytes: int = 65536,
-        max_waiting: int = 10_000,
     ) -> None:
         """Start the thread.
 
@@ -76,8 +69,6 @@ class EventLog:
             now: the time, in UTC.
             flush_seconds: how long an event waits for others in its chunk; also the first pause after a failure. Each
                 further pause is twice as long. None: `FLUSH_SECONDS`.
-            flush_bytes: waiting bytes that are written at once.
-            max_waiting: events that are kept while the store does not answer.
 
         Raises:
             UsageError: if the source cannot be part of a key, or the job id is invalid.
@@ -89,8 +80,6 @@ class EventLog:
         self._job_id = check_job_id(job_id)
         self._now = now
         self._flush_seconds = FLUSH_SECONDS if flush_seconds is None else flush_seconds
-        self._flush_bytes = min(flush_bytes, MAX_CHUNK_BYTES // 2)
-        self._max_waiting = max_waiting
         self._logs: deque[tuple[int, str]] = deque()
         """The `log` events that wait, each with its `seq`."""
         self._others: deque[tuple[int, str]] = deque()
@@ -123,7 +112,7 @@ class EventLog:
             (self._logs if kind == LOG else self._others).append((self._seq, line))
             self._seq += 1
             self._bytes += len(line) + 1
-            while self._count() > self._max_waiting or self._bytes > MAX_WAITING_BYTES:
+            while self._count() > MAX_WAITING or self._bytes > MAX_WAITING_BYTES:
                 self._dropped_seq, dropped = (self._logs or self._others).popleft()
                 self._bytes -= len(dropped) + 1
                 self._dropped += 1
@@ -131,7 +120,7 @@ class EventLog:
             if is_first:
                 self._due_at = time.monotonic() + self._flush_seconds
             # The thread is notified of the first event, and of enough bytes for a chunk. Between, it wakes by itself.
-            if is_first or self._bytes >= self._flush_bytes:
+            if is_first or self._bytes >= FLUSH_BYTES:
                 self._writer.changed.notify()
 
     def close(self, seconds: float | None = None, longest: float | None = None) -> bool:
@@ -157,7 +146,7 @@ class EventLog:
         if not self._count():
             return None, None
         rest = self._due_at - time.monotonic()
-        if rest > 0 and self._bytes < self._flush_bytes and not self._writer.is_closing:
+        if rest > 0 and self._bytes < FLUSH_BYTES and not self._writer.is_closing:
             return None, rest
         lines = []
         size = 0
@@ -165,7 +154,7 @@ class EventLog:
             # It has the number of the last dropped event, and comes before all that were kept.
             lines.append(event_line(self._head(DROPPED, self._dropped_seq), {"count": self._dropped}))
             self._dropped = 0
-        while self._count() and (size < self._flush_bytes or not lines):
+        while self._count() and (size < FLUSH_BYTES or not lines):
             first = min(filter(None, (self._logs, self._others)), key=lambda queue: queue[0])
             lines.append(first.popleft()[1])
             size += len(lines[-1]) + 1

@@ -361,7 +361,6 @@ class JobRegistry:
         *,
         tasks_failed: int | None = None,
         start: bool = False,
-        on_before: Callable[[JobState], None] | None = None,
     ) -> JobState:
         """Report the progress of a job. Counts may decrease, as after the restart of a pod.
 
@@ -371,7 +370,6 @@ class JobRegistry:
             tasks_total: tasks of the job.
             tasks_failed: failed tasks.
             start: whether to move a job that is not yet running to `running`, in the same write.
-            on_before: called with the previous record, before each attempt to write.
 
         Raises:
             JobNotFoundError: if the job does not exist.
@@ -382,8 +380,6 @@ class JobRegistry:
         values = {name: check_field(name, count) for name, count in counts.items() if count is not None}
 
         def change(state: JobState, write: transitions.Write) -> JobState | None:
-            if on_before is not None:
-                on_before(state)
             changed = state.evolve(**values)
             if start and state.status in BEFORE_RUNNING:
                 return transitions.advance(state, changed, JobStatus.RUNNING, write)

@@ -26,15 +26,6 @@ def test_a_script_resumes_from_its_cursor(cli: Cli, remote: Remote, write: Write
     assert event_texts(cli.ok("events", "--json", "--since", lines[2]["cursor"])) == ["d"]
 
 
-def test_the_order_is_that_of_arrival(cli: Cli, remote: Remote, clock: Clock, write: Writer) -> None:
-    """A writer that was cut off reports late. Its events stand behind those that were seen before."""
-    write("seen first")
-    cli.ok("events")
-    late = Writer(remote.store.inner, clock, "other", "b1")
-    late("late", at=clock.now() - timedelta(minutes=5))
-    assert event_texts(cli.ok("events", "--json")) == ["seen first", "late"]
-
-
 @pytest.mark.slow
 def test_no_loss_and_no_repeat(cli: Cli, remote: Remote, clock: Clock) -> None:
     """A script that resumes from its last cursor sees each event once.

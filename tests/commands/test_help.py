@@ -84,15 +84,6 @@ def test_help_has_one_form(cli: Cli, name: str) -> None:
     assert cli.fails(2, name, "--no-such-flag").splitlines()[-1] == f"hint: See: mops-jobs {name} --help"
 
 
-@pytest.mark.parametrize(
-    ("name", "group"),
-    [("submit", "with --engine kubernetes or slurm"), ("resume", "for a job on kubernetes or slurm")],
-)
-def test_help_names_both_clusters_that_have_shards(cli: Cli, name: str, group: str) -> None:
-    """The flags of one cluster stand under its name alone."""
-    assert f"\n{group}:\n  --shards N" in cli.ok(name, "--help").out
-
-
 def test_help_alone_lists_the_commands(cli: Cli) -> None:
     """`help` prints what `--help` prints, also if the configuration is broken."""
     assert cli.ok("help", MOPS_JOBS_REGISTRY="nonsense") == cli.ok("--help")

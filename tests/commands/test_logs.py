@@ -9,7 +9,7 @@ import pytest
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.base import VersionedStore
-from support.cli import Cli, Remote, add, during_sleeps, key, sentences
+from support.cli import Cli, Remote, add, during_sleeps, sentences
 from support.engines import GONE, Cluster, add_kubernetes_job, answer_for_all
 from support.events import Writer
 from support.kubernetes import Api, kubeconfig, lines, log_path
@@ -52,12 +52,6 @@ def test_lines_are_chosen_in_the_cluster_too(cli: Cli, cluster: Api, flags: tupl
     assert cli.ok("logs", "seir-1", *flags).lines == shown
 
 
-def test_since_is_asked_of_the_cluster(cli: Cli, cluster: Api) -> None:
-    cli.ok("logs", "seir-1", "--since", "10m")
-    (request,) = cluster.requests("get", log_path("seir-1-0-0"))
-    assert request.params["sinceSeconds"] == "600"
-
-
 def test_a_job_that_has_ended_tells_them_from_its_events(
     cli: Cli, remote: Remote, cluster: Api, write_seir: Writer
 ) -> None:
@@ -73,15 +67,6 @@ def test_a_cluster_that_is_away_leaves_the_events(cli: Cli, cluster: Api, write_
     ran = cli.ok("logs", "seir-1")
     assert ran.lines == ["[0] from the event"]
     assert "Showing the events instead." in ran.err
-
-
-def test_a_cluster_without_lines_leaves_the_events(cli: Cli, remote: Remote, api: Api, tmp_path: Path) -> None:
-    """The pods are gone, and have taken their lines along."""
-    cli.env["KUBECONFIG"] = str(kubeconfig(tmp_path, api.url))
-    add(remote.jobs, "job", "running", engine="kubernetes", k8s_name="seir-1", namespace="models")
-    api.put_job(job_id="job")
-    Writer(remote.store.inner, cli.clock)("from the event", task=0)
-    assert cli.ok("logs", "job").lines == ["[0] from the event"]
 
 
 @pytest.mark.parametrize(("status", "code"), [("succeeded", 0), ("failed", 100), ("cancelled", 103)])
@@ -142,13 +127,6 @@ def test_logs_follow_from_before_the_start_to_the_end(cli: Cli, anywhere: Versio
     )
     ran = cli("logs", "job", "-f")
     assert (ran.code, ran.lines, ran.err) == (100, ["[1] a", "[1] b", "c"], "")
-
-
-def test_a_record_that_is_gone_ends_it(cli: Cli, remote: Remote, write: Writer) -> None:
-    """A job that is deleted while it is followed will never end: exit code 3."""
-    add(remote.jobs, "job", "running")
-    during_sleeps(cli, _2=lambda: remote.store.inner.delete(key("job")))
-    assert cli("logs", "job", "-f").code == 3
 
 
 def test_logs_choose_lines(cli: Cli, remote: Remote, write: Writer) -> None:

@@ -145,12 +145,3 @@ def test_odd_values_leave_as_json(cli: Cli) -> None:
     ran = cli("query", "SELECT length(zeroblob(100000000))")
     assert (ran.code, len(sentences(ran.err))) == (2, 1)
     cli.fails(2, "query", "--json", "SELECT 1 AS x, 2 AS x")
-
-
-def test_a_query_says_how_old_its_data_is(cli: Cli, filled: Remote) -> None:
-    """With the registry gone, the cache answers, and `--refresh` says that it could not."""
-    filled.store.down = True
-    ran = cli("query", "--refresh", "--json", "SELECT count(*) AS n FROM jobs")
-    assert ran.code == 5
-    assert (ran.json["stale"], ran.json["rows"]) == (True, [{"n": 3}])
-    assert ran.err.startswith("warning: ")

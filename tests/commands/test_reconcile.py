@@ -8,14 +8,7 @@ from mopsjobs.engines.base import EngineState
 from mopsjobs.errors import EngineAccessError, EngineUnavailableError
 from mopsjobs.registry.job_registry import JobRegistry
 from support.cli import Cli, add
-from support.engines import (
-    COMPLETE,
-    FAILED,
-    PENDING,
-    Cluster,
-    add_kubernetes_job,
-    answer_for_all,
-)
+from support.engines import COMPLETE, FAILED, PENDING, Cluster, add_kubernetes_job, answer_for_all
 
 
 @pytest.fixture

@@ -132,27 +132,6 @@ def test_text_that_is_not_utf_8_does_not_lose_the_report(cli: Cli) -> None:
     assert cli.ok("status", "a", "--json").json["status"] == "failed"
 
 
-def test_nothing_to_update_is_wrong_usage(cli: Cli, jobs: JobRegistry) -> None:
-    """`update` with neither a status nor a flag is refused."""
-    add(jobs, "job")
-    ran = cli("update", "job")
-    assert (ran.code, len(sentences(ran.err))) == (2, 1)
-
-
-def test_progress_that_goes_back_is_written_and_told(cli: Cli, jobs: JobRegistry) -> None:
-    """A pod that was begun anew counts from the beginning; a typing error is seen. Also with `-q` and `--json`."""
-    cli.ok("register", "job", "--total", "10")
-    assert cli.ok("progress", "job", "5/10", "-q")[1:] == ("", "")
-    assert cli.ok("progress", "job", "5/10", "-q")[1:] == ("", "")
-    warning = "warning: job: progress went back from 5 to 3 tasks.\n"
-    assert cli.ok("progress", "job", "3/10").err == f"{warning}job: running, 3/10 tasks\n"
-    assert cli.ok("status", "job", "--json").json["tasks_completed"] == 3
-    assert cli.ok("progress", "job", "2", "-q")[1:] == ("", warning.replace("5 to 3", "3 to 2"))
-    ran = cli.ok("progress", "job", "0", "--json")
-    assert (ran.json["tasks_completed"], ran.err) == (0, warning.replace("5 to 3", "2 to 0"))
-    assert cli.ok("progress", "job", "1", "-q")[1:] == ("", "")
-
-
 @pytest.mark.parametrize("done", ["5/4", "x", "-1", "99999999999999999999", "5/0"])
 def test_impossible_progress_is_refused(cli: Cli, jobs: JobRegistry, done: str) -> None:
     """More done than there are, or no numbers at all: exit code 2, one sentence, nothing written."""

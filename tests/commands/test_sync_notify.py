@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import sqlite3
-
 import pytest
 
 from mopsjobs.app.following.notify import claims, notifier
 from mopsjobs.registry.transitions import ShardReport
 from mopsjobs.utils.times import record_time
 from support.cli import START, Cli, Remote, add, foreign, key, sentences
-from support.notify import VARIABLE, Hook, hook_rule, write_rules
+from support.notify import VARIABLE, Hook, hook_rule
 from support.runs import PATIENCE
 
 HOLD_SECONDS = 0.2
@@ -186,23 +183,6 @@ def test_a_registry_that_takes_no_claims_is_named(cli: Cli, remote: Remote, hook
     ran = cli.ok("sync", "-q")
     assert "The rule hook has not told of job: it could not be claimed" in ran.err
     assert hook.received == []
-
-
-def test_without_rules_a_sync_remembers_nothing(cli: Cli, remote: Remote) -> None:
-    """Neither in the store nor in the cache."""
-    add(remote.jobs, "job", "succeeded")
-    cli.ok("sync")
-    assert not list(remote.store.inner.list_keys(claims.PREFIX))
-    with contextlib.closing(sqlite3.connect(cli.cache)) as cache:
-        assert cache.execute("SELECT count(*) FROM notified").fetchone() == (0,)
-
-
-def test_a_rule_of_another_form_stops_every_command(cli: Cli, remote: Remote) -> None:
-    """As any other mistake in the configuration: it would be missed otherwise."""
-    write_rules(cli, '[notify.me]\ntype = "pager"')
-    ran = cli("list")
-    assert (ran.code, remote.store.calls) == (2, remote.store.calls)
-    assert "invalid type in [notify.me]" in ran.err
 
 
 def test_a_slow_sync_takes_no_job_for_silent(cli: Cli, remote: Remote, hook: Hook) -> None:

@@ -261,21 +261,6 @@ def test_an_end_that_is_waited_for_is_told(cli: Cli, remote: Remote, hook: Hook)
     assert len(hook.received) == 1
 
 
-def test_a_job_that_ended_long_ago_is_not_told(cli: Cli, remote: Remote, hook: Hook) -> None:
-    """Who waits for it again knows that it has ended."""
-    add(remote.jobs, "job", "succeeded")
-    cli.clock.advance(hours=1)
-    assert cli("wait", "job").code == 0
-    assert hook.received == []
-
-
-def test_a_wait_that_is_not_over_tells_no_end(cli: Cli, remote: Remote, hook: Hook) -> None:
-    """The time of the wait was up, not that of the job."""
-    add(remote.jobs, "job", "running")
-    assert cli("wait", "job", "--timeout", "10s").code == 8
-    assert hook.received == []
-
-
 def test_a_suspect_is_told_while_the_wait_goes_on(cli: Cli, remote: Remote, hook: Hook) -> None:
     """The wait does not stop for it."""
     add(remote.jobs, "job", "running")
@@ -286,15 +271,3 @@ def test_a_suspect_is_told_while_the_wait_goes_on(cli: Cli, remote: Remote, hook
     )
     assert cli("wait", "job").code == 0
     assert sorted(hook.titles) == ["job is succeeded", "job may be stuck: pod_gone"]
-
-
-@pytest.mark.parametrize("code", [302, 500])
-def test_a_server_that_refuses_changes_no_exit_code(cli: Cli, remote: Remote, hook: Hook, code: int) -> None:
-    """The wait has done its work. One line says what failed."""
-    hook.code = code
-    add(remote.jobs, "job", "partial")
-    ran = cli("wait", "job")
-    assert ran.code == 104
-    assert [line for line in sentences(ran.err) if "rule hook" in line] == [
-        next(line for line in ran.err.splitlines() if f"the server answered {code}" in line)
-    ]

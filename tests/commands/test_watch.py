@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pty
 import signal
 import subprocess
 from contextlib import closing
-
-import pytest
 
 from mopsjobs.cache import database as cache_database
 from mopsjobs.cache import job_json
@@ -102,12 +99,6 @@ def test_the_network_is_left_alone_unless_asked(cli: Cli, remote: Remote) -> Non
     assert (ran.code, ran.err.count("warning: ")) == (130, 1)
 
 
-@pytest.mark.parametrize("words", [("--interval", "0s"), ("--interval", "soon"), ("--status", "none")])
-def test_nonsense_is_refused(cli: Cli, words: tuple[str, ...]) -> None:
-    """A pause of nothing would keep a processor busy."""
-    assert cli("watch", *words).code == 2
-
-
 def test_a_terminal_is_drawn_anew(cli: Cli, jobs: JobRegistry) -> None:
     """On a terminal the table is there, changes with the job, and Ctrl-C ends it with 130.
 
@@ -138,15 +129,3 @@ def test_a_terminal_is_drawn_anew(cli: Cli, jobs: JobRegistry) -> None:
         finally:
             process.kill()
     os.close(ours)
-
-
-def test_a_reader_who_leaves_ends_it(cli: Cli, jobs: JobRegistry) -> None:
-    """When the pipe is closed it ends quietly with 0, though no job changes any more."""
-    add(jobs, "a")
-    words = command("watch", "--interval", "0.1s", "--json")
-    with subprocess.Popen(words, stdout=-1, stderr=-1, env=environment(cli)) as process:
-        assert process.stdout is not None
-        assert json.loads(process.stdout.readline())["job_id"] == "a"
-        process.stdout.close()
-        assert process.stderr is not None
-        assert (process.wait(PATIENCE), process.stderr.read()) == (0, b"")

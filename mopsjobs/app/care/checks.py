@@ -196,18 +196,6 @@ def check_cache(diagnosis: Diagnosis) -> CheckResult:
     return result or CheckResult("cache", "warn", f"{app.cache.path}: no file yet", diagnosis.sync_fix)
 
 
-def check_sync(diagnosis: Diagnosis) -> CheckResult | None:
-    """Check that a sync which is running makes progress."""
-    app = diagnosis.app
-    holder, now = app.cache.sync_holder(), app.now()
-    if holder is None:
-        return None
-    detail = f"a sync is running{holder.describe(now)}"
-    if holder.is_stalled(now):
-        return CheckResult("sync", "warn", f"{detail}; no other sync can start", holder.fix())
-    return CheckResult("sync", "ok", detail)
-
-
 def check_file_systems(diagnosis: Diagnosis) -> CheckResult | None:
     """Check that neither the cache nor an embedded registry is on a network file system."""
     for name, path in (("cache", diagnosis.app.cache.path), ("registry", diagnosis.app.embedded.path)):
@@ -268,7 +256,6 @@ CHECKS: tuple[Callable[[Diagnosis], CheckResult | None], ...] = (
     check_clock,
     check_retention,
     check_cache,
-    check_sync,
     check_file_systems,
     check_records,
     check_slurm,

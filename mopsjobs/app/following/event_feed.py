@@ -28,14 +28,7 @@ from mopsjobs.cache.queries.events import (
 )
 from mopsjobs.cache.sync.events import SYNCED_AT
 from mopsjobs.console.printer import status_style
-from mopsjobs.errors import (
-    CacheError,
-    JobNotFoundError,
-    OptionError,
-    StoreUnavailableError,
-    UsageError,
-    command_line,
-)
+from mopsjobs.errors import CacheError, JobNotFoundError, OptionError, StoreUnavailableError, UsageError, command_line
 from mopsjobs.events.format import (
     DROPPED,
     KINDS,

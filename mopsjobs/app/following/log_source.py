@@ -28,13 +28,7 @@ from mopsjobs.engines import CLUSTER_ENGINES, open_engine
 from mopsjobs.engines.base import engine_of
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.trust import NotTrustedError
-from mopsjobs.errors import (
-    EXIT_DONE,
-    EngineError,
-    OptionError,
-    StoreUnavailableError,
-    exit_code_of,
-)
+from mopsjobs.errors import EXIT_DONE, EngineError, OptionError, StoreUnavailableError, exit_code_of
 from mopsjobs.events.format import DROPPED
 from mopsjobs.registry.status import BEFORE_RUNNING, TERMINAL
 from mopsjobs.utils.text import pluralize, strip_control_characters

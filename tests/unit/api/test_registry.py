@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 import mopsjobs as mj
-from support.cli import add, during_sleeps
+from mopsjobs.api.calibration import Calibration
+from mopsjobs.app.following.calibrate import Calibrated
+from support.calibrated import journal_of
+from support.cli import Cli, Remote, add, during_sleeps
 from support.kubernetes import kubeconfig
 from support.ledgers import Ledger, add_job, attempt, leave_scalars
 from support.runs import sets_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from support.cli import Cli, Remote
 
 
 def test_settings_are_those_of_the_command(cli: Cli, tmp_path: Path) -> None:
@@ -72,15 +70,6 @@ def test_a_query_returns_all_rows(cli: Cli, reg: mj.Registry) -> None:
     assert reg.query(sql).rows == cli.ok("query", "--json", sql).json["rows"]
     with pytest.raises(mj.UsageError, match="Two columns have the name 'a'"):
         reg.query("SELECT 1 AS a, 2 AS a")
-
-
-def test_a_sync_returns_what_it_did(cli: Cli, reg: mj.Registry) -> None:
-    """The document is that of `sync --json`."""
-    add(reg.app.registry, "a")
-    done = reg.sync()
-    assert done is not None
-    assert done.keys() == cli.ok("sync", "--json").json.keys()
-    assert done["seen"] == 1
 
 
 def test_an_outage_is_logged_and_the_cache_read(
@@ -320,18 +309,33 @@ def test_html_is_escaped_and_has_no_script(job: mj.Job) -> None:
     assert "<script" not in shown
 
 
-def test_html_uses_no_network(cli: Cli, remote: Remote) -> None:
-    """A job that was never synced is named with the reason."""
-    with mj.connect(env=cli.env) as reg:
-        remote.store.down = True
-        shown = mj.Job(reg, "<a>")._repr_html_()
-    why = "The registry has never been synced to this machine. Its status() asks the registry."
-    assert shown == f"<div><b>&lt;a&gt;</b> {why}</div>"
-
-
 def test_html_never_takes_the_cache_for_the_registry(cli: Cli, remote: Remote, reg: mj.Registry) -> None:
     """The registry was not asked, so only the cache lacks the job, as after a submission during an outage."""
     add(remote.jobs, "a")
     cli.ok("sync")
     expected = "<div><b>&lt;b&gt;</b> Job &lt;b&gt; is not in the cache. Its status() asks the registry.</div>"
     assert mj.Job(reg, "<b>")._repr_html_() == expected
+
+
+def test_jobs_come_as_they_end(cli: Cli, remote: Remote, reg: mj.Registry) -> None:
+    """Each once, however it ends; the time ends the iteration."""
+    for job_id in ("a", "b", "c", "d"):
+        add(remote.jobs, job_id, "running")
+    remote.jobs.finalize_job("c", "failed")
+    during_sleeps(
+        cli,
+        _1=lambda: remote.jobs.finalize_job("b", "succeeded"),
+        _3=lambda: remote.jobs.finalize_job("a", "partial"),
+    )
+    jobs = [mj.Job(reg, job_id) for job_id in ("a", "b", "c", "a")]
+    found = [(job, len(cli.clock.slept)) for job in reg.as_completed(jobs)]
+    assert found == [(jobs[2], 0), (jobs[1], 1), (jobs[0], 3)]
+    assert list(reg.as_completed([mj.Job(reg, "d"), jobs[0]], "1m")) == [jobs[0]]
+    assert list(reg.as_completed([])) == []
+
+
+@pytest.mark.parametrize(("mode", "said"), [("synchronous", "1 round"), ("asynchronous", "1 set")])
+def test_it_counts_what_its_mode_tells(mode: str, said: str) -> None:
+    """As the command does: in asynchronous mode, a round is a set."""
+    done = Calibrated("fit", journal_of("fit", 1, mode=mode), "succeeded")
+    assert repr(Calibration(None, done, lambda _: [])) == f"<Calibration fit: {said}>"

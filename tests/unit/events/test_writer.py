@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from mopsjobs.errors import RecordError, StoreAccessError, UsageError
 from mopsjobs.events import format as event_format
+from mopsjobs.events import writer
 from mopsjobs.events.format import MAX_CHUNK_BYTES, MAX_EVENT_BYTES, Event, parse_chunk, parse_chunk_key
 from mopsjobs.events.writer import EventLog, record_event
 from mopsjobs.store.base import VersionedStore, VersionToken
@@ -68,17 +69,6 @@ def test_emit_does_not_wait_for_the_store() -> None:
     assert len(_events(gate)) == 101
 
 
-def test_an_outage_is_survived() -> None:
-    """Events written during an outage come when it is over, once each."""
-    store = FaultyStore(InMemoryVersionedStore())
-    store.fail_next(5, "create_if_absent")
-    log = _log(store)
-    for number in range(10):
-        log.emit("log", text=str(number))
-    assert log.close(PATIENCE)
-    assert [event["text"] for event in _events(store)] == [str(number) for number in range(10)]
-
-
 @pytest.mark.parametrize("error", [StoreAccessError("No."), RuntimeError("a bug in a store")])
 def test_a_late_chunk_goes_into_the_hour_of_its_writing(error: Exception) -> None:
     """Whatever held it back. It then lands where readers look."""
@@ -116,10 +106,11 @@ def test_a_lost_reply_makes_the_same_chunk_twice_at_most() -> None:
     assert first.value == second.value
 
 
-def test_the_oldest_log_lines_go_first() -> None:
+def test_the_oldest_log_lines_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """When too many wait, the oldest `log` events go, other kinds stay, and `dropped` says how many are missing."""
+    monkeypatch.setattr(writer, "MAX_WAITING", 10)
     gate = Gate()
-    log = _log(gate, max_waiting=10)
+    log = _log(gate)
     log.emit("runner", text="begin")
     assert gate.asked.wait(PATIENCE)
     for number in range(15):

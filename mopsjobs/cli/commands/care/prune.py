@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from datetime import timedelta
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from mopsjobs.app.run.app import App
 from mopsjobs.cache import pruning
@@ -14,8 +14,6 @@ from mopsjobs.utils.text import join_first, pluralize
 from mopsjobs.utils.times import from_timestamp, json_time, parse_duration, whole_seconds
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from mopsjobs.events.retention import KeyCounts, Retention
 
 HELP = "remove old jobs from the local cache, or old events from the registry"
@@ -23,7 +21,7 @@ HELP = "remove old jobs from the local cache, or old events from the registry"
 DESCRIPTION = (
     "Remove jobs that ended long ago from the local cache, with their events. A family goes as one, when all its jobs"
     " have ended by then. The registry keeps them: syncs skip them until their records change, and `status JOB` still"
-    " reads one. Checkpoints of other jobs that lie on this machine for so long go too. With --store, remove the events"
+    " reads one. With --store, remove the events"
     " of such jobs from the registry, for all its users, with their ledgers and the claims of their notifications."
     " Announcements older than a day go too, since no sync needs them. Records, manifests, outputs and bundles are"
     " never removed."
@@ -39,9 +37,6 @@ SCHEMA_VERSION = 1
 
 SHOWN_REFUSALS = 10
 """Keys that the store has refused to remove, and that are named."""
-
-_Left: TypeAlias = "dict[str, list[Path]]"
-"""Directories of checkpoints on this machine, by their jobs."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,63 +62,26 @@ def _prune_cache(args: argparse.Namespace, app: App) -> Result:
     limit = whole_seconds(json_time(from_timestamp(before)))
     planned = app.cache.read_cached(lambda cache: pruning.plan_prune(cache, before))  # None: there is no cache
     found = planned or pruning.PrunePlan(0, 0, 0)
-    left = _left_checkpoints(before, app)
     kept = f"Kept {pluralize(found.kept, 'job')} of families that have not all ended by then." if found.kept else ""
 
-    def result(counts: pruning.PrunePlan | pruning.PruneResult, left: _Left, *notes: str, warning: str = "") -> Result:
-        fields = {"jobs": counts.jobs, "events": counts.events, "kept": found.kept, "local_checkpoints": len(left)}
+    def result(counts: pruning.PrunePlan | pruning.PruneResult, note: str, warning: str = "") -> Result:
+        fields = {"jobs": counts.jobs, "events": counts.events, "kept": found.kept}
         head = {"schema_version": SCHEMA_VERSION, "dry_run": args.dry_run, "ended_before": limit}
         body = Document({**head, **fields}) if args.json else None
-        return Result(body, notes=[note for note in (*notes, kept) if note], warnings=[warning] if warning else ())
+        return Result(body, notes=[one for one in (note, kept) if one], warnings=[warning] if warning else ())
 
-    if not (found.jobs or left):
+    if not found.jobs:
         if planned is not None and not args.dry_run:
             _remove(before, found, app)
         which = f"No {'other job' if kept else 'job'} in the cache"
-        return result(found, left, f"{which} ended before {limit}; nothing was removed.")
-    from_cache = f"{_count_text(found)}{{}}, of jobs that ended before {limit}" if found.jobs else ""
+        return result(found, f"{which} ended before {limit}; nothing was removed.")
     if args.dry_run:
-        return result(found, left, f"Would remove {_join(from_cache.format(''), left)}.")
-    question = f"Remove {_join(from_cache.format(' from the cache'), left)}?"
-    if (declined := app.out.confirm(question, yes=args.yes)) is not None:
+        return result(found, f"Would remove {_count_text(found)}, of jobs that ended before {limit}.")
+    if (declined := app.out.confirm(f"Remove {_count_text(found)} from the cache?", yes=args.yes)) is not None:
         return declined
-    pruned = pruning.PruneResult(0, 0, None) if planned is None else _remove(before, found, app)
+    pruned = _remove(before, found, app)
     warning = "" if pruned.problem is None else f"The cache file could not shrink yet: {pruned.problem}."
-    removed = _remove_checkpoints(before, app)
-    done = f"{_count_text(pruned)} from the cache" if found.jobs else ""
-    return result(pruned, removed, f"Removed {_join(done, removed)}.", warning=warning)
-
-
-def _left_checkpoints(before: float, app: App) -> _Left:
-    """Return the directories of checkpoints on this machine that `prune` removes, by their jobs.
-
-    They lie there since a time, and the cache does not keep their jobs. A job that was killed here and went on
-    elsewhere leaves some.
-    """
-    from mopsjobs.engines.job_dir import JobDir
-
-    found: _Left = {}
-    for job_id, path in JobDir.old_checkpoints(app.env, before):
-        found.setdefault(job_id, []).append(path)
-    staying = app.cache.read_cached(lambda cache: pruning.staying(cache, before, found)) if found else None
-    return {job_id: paths for job_id, paths in found.items() if job_id not in (staying or ())}
-
-
-def _remove_checkpoints(before: float, app: App) -> _Left:
-    """Remove what `_left_checkpoints` returns, and return it."""
-    import shutil
-
-    left = _left_checkpoints(before, app)
-    for paths in left.values():
-        for path in paths:
-            shutil.rmtree(path, ignore_errors=True)
-    return left
-
-
-def _join(from_cache: str, left: _Left) -> str:
-    """Return what goes from the cache, and what from this machine."""
-    checkpoints = f"checkpoints of {pluralize(len(left), 'job')} from this machine" if left else ""
-    return " and ".join(filter(None, (from_cache, checkpoints)))
+    return result(pruned, f"Removed {_count_text(pruned)} from the cache.", warning)
 
 
 def _remove(before: float, plan: pruning.PrunePlan, app: App) -> pruning.PruneResult:

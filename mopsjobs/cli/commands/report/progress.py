@@ -10,7 +10,6 @@ from mopsjobs.cli.flags import add_full_ids
 from mopsjobs.cli.record_flags import report_result, reported_count
 from mopsjobs.console.result import Result
 from mopsjobs.errors import UsageError
-from mopsjobs.registry.job_state import JobState
 
 HELP = "report how many tasks of a job are done"
 
@@ -40,16 +39,5 @@ def run(args: argparse.Namespace, app: App) -> Result:
     done, total = (None if count is None else int(count) for count in counts.groups())
     if total == 0:
         raise UsageError(f"invalid progress '{args.done}': expected a TOTAL of at least 1, or DONE alone.")
-    before = 0
-
-    def on_before(state: JobState) -> None:
-        nonlocal before
-        before = state.tasks_completed
-
-    state = app.registry.update_progress(
-        args.job, done, total, tasks_failed=args.failed, start=True, on_before=on_before
-    )
-    if done is not None and done < before:
-        # It is written all the same: a restarted pod counts from the beginning, and its script must go on.
-        app.out.warn(f"{state.job_id}: progress went back from {before} to {done} tasks.")
+    state = app.registry.update_progress(args.job, done, total, tasks_failed=args.failed, start=True)
     return report_result(args, app, state)

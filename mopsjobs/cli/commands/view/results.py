@@ -36,14 +36,7 @@ from mopsjobs.console.result import Document, JsonLines, RawText, Result, Table,
 from mopsjobs.console.terminal import style_text
 from mopsjobs.engines.model_env import model_environment
 from mopsjobs.engines.trust import python_of_launch
-from mopsjobs.errors import (
-    EXIT_DONE,
-    EXIT_PARTLY_DONE,
-    NoOutputsError,
-    StoreUnavailableError,
-    UsageError,
-    command_line,
-)
+from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, NoOutputsError, StoreUnavailableError, UsageError, command_line
 from mopsjobs.registry.calibration_counts import calibration_text, round_word
 from mopsjobs.studies.journal import counts_of
 from mopsjobs.studies.lineage import family_of

@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, app: App) -> Result:
-    """Show jobs until Ctrl-C, or until the reader of the pipe has left."""
+    """Show jobs until Ctrl-C."""
     interval = parse_interval(args.interval)
     job_filter = filter_of(args, app.now())
     refreshes = app.out.can_redraw and not args.json
@@ -56,7 +56,6 @@ def run(args: argparse.Namespace, app: App) -> Result:
         if problem is not None and problem != last_problem:
             app.out.warn(problem)
         last_problem = problem
-        app.out.check_reader()
         app.sleep(interval)
 
 

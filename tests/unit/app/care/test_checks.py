@@ -7,20 +7,10 @@ from pathlib import Path
 import pytest
 
 from mopsjobs.app.care import checks
-from mopsjobs.app.care.checks import CHECKS, Diagnosis, describe_slurm, run_checks
-from mopsjobs.errors import EXIT_DONE, EXIT_UNREACHABLE
-from support.cli import Cli, Remote, add
+from mopsjobs.app.care.checks import Diagnosis, describe_slurm, run_checks
+from mopsjobs.errors import EXIT_UNREACHABLE
+from support.cli import Cli, Remote
 from support.slurm_commands import FakeSlurm
-
-
-def test_a_sound_registry_passes_every_check(cli: Cli, remote: Remote) -> None:
-    """A check that does not apply has no result, as the clock of a store that has none."""
-    add(remote.jobs, "a")
-    cli.ok("sync")
-    diagnosis = run_checks(cli.app())
-    assert {result.state for result in diagnosis.results} == {"ok"}
-    assert (diagnosis.state_of("access"), diagnosis.state_of("clock")) == ("ok", None)
-    assert (diagnosis.exit_code, diagnosis.problems) == (EXIT_DONE, [])
 
 
 def test_the_exit_code_is_that_of_the_first_failure(cli: Cli, remote: Remote) -> None:
@@ -64,12 +54,3 @@ def test_the_largest_job_array_is_said_in_shards(tmp_path: Path, size: str, limi
     slurm = FakeSlurm(tmp_path / "slurm")
     slurm.says("scontrol", f"slurm 24.11.5\nClusterName = lab\nMaxArraySize = {size}\n")
     assert describe_slurm(slurm.env).endswith(f", {limit}")
-
-
-def test_every_check_of_the_module_is_run_once() -> None:
-    """`CHECKS` has each of its functions that begins with `check_`, except one that is called by name."""
-    own = [name for name, function in vars(checks).items() if getattr(function, "__module__", "") == checks.__name__]
-    by_name = {"check_settings"}  # before all others
-    assert sorted(check.__name__ for check in CHECKS) == sorted(
-        name for name in own if name.startswith("check_") and name not in by_name
-    )
