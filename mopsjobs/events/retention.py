@@ -10,7 +10,7 @@ outputs and bundles are never touched. See docs/decisions/0010-retention.md.
 Announcements and events lie in the order of time. Only old keys are listed, and the oldest go first. An interrupted
 run leaves the younger batches; the next one, or a concurrent one, continues there. `plan` and `remove` cost a listing
 of the old keys each, one read and one listing per job, and `remove` one request per removed key. Reads, listings of
-ledgers and removals run concurrently; memory does not follow the number of keys.
+ledgers and removals run concurrently; memory follows the number of jobs, not of keys.
 """
 
 from __future__ import annotations
@@ -47,9 +47,6 @@ BATCH = 256
 
 REQUESTS = 16
 """Concurrent requests, few enough not to slow down writers and readers."""
-
-MAX_JOBS = 100_000
-"""Jobs whose end is remembered, so that each record is read once: some 10 MB."""
 
 ATTEMPTS = 4
 """At the removal of one key. Unlike other writes, a removal may be repeated."""
@@ -229,8 +226,6 @@ class Retention:
         An end is final, so an answer stays true; a job that ends meanwhile stays until the next run. A missing record
         is not noted: it may exist when the next chunk is processed.
         """
-        if len(ended) > MAX_JOBS:
-            ended.clear()
         unknown = [job_id for job_id in dict.fromkeys(str(expired.job_id) for expired in batch) if job_id not in ended]
         answers = zip(unknown, threads.map(self._has_ended, unknown), strict=True)
         ended.update((job_id, answer) for job_id, answer in answers if answer is not None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from mopsjobs.app.run.project_file import INSTEAD
 from support.cli import Cli
 
 
@@ -50,19 +49,6 @@ def test_each_command_names_the_project_file_that_it_obeys(cli: Cli) -> None:
     assert str(path) in cli.ok("doctor").out
     assert sentence not in cli.ok("list", "--registry", "sqlite:other.db").err
     assert cli.ok("sync", "-q").err == ""
-
-
-@pytest.mark.claim("Other project files are ignored and named")
-def test_each_command_names_the_project_file_that_it_ignores(cli: Cli) -> None:
-    """One line with path and reason, `-q` or not; the registry stays the one that it was."""
-    path = cli.cache.parent / ".mops-jobs.toml"
-    path.write_text('registry = "sqlite:project.db"\ncache = "~/.vim/plugin/x.vim"\n')
-    path.chmod(0o666)
-    cli.ok("register", "a")
-    warning = f"warning: The project file {path} is ignored: every user may write to it. {INSTEAD}"
-    for argv in (*EVERY, ("sync", "-q")):
-        assert cli.ok(*argv).err.splitlines().count(warning) == 1, argv
-    assert not (path.parent / "project.db").exists()
 
 
 @pytest.mark.parametrize(

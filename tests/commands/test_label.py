@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from mopsjobs.registry.job_registry import JobRegistry
-from support.cli import Cli, Remote, add, foreign, key, sentences
+from support.cli import Cli, Remote, add, foreign, key
 
 
 def test_labels_are_set_and_removed_after_the_end(cli: Cli, remote: Remote) -> None:
@@ -89,28 +89,6 @@ def test_every_view_shows_a_note_at_once_and_elsewhere_after_a_sync(cli: Cli, re
         assert [line.partition("note  ")[2] for line in lines] == ["ada: used in the draft", "bob: wrong prior"]
         cli.ok("sync", "--cache", "elsewhere.db", "-q")
         assert "Note       wrong prior" in cli.ok("status", job_id, "--cache", "elsewhere.db", "--offline").lines
-
-
-def test_a_note_changes_neither_status_nor_times_of_a_job(cli: Cli, jobs: JobRegistry) -> None:
-    """Only metadata, the write and its time differ. Its JSON is what `status --json` prints."""
-    add(jobs, "job", "failed")
-    before = cli.ok("status", "job", "--json").json
-    cli.clock.advance(hours=1)
-    after = cli.ok("note", "job", "x", "--json").json
-    assert {name for name in before if before[name] != after[name]} == {
-        "metadata", "write_id", "revision", "updated_at",
-    }  # fmt: skip
-    assert cli.ok("status", "job", "--json").json == after
-
-
-@pytest.mark.parametrize("text", ["", " ", "x" * 1001])
-def test_an_empty_or_long_note_is_wrong_usage(cli: Cli, jobs: JobRegistry, text: str) -> None:
-    """Exit code 2, one sentence, and nothing is written."""
-    add(jobs, "job")
-    before = jobs.get_record("job")
-    ran = cli("note", "job", text)
-    assert (ran.code, ran.out, len(sentences(ran.err))) == (2, "", 1)
-    assert jobs.get_record("job") == before
 
 
 def test_notes_of_twenty_writers_at_once_are_all_kept(cli: Cli, remote: Remote) -> None:

@@ -287,14 +287,6 @@ def test_unreadable_records_are_told_of_beside_their_last_good_state(cli: Cli, c
     assert cli.ok("list", "--json").err == ""
 
 
-@pytest.mark.usefixtures("five")
-def test_an_embedded_registry_is_read_fresh(cli: Cli, jobs: JobRegistry) -> None:
-    """A registry on this machine needs no sync, and is read even with `--offline`."""
-    add(jobs, "just-now")
-    assert cli.ids("--offline")[0] == "just-now"
-    assert cli.ok("list").err == "6 jobs, live\n"
-
-
 def test_the_empty_default_registry_introduces_itself(cli: Cli) -> None:
     """A user whose jobs are in Azure has named no registry: an empty list alone would look like a loss."""
     del cli.env["MOPS_JOBS_REGISTRY"]
@@ -313,19 +305,6 @@ def filled(cli: Cli, remote: Remote) -> Remote:
     remote.put(key("c"), foreign("c", "succeeded", owner="\x1b[31m", metadata={"n": [1, None]}))
     cli.ok("sync", "-q")
     return remote
-
-
-@pytest.mark.claim("No control character reaches a terminal")
-def test_csv_has_no_control_characters(cli: Cli, jobs: JobRegistry) -> None:
-    """Neither a file, which a user will print, nor a terminal gets what a terminal would obey."""
-    add(jobs, "a", "failed", owner="\x1b[31mred\x07")
-    argv = ("list", "--csv")
-    assert '"[31mred"' in cli.ok(*argv).out
-    for words in (argv, ("query", "--csv", "SELECT owner FROM jobs")):
-        with terminal(command(*words), environment(cli)) as at:
-            told = at.rest()
-        assert '"[31mred"' in told
-        assert not {"\x1b", "\x07"} & set(told)
 
 
 @pytest.mark.claim("CSV has no formulas")

@@ -120,23 +120,6 @@ def test_a_late_resume_brings_its_pruned_parents_back(cli: Cli, remote: Remote, 
 
 
 @pytest.mark.usefixtures("aged")
-def test_who_reads_meanwhile_reads_on(cli: Cli) -> None:
-    """A reader in the middle of its work keeps what it sees, and holds nothing up. `status` asks the registry."""
-    reader = cache_database.open_to_read(str(cli.cache), REMOTE_URL)
-    assert reader is not None
-    with closing(reader):
-        reader.execute("BEGIN")
-        seen = reader.execute("SELECT job_id FROM job ORDER BY job_id")
-        assert seen.fetchone() == ("new",)
-        cli.ok("prune", "--older-than", "90d", "--yes")
-        assert [job_id for (job_id,) in seen] == ["old-1", "old-2", "old-active"]
-        reader.rollback()
-        assert reader.execute("SELECT count(*) FROM job").fetchone() == (2,)
-    assert cli.ids("--limit", "0") == ["new", "old-active"]
-    assert cli.ok("status", "old-1", "--json").json["status"] == "succeeded"
-
-
-@pytest.mark.usefixtures("aged")
 def test_who_writes_meanwhile_only_keeps_the_file_large(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """When another process has begun to write as the file is to be made smaller: a sentence, and the jobs are gone."""
     opened = cache_database.open_to_write
@@ -230,21 +213,6 @@ def test_pruning_a_ledger_names_the_jobs_that_reuse_it(cli: Cli, remote: Remote)
     assert told in cli.ok("prune", "--store", "--older-than", "30d", "--dry-run").err
     assert cli.ok("prune", "--store", "--older-than", "30d", "--yes").err.startswith(told)
     assert "Reused" not in cli.ok("prune", "--store", "--older-than", "10d", "--dry-run").err
-
-
-def test_events_of_pruned_jobs_go_and_stay_away(cli: Cli, remote: Remote) -> None:
-    """With a job go its events; the next syncs do not bring them again, and other events stay."""
-    for name in ("old", "new"):
-        cli.ok("register", name)
-        cli.ok("update", name, "failed")
-        cli.clock.advance(days=100)
-    cli.ok("sync", "-q")
-    before = _asked(cli, "SELECT count(*) FROM events WHERE job_id = 'new'")
-    assert before > 0
-    assert cli.ok("prune", "--older-than", "150d", "--yes").err.startswith("Removed 1 job and 2 events")
-    cli.ok("sync", "-q", "--full")
-    assert _asked(cli, "SELECT count(*) FROM events WHERE job_id = 'old'") == 0
-    assert _asked(cli, "SELECT count(*) FROM events WHERE job_id = 'new'") == before
 
 
 def test_a_pruned_job_that_comes_back_has_its_events(cli: Cli) -> None:

@@ -313,27 +313,6 @@ def test_each_job_shows_its_family_and_the_sum_of_it(cli: Cli, jobs: JobRegistry
         assert lines[begin : begin + len(relatives) + 4] == [*relatives, family, *members]
 
 
-def test_the_json_of_a_member_has_its_family(cli: Cli, jobs: JobRegistry) -> None:
-    """The cache and the registry give the same; a job alone has no such field."""
-    _add_family(cli, jobs)
-    add(jobs, "alone", "failed")
-    family = cli.ok("status", "nightly-1.2", "--json").json["family"]
-    assert {name: family[name] for name in ("tasks_total", "tasks_completed", "newest", "children")} == {
-        "tasks_total": 14,
-        "tasks_completed": 9,
-        "newest": "nightly-1.3",
-        "children": ["nightly-1.3"],
-    }
-    assert family["jobs"][1] == {
-        "job_id": "nightly-1.2",
-        "parent_job_id": "nightly-1",
-        "status": "failed",
-        "tasks_total": 5,
-        "tasks_completed": 0,
-    }
-    assert "family" not in cli.ok("status", "alone", "--json").json
-
-
 def test_a_refresh_finds_children_that_the_cache_lacks(cli: Cli, remote: Remote) -> None:
     """Another machine has resumed the job since the last sync: the registry knows its children, by their ids."""
     _add_family(cli, remote.jobs)
@@ -393,20 +372,6 @@ def test_a_start_that_nothing_reported_has_no_time(cli: Cli, remote: Remote, sta
     assert lines[-2:] == ["Timeline", "  2026-03-01 22:00:00Z  succeeded"]
 
 
-def test_a_label_after_the_end_leaves_the_time_of_the_end(cli: Cli, remote: Remote) -> None:
-    """Also of a job that another program ended: every view, with the registry or without it, shows the same end."""
-    remote.put(key("theirs"), foreign("theirs", "failed"))
-    cli.clock.advance(hours=10)
-    job = cli.ok("update", "theirs", "--label", "checked=yes", "--json").json
-    end = "2026-03-01T11:00:00Z"
-    assert (job["status_since"], job["ended_at"], [step["at"] for step in job["transitions"]]) == (end, end, [end])
-    assert cli.ok("status", "theirs", "--json").json == job
-    assert cli.ok("status", "theirs").lines[-1] == "  2026-03-01 11:00:00Z  failed"
-    remote.store.down = True
-    waited = cli("wait", "theirs", "--json").json
-    assert (waited["ended_at"], waited["transitions"]) == (end, job["transitions"])
-
-
 USED = ShardUsage(5400.0, 6000.0, 7200.0, 300 * 2**20)
 
 
@@ -447,25 +412,6 @@ def test_status_tells_when_a_job_should_end(cli: Cli) -> None:
     }  # fmt: skip
     used = ("cpu_seconds", "task_seconds", "held_core_seconds", "cpu_efficiency", "max_rss_bytes")
     assert [later[name] for name in used] == [5400.0, 6000.0, 7200.0, 0.75, 300 * 2**20]
-
-
-def test_a_silent_runner_has_no_end(cli: Cli, job: Remote) -> None:
-    """Nor has a job that has ended. What it used stays."""
-    silent = ("eta_earliest", "eta_latest", "eta_basis", "stragglers", "time_limit_at")
-    cli.clock.advance(seconds=61)
-    cli.ok("sync", "-q")
-    found = cli.ok("status", "a", "--json").json
-    assert found["suspect"] == "no_update"
-    assert [found[name] for name in silent] == [None] * 5
-    assert "Done" not in cli.ok("status", "a").out
-    _report(cli, job, "a")
-    cli.ok("sync", "-q")
-    assert cli.ok("status", "a", "--json").json["eta_latest"] is not None
-    job.jobs.update_status("a", "cancelled")
-    cli.ok("sync", "-q")
-    ended = cli.ok("status", "a", "--json").json
-    assert [ended[name] for name in silent] == [None] * 5
-    assert ended["cpu_seconds"] == 5400.0
 
 
 def test_a_range_that_has_passed_is_not_shown(cli: Cli, remote: Remote) -> None:

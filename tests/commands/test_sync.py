@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -22,7 +21,7 @@ from mopsjobs.store.base import Versioned, VersionedStore, VersionToken
 from mopsjobs.store.dynamodb.store import DynamoDBVersionedStore
 from mopsjobs.store.memory import InMemoryVersionedStore
 from support.cli import REMOTE_URL, Cli, Remote, add, foreign, key, put, sentences
-from support.events import Writer, event_texts
+from support.events import Writer
 from support.ledgers import Ledger, add_job, attempt, leave_outputs
 from support.runs import sets_of
 from support.servers import Azurite
@@ -420,33 +419,6 @@ def test_a_sync_lists_only_the_hours_since_the_last(cli: Cli, remote: Remote, wr
     listed.clear()
     cli.ok("sync", "--full")
     assert listed == ["events/"]
-
-
-def test_a_bad_chunk_is_told_once_and_skipped(cli: Cli, remote: Remote, write: Writer) -> None:
-    """A chunk that cannot be read is named with its reason, with exit code 7, then left alone; the rest comes in.
-
-    `sync --full` reads it again, and takes it if it can be read by now. Other keys are not read.
-    """
-    bad = write("late")
-    good = remote.store.inner.get(bad)
-    assert good is not None
-    remote.put(bad, b"\x1b[2J\n")
-    remote.put("events/README", "hello")
-    write("a")
-    ran = cli("sync")
-    assert ran.code == 7
-    told = "line 1: not JSON: Expecting value: line 1 column 1 (char 0)"
-    assert ran.err == f"warning: {bad}: {told}\n"
-    fetched = remote.store.calls["get"]
-    assert cli.ok("sync").err == ""
-    assert remote.store.calls["get"] == fetched
-    assert event_texts(cli.ok("events", "--json")) == ["a"]
-    with contextlib.closing(sqlite3.connect(cli.cache)) as cache:
-        assert cache.execute("SELECT * FROM event_problems").fetchall() == [(bad, told)]
-    assert cli("sync", "--full").code == 7
-    remote.put(bad, good.value)
-    cli.ok("sync", "--full")
-    assert sorted(event_texts(cli.ok("events", "--json", "--offline"))) == ["a", "late"]
 
 
 def test_jobs_are_mirrored_though_events_are_not(cli: Cli, remote: Remote, write: Writer) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
@@ -14,7 +13,6 @@ from mopsjobs.cache.sync import mirror, records
 from mopsjobs.cache.sync.records import BATCH
 from mopsjobs.registry import announcements
 from mopsjobs.store.base import Entry, WantsValues, always
-from mopsjobs.utils.times import json_time
 from support.cli import Cli, Remote, foreign, key
 
 COUNT = 1200
@@ -120,16 +118,6 @@ def test_some_time_after_the_last_full_sync_comes_another(
     assert _mode(cli) == "full"
 
 
-def test_many_announced_jobs_are_listed_rather_than_read(cli: Cli, filled: Remote, calls: Counter[str]) -> None:
-    """A tenth of all jobs announced, and a listing of everything is cheaper. One read finds that it is the registry."""
-    for number in range(COUNT // records.GET_COST):
-        filled.jobs.update_fields(_name(number), owner="ada")
-    calls.clear()
-    report = _sync(cli)
-    assert (report["mode"], report["changed"]) == ("full", COUNT // records.GET_COST)
-    assert calls["get"] == 1
-
-
 def test_a_burst_of_announcements_is_listed_in_part(
     cli: Cli, filled: Remote, calls: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,21 +199,6 @@ def test_a_small_registry_is_listed(cli: Cli, remote: Remote, monkeypatch: pytes
         assert _mode(cli) == "full"  # without a look at the announcements
 
 
-def test_a_delta_sync_reports_bad_records(cli: Cli, filled: Remote) -> None:
-    """A record that turned bad is a problem and keeps its row; repaired, it is none any more."""
-    filled.jobs.update_status(_name(1), "failed")
-    good = filled.store.inner.get(key(_name(1)))
-    assert good is not None
-    filled.put(key(_name(1)), "not JSON at all")
-    ran = cli("sync", "--json")
-    assert (ran.code, ran.json["mode"]) == (7, "delta")
-    assert [problem["key"] for problem in ran.json["problems"]] == [key(_name(1))]
-    assert json.loads(cli.ok("status", _name(1), "--json", "--offline").out)["status"] == "running"
-    filled.put(key(_name(1)), good.value)
-    assert _sync(cli)["problems"] == []
-    assert cli.ids("--offline", "--status", "failed") == [_name(1)]
-
-
 def test_a_delta_sync_that_breaks_off_claims_nothing(cli: Cli, filled: Remote) -> None:
     """Ended by an outage, it leaves the age of the data as it was, and the next one brings what it had not."""
     filled.jobs.update_status(_name(1), "failed")
@@ -237,26 +210,3 @@ def test_a_delta_sync_that_breaks_off_claims_nothing(cli: Cli, filled: Remote) -
     assert (document["synced_at"], document["stale"]) == (synced_at, True)
     assert _sync(cli)["changed"] == 1
     assert cli.ok("list", "--json", "--limit", "1").json["stale"] is False
-
-
-def test_a_delta_sync_does_not_overtake_a_full_one(cli: Cli, filled: Remote) -> None:
-    """A full sync sees what no delta does: it goes to its end, and leaves what a younger delta brought."""
-    filled.put(key(_name(1)), foreign(_name(1), "failed"))
-    begun = cli.clock.now()
-
-    def meanwhile() -> None:
-        filled.store.after_listing = lambda: None
-        filled.jobs.update_status(_name(2), "failed")
-        cli.clock.advance(seconds=1)
-        report = mirror.sync(filled.jobs, str(cli.cache), _registry_id(cli), now=cli.clock.now)
-        assert (report.is_full, report.changed) == (False, 1)
-
-    filled.store.after_listing = meanwhile
-    cli.ok("sync", "--full", "-q")
-    assert sorted(cli.ids("--offline", "--status", "failed")) == [_name(1), _name(2)]
-    document = cli.ok("list", "--json", "--limit", "1").json
-    assert (document["age_seconds"], document["foreign_writes_known_to"]) == (1, json_time(begun))
-
-
-def _registry_id(cli: Cli) -> str:
-    return str(cli.ok("list", "--json", "--limit", "1", "--offline").json["registry"])

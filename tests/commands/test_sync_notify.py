@@ -38,20 +38,6 @@ def test_each_end_is_told_once(cli: Cli, remote: Remote, hook: Hook) -> None:
     assert remote.store.calls["create_if_absent"] == writes
 
 
-def test_two_machines_tell_once(cli: Cli, remote: Remote, hook: Hook) -> None:
-    """Each has a cache of its own, and finds the claim of the other. A deleted cache is as another machine."""
-    other = {"MOPS_JOBS_CACHE": str(cli.cache.with_name("other.db"))}
-    cli.ok("sync")
-    cli.ok("sync", **other)
-    add(remote.jobs, "job", "succeeded")
-    cli.ok("sync")
-    cli.ok("sync", **other)
-    assert hook.titles == ["job is succeeded"]
-    cli.cache.unlink()
-    cli.ok("sync")
-    assert len(hook.received) == 1
-
-
 def test_a_new_rule_tells_nothing_old(cli: Cli, remote: Remote, hook: Hook) -> None:
     """Ends before the first sync with it, and ends of more than a day ago, are not told."""
     add(remote.jobs, "before", "succeeded")
@@ -107,16 +93,6 @@ def test_a_suspect_and_many_failures_are_told_while_a_job_runs(cli: Cli, remote:
         "job may be stuck: pod_gone",
         "job is failed: 30 of 100 tasks done, 10 failed",
     ]
-
-
-def test_jobs_of_others_and_other_labels_are_not_told(cli: Cli, remote: Remote, hook: Hook) -> None:
-    """`mine` means the owner of records, and a label has to be there."""
-    hook_rule(cli, hook, 'jobs = "mine"\nlabel = ["exp=7"]')
-    cli.env["USER"] = "ada"
-    for job_id, owner, label in (("mine", "ada", "7"), ("other", "eve", "7"), ("plain", "ada", "8")):
-        add(remote.jobs, job_id, "succeeded", owner=owner, labels={"exp": label})
-    cli.ok("sync")
-    assert hook.titles == ["mine is succeeded"]
 
 
 def test_a_recipient_gets_ten_messages_per_minute(cli: Cli, remote: Remote, hook: Hook) -> None:

@@ -155,7 +155,7 @@ class _LogReader:
         wait = None if job is None else waits_for_text(job)
         why = "" if wait is None else f" It waits for {strip_control_characters(wait)}"
         if not is_active:  # nothing tells whether it had some
-            why = " A pruning removes them from the registry, or from this cache."
+            why = " Prune may have removed some."
         self._app.out.note(f"There are no log lines of job {feed.job_id}{end}.{why}")
 
     def _note_reused(self, job: Mapping[str, object]) -> bool:

@@ -123,7 +123,6 @@ def _ago(seconds: float) -> datetime:
 DECISIONS: list[tuple[JobState, EngineState, str, str | None]] = [
     *[(_record(status), COMPLETE, "validate", None) for status in ACTIVE],
     *[(_record(status), FAILED, "validate", "BackoffLimitExceeded") for status in ACTIVE],
-    (_record("running"), EngineState("failed"), "validate", "Failed"),
     (_record("validating"), GONE, "validate", "K8sJobMissing"),
     *[(_record(status), GONE, "suspect", MISSING) for status in ACTIVE - {JobStatus.VALIDATING}],
     (_record("running", heartbeat=30), GONE, "nothing", None),
@@ -141,20 +140,15 @@ DECISIONS: list[tuple[JobState, EngineState, str, str | None]] = [
     (_record("scheduled", age=30), NO_IMAGE, "explain", "ImagePullBackOff"),
     (_record("scheduled"), NO_IMAGE, "suspect", "ImagePullBackOff"),
     (_record("scheduled", suspect="ImagePullBackOff"), NO_IMAGE, "explain", "ImagePullBackOff"),
-    (_record("running", heartbeat=90), NO_IMAGE, "suspect", "ImagePullBackOff"),
     (_record("scheduled"), QUEUED, "explain", "Priority"),
-    (_record("running", heartbeat=90), QUEUED, "explain", "Priority"),
     (_record("scheduled", suspect="ImagePullBackOff"), QUEUED, "clear", "Priority"),
     (_record("running", waits_for="Priority"), RUNNING, "explain", None),
     (_record("running", waits_for="its client"), RUNNING, "nothing", None),  # the word of its runners
     (_record("scheduled"), RUNNING, "start", None),
-    (_record("submitting"), RUNNING, "start", None),
-    (_record("scheduled", suspect=MISSING), RUNNING, "start", None),
     (_record("running", heartbeat=90), RUNNING, "suspect", "no_update"),
     (_record("running"), RUNNING, "nothing", None),
     (_record("running", heartbeat=30), RUNNING, "nothing", None),
     (_record("running", heartbeat=90), RUNNING._replace(started_at=_ago(10)), "clear", None),
-    (_record("running", heartbeat=90, suspect="no_update"), RUNNING._replace(started_at=START), "clear", None),
     (_record("running", heartbeat=90), RUNNING._replace(started_at=_ago(80)), "suspect", "no_update"),
     (_record("running", heartbeat=9), RUNNING._replace(started_at=_ago(10)), "nothing", None),
     (_record("running", heartbeat=30, suspect="pod_gone"), RUNNING, "clear", None),
@@ -162,7 +156,6 @@ DECISIONS: list[tuple[JobState, EngineState, str, str | None]] = [
     (_record("running", heartbeat=30, suspect=MISSING), GONE, "nothing", None),
     (_record("running", suspect="no_update"), UNKNOWN, "nothing", None),
     *[(_record(status), COMPLETE, "nothing", None) for status in TERMINAL],
-    *[(_record(status), GONE, "nothing", None) for status in TERMINAL],
     (_record("hibernating"), COMPLETE, "nothing", None),
 ]  # fmt: skip
 
