@@ -12,7 +12,6 @@ from typing import TypeVar
 from mopsjobs.app.jobs.find_job import find_state
 from mopsjobs.app.jobs.find_outputs import JobWithOutputs, download_outputs, find_job_with_outputs
 from mopsjobs.app.jobs.job_tasks import JobTasks
-from mopsjobs.app.jobs.log_selection import MAX_TASK
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.freshness import FreshnessPolicy, rows_document
 from mopsjobs.app.tasks.contrasts import MAX_VALUE, find_contrast, parse_contrast, value_text
@@ -29,7 +28,6 @@ from mopsjobs.app.tasks.results_table import (
     read_results_table,
 )
 from mopsjobs.app.tasks.series import Series
-from mopsjobs.app.tasks.task_outputs import no_such_task_error
 from mopsjobs.cli.flags import JOB_HELP, add_job_names, argument_type, row_limit
 from mopsjobs.cli.sql_rows import CSV, DEFAULT_LIMIT, add_timeout_flag, show_rows
 from mopsjobs.console.result import Document, JsonLines, RawText, Result, Table, Text, Tsv
@@ -40,12 +38,11 @@ from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, NoOutputsError, StoreUn
 from mopsjobs.registry.calibration_counts import calibration_text, round_word
 from mopsjobs.studies.journal import counts_of
 from mopsjobs.studies.lineage import family_of
-from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.output_directory import OutputDirectory
-from mopsjobs.studies.results import TABLE, Output, check_same_family, count_tasks, outputs_of, sorted_outputs_of
+from mopsjobs.studies.results import TABLE, Output, check_same_family, count_tasks, outputs_of
 from mopsjobs.utils.intervals import mean_text
 from mopsjobs.utils.table_files import Column, Interpreter, Row, check_table_file, csv_pieces, form_of, write_table_file
-from mopsjobs.utils.text import cut_to_length, describe_duplicates, out_of, parse_whole_number, pluralize, short_number
+from mopsjobs.utils.text import cut_to_length, describe_duplicates, out_of, pluralize, short_number
 from mopsjobs.utils.times import parse_duration
 from mopsjobs.utils.written_tables import note_table
 
@@ -101,7 +98,6 @@ CONTRADICTIONS = {
     "contrast": ("sql", "explain", "by set", "by task", *OF_SETS[:-1], *_FILES),
     "explain": ("by set", "by task", *OF_SETS, "table", "tsv", "csv", *_FILES),
     "by task": OF_SETS,
-    "task": ("by set", "by task", *OF_SETS, "sql", "explain", "table", "tsv", "csv", "offline", *_FILES),
     "download": ("by set", "by task", *OF_SETS, "offline"),
     "duckdb": ("by set", "by task", *OF_SETS, "offline"),
 }
@@ -130,9 +126,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-l", "--label", metavar="KEY[=VALUE]", action="append", default=[],
         help="take the jobs with this label, for a table; repeat for more labels",
     )  # fmt: skip
-    parser.add_argument(
-        "--task", metavar="N", type=argument_type(_parse_task), help="list only the outputs of this task (default: all)"
-    )
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--download", metavar="DIRECTORY", help="download the outputs to this directory")
     how.add_argument(
@@ -262,12 +255,10 @@ def _of_calibration(args: argparse.Namespace, app: App) -> Result:
 
 
 def _list(job: JobWithOutputs, args: argparse.Namespace, app: App) -> Result:
-    """List the outputs of a job, or of a task."""
-    job_id, number, family = job.job_id, args.task, family_of(app.store, job.job_id)
-    outputs = outputs_of(app.store, job_id, family) if number is None else _of_task(number, job_id, family, app)
+    """List the outputs of a job."""
+    family = family_of(app.store, job.job_id)
+    outputs = outputs_of(app.store, job.job_id, family)
     first = next(outputs, None)
-    if first is None and number is not None:
-        return Result(notes=[f"Task {number} of job {job_id} has no outputs."])
     if first is None:
         if job.tasks_lost:
             return Result(warnings=[job.describe_absence()], exit_code=EXIT_PARTLY_DONE)
@@ -278,37 +269,7 @@ def _list(job: JobWithOutputs, args: argparse.Namespace, app: App) -> Result:
         app.out.show(Result(JsonLines(_output_json(one) for one in listed)))
     else:
         app.out.show(Result(Tsv((one.entry.key, one.entry.size) for one in listed)))
-    if number is None:
-        return Result(notes=_duplicates_note(*count_tasks(family)))
-    condition = shlex.quote(f"SELECT * FROM results WHERE task = {number:d}")  # noqa: S608 - a number
-    return Result(notes=[f"Its parameters and values: {command_line('results', job_id, f'--sql {condition}')}"])
-
-
-def _parse_task(text: str) -> int:
-    """Parse the number of a task.
-
-    Raises:
-        UsageError: if it is not one.
-    """
-    number = parse_whole_number(text, 0, MAX_TASK)
-    if number is None:
-        raise UsageError(f"invalid task '{text}': expected the number of a task.")
-    return number
-
-
-def _of_task(number: int, job_id: str, family: Sequence[Manifest], app: App) -> Iterator[Output]:
-    """Yield the outputs of a task, by listings of its parameter set.
-
-    Raises:
-        UsageError: if the job has no such task.
-    """
-    tasks = (task for manifest in family[:1] for task in manifest.study.tasks())
-    task = next((one for one in tasks if one.number == number), None)
-    if task is None:
-        raise no_such_task_error(job_id, number)
-    for one in sorted_outputs_of(app.store, job_id, family, task.param_id):
-        if one.task is not None and one.task.seed == task.seed:  # one that repeats another has its outputs
-            yield one
+    return Result(notes=_duplicates_note(*count_tasks(family)))
 
 
 def _check(args: argparse.Namespace) -> None:
