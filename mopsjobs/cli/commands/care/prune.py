@@ -19,12 +19,10 @@ if TYPE_CHECKING:
 HELP = "remove old jobs from the local cache, or old events from the registry"
 
 DESCRIPTION = (
-    "Remove jobs that ended long ago from the local cache, with their events. A family goes as one, when all its jobs"
-    " have ended by then. The registry keeps them: syncs skip them until their records change, and `status JOB` still"
-    " reads one. With --store, remove the events"
-    " of such jobs from the registry, for all its users, with their ledgers and the claims of their notifications."
-    " Announcements older than a day go too, since no sync needs them. Records, manifests, outputs and bundles are"
-    " never removed."
+    "Remove jobs that ended long ago from the local cache, with their events. A family goes as one. The registry"
+    " keeps them, and `status JOB` still reads one. With --store, remove the events of such jobs from the registry,"
+    " for all its users, with their ledgers, claims of notifications, and announcements older than a day. Records,"
+    " manifests, outputs and bundles are never removed."
 )
 
 EXAMPLES = (

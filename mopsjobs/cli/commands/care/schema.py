@@ -12,12 +12,9 @@ from mopsjobs.utils.schemas import load_schema
 HELP = "print the JSON Schema of an output"
 
 DESCRIPTION = (
-    "Print a JSON Schema. `job` describes one job: what status, register, update, progress, note and label print, and"
-    " each line of list --jsonl, wait, watch and cancel. `event` describes each line of events --json, and"
-    " `$defs/task` in `tasks` each line of tasks --jsonl. `notification` describes what a webhook or a command gets."
-    " `results` describes results --by set --json, `explain` results --explain --json, `contrast` results --contrast"
-    " --json, `calibration` results --best --json of a calibration, and `plan` submit --dry-run --json. The others"
-    " describe what the command prints with --json."
+    "Print a JSON Schema of what the command of that name prints with --json. `job` also describes each line of list"
+    " --jsonl, wait, watch and cancel, `event` of events --json, and `notification` what a webhook or a command gets."
+    " `explain`, `contrast` and `calibration` are forms of results, `plan` is that of submit --dry-run."
 )
 
 EXAMPLES = (

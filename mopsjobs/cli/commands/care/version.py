@@ -17,8 +17,7 @@ from mopsjobs.version import __version__
 HELP = "print the build, the Python and the libraries in use"
 
 DESCRIPTION = (
-    "Print the version and build of mops-jobs, its Python, the platform, the versions of its libraries, the file it was"
-    " started from, and the directory it was unpacked to. For a report of a problem."
+    "Print the version and build of mops-jobs, its Python, the platform, and its libraries. For a report of a problem."
 )
 
 EXAMPLES = (

@@ -12,9 +12,8 @@ from mopsjobs.console.result import RawText, Result
 HELP = "print Prometheus metrics of the local cache"
 
 DESCRIPTION = (
-    "Print metrics in Prometheus' text format, from the local cache alone, however old it is."
-    " mops_sync_last_success_timestamp_seconds has its age. Counters grow as syncs see jobs end; a rebuilt cache starts"
-    " them at 0."
+    "Print metrics in Prometheus' text format, from the local cache alone, however old it is. Counters grow as syncs"
+    " see jobs end; a rebuilt cache starts them at 0."
 )
 
 EXAMPLES = (

@@ -14,9 +14,8 @@ from mopsjobs.utils.text import pluralize
 HELP = "update the registry with the state of the cluster"
 
 DESCRIPTION = (
-    "Ask the cluster about jobs that have not ended, and update the registry. If the cluster says that a job has ended,"
-    " its record ends too. Jobs that are missing or silent are only marked as suspect, for list --stuck. A job whose"
-    " runner ended on this machine before its first report ends as failed."
+    "Ask the cluster about jobs that have not ended, and update the registry. If the cluster says that a job has"
+    " ended, its record ends too. Jobs that are missing or silent are only marked as suspect, for list --stuck."
 )
 
 EXAMPLES = (

@@ -15,7 +15,7 @@ HELP = "change the status or the fields of a job"
 
 DESCRIPTION = (
     "Change the status or the fields of a job. Skipped statuses are filled in. Backward moves are refused. After its"
-    " end, only labels and the note of a job can change."
+    " end, only labels and the note can change."
 )
 
 EXAMPLES = (

@@ -38,8 +38,7 @@ HELP = "search parameters round by round, in one job"
 
 DESCRIPTION = (
     "Search the parameters of a model for small values of an objective. A sampler asks for parameter sets, round by"
-    " round, in one job. What it was told is kept with the job: after an interrupt or a crash, the same command with"
-    " the id of the job goes on."
+    " round, in one job. After an interrupt or a crash, the same command with the id of the job goes on."
 )
 
 EXAMPLES = (

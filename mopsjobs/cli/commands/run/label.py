@@ -20,9 +20,9 @@ from mopsjobs.utils.text import pluralize
 HELP = "set and remove labels of jobs, also after their end"
 
 DESCRIPTION = (
-    "Set and remove labels of a job, also after its end, or of all jobs that a label matches. list, watch and the page"
-    " leave out ended jobs with the label archived=true, unless a filter names that label, and show the jobs with one"
-    " value of the label sweep as one row."
+    "Set and remove labels of a job, also after its end, or of all jobs that a label matches. list, watch and the"
+    " page leave out ended jobs with the label archived=true, and show jobs with one value of the label sweep as one"
+    " row."
 )
 
 EXAMPLES = (

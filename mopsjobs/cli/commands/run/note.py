@@ -12,10 +12,7 @@ from mopsjobs.registry.notes import MAX_NOTE
 
 HELP = "note something about a job, also after its end"
 
-DESCRIPTION = (
-    "Note something about a job, also after its end. status shows the last note, and the earlier ones with their times"
-    " and authors. The search of the page finds them."
-)
+DESCRIPTION = "Note something about a job, also after its end. status shows all notes, with their times and authors."
 
 EXAMPLES = (
     "mops-jobs note nightly-1 'used in the second draft'",

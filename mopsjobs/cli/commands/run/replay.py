@@ -16,10 +16,10 @@ from mopsjobs.utils.text import join_first, parse_whole_number, pluralize
 HELP = "run a task of a job once more, here, and compare its outputs"
 
 DESCRIPTION = (
-    "Run one task of a job once more on this machine, with the bundle, the parameters and the seed that it had, and"
-    " compare its outputs with the stored ones, byte for byte. The registry is not changed. The exit code is 0 if all"
-    " outputs are equal, and 9 if some differ or there is nothing to compare. With --interrupt, it runs the task again,"
-    " interrupts it after some of its checkpoints, and says whether it then leaves other outputs, and why."
+    "Run one task of a job once more on this machine, and compare its outputs with the stored ones, byte for byte."
+    " The registry is not changed. The exit code is 0 if all outputs are equal, and 9 if some differ or there is"
+    " nothing to compare. With --interrupt, say whether the task leaves other outputs when it goes on from"
+    " checkpoints, and why."
 )
 
 EXAMPLES = (

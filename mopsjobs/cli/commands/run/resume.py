@@ -21,10 +21,9 @@ from mopsjobs.utils.text import pluralize
 HELP = "run the missing tasks of a job"
 
 DESCRIPTION = (
-    "Submit the missing tasks of an ended job as a child job with an id of its own: JOB.2, JOB.3 and so on. Restart a"
-    " job that has not ended but lost its runner, under its own id."
-    " First, deliver what this machine kept while the registry did not answer. The tasks run where the job ran, on its"
-    " code and with its limits, unless flags say otherwise."
+    "Submit the missing tasks of an ended job as a child job: JOB.2, JOB.3 and so on. Restart a job that has not"
+    " ended but lost its runner, under its own id. First, deliver what this machine kept while the registry did not"
+    " answer. The tasks run as those of the job did, unless flags say otherwise."
 )
 
 EXAMPLES = (

@@ -16,10 +16,9 @@ from mopsjobs.utils.text import pluralize
 HELP = "check a job's outputs, and end the job accordingly unless its runner is at work"
 
 DESCRIPTION = (
-    "Compare a job's outputs with its manifest, and their sizes with its ledger. If all exist, the job is succeeded; if"
-    " some do, partial; if none does, failed. If the study names a reduce function, its outputs have to exist too."
-    " The status of a job does not change if it has ended, or if its runner has reported within a minute."
-    " Outputs that were lost or damaged after the end are told (exit code 7)."
+    "Compare a job's outputs with its manifest, and their sizes with its ledger. If all exist, the job is succeeded;"
+    " if some do, partial; if none does, failed. The status does not change if the job has ended, or if its runner has"
+    " reported within a minute. Outputs that were lost or damaged after the end are told (exit code 7)."
 )
 
 EXAMPLES = (

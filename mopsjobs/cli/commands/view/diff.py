@@ -15,9 +15,8 @@ from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE
 HELP = "name what differs between two jobs: code, study, packages, results"
 
 DESCRIPTION = (
-    "Name what differs between two jobs: files of the code, the study and its parameter sets, Python and packages, the"
-    " image, and the outputs of the tasks that both have, by parameter set and seed. Outputs of equal size are read and"
-    " compared. The exit code does not tell whether the jobs differ."
+    "Name what differs between two jobs: code, study, Python and packages, image, and the outputs of the tasks that"
+    " both have, by parameter set and seed. The exit code does not tell whether the jobs differ."
 )
 
 EXAMPLES = (

@@ -17,10 +17,9 @@ from mopsjobs.utils.times import parse_time
 HELP = "print what happened to jobs, one event per line"
 
 DESCRIPTION = (
-    "Print the events of all jobs, or of one: changes of state, failed tasks, log lines. New events are fetched first."
-    " They come in the order in which this machine received them, which may differ from their times: a writer that was"
-    " cut off reports late. Each line of --json has a cursor. --since CURSOR continues after that event, without loss"
-    " or repeat."
+    "Print the events of all jobs, or of one: changes of state, failed tasks, log lines. They come in the order in"
+    " which this machine received them, which may differ from their times. Each line of --json has a cursor. --since"
+    " CURSOR continues after that event, without loss or repeat."
 )
 
 EXAMPLES = (

@@ -37,9 +37,9 @@ from mopsjobs.utils.times import human_age
 HELP = "group failed tasks by their errors, and say what they have in common"
 
 DESCRIPTION = (
-    "Group the failed tasks of jobs by the type, the place and the message of their errors. Of each group, print the"
-    " condition on parameters that separates it from the tasks that succeeded, unless chance may explain it. Without a"
-    " JOB, the filters select the jobs (default: all that no resume has taken up)."
+    "Group the failed tasks of jobs by their errors. Of each group, print the condition on parameters that separates"
+    " it from the tasks that succeeded, unless chance may explain it. Without a JOB, the filters select the jobs"
+    " (default: all that no resume has taken up)."
 )
 
 EXAMPLES = (

@@ -36,8 +36,8 @@ HELP = "list jobs from the local cache"
 
 DESCRIPTION = (
     "List jobs from the local cache, newest change first. Active jobs are always listed, however old they are and"
-    " whatever the limit. The jobs of a sweep, which have one value of the label sweep, are one row of the table;"
-    " --label sweep=NAME and all other forms have each job. A narrow terminal shows fewer columns; ids are never cut."
+    " whatever the limit. The jobs of a sweep are one row of the table; --label sweep=NAME and all other forms have"
+    " each job."
 )
 
 EXAMPLES = (

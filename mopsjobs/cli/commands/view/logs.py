@@ -27,10 +27,9 @@ from mopsjobs.utils.times import parse_duration
 HELP = "print what a job's tasks wrote, or search the lines of several jobs"
 
 DESCRIPTION = (
-    "Print the log lines of a job, with the traceback of each failed task. -f starts before the first task and follows"
-    " until the job ends. The exit code then tells how: succeeded 0, failed 100, cancelled 103, partial 104. Without a"
-    " JOB, --grep or --failed reads the lines of the jobs that the filters select (default: all). Of several jobs, each"
-    " line begins with the id of its job."
+    "Print the log lines of a job, with the traceback of each failed task. -f follows until the job ends. The exit"
+    " code then tells how: succeeded 0, failed 100, cancelled 103, partial 104. Without a JOB, --grep or --failed"
+    " reads the lines of the jobs that the filters select (default: all)."
 )
 
 EXAMPLES = (

@@ -31,10 +31,9 @@ from mopsjobs.utils.times import whole_seconds
 HELP = "show code, study, packages and machines of a job, or export them"
 
 DESCRIPTION = (
-    "Show where the outputs of a job come from: its code with the git commit, its study, the Python and the packages of"
-    " its model, its image, its machines, and the versions of mops-jobs. What an earlier version did not note is shown"
-    " as not recorded. With --ro-crate, write all of it to a directory as an RO-Crate (Process Run Crate), with the"
-    " study, the code and the outputs."
+    "Show where the outputs of a job come from: its code with the git commit, its study, Python and packages, its"
+    " image, its machines, and the versions of mops-jobs. With --ro-crate, write all of it to a directory as an"
+    " RO-Crate (Process Run Crate), with the study, the code and the outputs."
 )
 
 EXAMPLES = (

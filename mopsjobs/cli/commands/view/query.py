@@ -20,8 +20,8 @@ HELP = "run an SQL query over the local cache"
 
 DESCRIPTION = (
     "Run one SELECT over the views of the local cache, in SQLite's dialect. Without one, list the views and their"
-    " columns. With --job, there are two more, in the names of parameters and results: results has a row per task of"
-    " these jobs and their ancestors, result_sets one per parameter set. Queries cannot change anything."
+    " columns. With --job, there are two more: results has a row per task of these jobs and their ancestors,"
+    " result_sets one per parameter set."
 )
 
 EXAMPLES = (

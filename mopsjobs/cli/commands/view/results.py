@@ -54,20 +54,16 @@ INDENT = 2
 HELP = "list the outputs of a job, download them, or make a table of results"
 
 DESCRIPTION = (
-    "List the outputs of a job, or download them to DIRECTORY/<param_id>/<seed>/<name>, and a table of its tasks"
-    " with their parameters to DIRECTORY/tasks.csv. Those of a reduce function have reduced-<tasks> in place of the"
-    " seed. A child job has the outputs of its ancestors too. An existing file with other content is kept and named"
-    " (exit code 7). A directory with the outputs of another family is refused. --table writes a table with a row"
-    " per task, of the jobs and their ancestors: parameters, status, and the numbers, texts and truth values of"
-    " JSON outputs and of CSV outputs with one row. --by set prints a row per parameter set: its tasks by their"
-    " ends, and of each number its mean, standard deviation and the half-width of the 95 % confidence interval of"
-    " the mean (Student's t). --best prints the sets with the lowest mean, and marks those that may be the best,"
-    " whose intervals overlap that of the first. --contrast pairs parameter sets by all other parameters, and"
-    " replicates by seed if both sides have the same seeds. Else they are independent (Welch). RATIO is how many"
-    " times the variance of the difference would be as large without pairs. --sql runs one SELECT over a table"
-    " results, which has a row per task: in DuckDB, if the Python that runs mops-jobs has it, else in SQLite. With"
-    " DuckDB, series('NAME') is a table too, with a row per task and place of an array in JSON outputs, or of a"
-    " column of CSV and Parquet outputs."
+    "List the outputs of a job, or download them to DIRECTORY/<param_id>/<seed>/<name>, with a table of its tasks. An"
+    " existing file with other content is kept (exit code 7). A child job has the outputs of its ancestors too."
+    " --table writes a row per task: parameters, status, and the numbers, texts and truth values of JSON outputs and"
+    " of CSV outputs with one row. --by set prints a row per parameter set: of each number its mean, standard"
+    " deviation and the half-width of the 95 % confidence interval of the mean (Student's t). --best marks the sets"
+    " that may be the best, whose intervals overlap that of the first. --contrast pairs parameter sets by all other"
+    " parameters, and replicates by seed if both sides have the same seeds. Else they are independent (Welch). RATIO"
+    " is how many times the variance of the difference would be as large without pairs. --sql asks the table results,"
+    " in DuckDB if this Python has it, else in SQLite. With DuckDB, series('NAME') has a row per task and place of an"
+    " array in JSON outputs, or of a column of CSV and Parquet outputs."
 )
 
 EXAMPLES = (

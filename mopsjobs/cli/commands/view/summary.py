@@ -25,8 +25,8 @@ from mopsjobs.utils.times import human_duration, parse_time
 HELP = "count jobs by status, owner and day"
 
 DESCRIPTION = (
-    "Summarise jobs from the local cache: counts by status, owner and day, the failure rate, waiting and running times,"
-    " and the oldest active job. Filters select the jobs (default: all)."
+    "Summarise jobs from the local cache: counts by status, owner and day, the failure rate, waiting and running"
+    " times, usage, and the oldest active job. Filters select the jobs (default: all)."
 )
 
 EXAMPLES = (

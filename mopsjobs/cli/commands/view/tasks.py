@@ -37,8 +37,8 @@ from mopsjobs.utils.times import human_seconds
 HELP = "list the tasks of a job: parameters, outcome, time, memory, error"
 
 DESCRIPTION = (
-    "List the tasks of a job with the parameters that vary, how they ended, and what they used. The first look fetches"
-    " the ledger of the job. Of a job without one, the outputs tell which tasks succeeded."
+    "List the tasks of a job with the parameters that vary, how they ended, and what they used. The first look"
+    " fetches the ledger of the job. Of a job without one, the outputs tell which tasks succeeded."
 )
 
 EXAMPLES = (
