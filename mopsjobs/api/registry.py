@@ -59,7 +59,6 @@ if TYPE_CHECKING:
     from mopsjobs.api.session import Session
     from mopsjobs.app.following.wait import WaitResult
     from mopsjobs.app.jobs.job_tasks import JobTasks
-    from mopsjobs.app.run.freshness import FreshnessPolicy
     from mopsjobs.app.tasks.contrasts import ContrastChoice
     from mopsjobs.app.tasks.result_sets import ResultSets, SetChoice
     from mopsjobs.app.tasks.results_table import ResultsTable
@@ -564,14 +563,12 @@ class Registry:
         app = self.app
         check_texts(job_id=job_id, owner=owner, bundle=bundle, engine=engine)
         require(isinstance(spec, (Mapping, str, os.PathLike, Job)), "spec", spec, "fields, a file, or a job")
-        require(extend is None or isinstance(extend, (str, Job)), "extend", extend, "a job, or its id")
-        launched = launch_options(options, Registry.calibrate, app)
+        extends, launched = _id_of(extend), launch_options(options, Registry.calibrate, app)
         calibration = None
         if isinstance(spec, Mapping):
             calibration = parse_calibration(as_plain(dict(spec)))
         elif not isinstance(spec, Job):
             calibration = read_calibration(os.fspath(spec))
-        extends = extend.id if isinstance(extend, Job) else extend
         has_code = bundle is not None or (code is None and (extends is not None or calibration is None))
         request = CalibrateRequest(
             calibration=calibration,
@@ -621,7 +618,6 @@ class Registry:
 
         check_is_study(study)
         check_texts(bundle=bundle, engine=engine)
-        require(extend is None or isinstance(extend, (str, Job)), "extend", extend, "a job, or its id")
         require(isinstance(without_targets, bool), "without_targets", without_targets, "True or False")
         has_code = bundle is not None or (extend is not None and code is None and study.cell is None)
         if study.cell is not None and engine == "local":
@@ -632,7 +628,7 @@ class Registry:
             bundle=bundle,
             engine=engine,
             options=launch_options(options, method, self.app),
-            extend=extend if extend is None or isinstance(extend, str) else extend.id,
+            extend=_id_of(extend),
             without_targets=without_targets,
         )
 
@@ -1099,6 +1095,12 @@ class Job:
         return None if self.registry.is_closed else job_html(self.id, self._app)
 
 
+def _id_of(job: Job | str | None) -> str | None:
+    """Return the id of a job to extend; None stays."""
+    require(job is None or isinstance(job, (str, Job)), "extend", job, "a job, or its id")
+    return job.id if isinstance(job, Job) else job
+
+
 @contextlib.contextmanager
 def _noting_what_goes_on(job_ids: Sequence[str]) -> Iterator[None]:
     """Add to an interrupt that jobs go on, as its traceback then says."""
@@ -1115,7 +1117,7 @@ def _until_interrupted(items: Iterator[T], job_ids: Sequence[str]) -> Iterator[T
         yield from items
 
 
-def _find_results(names: Sequence[str], app: App, policy: FreshnessPolicy) -> list[list[JobTasks]]:
+def _find_results(names: Sequence[str], app: App, policy: freshness_module.FreshnessPolicy) -> list[list[JobTasks]]:
     """Return the families of jobs whose results are read, and log their warnings."""
     from mopsjobs.app.tasks.results_table import find_results
 
@@ -1125,7 +1127,10 @@ def _find_results(names: Sequence[str], app: App, policy: FreshnessPolicy) -> li
 
 
 def _read_sets(
-    families: Sequence[Sequence[JobTasks]], app: App, view: Callable[[ResultSets], T], policy: FreshnessPolicy
+    families: Sequence[Sequence[JobTasks]],
+    app: App,
+    view: Callable[[ResultSets], T],
+    policy: freshness_module.FreshnessPolicy,
 ) -> T:
     """Return what a view makes of parameter sets, and log the problems of these."""
     from mopsjobs.app.tasks.result_sets import read_result_sets

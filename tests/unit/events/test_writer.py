@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from mopsjobs.errors import RecordError, StoreAccessError, UsageError
 from mopsjobs.events import format as event_format
-from mopsjobs.events import writer
 from mopsjobs.events.format import MAX_CHUNK_BYTES, MAX_EVENT_BYTES, Event, parse_chunk, parse_chunk_key
 from mopsjobs.events.writer import EventLog, record_event
 from mopsjobs.store.base import VersionedStore, VersionToken
@@ -108,7 +107,7 @@ def test_a_lost_reply_makes_the_same_chunk_twice_at_most() -> None:
 
 def test_the_oldest_log_lines_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """When too many wait, the oldest `log` events go, other kinds stay, and `dropped` says how many are missing."""
-    monkeypatch.setattr(writer, "MAX_WAITING", 10)
+    monkeypatch.setattr("mopsjobs.events.writer.MAX_WAITING", 10)
     gate = Gate()
     log = _log(gate)
     log.emit("runner", text="begin")
