@@ -336,6 +336,7 @@ def test_a_scheduler_that_goes_away_ends_the_run_and_another_goes_on(
 def test_a_budget_ends_a_job_on_dask_with_what_is_on_the_cluster(bench: Bench, dask_cluster: Cluster) -> None:
     """Its two threads have three tasks each, and all of these count."""
     noted = bench.path / "calls"
+    code(bench.model)
     bench.given(sets_of(60, calls=str(noted)))
     ran, _ = bench.work(scheduler=dask_cluster.url, max_cpu_hours=10.0, first=0)
     assert (ran.status, bench.record().error_code) == ("partial", "BUDGET")
