@@ -37,7 +37,7 @@ from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.utils.times import json_time
 from support.cli import REMOTE_URL, START, Cli, Clock, LineStore, Remote, add, put
-from support.doubles import RecordingSleep
+from support.doubles import FaultyStore, RecordingSleep
 from support.runs import PATIENCE
 from support.servers import Azurite
 
@@ -235,6 +235,77 @@ def test_writers_at_work_meanwhile_lose_nothing(store: VersionedStore, clock: Cl
     assert jobs.get_job("at-work").tasks_completed == 19  # type: ignore[union-attr]
 
 
+def _order(store: VersionedStore, clock: Clock) -> list[str]:
+    """Return what a round removes, in its order."""
+    taken: list[str] = []
+
+    class Noting(FaultyStore):
+        def delete(self, key: str) -> bool:
+            taken.append(key)
+            return True
+
+    _round(JobRegistry(Noting(store)), clock).remove()
+    return taken
+
+
+class Ended(BaseException):
+    """An end like a kill: nothing catches it."""
+
+
+def test_cut_short_it_leaves_the_younger_part(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed at any key: what is left are the youngest, and the next round takes them."""
+    monkeypatch.setattr(retention, "BATCH", 1)
+    whole = InMemoryVersionedStore()
+    _aged(whole, clock)
+    order = _order(whole, clock)
+    assert len(order) == 10
+    for survivors in range(1, len(order)):
+        store = InMemoryVersionedStore()
+        for entry in whole.scan():
+            put(store, entry.key, entry.value or b"")
+        left = len(order) - survivors
+
+        class Dying(FaultyStore):
+            def delete(self, key: str) -> bool:
+                if len(_keys(self.inner, "changes/", "events/")) == at_least:  # noqa: B023
+                    raise Ended
+                return super().delete(key)
+
+        at_least = len(_keys(store, "changes/", "events/")) - left
+        with pytest.raises(Ended):
+            _round(JobRegistry(Dying(store)), clock).remove()
+        assert [key for key in order if store.get(key)] == order[left:]
+        _round(JobRegistry(store), clock).remove()
+        assert not [key for key in order if store.get(key)]
+
+
+def test_ctrl_c_ends_it_with_its_batch(cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Younger batches are whole, and what has gone is told: exit code 130."""
+    inner, after = remote.store.inner, retention.BATCH + 100
+    add(remote.jobs, "old", "failed")
+    for number in range(3 * retention.BATCH):
+        put(inner, event_format.chunk_key(START + timedelta(hours=number), "old", "w", number), b"-")
+    cli.clock.advance(days=100)
+    numbers = itertools.count()
+
+    class Interrupted(LineStore):
+        def delete(self, key: str) -> bool:
+            if next(numbers) == after:
+                raise KeyboardInterrupt
+            return super().delete(key)
+
+    before = _keys(inner, "changes/", "events/")
+    monkeypatch.setattr("mopsjobs.store.open_store", lambda url, env, **_: Interrupted(inner))
+    ran = cli("prune", "--store", "--older-than", "1h", "--yes")
+    gone = set(before) - set(_keys(inner, "changes/", "events/"))
+    assert ran.code == 130
+    assert len(gone) >= after
+    assert gone <= set(before[: 2 * retention.BATCH + 1])  # the first key goes by itself
+    announced = sum(key.startswith("changes/") for key in gone)
+    assert f"Removed {len(gone) - announced} chunks of events" in ran.err
+    assert ran.err.endswith(", then stopped.\n")
+
+
 # --- a store that does not take it -----------------------------------------------------------------------------------
 
 
@@ -252,6 +323,25 @@ class Refusing(LineStore):
             self.asked += 1
             raise self.failure
         return super().delete(key)
+
+
+def test_a_removal_that_fails_is_tried_again(clock: Clock) -> None:
+    """An outage that passes costs a pause, since removing twice does no harm."""
+
+    class Busy(FaultyStore):
+        def delete(self, key: str) -> bool:
+            is_first = not self.calls["delete"]  # it comes alone
+            is_removed = super().delete(key)
+            if is_first:
+                self.fail_next(2, "delete")
+            return is_removed
+
+    line = Busy(InMemoryVersionedStore())
+    jobs = _aged(line.inner, clock)
+    one = _round(JobRegistry(line), clock)
+    one.remove()
+    assert one.removed.keys == 10
+    assert _round(jobs, clock).plan().keys == 0
 
 
 @pytest.mark.parametrize("failure", [StoreAccessError("no"), StoreUnavailableError("away", silent=True)])
@@ -590,6 +680,17 @@ def test_chunks_that_cannot_be_read_stay_known(cli: Cli, told: Remote) -> None:
     told.put(key, f"{line}\n")
     cli.ok("sync", "-q", "--full")
     assert len(cli.ok("events", "at-work", "--json").lines) == 4
+
+
+def test_whoever_cannot_ask_claims_nothing(cli: Cli, told: Remote) -> None:
+    """Without the network it is unknown whether the registry has events."""
+    cli.ok("sync", "-q")
+    cli.ok("prune", "--store", "--older-than", "30d", "--yes")
+    with contextlib.closing(sqlite3.connect(cli.cache)) as cache, cache:
+        cache.execute("DELETE FROM event")
+    assert GONE not in cli("logs", "old", "--offline").err
+    told.store.down = True
+    assert GONE not in cli("logs", "old").err
 
 
 def test_a_follower_is_not_disturbed(cli: Cli, clock: Clock, told: Remote) -> None:
