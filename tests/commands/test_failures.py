@@ -287,17 +287,6 @@ def test_a_list_of_seeds_needs_one_for_each_further_replicate(cli: Cli, remote: 
     assert parse_study(cli.ok("failures", "many", "--design", "--within", "r=1").json).max_replicates == 90
 
 
-def test_a_design_counts_what_a_set_has_beyond_its_need(cli: Cli, remote: Remote) -> None:
-    """Sets of an adaptive study have other numbers of replicates than its least, and none becomes undone."""
-    replicates = {"min": 2, "max": 4, "until": {"r": {"relative": 0.001}}}
-    add_job(remote.jobs, "job", [{"x": number} for number in range(3)], n_replicates=replicates)
-    Ledger(remote.store.inner, "job")(*map(attempt, range(12)))
-    leave_scalars(remote.jobs, "job", {task: {"r": task} for task in range(12)})
-    remote.jobs.update_status("job", "succeeded")
-    ran = cli.ok("failures", "job", "--design", "--within", "r=100")
-    assert "About 12 tasks in all, of which 12 are done." in ran.err
-
-
 def test_a_design_is_the_study_with_further_sets_near_a_corner(cli: Cli, remote: Remote) -> None:
     draw = random.Random(1)
     sets = [{"params": {f"p{number}": round(draw.random(), 4) for number in range(4)}} for _ in range(20)]

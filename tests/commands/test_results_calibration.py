@@ -99,17 +99,7 @@ def test_what_has_no_effect_is_refused(cli: Cli, remote: Remote, flags: tuple[st
     assert "Job plain is not a calibration: name a RESULT." in cli("results", "plain", "--best").err
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        None,
-        [],
-        "x",
-        {"rounds": 1},
-        {"rounds": -1, "at_most": 1, "inherited": 0, "sets": 1, "failed": 0},
-        {"rounds": True},
-    ],
-)
+@pytest.mark.parametrize("value", [None, "x", {"rounds": -1, "at_most": 1, "inherited": 0, "sets": 1, "failed": 0}])
 def test_a_record_of_another_program_is_no_calibration(cli: Cli, remote: Remote, value: object) -> None:
     """Whatever it has under the name."""
     remote.put(key("odd"), foreign("odd", metadata={CALIBRATION: value}))

@@ -13,7 +13,7 @@ import pytest
 import mopsjobs
 from mopsjobs.app.jobs.job_card import job_card
 from mopsjobs.studies.precision import FAILED, MAX, MORE, PRECISE
-from support.adaptive import MARKS, MODEL, REPLICATES, SCATTER, adaptive_study, seeds
+from support.adaptive import MODEL, REPLICATES, SCATTER
 from support.cli import Cli, Remote
 from support.desk import Desk
 from support.ledgers import Ledger, add_job, attempt, leave_output, leave_scalars
@@ -165,20 +165,6 @@ def test_a_target_that_no_task_leaves_is_named(desk: Desk) -> None:
     assert said.out.count("failed: a replicate has no finite peek") == 2
     sets = json.loads(desk.ok("results", "job", "--by", "set", "--json").out)["sets"]
     assert [one["lacks"] for one in sets] == ["peek", "peek"]
-
-
-def test_a_failed_replicate_is_told_per_set(desk: Desk) -> None:
-    """Its set ends at its look, and is not precise, whatever its values are."""
-    named = desk.home.with_name("fails")
-    desk.env[MARKS] = str(named.parent)
-    named.write_text(str(seeds(adaptive_study([{"sd": 0.1, "fails": True}]), 0)[1]))
-    (desk.home / "model.py").write_text(MODEL)
-    desk.submit([{"sd": 0.1, "fails": True}, {"sd": 0.2}], n_replicates=REPLICATES)
-    assert desk.ended() == "partial"
-    precision = json.loads(desk.ok("status", "job", "--json").out)["precision"]
-    assert (precision["precise"], precision["failed"], precision["needed"]) == (1, 1, 8)
-    sets = json.loads(desk.ok("results", "job", "--by", "set", "--json").out)["sets"]
-    assert [(one["precision"], one["tasks"]) for one in sets] == [(FAILED, 4), (PRECISE, 4)]
 
 
 def test_the_probe_names_a_misspelt_target(desk: Desk) -> None:

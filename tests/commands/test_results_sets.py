@@ -174,21 +174,6 @@ def test_simulations_that_jobs_share_count_once(cli: Cli, family: str, names: li
         assert (table.rows, said in table.notes) == ([{"n": 11}], True)
 
 
-def test_a_query_says_what_its_views_leave_out(cli: Cli, family: str) -> None:
-    """As the other forms of results do: on stderr, in JSON and in Python."""
-    expected = [
-        "1 failed and 1 waiting of 9 tasks: the means leave them out.",
-        "12 tasks, 3 of which repeat an earlier one and share its outputs; each is counted once.",
-    ]
-    query = ("query", "SELECT count(*) FROM results", "--job", family)
-    said, document = cli(*query).err.splitlines(), cli(*query, "--json").json
-    jsonschema.validate(document, load_schema("query"))
-    assert [line for line in said if line in expected] == expected
-    assert [line for line in document["results"]["notes"] if line in expected] == expected
-    assert document["results"]["tasks"]["repeated"] == 3
-    assert cli("query", "SELECT 1 AS one", "--json").json["results"] is None
-
-
 def test_outputs_that_a_validation_found_lost_are_told(cli: Cli, jobs: JobRegistry) -> None:
     """Their values come from the ledger, so they stay. Once the outputs are back, nothing is said."""
     manifest = add_job(jobs, "job", [{"x": 1}, {"x": 2}])

@@ -125,26 +125,11 @@ def test_sql_reads_the_table_alone(cli: Cli, jobs: JobRegistry, sql: str) -> Non
     assert "The columns of results are job_id, task, param_id, r0, mode, seed," in " ".join(said.split())
 
 
-@pytest.mark.usefixtures("engine")
-def test_sql_prints_so_many_rows_and_says_that_there_are_more(cli: Cli, jobs: JobRegistry) -> None:
-    three_tasks(jobs)
-    ran = cli.ok("results", "job", "--sql", "SELECT task FROM results", "--limit", "2", "--tsv")
-    assert (ran.out, "Only the first 2 rows" in ran.err) == ("0\n1\n", True)
-
-
 def test_duckdb_is_interrupted_after_the_limit_of_time(cli: Cli, jobs: JobRegistry) -> None:
     three_tasks(jobs)
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
     ran = cli("results", "job", "--sql", endless, "--timeout", "0.2s")
     assert (ran.code, "takes longer than 0.2 s" in ran.err) == (2, True)
-
-
-@pytest.mark.parametrize(
-    "words", ["--sql S --table -", "--sql S --by set", "--sql S --duckdb out", "--duckdb out --by set"]
-)
-def test_rows_tables_and_directories_exclude_each_other(cli: Cli, jobs: JobRegistry, words: str) -> None:
-    three_tasks(jobs)
-    assert cli("results", "job", *words.split()).code == 2
 
 
 # --- series ---------------------------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import duckdb
-import pandas as pd
 import polars as pl
 import pytest
 
@@ -372,6 +371,10 @@ def test_a_task_that_repeats_another_one_has_a_row_and_counts_once(cli: Cli, job
     ("argv", "sentence"),
     [
         (["job", "--table", "out.xlsx"], "invalid table 'out.xlsx': expected a name that ends in .csv, .jsonl or"),
+        (
+            ["job", "--table", "none/out.csv"],
+            "invalid table 'none/out.csv': expected a file in a directory that exists.",
+        ),
         (["job", "--by", "task"], "--by task needs --table FILE."),
         (["job", "--tsv"], "--tsv needs --by set, --contrast or --sql."),
         (["job", "--best", "y", "--sort", "y"], "not allowed with argument"),
@@ -452,14 +455,6 @@ def test_parquet_without_pyarrow_says_where_to_install_it(
     assert not (tmp_path / "out.parquet").exists()
 
 
-def test_a_file_in_a_directory_that_does_not_exist_is_refused(cli: Cli, tmp_path: Path) -> None:
-    """Before the job is looked up."""
-    ran = cli("results", "job", "--table", f"{tmp_path}/none/out.csv")
-    problem = f"invalid table '{tmp_path}/none/out.csv': expected a file in a directory that exists."
-    hint = f"Make the directory first: mkdir -p {tmp_path}/none"
-    assert (ran.code, ran.err) == (2, f"error: {problem}\nhint: {hint}\n")
-
-
 def _ended_with_chunk(cli: Cli, remote: Remote, outputs: Mapping[int, object]) -> Manifest:
     """Leave an ended job of three tasks, of which a chunk has these outputs, and whose ledger is complete."""
     manifest = add_job(remote.jobs, "job", [{"x": one} for one in range(3)])
@@ -483,18 +478,6 @@ def test_a_table_that_was_read_is_there_without_the_network(cli: Cli, remote: Re
         cli, "job", "--offline", "--by", "set"
     )
     assert cli("results", "job", "--table", "-").code == 5
-
-
-def test_a_later_table_reads_no_chunk_again(cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks never change, and those of a complete ledger are all there."""
-    _ended_with_chunk(cli, remote, {one: {"peak": one} for one in range(3)})
-    expected = results_table(cli, "job")
-    asked: list[str] = []
-    get, list_keys = remote.store.get, remote.store.list_keys
-    monkeypatch.setattr(remote.store, "get", lambda key: asked.append(key) or get(key))
-    monkeypatch.setattr(remote.store, "list_keys", lambda prefix: asked.append(prefix) or list_keys(prefix))
-    assert results_table(cli, "job") == expected
-    assert [name for name in asked if name.startswith(("ledger/", "results/", "manifests/"))] == []
 
 
 def test_results_that_were_never_read_are_no_table(cli: Cli, remote: Remote) -> None:
@@ -737,68 +720,3 @@ def test_the_loss_of_all_outputs_is_told(cli: Cli, remote: Remote, tmp_path: Pat
     crate = cli("provenance", "job", "--ro-crate", str(tmp_path / "crate"))
     assert crate.code == 7
     assert f"warning: {said}\n" in crate.err
-
-
-RESULTS = [
-    {"peak": 1, "ok": True, "note": 'a "quoted", text\nof two lines', "mixed": 1, "count": 2**53, "only": None},
-    {"peak": 2.5, "ok": False, "note": "", "mixed": "x", "count": -3},
-    {"peak": 1e300, "note": "é ß 漢", "mixed": True, "count": 0, "rare": 1e-9},
-]
-
-
-def plain(value: Any) -> Any:
-    """Return a value without the readers' own forms of nothing. In CSV, an empty text is one too."""
-    if value is None or value == "" or value is pd.NA:
-        return None
-    if isinstance(value, float) and math.isnan(value):
-        return None
-    return value.item() if hasattr(value, "item") else value
-
-
-def read_rows(columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
-    names = list(columns)
-    return [dict(zip(names, map(plain, row), strict=True)) for row in zip(*columns.values(), strict=True)]
-
-
-def read_by_each(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows of a table as each reader finds them."""
-    form = path.suffix.removeprefix(".")
-    if form == "csv":
-        frames = pd.read_csv(path), pl.read_csv(path)
-    elif form == "jsonl":
-        frames = pd.read_json(path, lines=True, dtype=False, precise_float=True), pl.read_ndjson(path)
-    else:
-        frames = pd.read_parquet(path), pl.read_parquet(path)
-    found = duckdb.sql(f"SELECT * FROM '{path}'")
-    names = found.columns
-    return {
-        "pandas": read_rows({name: frames[0][name].tolist() for name in frames[0].columns}),
-        "polars": read_rows(frames[1].to_dict(as_series=False)),
-        "duckdb": [dict(zip(names, map(plain, row), strict=True)) for row in found.fetchall()],
-    }
-
-
-@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
-def test_pandas_polars_and_duckdb_read_a_table_equal(cli: Cli, jobs: JobRegistry, tmp_path: Path, form: str) -> None:
-    """With a parameter named status, truth values, missing values, and integers among floats after 200 rows."""
-    sets = [{"status": number % 3, "rate": 1 if number < 200 else 0.5, "name": f"n{number}"} for number in range(250)]
-    manifest = add_job(jobs, "job", sets)
-    Ledger(jobs.store)(*(attempt(number) for number in range(249)))
-    for task in manifest.study.tasks():
-        if task.number < 249:
-            value = dict(RESULTS[task.number % 3])
-            if form == "jsonl":
-                value.pop("mixed")  # no reader of JSON takes several types in a column
-            jobs.store.create_if_absent(output_key("job", task, "result.json"), json.dumps(value).encode())
-    path = tmp_path / f"out.{form}"
-    cli.ok("results", "job", "--table", str(path))
-    found = read_by_each(path)
-    assert found["pandas"] == found["polars"]
-    assert found["duckdb"] == found["polars"]
-    first, last = found["polars"][0], found["polars"][-1]
-    task = next(iter(manifest.study.tasks()))
-    assert (first["params.status"], first["status"], first["seed"]) == (0, "succeeded", task.seed)
-    assert (first["note"], first["ok"], first["peak"], first["count"]) == (RESULTS[0]["note"], True, 1.0, 2**53)
-    assert (last["status"], last["peak"], last["rate"]) == ("waiting", None, 0.5)
-    if form != "jsonl":
-        assert [row["mixed"] for row in found["polars"][:3]] == ["1", "x", "true"]

@@ -129,12 +129,6 @@ def test_a_job_without_a_ledger_is_told_by_its_outputs(cli: Cli, remote: Remote)
     assert cli.ok("tasks", "job", "--json").json["basis"] == "outputs"
 
 
-def test_a_job_that_has_just_begun_has_no_ledger_so_far(cli: Cli, remote: Remote) -> None:
-    """A runner writes them some seconds after the start."""
-    add_job(remote.jobs, "job", sets_of(3), status="running")
-    assert "job has no ledger so far: its outputs tell which tasks succeeded." in cli.ok("tasks", "job").err
-
-
 def test_a_job_that_only_reduces_is_said_to_have_no_tasks(cli: Cli, remote: Remote) -> None:
     """Its parent has all outputs. A missing ledger is not worth a word."""
     add_job(remote.jobs, "job", sets_of(3), reduce="model:summarise", status="partial")
