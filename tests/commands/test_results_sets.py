@@ -25,7 +25,7 @@ from mopsjobs.studies.manifest import Manifest, Reuse, manifest_key
 from mopsjobs.studies.study import param_id
 from mopsjobs.utils.schemas import load_schema
 from mopsjobs.web.site.kept import read_results
-from support.ledgers import BUNDLE, Ledger, add_job, attempt, leave_output, leave_scalars, results_table
+from support.ledgers import BUNDLE, Ledger, add_job, attempt, leave_output, leave_scalars, results_table, run_task
 from support.runs import study
 
 if TYPE_CHECKING:
@@ -292,9 +292,7 @@ def test_sets_are_sorted_by_a_result_or_a_column(cli: Cli, jobs: JobRegistry) ->
 
 
 def test_a_result_has_a_short_name_if_no_other_has_it(cli: Cli, jobs: JobRegistry) -> None:
-    manifest = add_job(jobs, "job", [{"x": 1, "loss": 2}])
-    Ledger(jobs.store)(attempt(0))
-    leave_output(jobs, manifest, 0, loss=1, fit={"error": 2, "peak": 3}, data={"peak": 4}, text="a")
+    run_task(jobs, [{"x": 1, "loss": 2}], loss=1, fit={"error": 2, "peak": 3}, data={"peak": 4}, text="a")
     for name in ("loss", "result.loss", "result.json/loss"):
         assert cli.ok("results", "job", "--best", name, "--json").json["sorted_by"] == "result.loss.mean"
     assert cli.ok("results", "job", "--best", "error", "--json").json["sorted_by"] == "fit.error.mean"
@@ -327,9 +325,7 @@ def test_a_session_that_was_asked_for_nothing_has_an_empty_table(cli: Cli, jobs:
 
 def test_sql_has_names_that_differ_by_more_than_case(cli: Cli, jobs: JobRegistry) -> None:
     """A list is a text, and a seed from 2^63 on keeps its digits."""
-    manifest = add_job(jobs, "job", [{"params": {"R": 1, "r": [2], 'a"b.c': True}, "seed": 2**63 + 1}])
-    Ledger(jobs.store)(attempt(0))
-    leave_output(jobs, manifest, 0, peak=1.5)
+    run_task(jobs, [{"params": {"R": 1, "r": [2], 'a"b.c': True}, "seed": 2**63 + 1}], peak=1.5)
     sql = 'SELECT R, r_2, "a""b.c", seed, peak FROM results'
     (row,) = cli.ok("query", sql, "--job", "job", "--json").json["rows"]
     assert list(row.values()) == [1, "[2]", 1, str(2**63 + 1), 1.5]
@@ -418,9 +414,7 @@ def test_without_a_place_for_the_file_nothing_is_kept(cli: Cli, jobs: JobRegistr
 
 def test_values_of_outputs_are_read_again(cli: Cli, jobs: JobRegistry, made: list[str]) -> None:
     """They are in no chunk, and may change."""
-    manifest = add_job(jobs, "job", [{"x": 1}])
-    Ledger(jobs.store)(attempt(0))
-    leave_output(jobs, manifest, 0, loss=1)
+    run_task(jobs, [{"x": 1}], loss=1)
     for _ in range(2):
         assert results_table(cli, "job", "--by", "set")[0]["loss.mean"] == "1.0"
     assert len(made) == 2
@@ -454,9 +448,7 @@ def test_a_table_with_too_many_columns_has_the_first_results(
     cli: Cli, jobs: JobRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(result_sets, "MAX_COLUMNS", 11)
-    manifest = add_job(jobs, "job", [{"x": 1}])
-    Ledger(jobs.store)(attempt(0))
-    leave_output(jobs, manifest, 0, a=1, b=2, c=3)
+    run_task(jobs, [{"x": 1}], a=1, b=2, c=3)
     ran = cli.ok("results", "job", "--table", "-", "--by", "set")
     assert [name for name in ran.out.splitlines()[0].split(",") if "mean" in name] == ['"a.mean"', '"b.mean"']
     assert "1 more result: `--table` without `--by set` has all." in ran.err

@@ -20,7 +20,7 @@ from mopsjobs.store.fetcher import FailedRead, ParallelFetcher
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.outputs import output_key
 from support.cli import Cli
-from support.ledgers import Ledger, add_job, attempt, leave_output, leave_scalars
+from support.ledgers import Ledger, add_job, attempt, leave_output, leave_scalars, run_task
 
 
 @pytest.fixture(params=["duckdb", "sqlite"])
@@ -95,9 +95,7 @@ def test_sql_groups_tasks_by_parameters_and_averages_scalars(cli: Cli, jobs: Job
 @pytest.mark.usefixtures("engine")
 def test_sql_finds_the_columns_of_the_table_of_results(cli: Cli, jobs: JobRegistry) -> None:
     """Names that differ in the case of letters alone, which SQL would take for one, get a number."""
-    manifest = add_job(jobs, "job", [{"R0": 1, "x": [1, {"a": None}], "big": 2**63}])
-    Ledger(jobs.store)(attempt(0))
-    leave_output(jobs, manifest, 0, r0=2.5, fit={"error": 1}, ok=False)
+    run_task(jobs, [{"R0": 1, "x": [1, {"a": None}], "big": 2**63}], r0=2.5, fit={"error": 1}, ok=False)
     (row,) = ask(cli, "SELECT * FROM results")["rows"]
     assert list(row) == [
         "job_id", "task", "param_id", "R0", "x", "big", "seed", "status", "seconds", "error", "fit.error", "ok", "r0_2",
@@ -158,9 +156,7 @@ def test_an_array_of_numbers_is_a_long_table(cli: Cli, jobs: JobRegistry) -> Non
 
 
 def test_parameters_with_names_of_a_series_stand_beside_its_columns(cli: Cli, jobs: JobRegistry) -> None:
-    manifest = add_job(jobs, "job", [{"index": 7, "value": "x", "task": 8, 'a"b': 9}])
-    Ledger(jobs.store)(attempt(0))
-    leave_output(jobs, manifest, 0, infected=[0.5])
+    run_task(jobs, [{"index": 7, "value": "x", "task": 8, 'a"b': 9}], infected=[0.5])
     (row,) = ask(cli, "SELECT * EXCLUDE (job_id, param_id, seed) FROM series('infected')")["rows"]
     assert row == {
         "task": 0,

@@ -25,7 +25,17 @@ from mopsjobs.studies.manifest import Reuse, load_manifest
 from mopsjobs.studies.outputs import output_key, results_prefix
 from mopsjobs.web.site.kept import read_results
 from support.cli import foreign, key
-from support.ledgers import BUNDLE, Ledger, add_job, attempt, leave_output, leave_scalars, put_manifest, results_table
+from support.ledgers import (
+    BUNDLE,
+    Ledger,
+    add_job,
+    attempt,
+    leave_output,
+    leave_scalars,
+    put_manifest,
+    results_table,
+    run_task,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,9 +79,7 @@ def test_each_task_has_a_row_with_parameters_status_and_scalars(cli: Cli, jobs: 
 
 def test_a_table_goes_into_a_file(cli: Cli, jobs: JobRegistry, tmp_path: Path) -> None:
     """It replaces an earlier one. JSON Lines keep types, and lists."""
-    manifest = add_job(jobs, "job", [{"beta": [1, {"a": None}], "gamma": None}])
-    Ledger(jobs.store)(attempt(0))
-    leave_output(jobs, manifest, 0, peak=7)
+    run_task(jobs, [{"beta": [1, {"a": None}], "gamma": None}], peak=7)
     for name in ("out.csv", "out.csv", "out.jsonl"):
         ran = cli.ok("results", "job", "--table", str(tmp_path / name))
         assert (ran.out, ran.err) == ("", f"1 row in {tmp_path / name}\n")
@@ -142,9 +150,8 @@ def test_several_jobs_share_a_table(cli: Cli, jobs: JobRegistry) -> None:
 
 def test_names_that_clash_are_prefixed_never_overwritten(cli: Cli, jobs: JobRegistry) -> None:
     params = {"status": "s", "seed": 7, "beta": 0.5, "params.seed": 8}
-    manifest = add_job(jobs, "job", [params], outputs=["result.json", "fit.json"])
-    Ledger(jobs.store)(attempt(0))
-    leave_output(jobs, manifest, 0, beta=1, error="e", peak=2, a={"b": 3}, **{"a.b": 4, "params.status": 5})
+    others = {"a.b": 4, "params.status": 5}
+    manifest = run_task(jobs, [params], outputs=("fit.json",), beta=1, error="e", peak=2, a={"b": 3}, **others)
     leave_output(jobs, manifest, 0, name="fit.json", peak=6, only=7)
     (row,) = results_table(cli, "job")
     expected = {
@@ -158,9 +165,7 @@ def test_names_that_clash_are_prefixed_never_overwritten(cli: Cli, jobs: JobRegi
 
 def test_a_parameter_with_the_name_of_a_count_is_prefixed(cli: Cli, jobs: JobRegistry) -> None:
     """As are those that have the name of a column of a table of tasks."""
-    manifest = add_job(jobs, "job", [{"done": 1, "tasks": 2, "seed": 3}])
-    Ledger(jobs.store)(attempt(0))
-    leave_output(jobs, manifest, 0, done=4)
+    run_task(jobs, [{"done": 1, "tasks": 2, "seed": 3}], done=4)
     (row,) = results_table(cli, "job", "--by", "set")
     assert list(row.items())[2:6] == [("params.done", "1"), ("params.tasks", "2"), ("params.seed", "3"), ("tasks", "1")]
     assert row["result.done.mean"] == "4.0"
@@ -169,9 +174,7 @@ def test_a_parameter_with_the_name_of_a_count_is_prefixed(cli: Cli, jobs: JobReg
 @pytest.mark.claim("CSV has no formulas")
 def test_a_text_like_a_formula_is_made_safe(cli: Cli, jobs: JobRegistry) -> None:
     """As in all CSV of mops-jobs, also in the header."""
-    manifest = add_job(jobs, "job", [{"=x": "=1+1"}])
-    Ledger(jobs.store)(attempt(0))
-    leave_output(jobs, manifest, 0, **{"@y": "-2+3", "n": -2})
+    run_task(jobs, [{"=x": "=1+1"}], **{"@y": "-2+3", "n": -2})
     (row,) = results_table(cli, "job")
     assert (row["'=x"], row["'@y"], row["n"]) == ("'=1+1", "'-2+3", "-2")
 

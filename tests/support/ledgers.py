@@ -130,6 +130,14 @@ def leave_output(
     jobs.store.create_if_absent(output_key(manifest.job_id, task, name), value)
 
 
+def run_task(jobs: JobRegistry, sets: list[Any], /, *, outputs: tuple[str, ...] = (), **scalars: Any) -> Manifest:
+    """Add a job, and leave the end of its first task with these scalars as `result.json`."""
+    manifest = add_job(jobs, "job", sets, outputs=["result.json", *outputs])
+    Ledger(jobs.store)(attempt(0))
+    leave_output(jobs, manifest, 0, **scalars)
+    return manifest
+
+
 def leave_scalars(jobs: JobRegistry, job_id: str, outputs: Mapping[int, object], *, number: int = 0) -> str:
     """Write a chunk of scalars, as a runner does for tasks with such a `result.json`."""
     tasks = ((task, extract_scalars({"result.json": json.dumps(value).encode()})) for task, value in outputs.items())

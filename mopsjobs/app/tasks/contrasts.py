@@ -239,7 +239,10 @@ class Contrast(NamedTuple):
             "parameters": self.parameters,
             "results": self.scalars,
             "overall": [
-                None if one is None else overall_json(name, one)
+                None
+                if one is None
+                else {"result": name, "sets": one.sets, "basis": one.basis}
+                | {field: getattr(one.difference, field) for field, _ in STATISTICS}
                 for name, one in zip(self.scalars, self.compared.overall, strict=True)
             ],
             "left_out": self.compared.left_out,
@@ -268,12 +271,6 @@ def _difference_cells(found: Iterable[Difference | None]) -> Iterator[str]:
 def value_text(value: object) -> str:
     """Return the value of a parameter in a table for people."""
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def overall_json(name: str, one: Overall) -> dict[str, object]:
-    """Return the difference of a scalar over all pairs of sets in its JSON form."""
-    statistics = {field: getattr(one.difference, field) for field, _ in STATISTICS}
-    return {"result": name, "sets": one.sets, "basis": one.basis, **statistics}
 
 
 def find_contrast(sets: ResultSets, families: Sequence[Sequence[JobTasks]], choice: ContrastChoice) -> Contrast:

@@ -260,15 +260,13 @@ class ResultSets:
         sums = ", ".join(f"coalesce(sum({name}), 0)" for name in COUNTS)
         return Totals(*self._database.execute(f"SELECT count(*), {sums} FROM set_row").fetchone())  # noqa: S608 - constant names
 
-    def document_head(
-        self, version: int, app: App, *, age: str | None = None, stale: bool | None = None
-    ) -> dict[str, object]:
-        """Return the head of a document, with the age of a table that was made earlier; see `sets_document`."""
+    def document_head(self, version: int, app: App) -> dict[str, object]:
+        """Return the head of a document."""
         return {
             "schema_version": version,
             "generated_at": json_time(app.now()),
-            "data": self.age if age is None else age,
-            "stale": self.is_stale if stale is None else stale,
+            "data": self.age,
+            "stale": self.is_stale,
             "registry": app.settings.registry_id,
             "jobs": self.job_ids,
             "confidence": CONFIDENCE,
@@ -531,23 +529,13 @@ class ResultSets:
         return columns
 
 
-def sets_document(
-    sets: ResultSets, page: SetPage, app: App, *, age: str | None = None, stale: bool | None = None
-) -> dict[str, object]:
-    """Return the document of `results --by set --json`.
-
-    Args:
-        sets: the table.
-        page: its rows.
-        app: the run.
-        age: the age of a table that was made earlier, in words.
-        stale: whether more is known by now than when it was made.
-    """
+def sets_document(sets: ResultSets, page: SetPage, app: App) -> dict[str, object]:
+    """Return the document of `results --by set --json`."""
     names = [column.name for column in page.columns]
     order, standing = page.order, page.standing
     rows = [dict(zip(names, row, strict=True)) for row in page.rows]
     return {
-        **sets.document_head(SETS_VERSION, app, age=age, stale=stale),
+        **sets.document_head(SETS_VERSION, app),
         "sorted_by": None if order is None else order.column,
         "descending": order is not None and order.is_descending,
         "may_be_first": None if standing is None or standing.limit is None else standing.others,
