@@ -682,17 +682,6 @@ def test_chunks_that_cannot_be_read_stay_known(cli: Cli, told: Remote) -> None:
     assert len(cli.ok("events", "at-work", "--json").lines) == 4
 
 
-def test_whoever_cannot_ask_claims_nothing(cli: Cli, told: Remote) -> None:
-    """Without the network it is unknown whether the registry has events."""
-    cli.ok("sync", "-q")
-    cli.ok("prune", "--store", "--older-than", "30d", "--yes")
-    with contextlib.closing(sqlite3.connect(cli.cache)) as cache, cache:
-        cache.execute("DELETE FROM event")
-    assert GONE not in cli("logs", "old", "--offline").err
-    told.store.down = True
-    assert GONE not in cli("logs", "old").err
-
-
 def test_a_follower_is_not_disturbed(cli: Cli, clock: Clock, told: Remote) -> None:
     """Events are shown as they come, once each, while what is old is removed between two looks."""
 
