@@ -15,6 +15,7 @@ ledgers and removals run concurrently; memory follows the number of jobs, not of
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections import Counter
@@ -42,6 +43,9 @@ from mopsjobs.utils.times import parse_time
 
 MIN_AGE = timedelta(hours=1)
 """Of events. A follower reads once a minute or more often. A sync lists from 15 minutes before the last one."""
+
+_OF_SWEEP = re.compile(r"notified/sweep-[0-9a-f]{32}/[a-z]+-(\d{4}-\d\d-\d\d)-")
+"""A claim about the first failure of a day in a sweep, which has no record."""
 
 BATCH = 256
 
@@ -199,9 +203,11 @@ class Retention:
         if self._claims:  # also of jobs whose events went earlier
             listed = ((key, CLAIM.parse(key)) for key in self._store.list_keys(CLAIM.prefix))
             claims = (ExpiredKey(key, "claims", parts["job"]) for key, parts in listed if parts is not None)
+            limit = f"{self.events_before:%Y-%m-%d}"
             for batch in _batches(claims):
                 self._find_ended(batch, ended, threads)
-                yield from (claim for claim in batch if ended.get(str(claim.job_id)))
+                of_sweep = [claim for claim in batch if (found := _OF_SWEEP.match(claim.key)) and found[1] < limit]
+                yield from (*of_sweep, *(claim for claim in batch if ended.get(str(claim.job_id))))
 
     def _ledger_keys(self, job_id: str) -> list[ExpiredKey]:
         return [

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from mopsjobs.app.following.notify import claims
+from mopsjobs.app.following.notify.notifier import telling_of_run
+from mopsjobs.engines import runner_process
+from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.registry.job_registry import JobRegistry
 from support.cli import Cli, add, sentences
 from support.desk import Desk
@@ -131,3 +135,27 @@ def test_the_end_is_in_the_record_before_it_is_told(hook: Hook, desk: Desk) -> N
     desk.submit(sets_of(1), "--notify", "hook")
     assert hook.holds.wait(PATIENCE)
     assert record(desk.jobs).status == "succeeded"
+
+
+def launched_here(cli: Cli, job_id: str) -> None:
+    """Note this process as the one that an engine has launched for a job."""
+    directory = JobDir.for_job(job_id, cli.env)
+    directory.path.mkdir(parents=True)
+    directory.runner.write_text(json.dumps(runner_process.note_of(os.getpid())))
+
+
+def test_the_runner_of_the_last_job_stays_to_tell_of_the_sweep(cli: Cli, jobs: JobRegistry, hook: Hook) -> None:
+    """Without a sync of any other process. The runner of another job leaves, and so does a run in the foreground."""
+    hook_rule(cli, hook)
+    for job_id in ("a", "b", "c"):
+        add(jobs, job_id, "running", labels={"sweep": "night"})
+        launched_here(cli, job_id)
+    for job_id, slept in (("a", 0), ("b", 0), ("c", 60)):
+        with telling_of_run(job_id, cli.app()):
+            jobs.update_status(job_id, "succeeded")
+        assert sum(cli.clock.slept) == slept
+    assert hook.titles == ["sweep night has ended: 3 succeeded"]
+    add(jobs, "d", "running", labels={"sweep": "night"})
+    with telling_of_run("d", cli.app()):
+        jobs.update_status("d", "succeeded")
+    assert sum(cli.clock.slept) == 60

@@ -225,3 +225,34 @@ def test_a_sweep_that_goes_on_ends_again(cli: Cli, remote: Remote, hook: Hook) -
     cli.clock.advance(days=2)
     cli.ok("sync")
     assert len(hook.titles) == 2  # nothing that ended more than a day ago
+
+
+def test_the_first_failure_of_a_day_in_a_sweep_is_told(cli: Cli, remote: Remote, hook: Hook) -> None:
+    """It says that others are told at the end of the sweep, also by a rule for failures alone."""
+    hook_rule(cli, hook, 'jobs = "all"\non = ["failed"]')
+    cli.ok("sync")
+    for number in range(4):
+        add(remote.jobs, f"n-{number}", "failed", labels={"sweep": "night"})
+        cli.ok("sync", **({"MOPS_JOBS_CACHE": str(cli.cache.with_name("other.db"))} if number == 2 else {}))
+    assert hook.titles == ["n-0 is failed"]
+    assert "Further failures in the sweep night: at its end" in hook.received[0]["text"].splitlines()
+    cli.clock.advance(days=1)
+    add(remote.jobs, "n-4", "failed", labels={"sweep": "night"})
+    cli.ok("sync")
+    cli.clock.advance(minutes=2)
+    cli.ok("sync")
+    assert hook.titles[1:] == ["n-4 is failed", "sweep night has ended: 5 failed"]
+
+
+def test_a_rule_for_failures_says_nothing_of_a_sweep_with_one(cli: Cli, remote: Remote, hook: Hook) -> None:
+    """It has told of the job. What is told of active jobs is as of any job."""
+    hook_rule(cli, hook, 'jobs = "all"\non = ["failed", "failures"]')
+    cli.ok("sync")
+    add(remote.jobs, "a", "running", labels={"sweep": "x"}, tasks_total=20)
+    remote.jobs.update_progress("a", 5, 20, tasks_failed=10)
+    cli.ok("sync")
+    remote.jobs.update_status("a", "partial")
+    cli.ok("sync")
+    cli.clock.advance(minutes=2)
+    cli.ok("sync")
+    assert [told["event"] for told in hook.received] == ["failures", "end"]

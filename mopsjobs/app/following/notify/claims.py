@@ -11,6 +11,7 @@ docs/decisions/0073-notifications.md.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -63,6 +64,19 @@ def claim_key(job_id: str, occasion: str, recipient: str) -> str:
         recipient: the digest of the recipient.
     """
     return CLAIM.key(job=job_id, claim=f"{occasion}-{recipient}")
+
+
+def failure_key(sweep: str, day: str, occasion: str, recipient: str) -> str:
+    """Return the key of the message about the first failure in a sweep on a day. Others of that day have the same.
+
+    Args:
+        sweep: the name of the sweep.
+        day: the day, as times of records begin.
+        occasion: as of `claim_key`.
+        recipient: the digest of the recipient.
+    """
+    digest = hashlib.blake2b(sweep.encode(), digest_size=16).hexdigest()
+    return claim_key(f"sweep-{digest}", f"{occasion}-{day}", recipient)
 
 
 def claim(store: VersionedStore, key: str, now: Callable[[], datetime]) -> Claim | Settled:

@@ -48,7 +48,9 @@ def notification(job: Mapping[str, Any], occasion: str, app: App) -> dict[str, A
     failures = _failures(job, app)
     groups = [] if failures is None else failures.groups
     following = next_command(job, stale=False, is_dead=occasion == SUSPECT and is_runner_dead(job, app.env))
-    lines = [*_lines(job, groups, app), f"Next: {following}"]
+    sweep = None if occasion == SUSPECT else (job["labels"] or {}).get(SWEEP)
+    others = [] if sweep is None else [f"Further failures in the sweep {sweep}: at its end"]
+    lines = [*_lines(job, groups, app), *others, f"Next: {following}"]
     return {
         **_head(occasion, _title(job, occasion), lines, following, app),
         "failures": [_group_json(group) for group in groups[:SHOWN_GROUPS]],

@@ -8,6 +8,7 @@ its record has ended before. Three watchers use this: a sync, a wait, and the pr
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import sqlite3
 import threading
@@ -18,12 +19,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mopsjobs.app.following.notify import claims
 from mopsjobs.app.run.app import App
+from mopsjobs.app.run.cache_access import MAX_LOCK_WAIT
 from mopsjobs.app.run.notify_rules import ALL, END, FAILED, FAILURES, MINE, OCCASIONS, SUSPECT, SWEEP_END, Rule
 from mopsjobs.cache.job_json import COLUMNS, job_json
 from mopsjobs.cache.queries.jobs import find_exact
 from mopsjobs.cache.queries.sweeps import Sweep, ended_sweeps
 from mopsjobs.cache.rows import job_json_from_state
 from mopsjobs.cache.sync_state import known_to, transaction
+from mopsjobs.engines import runner_process
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.trust import remembered_names
 from mopsjobs.errors import ConfigError, MopsJobsError, StoreError, command_line
@@ -114,6 +117,20 @@ def _occasions_told(rule: Rule, job: Job) -> list[str]:
     """Return what a rule tells of a job in its present state. Of a job in a sweep, that is not a success."""
     is_part = not job["is_active"] and job["status"] not in (JobStatus.FAILED, JobStatus.PARTIAL)
     return [] if is_part and SWEEP in (job["labels"] or {}) else occasions_of(rule, job)
+
+
+def _failure_key(job: Job, occasion: str, recipient: Recipient) -> str | None:
+    """Return the key of a failure in a sweep, of which the first one of a day is told; None for any other message."""
+    sweep = (job["labels"] or {}).get(SWEEP)
+    if sweep is None or occasion not in (END, FAILURES):
+        return None
+    return claims.failure_key(str(sweep), str(job["ended_at"] or job["created_at"])[:10], occasion, recipient.digest)
+
+
+def _tells_of_end(rule: Rule, sweep: Sweep) -> bool:
+    """Return whether a rule tells of the end of a sweep: one for failures does so if several of its jobs failed."""
+    failed = sum(sweep.statuses.get(status, 0) for status in (JobStatus.FAILED, JobStatus.PARTIAL))
+    return END in rule.occasions or (FAILED in rule.occasions and failed > 1)
 
 
 def covers(rule: Rule, job: Job, names: Iterable[str], user: str | None) -> bool:
@@ -221,11 +238,13 @@ class Notifier:
             recipient = self.recipients.get(rule.name)
             if recipient is None:
                 continue
-            occasions = _occasions_told(rule, job) if sweep is None else [SWEEP_END] * (END in rule.occasions)
+            occasions = _occasions_told(rule, job) if sweep is None else [SWEEP_END] * _tells_of_end(rule, sweep)
             new = {
                 key: occasion
                 for occasion in occasions
-                for key in [claims.claim_key(str(job["job_id"]), occasion, recipient.digest)]
+                for own in [claims.claim_key(str(job["job_id"]), occasion, recipient.digest)]
+                if own not in self.settled
+                for key in [_failure_key(job, occasion, recipient) or own]
                 if key not in self.settled and key not in self._under_way
             }
             if not new:
@@ -418,5 +437,30 @@ def telling_of_run(job_id: str, app: App) -> Iterator[None]:
     finally:
         is_over.set()
         thread.join(END_SECONDS + BOUND_SECONDS)
+        with contextlib.suppress(MopsJobsError, OSError):  # else the next sync tells
+            problems.extend(_tell_of_sweep(job_id, app))
         for problem in problems:
             app.out.warn(problem)
+
+
+def _tell_of_sweep(job_id: str, app: App) -> list[str]:
+    """Tell of the sweep of a job whose run is over here, if it was the last one, when it is late enough for that.
+
+    Only the process that an engine has launched on this machine stays so long. A foreground run ends at once, and a
+    place in a cluster costs something. There, the next sync tells.
+    """
+    note = runner_process.read_note(JobDir.for_job(job_id, app.env).runner)
+    state = app.registry.get_job(job_id) if note.get("pid") == os.getpid() else None
+    name = None if state is None or not state.is_terminal else state.labels.get(SWEEP)
+    if name is None or all({END, FAILED}.isdisjoint(rule.occasions) for rule in app.settings.rules):
+        return []
+
+    def has_ended() -> bool:
+        app.cache.sync(wait=MAX_LOCK_WAIT)
+        now = app.now().timestamp()
+        return bool(app.cache.read_cached(lambda connection: ended_sweeps(connection, [name], now)))
+
+    if not has_ended():
+        return []
+    app.sleep(SWEEP_SECONDS)
+    return CacheNotifier(app).tell() if has_ended() else []
