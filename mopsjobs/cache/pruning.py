@@ -7,6 +7,7 @@ longer has is forgotten. See docs/decisions/0022-sums-counters-and-pruning.md.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -74,6 +75,16 @@ def plan_prune(connection: sqlite3.Connection, ended_before: float) -> PrunePlan
         (ended_before,),
     ).fetchone()
     return PrunePlan(jobs, events, count_ended(connection, ended_before) - jobs)
+
+
+def staying(connection: sqlite3.Connection, ended_before: float, job_ids: Iterable[str]) -> set[str]:
+    """Return those of some jobs that the cache has, and that pruning would leave there."""
+    rows = connection.execute(
+        "SELECT job_id FROM job WHERE job_id IN (SELECT value FROM json_each(?2))"  # noqa: S608 - constant names
+        f" EXCEPT SELECT job_id FROM job WHERE {_ENDED_BEFORE} AND job_id NOT IN ({_KEPT})",
+        (ended_before, json.dumps(sorted(job_ids))),
+    )
+    return {job_id for (job_id,) in rows}
 
 
 def prune(connection: sqlite3.Connection, ended_before: float) -> PruneResult:

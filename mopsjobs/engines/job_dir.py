@@ -26,6 +26,8 @@ drop/              what shards leave that do not reach the registry; see submiss
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -59,6 +61,19 @@ class JobDir:
             env: the environment.
         """
         return cls(Path(user_dirs.state_directory(env)) / "jobs" / job_id)
+
+    @classmethod
+    def old_checkpoints(cls, env: Mapping[str, str], before: float) -> Iterator[tuple[str, Path]]:
+        """Yield each job with checkpoints on this machine that have not changed since a time, and their directory."""
+        jobs = Path(user_dirs.state_directory(env)) / "jobs"
+        with contextlib.suppress(OSError):
+            for job_id in os.listdir(jobs):
+                for directory in cls(jobs / job_id).of_other(job_id):
+                    with contextlib.suppress(OSError):
+                        own = directory.checkpoints  # a task that saves changes what is in its directory
+                        entries = [own, *own.glob("*"), *own.glob("*/*")]
+                        if max(entry.stat().st_mtime for entry in entries) < before:
+                            yield job_id, own
 
     @property
     def show_command(self) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 
 import pytest
 
-from mopsjobs.app.following.notify.claims import PREFIX, claim_key
+from mopsjobs.app.following.notify.claims import PREFIX, claim_key, failure_key
 from mopsjobs.cache import counters
 from mopsjobs.cache import database as cache_database
+from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.studies.manifest import Reuse
 from support.cli import REMOTE_URL, Cli, Remote, add, foreign, key, sentences
 from support.ledgers import BUNDLE, Ledger, add_job, attempt
@@ -66,6 +68,35 @@ def test_pruned_jobs_stay_away_until_their_records_change(cli: Cli, aged: Remote
     cli.ok("sync", "-q")
     assert _asked(cli, "SELECT count(*) FROM pruned_jobs") == 0
     assert _counted(cli) == counted
+
+
+def test_old_checkpoints_on_this_machine_go_with_the_jobs(cli: Cli, aged: Remote) -> None:
+    """A job that was killed here and went on elsewhere leaves some. Those of jobs that stay, and younger ones, stay.
+
+    A dry run says the same as the run. If no job goes, they are asked for, too.
+    """
+    names = ("old-1", "old-active", "elsewhere", "young", "at-work")
+    places = [JobDir.for_job(job_id, cli.env).checkpoints for job_id in names]
+    for place in places:
+        (place / "task" / "new").mkdir(parents=True)
+        for path in (place / "task" / "new", place / "task", place):
+            os.utime(path, (0, 0))
+    os.utime(places[3])
+    os.utime(places[4] / "task" / "new")  # a task has saved
+    prune = ("prune", "--older-than", "90d")
+    planned = cli.ok(*prune, "--dry-run", "--json")
+    assert planned.err.startswith("Would remove 2 jobs and 0 events, of jobs that ended before ")
+    assert planned.err.endswith(" and checkpoints of 2 jobs from this machine.\n")
+    ran = cli.ok(*prune, "--yes", "--json")
+    assert ran.err == "Removed 2 jobs and 0 events from the cache and checkpoints of 2 jobs from this machine.\n"
+    assert ran.json == {**planned.json, "dry_run": False}
+    assert (ran.json["jobs"], ran.json["local_checkpoints"]) == (2, 2)
+    assert [place.exists() for place in places] == [False, True, False, True, True]
+    os.utime(places[3], (0, 0))
+    assert cli(*prune).code == 2
+    assert places[3].exists()
+    assert cli.ok(*prune, "--yes").err == "Removed checkpoints of 1 job from this machine.\n"
+    assert cli.ok(*prune, "--yes").err.endswith("; nothing was removed.\n")
 
 
 def test_a_family_is_pruned_as_one(cli: Cli, remote: Remote) -> None:
@@ -275,15 +306,20 @@ def test_durations_are_counted_once(cli: Cli, remote: Remote) -> None:
 
 
 def test_claims_of_notifications_go_with_their_jobs(cli: Cli, aged: Remote) -> None:
-    """Of jobs that ended long enough ago. An end of the last day may be told still, unless there is a claim."""
+    """Of jobs that ended long enough ago. An end of the last day may be told still, unless there is a claim.
+
+    Those of a sweep, which has no record, go by the day of the failure.
+    """
     names = ("old-1", "old-1", "old-active", "new", "no-record")
     claims = [claim_key(name, f"end{number}", "digest") for number, name in enumerate(names)]
     claims.append(claim_key("x" * 600, "end", "of another program"))
+    claims.append(failure_key("night", f"{cli.clock.now():%Y-%m-%d}", "end", "digest"))
+    aged.put(failure_key("night", "2024-02-29", "end", "digest"), b"{}")
     for one in claims:
         aged.put(one, b"{}")
     assert cli.ok("prune", "--store", "--older-than", "24h", "--yes", "--json").json["claims"] == 0
     ran = cli.ok("prune", "--store", "--older-than", "30d", "--yes")
-    assert "2 claims of notifications" in ran.err.splitlines()[-1]
+    assert "3 claims of notifications" in ran.err.splitlines()[-1]
     assert list(aged.store.inner.list_keys(PREFIX)) == sorted(claims[2:])
 
 

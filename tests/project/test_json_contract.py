@@ -84,7 +84,7 @@ PRUNE_FIELDS = [
     "schema_version", "dry_run", "ended_before", "jobs", "chunks", "ledger_chunks", "checkpoints", "announcements",
     "refused", "without_record", "claims", "offers",
 ]  # fmt: skip
-PRUNED_CACHE_FIELDS = ["events", "kept"]
+PRUNED_CACHE_FIELDS = ["events", "kept", "local_checkpoints"]
 VERSION_FIELDS = [
     "schema_version", "version", "build", "file", "directory", "python_version", "python_implementation",
     "python_executable", "platform", "sqlite_version", "libraries",

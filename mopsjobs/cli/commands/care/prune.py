@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from itertools import chain
+from typing import TYPE_CHECKING, TypeAlias
 
 from mopsjobs.app.run.app import App
 from mopsjobs.cache import pruning
@@ -14,15 +16,18 @@ from mopsjobs.utils.text import join_first, pluralize
 from mopsjobs.utils.times import from_timestamp, json_time, parse_duration, whole_seconds
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from mopsjobs.events.retention import KeyCounts, Retention
 
 HELP = "remove old jobs from the local cache, or old events from the registry"
 
 DESCRIPTION = (
     "Remove jobs that ended long ago from the local cache, with their events. A family goes as one. The registry"
-    " keeps them, and `status JOB` still reads one. With --store, remove the events of such jobs from the registry,"
-    " for all its users, with their ledgers, claims of notifications, and announcements older than a day. Records,"
-    " manifests, outputs and bundles are never removed."
+    " keeps them, and `status JOB` still reads one. Checkpoints of other jobs that lie on this machine for so long go"
+    " too. With --store, remove the events of such jobs from the registry, for all its users, with their ledgers,"
+    " checkpoints, claims of notifications, and announcements older than a day. Records, manifests, outputs and bundles"
+    " are never removed."
 )
 
 EXAMPLES = (
@@ -35,6 +40,9 @@ SCHEMA_VERSION = 1
 
 SHOWN_REFUSALS = 10
 """Keys that the store has refused to remove, and that are named."""
+
+_Left: TypeAlias = "dict[str, list[Path]]"
+"""Directories of checkpoints on this machine, by their jobs."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,35 +68,53 @@ def _prune_cache(args: argparse.Namespace, app: App) -> Result:
     limit = whole_seconds(json_time(from_timestamp(before)))
     planned = app.cache.read_cached(lambda cache: pruning.plan_prune(cache, before))  # None: there is no cache
     found = planned or pruning.PrunePlan(0, 0, 0)
+    left = _left_checkpoints(before, app)
     kept = f"Kept {pluralize(found.kept, 'job')} of families that have not all ended by then." if found.kept else ""
 
-    def result(counts: pruning.PrunePlan | pruning.PruneResult, note: str, warning: str = "") -> Result:
-        fields = {"jobs": counts.jobs, "events": counts.events, "kept": found.kept}
+    def text(counts: pruning.PrunePlan | pruning.PruneResult, left: _Left, more: str) -> str:
+        of_cache = [f"{pluralize(counts.jobs, 'job')} and {pluralize(counts.events, 'event')}{more}"] * bool(found.jobs)
+        return " and ".join(of_cache + [f"checkpoints of {pluralize(len(left), 'job')} from this machine"] * bool(left))
+
+    def result(counts: pruning.PrunePlan | pruning.PruneResult, left: _Left, note: str, warning: str = "") -> Result:
+        fields = {"jobs": counts.jobs, "events": counts.events, "kept": found.kept, "local_checkpoints": len(left)}
         head = {"schema_version": SCHEMA_VERSION, "dry_run": args.dry_run, "ended_before": limit}
         body = Document({**head, **fields}) if args.json else None
         return Result(body, notes=[one for one in (note, kept) if one], warnings=[warning] if warning else ())
 
-    if not found.jobs:
+    if not (found.jobs or left):
         if planned is not None and not args.dry_run:
             _remove(before, found, app)
         which = f"No {'other job' if kept else 'job'} in the cache"
-        return result(found, f"{which} ended before {limit}; nothing was removed.")
+        return result(found, left, f"{which} ended before {limit}; nothing was removed.")
     if args.dry_run:
-        return result(found, f"Would remove {_count_text(found)}, of jobs that ended before {limit}.")
-    if (declined := app.out.confirm(f"Remove {_count_text(found)} from the cache?", yes=args.yes)) is not None:
+        return result(found, left, f"Would remove {text(found, left, f', of jobs that ended before {limit}')}.")
+    if (declined := app.out.confirm(f"Remove {text(found, left, ' from the cache')}?", yes=args.yes)) is not None:
         return declined
     pruned = _remove(before, found, app)
+    removed = _left_checkpoints(before, app)  # again: a task may have saved meanwhile
+    for path in chain.from_iterable(removed.values()):
+        shutil.rmtree(path, ignore_errors=True)
     warning = "" if pruned.problem is None else f"The cache file could not shrink yet: {pruned.problem}."
-    return result(pruned, f"Removed {_count_text(pruned)} from the cache.", warning)
+    return result(pruned, removed, f"Removed {text(pruned, removed, ' from the cache')}.", warning)
+
+
+def _left_checkpoints(before: float, app: App) -> _Left:
+    """Return the checkpoints that have lain on this machine since a time, and whose jobs the cache does not keep.
+
+    A job that was killed here and went on elsewhere leaves some.
+    """
+    from mopsjobs.engines.job_dir import JobDir
+
+    found: _Left = {}
+    for job_id, path in JobDir.old_checkpoints(app.env, before):
+        found.setdefault(job_id, []).append(path)
+    staying = app.cache.read_cached(lambda cache: pruning.staying(cache, before, found)) if found else None
+    return {job_id: paths for job_id, paths in found.items() if job_id not in (staying or ())}
 
 
 def _remove(before: float, plan: pruning.PrunePlan, app: App) -> pruning.PruneResult:
     """Remove what was planned. A plan without jobs removes none, although jobs may have come since it was made."""
     return app.cache.write(lambda cache: pruning.prune(cache, before)) if plan.jobs else pruning.PruneResult(0, 0, None)
-
-
-def _count_text(found: pruning.PrunePlan | pruning.PruneResult) -> str:
-    return f"{pluralize(found.jobs, 'job')} and {pluralize(found.events, 'event')}"
 
 
 def _prune_store(args: argparse.Namespace, app: App) -> Result:
