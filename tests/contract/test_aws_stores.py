@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import socket
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from botocore.exceptions import EndpointConnectionError
 
 from mopsjobs.errors import (
     ConfigError,
+    MopsJobsError,
     StoreAccessError,
     StoreError,
     StoreUnavailableError,
@@ -138,6 +140,17 @@ def _sign_in_by_sso(config: Path, monkeypatch: pytest.MonkeyPatch, expires_at: s
     monkeypatch.setattr(SSOProvider, "_SSO_TOKEN_CACHE_DIR", str(cache))  # found when the module was loaded
 
 
+def test_an_expired_sign_in_is_reported_with_the_command_that_renews_it(
+    service: Service, cli: Cli, lab_profile: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _sign_in_by_sso(lab_profile, monkeypatch, "2020-01-01T00:00:00Z")
+    for argv in (("sync",), ("register", "a")):
+        said = cli.fails(4, *argv, MOPS_JOBS_REGISTRY=f"{service.name}://jobs")
+        assert f"There are no usable AWS credentials for {service.name}://jobs at " in said
+        assert "aws sso login" in said
+        assert SECRET not in said
+
+
 @pytest.mark.parametrize(
     ("reply", "kind", "hint"),
     [
@@ -171,6 +184,31 @@ def test_a_refused_role_is_reported_as_that_of_signing_in(
     assert SECRET not in f"{caught.value} {caught.value.hint}"
 
 
+@pytest.mark.parametrize("by", ["STS", "SSO"])
+def test_an_outage_of_signing_in_names_the_host_that_signs_in(
+    service: Service, lab_profile: Path, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    """The store may be reachable, and got no request."""
+    if by == "SSO":
+        _sign_in_by_sso(lab_profile, monkeypatch, "2999-01-01T00:00:00Z")
+    else:
+        lab_profile.write_text(ROLE)
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))  # bound, but no server listens
+        host = f"127.0.0.1:{reserved.getsockname()[1]}"
+        monkeypatch.setenv(f"AWS_ENDPOINT_URL_{by}", f"http://{host}")
+        for call in (service.writes | service.reads).values():
+            with (
+                contextlib.closing(service.open(sleep=RecordingSleep())) as store,
+                pytest.raises(StoreUnavailableError) as caught,
+            ):
+                call(store)
+            place = f"{store.location.partition(' ')[0]} at 127.0.0.1:1"
+            assert str(caught.value) == f"Cannot reach {host} for {place}: connection refused."
+            assert caught.value.hint == "Check the network, and region and sso_region in ~/.aws/config."
+            assert not caught.value.sent
+
+
 def test_an_unknown_role_of_sso_is_never_an_empty_registry(
     service: Service, lab_profile: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,6 +224,26 @@ def test_an_unknown_role_of_sso_is_never_an_empty_registry(
                 assert "sso_role_name" in (caught.value.hint or "")
                 assert SECRET not in f"{caught.value} {caught.value.hint}"
     assert len(requests) == len(calls)
+
+
+@pytest.mark.parametrize(
+    ("setting", "kind"),
+    [
+        ("web_identity_token_file = /nowhere/token", StoreAccessError),
+        ("credential_process = /nowhere/program", StoreAccessError),
+        ("source_profile = missing", ConfigError),
+    ],
+)
+def test_settings_of_signing_in_that_lead_nowhere_are_no_outage(
+    service: Service, lab_profile: Path, setting: str, kind: type[MopsJobsError]
+) -> None:
+    role = "" if "process" in setting else "role_arn = arn:aws:iam::123456789012:role/lab\n"
+    lab_profile.write_text(f"[profile lab]\n{role}{setting}\nregion = eu-west-1\n")
+    with contextlib.closing(service.open()) as store:
+        for call in (service.writes | service.reads).values():
+            with pytest.raises(kind) as caught:
+                call(store)
+            assert setting.partition(" ")[0].upper() in f"{caught.value.hint}".upper() or kind is ConfigError
 
 
 @pytest.mark.parametrize("argv", [("sync",), ("doctor",)], ids=" ".join)

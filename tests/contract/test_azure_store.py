@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import gzip
 import os
 import random
 import socket
@@ -23,7 +24,7 @@ from unittest import mock
 
 import pytest
 from azure.core.exceptions import ClientAuthenticationError, HttpResponseError
-from azure.storage.blob import ContainerSasPermissions, generate_container_sas
+from azure.storage.blob import BlobBlock, BlobLeaseClient, ContainerSasPermissions, generate_container_sas
 from hypothesis import given
 from hypothesis import strategies as st
 from urllib3 import Timeout
@@ -47,13 +48,15 @@ from mopsjobs.store.azure.store import AzureVersionedStore, open_azure_store
 from mopsjobs.store.base import Entry, VersionToken
 from support import services
 from support.doubles import RecordingSleep, hooked
-from support.replies import saying
+from support.replies import Reply, saying
 from support.runs import PATIENCE
 from support.servers import ACCOUNT, ACCOUNT_KEY, Azurite
 from support.services import IN_AZURE, RECORD, VERSION
 
 SECRET_KEY = base64.b64encode(b"a key that must not be seen").decode()
 SECRET_SAS = "sv=2024-08-04&sr=c&sp=rl&sig=must-not-be-seen"
+USUAL_BUDGET = network.BUDGET_SECONDS
+"""That of programs. Tests with a server wait longer."""
 
 
 class Place:
@@ -120,6 +123,20 @@ def test_an_operation_costs_no_more_requests_than_promised(azurite: Azurite) -> 
         assert requests == expected, operation
 
 
+def test_a_page_of_a_listing_is_one_request(place: Place) -> None:
+    """So is the making of the container, before the first key is sent again. No page before `after` is listed."""
+    requests = Requests()
+    store = place.open(hook=requests, page_size=2)
+    assert store.create_if_absent("a", RECORD)
+    assert requests == ["PUT"] * 3
+    for key in "bcdef":
+        store.create_if_absent(key, RECORD)
+    requests.clear()
+    assert [entry.key for entry in store.scan()] == list("abcdef")
+    assert [entry.key for entry in store.scan(after="d")] == list("ef")
+    assert requests == ["GET"] * (3 + 2)
+
+
 def test_a_server_that_cannot_begin_after_a_key_lists_all(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """One refuses the parameter, an older one ignores it."""
     store = place.open(page_size=2)
@@ -157,12 +174,28 @@ def test_the_blob_itself_holds_the_value_and_its_metadata_repeat_it(place: Place
     assert properties.content_settings.content_type == "application/octet-stream"
 
 
+@pytest.mark.parametrize("value", [os.urandom(6_000), b"0" * (128 * 2**10 + 1)], ids=["incompressible", "long"])
+def test_a_value_that_does_not_fit_is_left_out_of_the_metadata(place: Place, value: bytes) -> None:
+    """8 KiB is all that Azure gives; the value is then fetched by get."""
+    store = place.open()
+    version = store.create_if_absent("a", value)
+    with place.server.client(place.name) as client:
+        assert client.get_blob_client("a").get_blob_properties().metadata == {}
+    assert list(store.scan()) == [Entry("a", version, None, len(value))]
+    assert store.get("a") == (value, version)
+
+
 def foreign(place: Place, value: bytes, **settings: Any) -> None:
     """Write blob `a` as another program would."""
     with place.server.client(place.name) as client:
         if not client.exists():
             client.create_container()
         client.upload_blob("a", value, overwrite=True, **settings)
+
+
+def only_entry(store: AzureVersionedStore) -> Entry:
+    (entry,) = store.scan()
+    return entry
 
 
 def test_a_foreign_blob_is_listed_without_value_and_can_be_replaced(place: Place) -> None:
@@ -177,6 +210,33 @@ def test_a_foreign_blob_is_listed_without_value_and_can_be_replaced(place: Place
     assert store.get("a") == (b"theirs", entry.version)
     assert store.put("a", b"ours", entry.version)
     assert next(iter(store.scan())).value == b"ours"
+
+
+def test_metadata_of_an_older_value_are_not_believed(place: Place) -> None:
+    """Another program kept them when it changed the value. Equal length, our metadata, other bytes: the MD5 tells."""
+    store = place.open()
+    store.create_if_absent("a", b"running")
+    with place.server.client(place.name) as client:
+        metadata = client.get_blob_client("a").get_blob_properties().metadata
+    foreign(place, b"succeed", metadata=metadata)
+    assert only_entry(store).value is None
+    assert store.get("a") == (b"succeed", only_entry(store).version)
+
+
+def test_metadata_of_a_blob_without_md5_are_not_believed(place: Place) -> None:
+    """A blob put together from blocks has none, unless its writer says so. Its snapshots do not keep it."""
+    store = place.open()
+    store.create_if_absent("other", b"")
+    store.delete("other")
+    with place.server.client(place.name) as client:
+        blob = client.get_blob_client("a")
+        blob.stage_block("MDAw", b"running")
+        packed = base64.b64encode(zlib.compress(b"running")).decode()
+        blob.commit_block_list([BlobBlock("MDAw")], metadata={INLINE_NAME: packed})
+        blob.create_snapshot()
+    assert only_entry(store).value is None
+    assert store.get("a") == (b"running", only_entry(store).version)
+    assert store.delete("a")
 
 
 def test_metadata_that_are_not_the_value_are_not_believed() -> None:
@@ -225,6 +285,31 @@ def test_metadata_of_a_folder_hide_no_record(place: Place, value: bytes, *, has_
     found = store.get(record)
     assert found is not None
     assert found.value == value
+
+
+def test_a_blob_with_a_content_encoding_is_read_as_it_is_stored(place: Place) -> None:
+    """Bytes are bytes: otherwise the listed size would not be that of the value, and a small blob might be a bomb."""
+    from azure.storage.blob import ContentSettings
+
+    packed = gzip.compress(b"0" * 1000)
+    foreign(place, packed, content_settings=ContentSettings(content_encoding="gzip"))
+    store = place.open()
+    assert store.get("a") == (packed, only_entry(store).version)
+    assert only_entry(store).size == len(packed)
+
+
+def test_a_leased_blob_is_an_error_and_no_lost_race(place: Place) -> None:
+    """Azure answers 412 to this as well; reported as a conflict it would be tried again for nothing."""
+    store = place.open()
+    version = store.create_if_absent("a", b"1")
+    assert version is not None
+    with place.server.client(place.name) as client:
+        lease = BlobLeaseClient(client.get_blob_client("a"))
+        lease.acquire()
+        with pytest.raises(StoreError, match="412 LeaseIdMissing"):
+            store.put("a", b"2", version)
+        lease.release()
+    assert store.put("a", b"2", version)
 
 
 @given(st.lists(st.text(alphabet="a/é\uff21\ufffd\U0001f600\U0001f601", min_size=1, max_size=6), unique=True))
@@ -288,6 +373,17 @@ def test_a_container_deleted_in_the_middle_of_a_listing_is_an_error(place: Place
         list(entries)
 
 
+def test_a_listed_blob_without_a_version_is_one_to_read(place: Place) -> None:
+    """It does not end the listing of the others. Azure never leaves it out; other servers may."""
+    blob = "<Blob><Name>{}</Name><Properties>{}<Content-Length>1</Content-Length></Properties></Blob>"
+    blobs = blob.format("a", "") + blob.format("b", "<Etag>0x8D</Etag>")
+    page = f"<EnumerationResults><Blobs>{blobs}</Blobs><NextMarker /></EnumerationResults>".encode()
+    with scripted(Reply(200, body=page)) as (store, _, _):
+        assert [(entry.key, entry.version.value, entry.value) for entry in store.scan()] == [
+            ("a", "", None), ("b", "0x8D", None),
+        ]  # fmt: skip
+
+
 def test_a_proxy_is_asked_with_its_own_password_and_for_the_whole_address(monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[bytes] = []
 
@@ -308,6 +404,35 @@ def test_a_proxy_is_asked_with_its_own_password_and_for_the_whole_address(monkey
     assert heard[0].startswith(b"GET http://127.0.0.1:9/devstoreaccount1/c-1")
     assert b"\r\nProxy-Authorization: Basic YWRhOndvcmQ=\r\n" in heard[0]
     assert b"\r\nAuthorization: SharedKey devstoreaccount1:" in heard[0]
+
+
+def test_every_request_has_timeouts_that_add_up_to_less_than_five_seconds(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An unreachable account fails a command within five seconds. A large value gets longer to be answered.
+
+    A line of 1 Mbit/s carries it meanwhile: buffers on the way may have taken all of it before.
+    """
+    monkeypatch.setattr(network, "BUDGET_SECONDS", USUAL_BUDGET)
+    seen: list[tuple[float, float]] = []
+
+    def note(connect: float, read: float) -> Timeout:
+        seen.append((connect, read))
+        return Timeout(connect=PATIENCE, read=PATIENCE)
+
+    monkeypatch.setattr(transport, "Timeout", note)
+    store = place.open()
+    version = store.create_if_absent("a", b"")
+    assert version is not None
+    store.put("a", b"", version)
+    store.get("a")
+    list(store.scan())
+    list(store.list_keys())
+    store.delete("a")
+    assert len(seen) == 9
+    assert max(map(sum, seen)) < 5
+    store.create_if_absent("large", bytes(10**6))
+    assert seen[-1] == pytest.approx((seen[0][0], seen[0][1] + 8))
 
 
 # --- no server at all -----------------------------------------------------------------------------------------------
@@ -344,6 +469,21 @@ def test_a_value_of_which_no_more_is_taken_is_an_outage(monkeypatch: pytest.Monk
         silent.accept()[0].close()  # one client has connected, and no other
         with pytest.raises(BlockingIOError):
             silent.accept()
+
+
+def test_a_name_that_does_not_resolve_is_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    container = find_container("https://acme.blob.core.windows.net/c-1", {"AZURE_STORAGE_ACCOUNT": "acme"} | KEY_ENV)
+    store = AzureVersionedStore(container, sleep=RecordingSleep())
+    resolved = r"acme\.blob\.core\.windows\.net/c-1: its name does not resolve"
+    for operation in (WRITES | READS).values():
+        with pytest.raises(StoreUnavailableError, match=resolved) as caught:
+            operation(store)
+        assert (caught.value.sent, caught.value.silent) == (False, False)
+    store.close()
 
 
 def test_a_name_server_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -384,6 +524,22 @@ def test_a_body_in_chunks_is_bounded_whatever_length_it_claims(monkeypatch: pyte
 
 
 @pytest.mark.parametrize(
+    "framing",
+    [
+        f"Content-Length: {2**40}\r\n\r\n",
+        "Transfer-Encoding: chunked\r\n\r\n" + "ffff\r\n" + "x" * 0xFFFF + "\r\n2\r\nyy\r\n",
+    ],
+    ids=["by its length", "in chunks"],
+)
+def test_the_body_of_a_reply_to_a_write_is_not_read_beyond_a_bound(framing: str) -> None:
+    """Nor that of an error. The headers say all: whatever a server sends besides takes no memory."""
+    with answering(f'HTTP/1.1 201 Created\r\nETag: "0x1"\r\n{framing}'.encode()) as store:
+        assert store.put("a", RECORD, VERSION) == VersionToken("0x1")
+    with answering(f"HTTP/1.1 404 Not Found\r\nx-ms-error-code: BlobNotFound\r\n{framing}".encode()) as store:
+        assert store.get("a") is None
+
+
+@pytest.mark.parametrize(
     ("status", "code", "told"),
     [
         ("201 Created", "", None),
@@ -407,6 +563,25 @@ def test_the_status_of_a_reply_without_length_decides_a_write(
         with pytest.raises(told) as caught:
             store.put("a", RECORD, VERSION)
         assert getattr(caught.value, "throttled", True)
+
+
+def test_a_listing_that_is_left_early_waits_for_no_page(place: Place) -> None:
+    """The next page has been asked for by then, and does not come."""
+    is_left = threading.Event()
+    asked: list[bool] = []
+
+    def hook(request: Any) -> None:
+        if request.method == "GET":
+            asked.append(not asked or is_left.wait(PATIENCE))
+
+    store = place.open(hook=hook, page_size=2)
+    for key in "abcde":
+        store.create_if_absent(key, RECORD)
+    entries = store.scan()
+    assert [next(entries).key, next(entries).key] == ["a", "b"]
+    entries.close()  # type: ignore[attr-defined]
+    is_left.set()
+    assert all(asked)
 
 
 @contextmanager

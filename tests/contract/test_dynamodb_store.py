@@ -18,6 +18,7 @@ import pytest
 from mopsjobs.errors import (
     InvalidKeyError,
     StoreError,
+    StoreUnavailableError,
     ValueTooLargeError,
 )
 from mopsjobs.registry.job_registry import JobRegistry
@@ -31,6 +32,7 @@ from support.runs import code, sets_of
 from support.servers import Dynalite
 from support.services import IN_DYNAMODB, RECORD, SECRET, VERSION
 from support.services import found_in_dynamodb as found
+from support.services import refused_by_dynamodb as refused
 
 scripted = functools.partial(services.scripted, IN_DYNAMODB)
 
@@ -119,6 +121,13 @@ def test_a_listing_of_more_than_a_mebibyte_goes_on(place: Place) -> None:
     assert len(requests) == 2
 
 
+def test_the_first_write_makes_a_table_that_is_paid_by_use(place: Place) -> None:
+    assert place.open().create_if_absent("a", RECORD)
+    with contextlib.closing(place.server.client()) as client:
+        table = client.describe_table(TableName=place.table)["Table"]
+    assert table["BillingModeSummary"]["BillingMode"] == "PAY_PER_REQUEST"
+
+
 # --- versions -------------------------------------------------------------------------------------------------------
 
 
@@ -173,6 +182,31 @@ def test_a_reply_to_a_query_without_items_is_no_empty_listing(aws: Callable[[int
         pytest.raises(StoreError, match="unexpected response"),
     ):
         list(store.scan("a/"))
+
+
+def test_a_table_that_does_not_become_ready_is_not_waited_for_for_ever(
+    aws: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time is up after the first look here; nothing was written."""
+    monkeypatch.setattr(dynamodb, "TABLE_SECONDS", 1)
+    creating = found(Table={"TableStatus": "CREATING"})
+    exists = refused(400, "ResourceInUseException")
+    with scripted(aws, refused(400, "ResourceNotFoundException"), exists, creating) as (
+        store,
+        requests,
+        _,
+    ):
+        with pytest.raises(StoreUnavailableError, match="being created or deleted"):
+            store.create_if_absent("a", RECORD)
+        assert len(requests) == 3
+
+
+@pytest.mark.usefixtures("aws")
+def test_without_a_region_one_sentence_says_so(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    said = cli.fails(4, "sync", MOPS_JOBS_REGISTRY="dynamodb://jobs")
+    assert "No setting names the AWS region of dynamodb://jobs" in said
+    assert SECRET not in said
 
 
 # --- settings -------------------------------------------------------------------------------------------------------

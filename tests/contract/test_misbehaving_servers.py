@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import time
 import zlib
 from collections.abc import Callable
@@ -152,6 +153,21 @@ def test_a_server_that_accepts_and_never_answers_is_given_up(
             assert (caught.value.sent, caught.value.silent) == (True, True)
             until(lambda: requests, "the request")
             assert len(requests) == 1
+
+
+def test_a_closed_port_is_an_outage(service: Service, aws: Callable[[int], None]) -> None:
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))  # bound, but no server listens
+        port = reserved.getsockname()[1]
+        aws(port)
+        with contextlib.closing(service.open(port=port, sleep=RecordingSleep())) as store:
+            for call in (service.writes | service.reads).values():
+                with pytest.raises(StoreUnavailableError, match="connection refused") as caught:
+                    call(store)
+                assert (caught.value.sent, caught.value.silent) == (False, False)
+                if service is not IN_AZURE:
+                    assert "AWS_DEFAULT_REGION" in (caught.value.hint or "")
+                    assert f"AWS_ENDPOINT_URL_{service.name.upper()}" in (caught.value.hint or "")
 
 
 def _whole(head: str, body: bytes, more: str = "") -> bytes:

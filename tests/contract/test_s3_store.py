@@ -17,11 +17,13 @@ from typing import Any, NamedTuple
 import pytest
 
 from mopsjobs.errors import (
+    InvalidKeyError,
     StoreError,
     StoreUnavailableError,
     UnusableStoreError,
 )
 from mopsjobs.registry.job_registry import JobRegistry
+from mopsjobs.store import network
 from mopsjobs.store.aws.urls import parse_s3_url
 from mopsjobs.store.base import VersionToken
 from mopsjobs.store.s3 import store as s3
@@ -34,6 +36,8 @@ from support.runs import code
 from support.servers import S3
 from support.services import IN_S3, RECORD, SECRET, VERSION
 from support.services import refused_by_s3 as refused
+
+FOUND = IN_S3.found
 
 scripted = functools.partial(services.scripted, IN_S3)
 
@@ -198,6 +202,16 @@ def test_a_store_is_one_prefix_of_a_bucket(place: Place) -> None:
         assert list(whole.list_keys(place.prefix)) == [f"{place.prefix}/a"]
 
 
+def test_a_key_that_is_too_long_for_s3_is_refused_unsent(place: Place) -> None:
+    """1,024 bytes with the prefix. 900 letters of ASCII fit behind the longest prefix."""
+    store = place.open()
+    requests = noted(store)
+    with pytest.raises(InvalidKeyError, match="expected at most 986 in S3"):
+        store.create_if_absent("é" * 500, RECORD)
+    assert requests == []
+    parse_s3_url(f"s3://bucket/{'p' * (s3.MAX_KEY_BYTES - 1 - 900 - 3)}")
+
+
 # --- a server that misbehaves ---------------------------------------------------------------------------------------
 
 
@@ -229,6 +243,16 @@ def test_a_write_that_overlaps_another_one_is_sent_again(aws: Callable[[int], No
     with scripted(aws, *[overlap] * s3.OVERLAPS) as (store, requests, _):
         assert store.put("a", RECORD, VERSION) is None
         assert len(requests) == s3.OVERLAPS
+
+
+def test_a_removal_does_without_a_condition_that_the_server_does_not_know(aws: Callable[[int], None]) -> None:
+    unknown, removed = refused(501, "NotImplemented"), Reply(204)
+    with scripted(aws, FOUND, unknown, FOUND, removed, FOUND, unknown, FOUND, unknown) as (store, requests, _):
+        assert store.delete("a")
+        assert requests == ["GET", "DELETE"] * 2
+        with pytest.raises(UnusableStoreError):
+            store.delete("a")
+        assert len(requests) == 8
 
 
 @pytest.mark.parametrize(
@@ -308,6 +332,48 @@ def test_a_bucket_that_is_missing_is_an_error_that_says_how_to_make_it(
         for call in (IN_S3.writes | IN_S3.reads).values():
             with pytest.raises(UnusableStoreError):
                 call(store)
+
+
+def test_a_request_to_another_region_is_sent_to_that_of_the_bucket(aws: Callable[[int], None]) -> None:
+    """Amazon's refusal names it, having done nothing. So the region need not be set."""
+    refusal = refused(301, "PermanentRedirect")
+    moved = refusal._replace(headers=(*refusal.headers, ("x-amz-bucket-region", "eu-central-1")))
+    written = Reply(200, headers=(("ETag", '"9"'),))
+    with scripted(aws, moved, FOUND, written, moved, moved) as (store, requests, _):
+        assert store.get("a") == (RECORD, VersionToken("0"))
+        assert store.create_if_absent("a", RECORD) == VersionToken("9")
+        assert requests == ["GET", "GET", "PUT"]
+        with pytest.raises(UnusableStoreError, match="in another region"):
+            store.put("a", RECORD, VERSION)
+
+
+def test_only_amazon_has_a_host_for_each_bucket() -> None:
+    paths = {"s3": {"addressing_style": "path"}}
+    assert s3._options_at("https://s3.eu-west-1.amazonaws.com") == {}
+    assert s3._options_at("https://s3.cn-north-1.amazonaws.com.cn") == {}
+    assert s3._options_at("https://s3.eusc-de-east-1.amazonaws.eu") == {}
+    assert s3._options_at("https://amazonaws.com.example.org") == paths
+    assert s3._options_at("http://127.0.0.1:9000") == paths
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "host", "server"),
+    [
+        ("http://127.0.0.1:9/", "127.0.0.1:9", "http://127.0.0.1:9"),
+        (f"http://u:{SECRET}@127.0.0.1:9/gate/", "127.0.0.1:9", "http://127.0.0.1:9/gate"),
+        ("https://s3.eu-west-1.amazonaws.com/", "s3.eu-west-1.amazonaws.com", None),
+    ],
+)
+def test_the_host_is_named_whatever_path_the_endpoint_has(
+    aws: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, endpoint: str, host: str, server: str | None
+) -> None:
+    """The address of the server, by which its probe is noted, has the path too, and no secret."""
+    monkeypatch.setattr(network, "name_server_answers", lambda *_: True)
+    aws(9)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+    with contextlib.closing(S3VersionedStore("bucket")) as store:
+        assert store.find_server() == server
+        assert store.location == f"s3://bucket at {host}"
 
 
 def test_the_cache_tells_buckets_apart_by_what_names_them() -> None:

@@ -22,6 +22,7 @@ from mopsjobs.engines import dask as dask_engine
 from mopsjobs.engines.dask import connect
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.model_env import SECRET_VARIABLES
+from mopsjobs.engines.model_errors import ModelError
 from mopsjobs.errors import IF_PIP_REFUSES, EngineError
 from mopsjobs.ledger.attempt import Attempt, Outcome
 from mopsjobs.ledger.environment import Environment, environments_prefix, parse_environment
@@ -165,9 +166,24 @@ def test_the_same_study_gives_the_same_bytes_on_dask_and_here(
     assert "distributed" in note.packages
 
 
+def test_numbers_that_are_not_finite_are_results_or_errors_on_dask_too(dask_cluster: Cluster, tmp_path: Path) -> None:
+    directory = code(tmp_path / "code", "def simulate(params, seed): return {'loss': float('nan')}\n")
+    (kept,) = all_of(_pool(dask_cluster, directory), sets_of(1))
+    assert kept.outputs == {"result.json": b'{"$not_finite": {"/loss": "nan"}, "loss": null}'}
+    (refused,) = all_of(_pool(dask_cluster, directory, allow_nan=False), sets_of(1))
+    assert refused.error is not None
+    assert refused.error["message"] == "key 'loss' is nan, and the study says allow_nan: false"
+
+
 def _notes(store: VersionedStore, job_id: str) -> list[Environment]:
     """Return what the runners of a job have noted of its environment."""
     return [parse_environment(entry.value or b"") for entry in store.scan(environments_prefix(job_id))]
+
+
+def test_the_workers_have_no_mops_jobs(dask_cluster: Cluster) -> None:
+    with _client(dask_cluster) as client:
+        found = client.run(eval, "__import__('importlib.util').util.find_spec('mopsjobs')")
+    assert list(found.values()) == [None, None]
 
 
 def test_each_task_comes_to_its_own_end(dask_cluster: Cluster, tmp_path: Path) -> None:
@@ -223,6 +239,18 @@ def test_workers_tell_which_files_tasks_read_and_write(dask_cluster: Cluster, tm
     assert one.outputs == {"result.json": b"[1, true]"}
 
 
+def test_a_late_task_ends_and_its_worker_goes_on(dask_cluster: Cluster, tmp_path: Path) -> None:
+    """All are late, more than there are workers: a busy machine makes any task late that is not meant to be."""
+    finished = all_of(
+        _pool(dask_cluster, code(tmp_path / "code"), timeout=1.0), sets_of(3, gate=str(tmp_path / "never"))
+    )
+    for one in finished:
+        assert one.error == {"type": "Timeout", "message": "it took longer than 1 s"}
+        assert (str(one.outcome), one.attempt) == ("timeout", 1)
+        assert one.started_at is not None
+        assert None not in (one.usage.seconds, one.usage.user_seconds, one.usage.max_rss_bytes, one.usage.host)
+
+
 def test_a_hog_ends_as_oom_and_has_more_memory_at_its_second_attempt(dask_cluster: Cluster, tmp_path: Path) -> None:
     """Its neighbours run once. Processes that a task starts count for it, and end with it."""
     noted = tmp_path / "calls"
@@ -250,6 +278,34 @@ def test_a_hog_ends_as_oom_and_has_more_memory_at_its_second_attempt(dask_cluste
     assert {number: count for number, count in calls(noted).items() if number > 1} == dict.fromkeys(range(2, 6), 1)
 
 
+def test_a_kill_by_a_nanny_for_memory_is_named_so(private_dask_cluster: Callable[..., Cluster], tmp_path: Path) -> None:
+    """The Dask worker itself exceeds its limit, since it holds the outputs of the task."""
+    cluster = private_dask_cluster(0, DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="0")
+    cluster.add_worker("--nanny", "--memory-limit", "350MiB")
+    source = "def simulate(params, seed):\n    return {f'{number}.bin': bytes(2**20) for number in range(400)}\n"
+    (one,) = all_of(_pool(cluster, code(tmp_path / "code", source)), sets_of(1))
+    assert one.error == {
+        "type": "OutOfMemory",
+        "message": "Dask ended the workers that had it for their memory, as often as the scheduler allows",
+    }
+    assert str(one.outcome) == "oom"
+
+
+@pytest.mark.parametrize("tasks", [2, 4, 12])
+def test_the_first_tasks_come_to_all_workers_without_stealing(
+    private_dask_cluster: Callable[..., Cluster], start: Start, tmp_path: Path, tasks: int
+) -> None:
+    """A scheduler that was left by a dead client may take a worker with two tasks for idle. None steals from it."""
+    cluster = private_dask_cluster(2, DASK_DISTRIBUTED__SCHEDULER__WORK_STEALING="False")
+    with _client(cluster) as client:
+        cluster.wait(client, 2)
+    noted = tmp_path / "calls"
+    running = start(cluster, sets_of(tasks, calls=str(noted), gate=str(tmp_path / "gate")))
+    until(lambda: sum(calls(noted).values()) == 2, "both workers at work", running)
+    (tmp_path / "gate").touch()
+    assert _ended(running)[0] == 0
+
+
 def test_a_worker_that_gets_the_code_late_gets_tasks_all_the_same(
     private_dask_cluster: Callable[..., Cluster], start: Start, tmp_path: Path
 ) -> None:
@@ -266,6 +322,15 @@ def test_a_worker_that_gets_the_code_late_gets_tasks_all_the_same(
     until(lambda: sum(calls(noted).values()) == 2, "both workers at work", running)
     (tmp_path / "gate").touch()
     assert _ended(running)[0] == 0
+
+
+def test_a_model_that_cannot_be_loaded_fails_the_job(dask_cluster: Cluster, tmp_path: Path) -> None:
+    pool = _pool(dask_cluster, code(tmp_path / "code"), "nothing:here/baseline")
+    with pytest.raises(ModelError, match="cannot be loaded: ModuleNotFoundError"):
+        all_of(pool, sets_of(3))
+    pool = _pool(dask_cluster, code(tmp_path / "code"), python="/no/python")
+    with pytest.raises(ModelError, match="cannot be loaded: FileNotFoundError"):
+        all_of(pool, sets_of(3))
 
 
 # --- what dies ------------------------------------------------------------------------------------------------------
@@ -520,6 +585,34 @@ def test_what_the_client_says_is_read_strictly(
         all_of(pool, sets_of(1))
 
 
+def test_what_is_missing_is_resumed_on_the_same_scheduler(
+    cli: Cli,
+    dask_cluster: Cluster,
+    local_store: VersionedStore,
+    local_registry: JobRegistry,
+    tmp_path: Path,
+    monkeypatch: Any,
+) -> None:
+    needed = tmp_path / "needed"
+    here = code(tmp_path / "code")
+    sets = [{"x": 1}, {"x": 2, "needs": str(needed)}]
+    (here / "study.json").write_text(json.dumps(study(sets).to_dict()))
+    monkeypatch.chdir(here)
+    words = ["submit", "study.json", "--auto", "--job-id", "job", "--engine", "dask"]
+    cli.ok(*words, DASK_SCHEDULER_ADDRESS=dask_cluster.url)
+    assert _end(local_registry, "job") == "partial"
+    assert record(local_registry).tasks_failed == 1
+    assert "ValueError: as asked" in str(record(local_registry).error_message)
+    needed.touch()
+    child = cli.ok("resume", "job").out.strip()
+    assert _end(local_registry, child) == "succeeded"
+    assert (record(local_registry, child).engine, record(local_registry, child).metadata["dask_scheduler"]) == (
+        "dask",
+        dask_cluster.url,
+    )
+    assert len(results(local_store, child)) == 1
+
+
 # --- the commands ---------------------------------------------------------------------------------------------------
 
 
@@ -626,6 +719,39 @@ def test_a_task_whose_dask_worker_dies_goes_on_from_its_last_checkpoint(
     assert second.resumed is not None
     assert second.resumed.at == "30"
     assert not (tmp_path / "job" / "checkpoints").exists()
+
+
+def test_a_task_whose_process_dies_goes_on_on_the_same_worker(bench: Bench, cluster: Cluster, tmp_path: Path) -> None:
+    """It loses the steps since its last checkpoint, and no others."""
+    sets = sets_of(2, steps=str(tmp_path / "steps"), steps_total=50, die=[34])
+    bench.given(sets)
+    ran, said = bench.work(scheduler=cluster.url)
+    assert (ran.status, said) == ("succeeded", [])
+    assert steps_of(tmp_path / "steps") == {x: [*range(35), *range(30, 50)] for x in range(2)}
+    assert results(bench.line) == undisturbed(sets)
+
+
+def test_a_program_on_dask_that_saves_what_it_began_from_has_failed(
+    bench: Bench, cluster: Cluster, tmp_path: Path
+) -> None:
+    """As on this machine: it would do the same steps for ever."""
+    code(
+        tmp_path / "code",
+        f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+import mopsjobs
+
+def simulate(params, seed):
+    mopsjobs.checkpoint().save({{"step": 0}}, at="0")
+    raise SystemExit(85)
+""",
+    )
+    bench.given([{}])
+    ran, said = bench.work(scheduler=cluster.url, retries=0)
+    assert ran.status == "failed"
+    assert "NoCheckpoint" in said[0]
+    assert [one.outcome for one in _attempts(bench)] == [Outcome.PREEMPTED, Outcome.FAILED]
 
 
 def test_a_checkpoint_that_is_read_stays_while_later_ones_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

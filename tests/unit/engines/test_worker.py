@@ -88,6 +88,26 @@ def test_the_wire_function_is_found_in_the_order_of_modelops(
         assert ("entry_point" in talk.answers[0]) == (origin == "entry point")
 
 
+def test_a_manifest_without_a_wire_leaves_the_choice_to_the_next_place(run: Worker, tmp_path: Path) -> None:
+    tree(tmp_path / "code", {"wire.py": SAYS.format("convention"), ".modelops/modelops.toml": "[other]\n"})
+    assert decoded_outputs(run("", {}, wire="{}").answers[1]) == {"from": b"convention"}
+
+
+def test_a_file_of_that_name_without_a_wire_function_is_a_module(run: Worker, tmp_path: Path) -> None:
+    tree(tmp_path / "code", {"wire.py": "def f(params, seed): return 1\n"})
+    assert decoded_outputs(run("", {}, entrypoint="wire:f/baseline").answers[1]) == {"result.json": b"1"}
+
+
+def test_several_entry_points_are_refused_by_name(run: Worker, tmp_path: Path) -> None:
+    """As in ModelOps: nothing says which one is meant."""
+    for name in ("one", "two"):
+        points = {"PKG-INFO": f"Name: {name}\n", "entry_points.txt": f"[modelops.wire]\n{name} = {name}:wire\n"}
+        tree(tmp_path / "code", {f"{name}.egg-info/{file}": text for file, text in points.items()})
+    broken = run("").answers[0]["broken"]
+    named = "one = one:wire, two = two:wire"
+    assert broken["message"] == f"expected one entry point modelops.wire in {sys.executable}, not {named}"
+
+
 def test_the_model_runs_in_its_own_directory_and_finds_its_modules(run: Worker, tmp_path: Path) -> None:
     (tmp_path / "code" / "package").mkdir(parents=True)
     (tmp_path / "code" / "package" / "inner.py").write_text(
@@ -151,6 +171,12 @@ def test_what_the_model_reads_is_empty_and_never_a_task(run: Worker) -> None:
     assert [json.loads(decoded_outputs(answer)["result.json"]) for answer in talk.answers[1:]] == [["", ""]] * 3
 
 
+def test_a_model_that_closes_its_streams_does_not_end_the_conversation(run: Worker) -> None:
+    source = "import sys\ndef f(params, seed):\n    sys.stdout.close(); sys.stdin.close(); return 1\n"
+    talk = run(source, {}, {})
+    assert [answer.get("task") for answer in talk.answers] == [None, 0, 1]
+
+
 # --- tasks that fail ------------------------------------------------------------------------------------------------
 
 
@@ -179,6 +205,27 @@ def test_whatever_a_task_raises_ends_that_task_and_no_other(run: Worker) -> None
         assert len(error["traceback"]) <= 8000
     assert decoded_outputs(talk.answers[-1]) == {"result.json": b'"well"'}
     assert talk.code == 0
+
+
+def test_a_traceback_begins_in_the_model(run: Worker) -> None:
+    """The frames of the worker say nothing of the model. That of a value that cannot be stored is where it returns."""
+    source = "def f(params, seed):\n    return g() if params else {1, 2}\n\n\ndef g():\n    raise ValueError('mine')\n"
+    talk = run(source, {"params": {"x": 1}}, {})
+    raised, returned = (talk.answers[number]["error"]["traceback"] for number in (1, 2))
+    assert [line.partition("in ")[2] for line in raised.splitlines() if line.startswith("  File")] == ["f", "g"]
+    assert raised.startswith("Traceback (most recent call last):\n")
+    assert "line 2, in f\n    return g() if params else {1, 2}\nResultError: the returned value: set" in returned
+
+
+def test_a_wire_function_that_gives_no_outputs_is_told_so(run: Worker) -> None:
+    cases = {
+        "None": "invalid result of the model: expected a dict of outputs, not NoneType",
+        "[b'']": "invalid result of the model: expected a dict of outputs, not list",
+        "{1: b''}": "invalid name of an output 1: expected a text",
+    }
+    source = f"def wire(entrypoint, params, seed): return [{', '.join(cases)}][seed]\n"
+    talk = run(source, *({"seed": number} for number in range(len(cases))), wire=wire_manifest("model.py:wire"))
+    assert [answer["error"]["message"] for answer in talk.answers[1:]] == list(cases.values())
 
 
 # --- models that cannot be loaded -----------------------------------------------------------------------------------
@@ -239,6 +286,8 @@ def test_no_python_since_3_8_finds_anything_new_in_the_script() -> None:
         ("{'a.csv': 't\\u00e9', 'n': [1]}", ["a.csv"], {"a.csv": "t\u00e9".encode(), "n": b"[1]"}),
         ("{'a.csv': 'x'}", ["a.csv", "b.csv"], {"result.json": b'{"a.csv": "x"}'}),
         ("{'a': b'x', 'b': 'y', 'c': {'z': None}}", None, {"a": b"x", "b": b"y", "c": b'{"z": null}'}),
+        ("{'a': bytearray(b'x'), 'b': memoryview(b'y')}", None, {"a": b"x", "b": b"y"}),
+        ("{}", ["a"], {"result.json": b"{}"}),
         ("array.array('d', [0.5])", None, {"result.json": b"[0.5]"}),
     ],
 )
@@ -310,6 +359,12 @@ def _answers(run: Worker, returned: Sequence[str]) -> list[Any]:
     return run(NUMPY_AND_PANDAS + source, *({"params": {"number": number}} for number in range(len(returned)))).answers[
         1:
     ]
+
+
+def test_numbers_of_numpy_and_tables_of_pandas_become_outputs(run: Worker) -> None:
+    """In an interpreter that has both."""
+    answers = _answers(run, [returned for returned, _ in RETURNED])
+    assert [decoded_outputs(answer) for answer in answers] == [outputs for _, outputs in RETURNED]
 
 
 def test_what_json_cannot_hold_fails_its_task(run: Worker) -> None:
@@ -490,6 +545,11 @@ def test_it_describes_the_interpreter_of_the_model(python: Path) -> None:
     assert environment_of_worker(describe(python)).packages == packages
     first = environment_of_worker(describe(python, PYTHONPATH=str(elsewhere))).packages
     assert first == {**packages, "numpy": "1.9"}
+
+
+def test_what_a_start_prints_does_no_harm(python: Path) -> None:
+    (site_of(python) / "sitecustomize.py").write_text('print(\'{"python": "hello"}\')\n')
+    assert describe(python)["python"] == platform.python_version()
 
 
 def test_it_says_nothing_of_variables_and_paths(python: Path) -> None:

@@ -86,6 +86,16 @@ def test_a_record_is_not_written_unannounced(line: Recording, registry: JobRegis
     assert line.calls["create_if_absent"] == 3
 
 
+def test_an_attempt_in_a_later_slot_is_announced_anew(line: Recording, registry: JobRegistry, clock: Clock) -> None:
+    """A race that lasts into the next slot is announced there as well, before the next attempt."""
+    line.conflict_next()
+    line.before_put = lambda _key: clock.advance(minutes=10)
+    registry.update_fields("a", owner="ada")
+    first = announcements.slot_of(clock.now() - timedelta(minutes=20))
+    second = announcements.slot_of(clock.now() - timedelta(minutes=10))
+    assert line.written[:4] == [f"{first}a", key("a"), f"{second}a", key("a")]
+
+
 def test_a_write_that_took_until_another_slot_is_announced_again(
     line: Recording, registry: JobRegistry, clock: Clock
 ) -> None:
@@ -122,6 +132,16 @@ def test_the_slots_cover_every_change(since: datetime, hours: float, part: float
     listed = announcements.slots_between(since, until)
     assert announcements.slot_of(looked) in listed
     assert len(listed) == len(set(listed)) <= hours * 6 + 5
+
+
+def test_names_that_are_no_jobs_are_ignored() -> None:
+    """Anything may lie there: what is not a job's id is not an announcement."""
+    now, store = datetime(2026, 3, 1, 12, tzinfo=UTC), InMemoryVersionedStore()
+    slot = announcements.slot_of(now)
+    for name in ("a", "b/c", "d" * 600, "é"):
+        store.create_if_absent(f"{slot}{name}", b"-")
+    store.create_if_absent("changes/20990101T0000/far", b"-")
+    assert announcements.announced_jobs(store, now, now) == {"a", "b/c", "é"}
 
 
 def test_too_many_names_are_not_taken_in(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,6 +60,11 @@ def test_chance_never_ends_a_job_that_fails_at_a_third(rate: float, text: str) -
     assert _chance_of_an_end(rate, text, 600) < 2e-9
 
 
+@pytest.mark.parametrize(("rate", "total"), [(1.0, 7), (0.15, 1000)])
+def test_a_job_that_fails_too_often_is_ended(rate: float, total: int) -> None:
+    assert _chance_of_an_end(rate, "10%", total) > 0.98
+
+
 def _is_ended(seed: int, rate: float, shards: int, workers: int, total: int) -> bool:
     """Simulate a job whose tasks fail at once or run long, and say whether a limit of 10 % ends it."""
     draw, limit = random.Random(seed), parse_failure_limit("10%")
@@ -83,3 +88,10 @@ def test_failures_that_come_first_do_not_end_a_job() -> None:
     """400 workers of which 3 % fail in a moment, while the others take an hour: none has succeeded yet."""
     assert not any(_is_ended(seed, 0.03, shards=100, workers=4, total=800) for seed in range(200))
     assert all(_is_ended(seed, 0.3, shards=100, workers=4, total=800) for seed in range(20))
+
+
+def test_the_counts_of_a_job_have_the_newest_of_the_own_shard() -> None:
+    """Those of shards that the job does not have count no more. A shard without a report has work left."""
+    by_shard = {"0": [5, 1, 1], "1": [2, 0, 0], "7": [9, 9, 1], "x": [9, 9, 1]}
+    assert tally(by_shard, 4, 1, (3, 2)) == (8, 3, 3)
+    assert tally({}, 4, 1, (3, 2)) == (3, 2, 4)

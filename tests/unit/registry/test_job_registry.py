@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -21,7 +22,7 @@ from mopsjobs.errors import (
 )
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
-from mopsjobs.registry.status import TERMINAL, JobStatus
+from mopsjobs.registry.status import ACTIVE, TERMINAL, JobStatus
 from mopsjobs.registry.transitions import Growth, ShardReport
 from mopsjobs.store import cas
 from mopsjobs.utils.backoff import Backoff
@@ -121,6 +122,14 @@ def test_nothing_else_of_an_ended_job_may_change(bench: Bench, fields: dict[str,
     assert bench.bytes() == value
 
 
+def test_a_label_does_not_move_the_end_of_a_job(bench: Bench) -> None:
+    """Other programs keep no history: the time of their last write is the end, and stays it."""
+    bench.place(status="failed")
+    bench.now += timedelta(hours=1)
+    job = bench.registry.update_fields("a", labels={"x": "1"})
+    assert [(step["status"], step["at"]) for step in job.transitions] == [("failed", NOW.isoformat())]
+
+
 @pytest.mark.parametrize("method", UPDATES)
 def test_a_status_unknown_to_this_version_is_never_overwritten(bench: Bench, method: str) -> None:
     """A newer version knows what it means, and what may follow."""
@@ -139,12 +148,36 @@ def test_a_job_that_is_not_there_is_a_key_error(registry: JobRegistry, method: s
     assert (str(caught.value), caught.value.job_id, caught.value.exit_code) == ("Job a not found.", "a", 3)
 
 
+def test_a_change_of_a_record_keeps_the_foreign_values_of_other_fields(bench: Bench) -> None:
+    """A number as error code, NaN and half a task: they are shown otherwise, and stay as they are."""
+    theirs = {"error_code": 137, "error_message": {"exit": 1}, "tasks_verified": 0.5, "metadata": {"loss": math.nan}}
+    bench.place(**theirs, tasks_completed=2.5)
+    bench.registry.update_progress("a", tasks_completed=3)
+    job = bench.registry.update_status("a", "failed", metadata={"ours": 1}, labels={"exp": "7"})
+    assert (job.error_code, job.error_message, job.tasks_verified) == ("137", '{"exit": 1}', 0)
+    written = json.loads(bench.bytes())
+    assert (written["error_code"], written["error_message"], written["tasks_verified"]) == (137, {"exit": 1}, 0.5)
+    assert (written["tasks_completed"], written["metadata"]["ours"]) == (3, 1)
+    assert math.isnan(written["metadata"]["loss"])
+
+
 @pytest.mark.parametrize("method", [*UPDATES, "get_job"])
 def test_what_is_no_record_is_named_by_key_and_left_alone(bench: Bench, method: str) -> None:
     """Nothing is guessed from half a record, and nothing written over it."""
     value = bench.place(tasks_total="many")
     with pytest.raises(RecordError, match=r"^jobs/a/state\.json: invalid field tasks_total: expected a whole number"):
         UPDATES.get(method, lambda registry: registry.get_job("a"))(bench.registry)
+    assert bench.bytes() == value
+
+
+@pytest.mark.parametrize(
+    ("name", "bad"), [("error_code", 137), ("tasks_completed", 2.5), ("metadata", {"x": math.nan}), ("ownr", "x")]
+)
+def test_a_write_is_stricter_than_reading(bench: Bench, name: str, bad: object) -> None:
+    """No program gets a value of another form, or an unknown field, into a record by mops-jobs."""
+    value = bench.place()
+    with pytest.raises(UsageError, match=name):
+        bench.registry.update_fields("a", **{name: bad})
     assert bench.bytes() == value
 
 
@@ -267,6 +300,25 @@ def test_impossible_counts_are_refused(bench: Bench, counts: tuple[Any, Any]) ->
     assert bench.bytes() == value
 
 
+def test_counts_of_another_program_do_not_stand_in_the_way_of_the_end(bench: Bench) -> None:
+    """A record that already has more done than there is can be ended, and set right, but not made worse."""
+    bench.place("a", tasks_total=10, tasks_completed=12)
+    with pytest.raises(UsageError):
+        bench.registry.update_progress("a", 13)
+    assert bench.registry.update_fields("a", owner="ada").tasks_completed == 12
+    assert bench.registry.finalize_job("a", "succeeded").status is JobStatus.SUCCEEDED
+
+
+@pytest.mark.parametrize("status", sorted(ACTIVE))
+def test_progress_can_prove_that_a_job_runs(bench: Bench, status: str) -> None:
+    """With `start` a job that is not yet running is moved there in the same write; one further on stays."""
+    bench.place(status=status)
+    assert bench.registry.update_progress("a", 1).status == status
+    job = bench.registry.update_progress("a", 2, start=True)
+    assert job.status == ("validating" if status == "validating" else "running")
+    assert job.tasks_completed == 2
+
+
 @pytest.mark.parametrize("final", sorted(TERMINAL))
 def test_the_end_of_a_job_is_one_write_with_what_it_leaves(bench: Bench, final: str) -> None:
     """Status, results, message and code land together or not at all; again is a no-op."""
@@ -276,6 +328,16 @@ def test_the_end_of_a_job_is_one_write_with_what_it_leaves(bench: Bench, final: 
         job = bench.registry.finalize_job("a", final, "results/", error)
         assert (job.status, job.results_path) == (final, "results/")
         assert (job.error_message, job.error_code, job.revision) == ("out of memory", "OOM", 1)
+
+
+def test_ending_again_with_something_else_is_refused(bench: Bench) -> None:
+    """The record tells how it ended the first time."""
+    bench.place(status="failed", error_code="OOM")
+    for arguments in (("failed", "results/"), ("succeeded",), ("failed", None, {"code": "E"})):
+        with pytest.raises(TerminalStateError):
+            bench.registry.finalize_job("a", *arguments)
+    assert bench.registry.finalize_job("a", "failed").error_code == "OOM"
+    assert bench.registry.finalize_job("a", "failed", None, {}).error_code == "OOM"
 
 
 def test_cancelling_says_why_and_is_idempotent(bench: Bench) -> None:

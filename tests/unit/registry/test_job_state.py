@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import json
+import re
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from mopsjobs.errors import RecordError, UsageError
 from mopsjobs.registry.job_state import (
     FIELDS,
+    MAX_BYTES_BESIDES_OUTPUTS,
     MAX_RECORD_BYTES,
     UPDATABLE,
     JobState,
@@ -50,6 +53,17 @@ def reason(value: bytes) -> str:
         JobState.from_json(value)
     assert caught.value.reason == str(caught.value)
     return caught.value.reason
+
+
+def test_a_state_is_frozen_with_its_collections() -> None:
+    """Neither a field nor what a field holds can be changed in place."""
+    state = JobState.from_dict({**MODELOPS, **OURS})
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        state.status = "failed"  # type: ignore[misc]
+    for collection in (state.metadata, state.labels, state.extra, state.transitions[0]):
+        with pytest.raises(TypeError):
+            collection["x"] = "y"  # type: ignore[index]
+    assert all(isinstance(getattr(state, name), tuple) for name in LISTS)
 
 
 # --- what is read ---------------------------------------------------------------------------------------------------
@@ -120,6 +134,12 @@ def test_an_unknown_status_is_kept_as_it_is(status: str) -> None:
     assert json.loads(state.to_json())["status"] == status
 
 
+def test_null_says_the_same_as_a_missing_field() -> None:
+    """ModelOps writes null for what is not set."""
+    for name in set(FIELDS) - REQUIRED.keys():
+        assert JobState.from_json(encoded(**{name: None})) == JobState.from_json(encoded()), name
+
+
 FOREIGN = [
     (name, value, json.dumps(value)) for name in sorted(LENIENT_TEXTS) for value in (137, 1.5, True, [1], {"a": 1})
 ]
@@ -156,6 +176,16 @@ def test_a_missing_field_is_named() -> None:
     for name in REQUIRED:
         fields = {other: value for other, value in REQUIRED.items() if other != name}
         assert reason(json.dumps(fields).encode()) == f"no field {name}"
+
+
+def test_a_field_of_a_wrong_type_or_range_is_named() -> None:
+    """The reason says which field, and what it should be. What is refused when it is read is never written."""
+    for name, value in WRONG:
+        expected = rf"invalid field {name}: expected \w+"
+        assert re.match(expected, reason(encoded(**{name: value}))), (name, value)
+        if name in UPDATABLE and value is not None:
+            with pytest.raises(UsageError, match=expected):
+                check_field(name, value)
 
 
 STRICT = (*sorted({*TEXTS} - LENIENT_TEXTS), "job_id", "status", "created_at")
@@ -220,6 +250,15 @@ def test_the_largest_record_has_eight_megabytes() -> None:
     )
 
 
+def test_one_megabyte_of_a_record_is_for_other_fields() -> None:
+    """The lists of outputs are shown in part, and everything else is shown whole."""
+    padding = MAX_BYTES_BESIDES_OUTPUTS - len(JobState.from_json(encoded(owner="-")).to_json()) + 1
+    outputs = ["x" * 2_000_000]
+    assert JobState.from_json(encoded(owner="x" * padding, missing_outputs=outputs)).owner == "x" * padding
+    found = reason(encoded(owner="x" * (padding + 1), missing_outputs=outputs))
+    assert found == "too large: 1,048,577 bytes besides its outputs, expected at most 1,048,576"
+
+
 # --- fields that a caller sets --------------------------------------------------------------------------------------
 
 
@@ -231,6 +270,12 @@ def test_the_bookkeeping_of_the_registry_cannot_be_set(name: str) -> None:
     for bad in (name, name.upper(), "extra"):
         with pytest.raises(UsageError, match=f"invalid field '{bad}': expected one of engine, "):
             check_field(bad, "x")
+
+
+def test_none_unsets_a_field() -> None:
+    """It becomes what it is in a record that does not have it."""
+    for name in UPDATABLE:
+        assert check_field(name, None) == getattr(JobState.from_dict(REQUIRED), name), name
 
 
 @pytest.mark.parametrize(
@@ -267,3 +312,10 @@ def test_no_text_of_a_record_is_markup_for_modelops(text: str, metadata: dict[st
     for value in (state.to_json(), rewritten):
         read = JobState.from_json(value)
         assert (read.error_message, read.results_path, dict(read.metadata)) == (text, text, metadata)
+
+
+def test_only_brackets_of_markup_get_a_mark() -> None:
+    """All other texts lie in the record as they were written, and no field of another program is changed."""
+    state = JobState(**REQUIRED, error_message="[1] ['a'] [A] x[/mnt/x]", extra={"theirs": "[/mnt/x]"})
+    stored = json.loads(state.to_json())
+    assert (stored["error_message"], stored["theirs"]) == ("[1] ['a'] [A] x[\u2060/mnt/x]", "[/mnt/x]")

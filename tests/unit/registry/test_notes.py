@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from mopsjobs.errors import UsageError
 from mopsjobs.registry import notes
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
+from mopsjobs.registry.notes import MAX_ENTRIES, MAX_NOTE
 from mopsjobs.store.memory import InMemoryVersionedStore
 from support.bench import Bench
 from support.cli import Clock, foreign, key, put
@@ -96,6 +98,28 @@ def test_a_note_without_history_is_taken_into_it(world: World) -> None:
         ("two", "bob"),
     ]
     assert world.metadata()["note_history"][1]["at"] is None
+
+
+def test_a_history_has_the_last_entries_alone(world: World) -> None:
+    """Records stay small: 20 notes of 1,000 characters, and 20 changes of labels. The history cuts a longer note."""
+    for number in range(MAX_ENTRIES + 5):
+        world.ada.add_note("a", f"{number} " + "x" * (MAX_NOTE - 3))
+        world.ada.change_labels("a", {"n": str(number)})
+    state = world.ada.update_fields("a", metadata={"note": "y" * 5000})
+    metadata = world.metadata()
+    assert len(metadata["note_history"]) == len(metadata["label_history"]) == MAX_ENTRIES
+    assert metadata["note_history"][-1]["text"] == "y" * (MAX_NOTE - 1) + "…"
+    assert not notes.has_unrecorded_note(metadata)
+    assert len(state.to_json()) < 40_000
+
+
+@pytest.mark.parametrize("text", ["", "  ", "x" * (MAX_NOTE + 1)])
+def test_empty_and_long_notes_are_refused(world: World, text: str) -> None:
+    """Nothing is written."""
+    before = world.ada.get_job("a")
+    with pytest.raises(UsageError, match="invalid note"):
+        world.ada.add_note("a", text)
+    assert world.ada.get_job("a") == before
 
 
 def test_a_note_whose_reply_was_lost_is_written_once(bench: Bench) -> None:

@@ -172,6 +172,12 @@ def test_metadata_and_labels_are_merged_and_other_fields_replaced(bench: Bench) 
     assert bench.registry.update_fields("a", metadata=None).metadata == {}
 
 
+def test_one_is_not_true(bench: Bench) -> None:
+    """Values that only Python takes for equal are a change, and it is written."""
+    bench.place(metadata={"a": 1})
+    assert bench.registry.update_fields("a", metadata={"a": True}).metadata["a"] is True
+
+
 def test_what_changes_nothing_writes_nothing(bench: Bench) -> None:
     """Neither a revision nor a time is spent on it."""
     value = bench.place(owner="ada", tasks_completed=3)

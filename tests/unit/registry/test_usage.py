@@ -62,6 +62,16 @@ def test_a_job_ends_with_its_last_shard() -> None:
     assert job_forecast(with_shard(done, 0, 2, _report(is_done=True), AT)) is None
 
 
+def test_no_shard_knows_the_end_before_all_have_begun() -> None:
+    """The tasks of a shard that waits for its turn are in no forecast."""
+    state = with_shard(_state(), 0, 2, _report(forecast=ShardForecast(2_000.0, 3_000.0, 4)), AT)
+    assert job_forecast(state) == ShardForecast(None, None, 4)
+    # A shard that is at work and does not say when it ends leaves the end open, too.
+    state = with_shard(state, 1, 2, _report(), AT)
+    state = with_shard(state, 0, 2, _report(forecast=ShardForecast(2_000.0, 3_000.0, 4)), AT)
+    assert job_forecast(state) == ShardForecast(None, None, 4)
+
+
 @pytest.mark.parametrize("name", ["usage", "forecast"])
 @pytest.mark.parametrize(
     "value", [7, "x", [], {"0": 1}, {"0": [1]}, {"0": [1, 2, 3, "x"]}, {"0": [True, 1, 1, 1]}, {"0": [-1, 1, 1, 1]}]
@@ -76,6 +86,14 @@ def test_values_of_another_form_keep_a_record_readable(name: str, value: object)
     written = with_shard(state, 0, 1, _report(FIRST, ShardForecast(1.0, 2.0, 3)), AT)
     assert json.loads(written.to_json())["usage"] == {"0": [10.0, 12.0, 16.0, 2**20]}
     assert json.loads(written.to_json())["forecast"] == {"0": [1.0, 2.0, 3]}
+
+
+def test_half_a_range_is_no_range() -> None:
+    """A latest end alone says nothing. An earliest one alone is a time limit, which versions without it read so too."""
+    state = _read(forecast={"0": [None, 5.0, 2]}, shards={"0": [0, 0, 0]})
+    assert job_forecast(state) == ShardForecast(None, None, 2)
+    state = _read(forecast={"0": [5.0, None, 2]}, shards={"0": [0, 0, 0]})
+    assert job_forecast(state) == ShardForecast(None, None, 2, time_limit=5.0)
 
 
 def test_a_job_has_the_last_time_limit_of_its_shards() -> None:

@@ -8,10 +8,14 @@ import weakref
 import pytest
 
 from mopsjobs.store import open_store
+from mopsjobs.store.azure import listing
 from mopsjobs.store.azure.listing import (
+    FIRST_PAGE_KEYS,
+    MAX_PAGE_KEYS,
     Blob,
     ListingError,
     Page,
+    next_size,
     parse,
 )
 
@@ -63,10 +67,24 @@ def test_metadata_alone_make_no_folder() -> None:
     assert [one.key for one in parse(body).blobs if one.is_folder] == ["jobs/c"]
 
 
+def test_a_page_without_blobs_is_the_last() -> None:
+    assert parse(page()) == Page([], "", len(page()))
+
+
 def test_an_encoded_name_is_decoded_and_no_other() -> None:
     encoded = blob("x").replace("<Name>", '<Name Encoded="true">').replace("x<", "a%FFb%00<")
     names = [one.key for one in parse(page(blob("a%20b"), encoded)).blobs]
     assert names == ["a%20b", "a�b\0"]
+
+
+@pytest.mark.parametrize(
+    "name", ["Blob", "Blobs", "NextMarker", "Name", "Properties", "Metadata", "EnumerationResults"]
+)
+def test_metadata_may_be_called_like_parts_of_the_listing(name: str) -> None:
+    """A writer of blobs chooses their names, and must not be able to lead the listing astray."""
+    body = page(blob("a", f"<Metadata><{name}>jobs/z</{name}></Metadata>"), blob("b"))
+    assert [one.key for one in parse(body).blobs] == ["a", "b"]
+    assert parse(body).following == ""
 
 
 @pytest.mark.parametrize(
@@ -86,6 +104,16 @@ def test_what_is_no_listing_is_refused(body: bytes) -> None:
     """It would look like blobs that are not there."""
     with pytest.raises(ListingError):
         parse(body)
+
+
+def test_a_page_is_as_large_as_the_server_allows() -> None:
+    """Smaller where it is so slow that it would look unreachable, or where other programs write 8 KiB of metadata."""
+    assert next_size(10, 0.1) == FIRST_PAGE_KEYS
+    assert next_size(1000, 0.1) == 2000
+    assert next_size(4000, 0.2) == MAX_PAGE_KEYS
+    assert next_size(1000, 0.8) == next_size(5000, 4.0) == 1250
+    assert next_size(1000, 60) == listing.MIN_PAGE_KEYS
+    assert next_size(2000, 0.2, page_bytes=2 * listing.MAX_PAGE_BYTES) == 1000
 
 
 # --- A store over a container, without a server ----------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 from mopsjobs.errors import (
     EXIT_REFUSED,
     JobNotFoundError,
+    RecordError,
     StoreAccessError,
     StoreError,
     StoreUnavailableError,
@@ -86,6 +87,15 @@ def test_attempts_are_bounded_and_the_error_holds_the_facts(store: FaultyStore) 
     assert store.calls["put"] == 5
     assert len(sleep.requested) == 4  # none after the last
     assert marks(store) == []
+
+
+def test_delays_double_up_to_the_cap(store: FaultyStore) -> None:
+    """With the highest draw each time, the delays are the bounds themselves."""
+    sleep = RecordingSleep()
+    store.conflict_next(9)
+    update(store, attempts=10, sleep=sleep, random=lambda: 1.0)
+    assert sleep.requested == [min(cas.CAP_SECONDS, cas.BASE_SECONDS * 2**n) for n in range(9)]
+    assert sleep.requested[-1] == cas.CAP_SECONDS
 
 
 # --- lost replies ---------------------------------------------------------------------------------------------------
@@ -416,6 +426,18 @@ def test_a_dict_is_created_once_and_updated_by_a_function() -> None:
     assert not create_with_retry(store, "k", {"a": 2})
     assert update_with_retry(store, "k", lambda found: {**found, "b": found["a"]}) == {"a": 1, "b": 1}
     assert json.loads(store.get("k").value) == {"a": 1, "b": 1}  # type: ignore[union-attr]
+
+
+def test_a_dict_update_of_a_missing_key_is_a_key_error() -> None:
+    """And one of a value that is not a sound JSON object is a RecordError, and it stays. As in ModelOps, but named."""
+    store = InMemoryVersionedStore()
+    with pytest.raises(KeyError):
+        update_with_retry(store, "k", dict)
+    for key, value in [("list", b"[]"), ("html", b"<html>"), ("bytes", b"\xff"), ("twice", b'{"a":1,"a":2}')]:
+        store.create_if_absent(key, value)
+        with pytest.raises(RecordError, match=f"^{key}: not "):
+            update_with_retry(store, key, dict)
+        assert store.get(key).value == value  # type: ignore[union-attr]
 
 
 def test_a_dict_update_whose_reply_was_lost_is_reported_as_unknown() -> None:

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from mopsjobs.errors import EXIT_USAGE, StoreUnavailableError, UnusableStoreError
-from mopsjobs.store.base import VersionedStore
+from mopsjobs.errors import EXIT_USAGE, StoreAccessError, StoreUnavailableError, UnusableStoreError
+from mopsjobs.store.base import VersionedStore, VersionToken
 from mopsjobs.store.bulk import pacer_of
 from mopsjobs.store.condition_probe import NOTE_AGE, NOTES, PROBES, ProbedStore, ProbeResult, probe_conditions
 from mopsjobs.store.memory import InMemoryVersionedStore
@@ -74,6 +74,16 @@ def test_a_line_that_breaks_says_nothing_of_conditions(at: int) -> None:
     assert keys(store.inner) == []
 
 
+@pytest.mark.parametrize(("sent", "silent"), [(False, False), (True, True)])
+def test_a_store_that_is_silent_is_not_asked_to_remove_the_key(sent: bool, silent: bool) -> None:
+    """It would be silent for as long once more, and a command ends within seconds."""
+    store = Breaking(InMemoryVersionedStore(), 3)
+    store.sent, store.silent = sent, silent
+    with pytest.raises(StoreUnavailableError):
+        probe_conditions(store)
+    assert store.calls == {"create_if_absent": 2, "put": 1}
+
+
 def test_credentials_that_may_not_delete_leave_a_key_that_is_named() -> None:
     """That says nothing of conditions."""
     store = RefusingStore(InMemoryVersionedStore(), "delete")
@@ -81,6 +91,14 @@ def test_credentials_that_may_not_delete_leave_a_key_that_is_named() -> None:
     assert flaws == ()
     assert [left_key] == keys(store.inner)
     assert store.calls["delete"] == 1
+
+
+@pytest.mark.parametrize("method", ["create_if_absent", "put", "get"])
+def test_credentials_that_may_not_write_are_refused_as_such(method: str) -> None:
+    store = RefusingStore(InMemoryVersionedStore(), method)
+    with pytest.raises(StoreAccessError, match=method):
+        probe_conditions(store)
+    assert keys(store.inner) == []
 
 
 def test_only_the_first_write_of_a_process_costs_a_request() -> None:
@@ -136,6 +154,23 @@ def test_a_liar_takes_no_write() -> None:
     assert keys(inner) == ["a"]
 
 
+def test_a_liar_is_probed_once_by_a_process() -> None:
+    """A retry is refused as the first write was, and sends nothing. A check probes again."""
+    inner = FaultyStore(IgnoresVersions())
+    store = probed(inner)
+    errors = []
+    for _ in range(2):
+        with pytest.raises(UnusableStoreError) as caught:
+            store.create_if_absent("a", b"1")
+        errors.append((str(caught.value), caught.value.hint))
+        sent = inner.calls["create_if_absent"]
+    assert errors[0] == errors[1]
+    assert sent == PROBE["create_if_absent"]
+    inner.inner = InMemoryVersionedStore()
+    assert store.check_conditions() == ProbeResult(())
+    assert store.create_if_absent("a", b"1")
+
+
 @pytest.mark.parametrize("method", ["get", "create_if_absent", "put", "delete"])
 def test_an_outage_before_the_write_of_the_caller_is_no_lost_reply_of_it(method: str) -> None:
     """Nothing of that write was sent, so its outcome is known."""
@@ -163,6 +198,29 @@ def test_a_note_counts_for_the_address_of_one_server() -> None:
     inner.calls.clear()
     other.create_if_absent("b", b"1")
     assert inner.calls["put"] == PROBE["put"]
+
+
+def test_a_check_probes_again_and_removes_the_note_of_a_liar() -> None:
+    """A server that was replaced at its address is found by `doctor`, and from then on by writers too."""
+    store = IgnoresVersions()
+    before = probed(InMemoryVersionedStore())
+    before.check_conditions()
+    for entry in before.scan():
+        store.create_if_absent(entry.key, entry.value or b"")
+    probed(store).create_if_absent("a", b"1")  # nothing tells it
+    with pytest.raises(UnusableStoreError):
+        probed(store).check_conditions()
+    with pytest.raises(UnusableStoreError):
+        probed(store).create_if_absent("b", b"1")
+    assert keys(store) == ["a"]
+
+
+def test_a_server_that_keeps_conditions_under_other_keys_alone_is_found() -> None:
+    """The probe works beside the records, where updates would get lost."""
+    store = KeepsBelow("conditions/")
+    with pytest.raises(UnusableStoreError, match="ignores If-None-Match"):
+        probed(store).create_if_absent("jobs/a/state.json", b"1")
+    assert keys(store) == []
 
 
 @pytest.mark.parametrize("write", ["create", "update"])
@@ -199,6 +257,25 @@ def test_writes_beside_the_records_are_verified_more_and_more_rarely() -> None:
     writer.create_if_absent("jobs/a/manifest.json", b"1" * 2**20)
     assert inner.calls == {"get": 1, "create_if_absent": 201 + 3, "put": 100 + 3}
     assert {entry.value for entry in inner.inner.scan("jobs/") if "state" in entry.key} == {b"2"}
+
+
+def test_a_verification_that_is_not_answered_is_made_up_for_later() -> None:
+    """The write itself is confirmed."""
+    inner = FaultyStore(InMemoryVersionedStore())
+    writer = probed(inner)
+    writer.create_if_absent("changes/a", b"-")
+    inner.calls.clear()
+    create, answers = inner.inner.create_if_absent, [True, False, True, True]
+
+    def answer_at_times(key: str, value: bytes) -> VersionToken | None:
+        if not answers.pop(0):
+            raise StoreUnavailableError("The line broke.")
+        return create(key, value)
+
+    inner.inner.create_if_absent = answer_at_times  # type: ignore[method-assign]
+    assert writer.create_if_absent("jobs/a/state.json", b"1")
+    assert writer.create_if_absent("jobs/b/state.json", b"1")
+    assert answers == []
 
 
 @pytest.mark.parametrize(

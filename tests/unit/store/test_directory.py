@@ -61,3 +61,27 @@ def test_a_file_of_another_user_is_not_read(
     change(monkeypatch, tmp_path / "fa")
     with pytest.raises(StoreAccessError, match="Not allowed to use the directory"):
         store.get("a")
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_file_that_another_machine_replaces_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """Once: NFS then looks the name up anew."""
+    store = DirectoryVersionedStore(tmp_path)
+    store.create_if_absent("a", b"1")
+    stale, fstat = [True] * times, os.fstat
+
+    def fail_at_first(file: int) -> os.stat_result:
+        if stale and stale.pop():
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return fstat(file)
+
+    monkeypatch.setattr(os, "fstat", fail_at_first)
+    if times == 1:
+        found = store.get("a")
+        assert found is not None
+        assert found.value == b"1"
+    else:
+        with pytest.raises(StoreUnavailableError):
+            store.get("a")

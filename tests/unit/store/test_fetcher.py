@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -16,6 +17,7 @@ from mopsjobs.registry.keys import OUTPUT
 from mopsjobs.store import fetcher
 from mopsjobs.store.base import Entry, Versioned, VersionToken, WantsValues, always
 from mopsjobs.store.memory import InMemoryVersionedStore
+from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from mopsjobs.studies import packed_store
 from mopsjobs.studies.pack_log import PackLog
 from support.runs import PATIENCE
@@ -36,11 +38,39 @@ def values(fetched: Iterator[Versioned | fetcher.FailedRead | None]) -> list[str
     return [found.value.decode() for found in fetched if isinstance(found, Versioned)]
 
 
+@pytest.mark.parametrize("count", [2, fetcher.MAX_THREADS])
+def test_few_keys_are_fetched_all_at_once(count: int) -> None:
+    """Where a reply takes its time, none waits for another: each of these gets waits until all are under way."""
+    together = threading.Barrier(count)
+
+    def get(key: str) -> str:
+        together.wait(PATIENCE)
+        return key
+
+    keys = [str(number) for number in range(count)]
+    with fetcher.ParallelFetcher(Asked(get)) as fetchers:
+        assert values(fetchers.fetch(keys)) == keys
+
+
 @pytest.mark.parametrize("count", [0, 1, 33, 127, 1000])
 def test_what_is_fetched_comes_in_the_order_of_the_keys(count: int) -> None:
     keys = [str(number) for number in range(count)]
     with fetcher.ParallelFetcher(Asked(str)) as fetchers:
         assert values(fetchers.fetch(keys)) == keys
+
+
+def test_from_a_store_on_this_machine_who_asks_fetches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one thread, over one connection: 32 would each open the file, and SQLite keep it open."""
+    with contextlib.closing(SQLiteVersionedStore(tmp_path / "registry.db")) as store:
+        seen: list[threading.Thread] = []
+
+        def get(key: str) -> None:
+            seen.append(threading.current_thread())
+
+        monkeypatch.setattr(store, "get", get)
+        with fetcher.ParallelFetcher.for_store(store) as fetchers:
+            assert list(fetchers.fetch(list("abc"))) == [None] * 3
+        assert seen == [threading.current_thread()] * 3
 
 
 @pytest.mark.parametrize("kind", [StoreError, UnusableStoreError])
@@ -128,6 +158,13 @@ def test_a_store_that_cannot_be_listed_ends_the_reading(failure: StoreError) -> 
     store = Failing({"b": failure}, listing=failure)
     with fetcher.ParallelFetcher(store) as fetchers, pytest.raises(type(failure)):
         list(fetchers.fetch(list("abcd")))
+
+
+def test_refused_keys_cost_one_listing_per_batch() -> None:
+    store = Failing(dict.fromkeys("abcd", REFUSAL))
+    with fetcher.ParallelFetcher(store) as fetchers:
+        assert all(isinstance(one, fetcher.FailedRead) for one in fetchers.fetch(list("abcd")))
+    assert store.listings == 1
 
 
 @pytest.mark.parametrize("count", [1, 4])

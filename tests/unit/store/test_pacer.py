@@ -60,6 +60,15 @@ def never(_window: int) -> bool:
     return False
 
 
+def test_a_read_is_tried_again_for_as_long_as_the_store_answers_others() -> None:
+    """More often than a single read, and after longer pauses."""
+    server = Server()
+    with server.pacer.bulk():
+        server.read()
+        server.read(*[BUSY, BROKEN] * 5, SILENT)
+    assert (server.requests, server.pacer.retries) == (13, 11)
+
+
 def test_a_read_without_a_reply_is_given_up_sooner() -> None:
     """Each try takes 20 s."""
     server = Server()
@@ -68,6 +77,23 @@ def test_a_read_without_a_reply_is_given_up_sooner() -> None:
         with pytest.raises(StoreUnavailableError):
             server.read(*[SILENT] * 100)
     assert server.requests == 1 + MAX_TRIES // pacer.SILENT_TRIES
+
+
+def test_a_reply_that_broke_off_late_is_requested_again() -> None:
+    """A page of a listing may be the only reply for minutes on a thin line."""
+    server = Server()
+    with server.pacer.bulk():
+        server.read()
+        server.read(BROKEN, seconds=2 * SILENT_SECONDS)
+    assert server.requests == 3
+
+
+def test_a_server_that_refuses_all_requests_is_waited_for() -> None:
+    server = Server()
+    with server.pacer.bulk(), pytest.raises(StoreUnavailableError):
+        server.read(*[BUSY] * 1000)
+    last_request = 0.02  # seconds, at most
+    assert SILENT_SECONDS - pacer.MAX_PAUSE <= server.time <= SILENT_SECONDS + last_request
 
 
 @pytest.mark.parametrize("failure", [REFUSED, SILENT, BROKEN])

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mopsjobs.utils.background import MAX_PAUSE, BackgroundWriter
+from mopsjobs.utils.background import LAST_PAUSE, MAX_PAUSE, BackgroundWriter
 from support.runs import PATIENCE, until
 
 
@@ -76,6 +76,21 @@ def test_an_outage_delays_and_is_told_once(caplog: pytest.LogCaptureFixture) -> 
     assert owner.writer.close(PATIENCE)
 
 
+def test_an_item_is_given_up_when_the_time_of_close_is_over() -> None:
+    """The pauses are short then. What was given up can be had."""
+    owner = Owner(failing(10**9, []))
+    owner.now = 0.0
+    with owner.writer.changed:
+        owner.items += [7, 8]
+        owner.writer.is_closing, owner.writer._give_up_at = True, 3.5
+        owner.writer.changed.notify()
+    assert owner.writer.join(PATIENCE)
+    assert max(owner.pauses) <= LAST_PAUSE
+    assert owner.now == pytest.approx(3.5)
+    assert (owner.writer.current, list(owner.items)) == (7, [8])
+    assert not owner.writer.close(0.0)
+
+
 def test_slow_writes_get_the_time_at_the_end_that_failures_do_not_get() -> None:
     gate, written = threading.Event(), list[int]()
     owner = Owner(lambda item: written.append(item) if gate.wait(PATIENCE) else None)
@@ -97,3 +112,19 @@ def test_kept_items_do_not_wait_for_the_end_of_an_outage() -> None:
     owner.give(4)
     assert owner.writer.close(PATIENCE)
     assert (written, owner.pauses) == ([4], [])
+
+
+def test_a_writer_that_is_closed_at_once_makes_no_further_attempt() -> None:
+    """It waits for the end of an outage then. Its owner may have no time for another silence of the store."""
+    attempts = threading.Semaphore(0)
+
+    def write(_item: int) -> None:
+        attempts.release()
+        raise OSError("away")
+
+    owner = Owner(write, first_pause=PATIENCE, clock=lambda: 0.0, wait=lambda changed, seconds: changed.wait(seconds))
+    owner.give(1)
+    assert attempts.acquire(timeout=PATIENCE)
+    assert not owner.writer.close(0.0)
+    assert owner.writer.join(PATIENCE)
+    assert not attempts.acquire(blocking=False)
