@@ -61,6 +61,12 @@ def test_filters_choose_among_those_that_have_not_ended(cli: Cli, several: JobRe
     assert _status(several, "night-1", "night-2", "day-1", "night-0") == ["cancelled", "cancelled", "running", "failed"]
 
 
+def test_nothing_saves_for_a_job_that_is_not_there(cli: Cli, several: JobRegistry) -> None:
+    """The time is told only if a job may use it."""
+    ran = cli("cancel", "nope", "--grace", "5m")
+    assert (ran.code, ran.err.splitlines()[0]) == (3, "error: Job nope not found.")
+
+
 def test_without_a_terminal_yes_has_to_be_said(cli: Cli, several: JobRegistry) -> None:
     ran = cli("cancel", "--owner", "night")
     assert (ran.code, ran.out) == (2, "")

@@ -147,6 +147,20 @@ def test_a_job_may_be_called_like_a_command(cli: Cli, jobs: JobRegistry, word: s
     assert cli.ids("--owner", "list") == [word]
 
 
+@pytest.mark.parametrize("argv", [("list",), ("register", "a"), ("doctor",)])
+def test_a_registry_that_is_a_directory_is_told_in_one_sentence(cli: Cli, argv: tuple[str, ...]) -> None:
+    """It cannot be used, now or later: exit code 4, and a hint, and it stays empty."""
+    place = cli.cache.parent / "directory"
+    place.mkdir()
+    ran = cli(*argv, "--registry", f"sqlite://{place}")
+    assert ran.code == 4
+    assert f"invalid registry {place}: expected a file, not a directory." in ran.out + ran.err
+    assert "--registry sqlite:///path/registry.db" in ran.out + ran.err
+    if argv != ("doctor",):
+        assert (ran.out, len(sentences(ran.err))) == ("", 1)
+    assert not list(place.iterdir())
+
+
 def _ran(cli: Cli, line: str, **streams: int) -> subprocess.CompletedProcess[str]:
     """Run a command whose other stream is read."""
     whole = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}

@@ -173,6 +173,13 @@ def test_doctor_probes_a_server_each_time(cli: Cli, behind: Put) -> None:
     assert "conditions" not in cli("doctor").out
 
 
+def test_an_outage_during_the_probe_is_one_in_doctor(cli: Cli, behind: Put) -> None:
+    line = behind(LineStore(InMemoryVersionedStore()))
+    line.fail_next(1, "put")
+    found = _conditions(cli, 5)
+    assert (found["state"], found["detail"]) == ("fail", "No connection for put.")
+
+
 def test_a_liar_fails_doctor_and_each_command_that_writes(cli: Cli, behind: Put) -> None:
     """Both end with the exit code of a wrong setting, and say what is ignored. Reading commands work, unprobed."""
     line = behind(LineStore(IgnoresAll()))

@@ -441,6 +441,20 @@ def test_rows_below_a_long_sweep_are_found(cli: Cli, jobs: JobRegistry, monkeypa
     assert [row[0] for row in rows(cli, "--limit", "5")] == expected[:5]
 
 
+def test_a_thousand_jobs_are_one_row(cli: Cli, remote: Remote) -> None:
+    """Also offline, and after a job has left the sweep."""
+    for number in range(1000):
+        remote.put(key(f"n-{number:04}"), foreign(f"n-{number:04}", "succeeded", labels=NIGHT, tasks_total=3))
+    remote.put(key("other"), foreign("other", "running"))
+    cli.ok("sync", "-q")
+    ran = cli.ok("list", "--offline")
+    assert sorted(line.split("  ")[0] for line in ran.lines[1:]) == ["other", "sweep=night"]
+    assert "1,000 succeeded" in ran.out
+    assert "1,001 jobs" in ran.err
+    cli.ok("label", "n-0000", "sweep-")
+    assert "999 succeeded" in cli.ok("list").out
+
+
 def test_a_foreign_status_and_an_odd_name_are_shown_safely(cli: Cli, remote: Remote) -> None:
     """Another program may write any status, and any label."""
     name = "a b\x1b[31m'"

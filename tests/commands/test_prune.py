@@ -151,6 +151,23 @@ def test_a_late_resume_brings_its_pruned_parents_back(cli: Cli, remote: Remote, 
 
 
 @pytest.mark.usefixtures("aged")
+def test_who_reads_meanwhile_reads_on(cli: Cli) -> None:
+    """A reader in the middle of its work keeps what it sees, and holds nothing up. `status` asks the registry."""
+    reader = cache_database.open_to_read(str(cli.cache), REMOTE_URL)
+    assert reader is not None
+    with closing(reader):
+        reader.execute("BEGIN")
+        seen = reader.execute("SELECT job_id FROM job ORDER BY job_id")
+        assert seen.fetchone() == ("new",)
+        cli.ok("prune", "--older-than", "90d", "--yes")
+        assert [job_id for (job_id,) in seen] == ["old-1", "old-2", "old-active"]
+        reader.rollback()
+        assert reader.execute("SELECT count(*) FROM job").fetchone() == (2,)
+    assert cli.ids("--limit", "0") == ["new", "old-active"]
+    assert cli.ok("status", "old-1", "--json").json["status"] == "succeeded"
+
+
+@pytest.mark.usefixtures("aged")
 def test_who_writes_meanwhile_only_keeps_the_file_large(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """When another process has begun to write as the file is to be made smaller: a sentence, and the jobs are gone."""
     opened = cache_database.open_to_write

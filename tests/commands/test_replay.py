@@ -109,6 +109,13 @@ def test_a_task_that_fails_again_has_nothing_to_compare(ran: Desk) -> None:
     assert (document["error"]["type"], document["error"]["message"]) == ("ValueError", "as asked")
 
 
+def test_a_task_whose_worker_dies_is_run_once(drawing: Desk, noted: Path) -> None:
+    drawing.submit([{"x": 7, "calls": str(noted), "die": True}], "--retries", "0", outputs=OUTPUTS)
+    assert drawing.ended() == "failed"
+    assert replayed(drawing, "job", "0")[1]["error"]["type"] == "WorkerDied"
+    assert noted.read_text().split() == ["7", "7"]
+
+
 def test_an_output_that_was_changed_or_lost_is_named(ran: Desk) -> None:
     entries = {entry.key: entry for entry in ran.store.scan(results_prefix("job"))}
     (key,) = (
@@ -225,6 +232,14 @@ def test_a_model_that_is_random_anyway_says_nothing_of_its_save(
     code, document = interrupted(STEPS.replace("random.Random(seed)", "random.Random()"), "")
     assert code == 9
     assert document["interruption"]["cause"].startswith("Two undisturbed runs differ, too.")
+
+
+def test_a_model_without_checkpoints_has_nothing_to_interrupt(
+    desk: Desk, interrupted: Callable[[str, str], tuple[int, dict[str, Any]]]
+) -> None:
+    code, document = interrupted("def simulate(params, seed): return seed\n", "")
+    assert (code, document["equal"], document["interruption"]["at"]) == (9, True, [])
+    assert "0 of 1 time, since it saved no checkpoint" in desk("replay", "job", "0", "--interrupt", "1").out
 
 
 def test_a_program_that_asks_to_be_started_again_can_be_replayed(desk: Desk) -> None:

@@ -271,3 +271,15 @@ def test_a_suspect_is_told_while_the_wait_goes_on(cli: Cli, remote: Remote, hook
     )
     assert cli("wait", "job").code == 0
     assert sorted(hook.titles) == ["job is succeeded", "job may be stuck: pod_gone"]
+
+
+def test_a_server_that_refuses_changes_no_exit_code(cli: Cli, remote: Remote, hook: Hook) -> None:
+    """The wait has done its work. One line says what failed. A wait that is not over tells no end."""
+    add(remote.jobs, "job", "running")
+    assert (cli("wait", "job", "--timeout", "10s").code, hook.received) == (8, [])
+    hook.code = 500
+    remote.jobs.update_status("job", "partial")
+    ran = cli("wait", "job")
+    assert ran.code == 104
+    (line,) = (line for line in sentences(ran.err) if "rule hook" in line)
+    assert "the server answered 500" in line
