@@ -14,6 +14,7 @@ from filelock import FileLock
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.kubernetes.engine import KubernetesEngine
 from mopsjobs.engines.local import runner_pid
+from mopsjobs.errors import TooManyRetriesError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from support.cli import Cli, LineStore, Ran, Remote, add, sentences
@@ -160,6 +161,17 @@ def test_a_child_on_another_engine_keeps_the_limits_of_the_tasks(cli: Cli, remot
     assert not [name for name in state.metadata if name.startswith("slurm_")]
 
 
+def test_a_missing_image_is_a_usage_error_that_names_the_flag(cli: Cli, remote: Remote, cluster: Api) -> None:
+    """A record of an older program does not tell it. Nothing of the child is stored."""
+    add(remote.jobs, "job", "failed", engine="kubernetes")
+    place(remote.store.inner, "job", study(sets_of(3)), Path.cwd())
+    ran = cli("resume", "job", "--trust", "engine:kubernetes")
+    assert (ran.code, len(sentences(ran.err))) == (2, 1)
+    assert "--image" in ran.err
+    assert [state.job_id for state in remote.jobs.list_jobs()] == ["job"]
+    assert cli.ok("resume", "job", "--trust", "engine:kubernetes", MOPS_JOBS_IMAGE="from-env:1").out
+
+
 def test_a_job_that_its_cluster_says_has_failed_is_reconciled_first(cli: Cli, remote: Remote, cluster: Api) -> None:
     add(remote.jobs, "seir-1", "running", engine="kubernetes", k8s_name="seir-1", namespace="models")
     place(remote.store.inner, "seir-1", study(sets_of(3)), Path.cwd())
@@ -195,12 +207,50 @@ def test_a_runner_that_was_killed_a_moment_ago_is_not_at_work(cli: Cli, jobs: Jo
     until(lambda: runner_pid("job", cli.env) is None, "its runner to end")
 
 
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+def test_a_job_that_ends_while_its_runner_is_looked_at_has_ended(cli: Cli, jobs: JobRegistry) -> None:
+    """Then its child does what is missing: no second runner for a job whose record is closed."""
+    lock = _lock_of_runner(cli, jobs, "running")
+
+    def end(sleeps: int) -> None:
+        if sleeps == 3:
+            jobs.update_status("job", "failed")
+            lock.release()
+
+    cli.clock.on_sleep = end
+    lock.acquire()
+    child = cli.ok("resume", "job", "--workers", "1").out.strip()
+    assert child != "job"
+    assert record(jobs, child).parent_job_id == "job"
+    until(lambda: record(jobs, child).status == "succeeded", "the child to end")
+    until(lambda: runner_pid(child, cli.env) is None, "its runner to end")
+
+
 def test_a_runner_that_was_started_by_hand_is_at_work(cli: Cli, jobs: JobRegistry) -> None:
     """Who still holds the lock after a second works."""
     with _lock_of_runner(cli, jobs, "running"):
         ran = cli("resume", "job")
     assert (ran.code, sentences(ran.err)) == (6, ["error: Job job is still running: nothing to resume."])
     assert 1 <= sum(cli.clock.slept) < 2
+
+
+@pytest.mark.parametrize("method", ["register_job", "update_status"])
+def test_a_race_lost_too_often_while_registering_does_not_stop_the_launch(
+    cli: Cli, remote: Remote, cluster: Api, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """And what was left undone is made up for by `resume`."""
+
+    def lost(*_args: object, **_more: object) -> None:
+        raise TooManyRetriesError("The race for the record was lost too often.", key="jobs/job/state.json", attempts=8)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JobRegistry, method, lost)
+        ran = _submit(cli)
+    assert ran.out == "job\n"
+    assert "warning: The race for the record was lost too often. The job is launched anyway" in ran.err
+    assert len(_launched(cluster)) == 1
+    cli.ok("resume", "job")
+    assert (record(remote.jobs).status, record(remote.jobs).metadata["kubernetes_job"]) == ("scheduled", "job")
 
 
 # --- registering ------------------------------------------------------------------------------------------------------
@@ -279,6 +329,19 @@ def test_a_launch_that_failed_without_the_registry_is_repeated_too(cli: Cli, rem
     state = record(remote.jobs)
     assert (state.status, state.error_code) == ("scheduled", None)
     assert not JobDir.for_job("job", cli.env).launch_fields.exists()
+
+
+def test_a_second_launch_that_failed_keeps_its_options_too(cli: Cli, remote: Remote, cluster: Api) -> None:
+    """A job that lost its Job is launched again with other flags; the cluster refuses that once."""
+    _refuse(cluster, 1)
+    assert _launch(cli, "--namespace", "models", "--image", "i:1").code == 0
+    _delete(cli)
+    assert cli("resume", "job", "--memory", "8Gi").code == 4
+    _delete(cli)
+    state = record(remote.jobs)
+    assert (state.status, state.metadata["k8s_memory"], state.k8s_uid) == ("scheduled", "8Gi", None)
+    cli.ok("resume", "job")
+    assert _job(cluster, 2) == _job(cluster, 1)
 
 
 @pytest.mark.claim("A patch of pods comes from no record")

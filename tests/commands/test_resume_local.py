@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,24 @@ def test_resuming_a_partial_job_submits_only_what_is_missing_as_its_child(desk: 
     assert calls(noted) == {0: 1, 1: 2, 2: 1, 3: 1, 4: 2, 5: 1}
     assert record(desk.jobs).status == "partial"
     assert sorted(json.loads(value)["x"] for value in desk.results(child).values()) == [1, 4]
+
+
+def test_a_resume_that_waits_ends_as_wait_does(desk: Desk) -> None:
+    """Its exit code and its last line are those of `wait`; the id is printed, as without `--wait`."""
+    mended = desk.home.with_name("mended")
+    sets = sets_of(2)
+    sets[1]["needs"] = str(mended)
+    desk.submit(sets)
+    assert desk.ended() == "partial"
+    failed = desk("resume", "job", "--wait")
+    assert (failed.code, failed.out) == (100, "job.2\n")
+    assert "job.2: 1 task to do; a child of job, which has ended\n" in failed.err
+    assert failed.err.endswith("\nNext: mops-jobs failures job.2\n")
+    mended.touch()
+    ran = desk.ok("resume", "job.2", "--wait", "--json")
+    assert ran.json == {"job_id": "job.3", "parent_job_id": "job.2"}
+    assert "job.3: succeeded, 1/1 tasks\n" in ran.err
+    assert ran.err.endswith("\nNext: mops-jobs results job.3 --download DIR\n")
 
 
 def test_resuming_a_job_that_lacks_nothing_starts_nothing(desk: Desk) -> None:
@@ -124,6 +143,36 @@ def test_a_runner_that_was_started_elsewhere_is_asked_about(desk: Desk) -> None:
     assert sum(calls(noted).values()) == 4
 
 
+def test_a_job_that_has_not_ended_keeps_its_tasks_and_its_id(desk: Desk) -> None:
+    """Its manifest is written, so that a choice would have no effect."""
+    gate = desk.home.with_name("gate")
+    desk.submit([{"x": 0, "gate": str(gate)}])
+    ran = desk("resume", "job", "--only", "oom")
+    assert (ran.code, [state.job_id for state in desk.jobs.list_jobs()]) == (2, ["job"])
+    assert sentences(ran.err)[0] == "error: Job job has not ended: it continues with all its tasks."
+    gate.touch()
+    assert desk.ended() == "succeeded"
+
+
+def test_a_child_whose_runner_was_killed_still_leaves_what_was_not_chosen(desk: Desk) -> None:
+    """And `resume` counts only what it runs."""
+    noted, gate = desk.home.with_name("calls"), desk.home.with_name("gate")
+    gate.touch()
+    sets = sets_of(2)
+    sets[0]["fail"] = True
+    sets[1] |= {"calls": str(noted), "gate": str(gate), "die": str(desk.home.with_name("died"))}
+    desk.submit(sets, "--retries", "0")
+    assert desk.ended() == "failed"
+    gate.unlink()
+    child = desk.ok("resume", "job", "--only", "died", "--json").json["job_id"]
+    desk.until(lambda: calls(noted) == {1: 2}, "the chosen task to run", child)
+    kill(desk.runner(child))
+    until(lambda: not is_alive(desk.runner(child)), "the runner to be gone")
+    gate.touch()
+    assert f"{child}: 1 task to do" in desk.ok("resume", child).err
+    assert desk.ended(child) == "partial"
+
+
 def test_resuming_what_is_no_job_or_was_never_submitted_says_so(cli: Cli, jobs: JobRegistry) -> None:
     assert cli("resume", "nothing").code == 3
     assert not JobDir.for_job("nothing", cli.env).path.exists()
@@ -155,6 +204,19 @@ def test_a_job_goes_on_as_it_was_submitted(desk: Desk) -> None:
     )
     assert desk.ended("job.2") == "succeeded"
     assert record(desk.jobs, "job.2").metadata.items() >= {**told, "local_workers": "1"}.items()
+
+
+def test_an_interpreter_that_is_gone_is_told_and_nothing_is_changed(desk: Desk) -> None:
+    link = _interpreter(desk)
+    desk.submit(sets_of(1, needs="/nowhere"), "--python", str(link))
+    assert desk.ended() == "failed"
+    link.unlink()
+    before = list(desk.store.list_keys("jobs/"))
+    ran = desk("resume", "job")
+    told = f"error: The interpreter of an earlier launch, {link}, does not exist."
+    assert (ran.code, sentences(ran.err)) == (2, [told])
+    assert "--python PATH" in ran.err
+    assert list(desk.store.list_keys("jobs/")) == before
 
 
 def test_a_parent_is_resumed_once_and_names_its_child(desk: Desk) -> None:
@@ -480,6 +542,23 @@ def test_views_say_where_a_task_went_on(desk: Desk, steps: Path) -> None:
     saved = desk.ok("status", "job", "--json").json["saved_seconds"]
     assert saved >= task["resumed_seconds"] > 0
     assert "CPU saved by checkpoints: about" in desk.ok("status", "job").out
+
+
+def test_an_attempt_that_takes_too_long_goes_on_from_its_checkpoint(desk: Desk, steps: Path) -> None:
+    """The limit of an attempt is for each anew. On a busy machine, some may end before they reach the gate."""
+    gate = steps.with_name("gate")
+    desk.submit(
+        sets_of(1, steps=str(steps), steps_total=40, every=10, gates={"25": str(gate)}),
+        *("--attempt-timeout", "3s", "--retries", "99", "--retry-on", "timeout"),
+    )
+    desk.until(lambda: steps.exists() and steps_of(steps)[0].count(25) > 1, "the second attempt")
+    gate.touch()
+    assert desk.ended() == "succeeded"
+    (task,) = desk.ok("tasks", "job", "--json").json["tasks"]
+    assert (task["outcome"], task["resumed_at"] in ("20", "30")) == ("succeeded", True)
+    made = steps_of(steps)[0]
+    assert made[made.index(25) + 1] == 20
+    assert all(step in (before + 1, before // 10 * 10) for before, step in pairwise(made))
 
 
 def test_a_cancellation_with_a_grace_lets_tasks_save(desk: Desk, steps: Path) -> None:

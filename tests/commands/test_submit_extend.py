@@ -18,7 +18,7 @@ from mopsjobs.studies.manifest import load_manifest
 from mopsjobs.studies.outputs import results_prefix
 from support.desk import Desk, make_desk
 from support.ledgers import attempts_in
-from support.runs import calls, record, sets_of
+from support.runs import calls, kill, record, sets_of
 
 SETS, REPLICATES = 4, 3
 
@@ -114,6 +114,33 @@ def test_the_study_of_failures_with_more_sets_proves_their_region(desk: Desk, tm
     assert desk.ended("more") == "partial"
     assert "all 24 have x > 2 and rate > 0.4; no other has" in desk.ok("failures", "more").out
     assert desk("failures", "more", "--design").code == EXIT_USAGE
+
+
+def test_the_study_of_failures_with_more_replicates_reaches_its_width(desk: Desk, tmp_path: Path) -> None:
+    """`failures --design --within` prints it, and each set has as many as it needs. Those that exist are reused."""
+    noise = 'return {"result.json": json.dumps({"peak": 10 + params["x"] * random.Random(seed).gauss(0, 1)}).encode()}'
+    (desk.home / "model.py").write_text(f"import json, random\ndef simulate(params, seed):\n    {noise}\n")
+    desk.submit([{"x": 0}, {"x": 2}], n_replicates=4)
+    assert desk.ended() == "succeeded"
+    more = tmp_path / "more.json"
+    more.write_text(desk.ok("failures", "job", "--design", "--within", "peak=10%").out)
+    desk.launched.add("more")
+    said = desk.ok("submit", str(more), "--extend", "job", "--job-id", "more").err
+    assert "8 of " in said
+    assert desk.ended("more") == "succeeded"
+    state = record(desk.jobs, "more")
+    precision = state.metadata["precision"]
+    assert (precision["sets"], precision["precise"]) == (2, 2)
+    assert 8 < state.tasks_completed < json.loads(more.read_text())["n_replicates"]["max"]
+    rows = desk.ok("results", "more", "--by", "set", "--json").json["sets"]
+    assert all(row["peak.half_width"] <= 0.1 * row["peak.mean"] for row in rows)
+
+
+def test_a_job_of_known_tasks_alone_runs_none(ran: Desk, calls_file: Path) -> None:
+    said = extend(ran, calls_file, replicates=1)
+    assert "4 of 4 tasks reused from job\nLaunched none of 4 tasks: all are reused\n" in said
+    assert calls(calls_file).total() == 12
+    assert ran.results("more") == {}
 
 
 def test_changed_code_runs_all_tasks_and_says_why(ran: Desk, calls_file: Path) -> None:
@@ -225,6 +252,38 @@ def test_changed_files_matter_to_tasks_that_may_have_read_them(readers: Desk, ch
 
 
 @LINUX
+@pytest.mark.parametrize("sets", [[{"x": 0.5}], []])
+def test_a_job_with_nothing_to_reuse_blames_no_file(readers: Desk, sets: list[dict[str, float]]) -> None:
+    """Neither if none of its tasks is of the new study, nor if it has lost all outputs."""
+    for name in ("README.md", "new.py"):
+        (readers.home / name).write_text("2\n")
+    if not sets:
+        for key in list(readers.store.list_keys(results_prefix("job"))):
+            readers.store.delete(key)
+    study = readers.write(sets or sets_of(2))
+    said = readers.ok("submit", study, "--auto", "--dry-run", "--extend", "job").err
+    assert "No task of job is reused: it has complete outputs of no task of the study.\n0 of " in said
+    assert "new.py" not in said
+
+
+@LINUX
+def test_a_study_that_tasks_read_matters_to_them(desk: Desk) -> None:
+    """A model may take settings from the study beside it. A study that no task opened still matters to none."""
+    reader = "def simulate(params, seed):\n    return {'said': open('study.json').read()}\n"
+    (desk.home / "model.py").write_text(reader)
+    study, other = desk.home / "study.json", desk.home / "other.json"
+    for path in (study, other):
+        path.write_bytes(Path(desk.write(sets_of(2))).read_bytes())
+    desk.launched.add("job")
+    desk.ok("submit", str(study), "--auto", "--job-id", "job")
+    assert desk.ended() == "succeeded"
+    more = json.dumps(json.loads(study.read_text()) | {"n_replicates": 2})
+    for path, reused in ((other, "2 of 4 tasks reused from job\n"), (study, "code differs in study.json.\n0 of 4 ")):
+        path.write_text(more)
+        assert reused in desk.ok("submit", str(path), "--auto", "--dry-run", "--extend", "job").err
+
+
+@LINUX
 def test_provenance_and_diff_tell_which_files_tasks_read(readers: Desk) -> None:
     found = readers.ok("provenance", "job", "--json").json
     assert found["files_read"] == ["data.csv", "model.py"]
@@ -296,6 +355,13 @@ def test_without_code_the_job_has_that_of_the_extended_one(ran: Desk, calls_file
     assert calls(calls_file).total() == 16
 
 
+def test_other_names_of_outputs_run_all_tasks(ran: Desk, calls_file: Path) -> None:
+    study = ran.write(sets_of(SETS, calls=str(calls_file)), outputs=None)
+    said = ran.ok("submit", study, "--auto", "--dry-run", "--extend", "job", "--json")
+    assert said.json["reused_tasks"] == 0
+    assert "No task of job is reused: `outputs` of its study differs.\n" in said.err
+
+
 def test_lost_and_damaged_outputs_are_computed_again(ran: Desk, calls_file: Path) -> None:
     """One output is gone, another one is cut: their tasks run, the ten others do not."""
     lost, cut, *_ = (entry for entry in ran.store.scan(results_prefix("job")))
@@ -303,6 +369,44 @@ def test_lost_and_damaged_outputs_are_computed_again(ran: Desk, calls_file: Path
     assert ran.store.put(cut.key, b"{", cut.version)
     assert "10 of 12 tasks reused from job\n" in extend(ran, calls_file, replicates=REPLICATES)
     assert calls(calls_file).total() == 14
+
+
+def test_a_damaged_output_is_a_matter_of_resume(ran: Desk, calls_file: Path) -> None:
+    """Its task runs again, and the family has its new output."""
+    cut = next(iter(ran.store.scan(results_prefix("job"))))
+    assert ran.store.put(cut.key, b"{", cut.version)
+    assert "resume job" in ran("validate", "job").err
+    child = ran.ok("resume", "job", "--json").json["job_id"]
+    assert ran.ended(child) == "succeeded"
+    assert calls(calls_file).total() == 13
+    keys = [json.loads(line)["key"] for line in ran.ok("results", child, "--json").lines]
+    assert (len(keys), cut.key in keys) == (12, False)
+    assert ran.ok("resume", child).err == f"{child}: nothing is missing\n"
+
+
+def test_killed_half_way_no_task_runs_twice(desk: Desk, tmp_path: Path) -> None:
+    """The runner of the extension is killed with three tasks done, and resumed. Two tasks were at work.
+
+    Its workers may outlive it, so their calls are noted in a file of this test.
+    """
+    gate, calls_file = tmp_path / "gate", tmp_path / "calls"
+    known = sets_of(SETS, calls=str(calls_file))
+    desk.submit(known)
+    assert desk.ended() == "succeeded"
+    sets = [*known, *({"x": x, "calls": str(calls_file)} for x in (10, 11, 12))]
+    sets += [{"x": x, "calls": str(calls_file), "gate": str(gate)} for x in (20, 21, 22)]
+    desk.launched.add("more")
+    desk.ok("submit", desk.write(sets), "--auto", "--job-id", "more", "--workers", "2", "--extend", "job")
+    desk.until(lambda: len(desk.results("more")) == 3, "three tasks to be done", "more")
+    desk.until(lambda: calls(calls_file).total() == SETS + 5, "two tasks that wait", "more")
+    kill(desk.runner("more"))
+    gate.touch()
+    desk.ok("resume", "more")
+    assert desk.ended("more") == "succeeded"
+    made = calls(calls_file)
+    assert [made[x] for x in (*range(SETS), 10, 11, 12)] == [1] * (SETS + 3)
+    assert max(made[x] for x in (20, 21, 22)) <= 2  # those that the killed workers had begun
+    assert record(desk.jobs, "more").tasks_verified == 10
 
 
 def test_an_extension_can_be_extended(ran: Desk, calls_file: Path) -> None:
@@ -415,3 +519,15 @@ def test_reused_tasks_succeeded_and_used_nothing(extended: Desk) -> None:
     measured = [one["seconds"] for one in ran.json["tasks"] if one["attempt"]]
     used = extended.ok("status", "more", "--json").json["task_seconds"]
     assert used == pytest.approx(sum(measured), abs=0.01)
+
+
+def test_reused_tasks_are_done_while_others_wait(ran: Desk, calls_file: Path, tmp_path: Path) -> None:
+    """Also once the job has a ledger, in which they have no attempt."""
+    gate = tmp_path / "gate"
+    sets = [*sets_of(SETS, calls=str(calls_file)), {"x": 8}, {"x": 9, "gate": str(gate)}]
+    ran.launched.add("more")
+    ran.ok("submit", ran.write(sets), "--auto", "--job-id", "more", "--extend", "job")
+    ran.until(lambda: list(ran.store.list_keys("ledger/more/")), "the ledger to have the short task", "more")
+    found = ran.ok("tasks", "more", "--json").json["tasks"]
+    gate.touch()
+    assert [one["outcome"] for one in found[: SETS + 1]] == ["succeeded"] * (SETS + 1)
