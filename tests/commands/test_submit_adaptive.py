@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -93,3 +94,33 @@ def test_a_narrower_target_continues_what_was_done(adaptive: Desk) -> None:
     assert submit(adaptive, SETS, "--extend", "more", job_id="wide", confidence=0.95, absolute=4.0) == "succeeded"
     assert counts(adaptive, "wide") == (total, total)
     assert adaptive.results("wide") == {}
+
+
+def test_reductions_are_made_of_the_tasks_that_were_needed(adaptive: Desk) -> None:
+    code(adaptive.home, MODEL + "\ndef summarise(params, tasks):\n    return sum(1 for _ in tasks)\n")
+    adaptive.submit(SETS, n_replicates=REPLICATES, reduce="model:summarise")
+    assert adaptive.ended() == "succeeded"
+    total = record(adaptive.jobs).tasks_total
+    listed = [json.loads(line) for line in adaptive.ok("results", "job", "--json").out.splitlines()]
+    made = {None if one["params"] is None else one["params"]["sd"]: one["reduced"] for one in listed if one["reduced"]}
+    assert made == {0.1: 4, 2.0: total - 44, 50.0: 40, None: total}
+
+
+def test_a_cancelled_job_is_resumed_where_its_sets_stand(adaptive: Desk) -> None:
+    """Its record tells what is known: a set that is open needs the tasks up to its look."""
+    holds = adaptive.home.with_name("holds")
+    sets: list[dict[str, Any]] = [{"sd": sd, "holds": True} for sd in (0.1, 50.0)]
+    holds.write_text(" ".join(map(str, seeds(adaptive_study(sets), 1)[10:])))
+    adaptive.submit(sets, n_replicates=REPLICATES)
+    adaptive.until(lambda: record(adaptive.jobs).tasks_completed == 4 + 10, "all tasks that are not held")
+    adaptive.ok("cancel", "job")
+    assert adaptive.ended() == "cancelled"
+    assert record(adaptive.jobs).tasks_total == 4 + 15
+    found = adaptive("validate", "job", "--json").json
+    assert (found["tasks_total"], found["tasks_verified"]) == (4 + 15, 4 + 10)
+    holds.unlink()
+    assert adaptive.ok("resume", "job", "--json").json["job_id"] == "job.2"
+    assert adaptive.ended("job.2") == "succeeded"
+    assert counts(adaptive, "job.2") == (44, 44)
+    assert len(adaptive.results("job")) == 14
+    assert len(adaptive.results("job.2")) == 30

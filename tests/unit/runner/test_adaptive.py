@@ -14,9 +14,11 @@ from mopsjobs.runner import sharing
 from mopsjobs.runner.adaptive import AdaptiveFeed
 from mopsjobs.runner.pools.base import TaskResult
 from mopsjobs.runner.reporter import Counts
+from mopsjobs.runner.shard import TaskProgress
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.outputs import find_complete_tasks
+from mopsjobs.studies.packed_store import PackedStore
 from mopsjobs.studies.study import Study, Task
 from support.adaptive import MARKS, MODEL, adaptive_study, counts_by_set, seeds
 from support.runs import Bench, code, place, results
@@ -100,6 +102,22 @@ def test_outputs_beyond_a_look_that_is_open_again_are_not_run_twice(bench: Bench
     assert ended[0] == (39, 40)
 
 
+def test_values_in_packs_decide_too(bench: Bench) -> None:
+    """A second runner finds all that is needed in the packs of the first, so it runs nothing."""
+    study = given(bench, adaptive_study())
+    first, _ = bench.work("first", store=PackedStore(bench.line))
+    packs = list(bench.line.list_keys("results/job/"))
+    assert all("/.packs/" in key for key in packs)
+    bench.line.delete("jobs/job/state.json")
+    bench.registry.register_job("job", tasks_total=24)
+    seen: list[TaskProgress] = []
+    ran, _ = bench.work("second", store=PackedStore(bench.line), on_progress=seen.append)
+    assert ran[:3] == first[:3] == ("succeeded", sum(counts_by_set(bench.line, study)), 0)
+    assert list(bench.line.list_keys("results/job/")) == packs
+    assert seen == []
+    assert bench.record().tasks_total == ran.completed
+
+
 @pytest.mark.parametrize("cause", ["fails", "nan"])
 def test_a_failed_replicate_ends_its_set(bench: Bench, cause: str) -> None:
     """The other replicates of its look run, and none after them. One without a number fails the set, not the job."""
@@ -119,6 +137,28 @@ def test_a_failed_replicate_ends_its_set(bench: Bench, cause: str) -> None:
     assert (precision["precise"], precision["failed"], precision["needed"]) == (1, 1, total)
     stopped = counts_by_set(bench.line, study, is_prefix=False)
     assert 5 < total - stopped[1] == stopped[0] + missing < 40
+
+
+def test_the_first_tasks_run_before_others_and_none_is_left_out(bench: Bench) -> None:
+    """All tasks of the first set fail, so that `--first` tries some further on, of other sets."""
+    path = bench.path / "fails"
+    study = given(bench, adaptive_study([{"sd": 0.1, "fails": True}, *({"sd": sd} for sd in (0.1, 0.2, 2.0))]))
+    path.write_text(" ".join(map(str, seeds(study, 0))))
+    ran, _ = bench.work(first=2)
+    stopped = counts_by_set(bench.line, study)
+    assert stopped[:3] == [0, 4, 4]
+    assert ran[:3] == ("partial", sum(stopped), 4)
+
+
+def test_a_limit_of_failures_ends_the_job_with_what_is_known(bench: Bench) -> None:
+    path = bench.path / "fails"
+    study = given(bench, adaptive_study([{"sd": 50.0, "fails": True}, {"sd": 0.1}]))
+    path.write_text(" ".join(map(str, seeds(study, 0)[4:])))
+    ran, _ = bench.work(max_failures="0")
+    state = bench.record()
+    assert (ran.status, state.error_code) == ("partial", "FAILURES")
+    assert state.metadata[PRECISION]["failed"] == 1
+    assert state.tasks_completed == sum(counts_by_set(bench.line, study, is_prefix=False)) <= state.tasks_total
 
 
 def test_a_target_that_no_task_leaves_ends_the_job(bench: Bench) -> None:

@@ -58,6 +58,16 @@ def test_a_limit_ends_the_job_within_its_workers(bench: Bench, workers: int) -> 
     assert [event["text"] for event in events if event["kind"] == RUNNER] == [reason]
 
 
+def test_a_job_below_its_limit_runs_to_its_end(bench: Bench) -> None:
+    sets = sets_of(20)
+    for number in (3, 7, 11):
+        sets[number]["fail"] = True
+    bench.given(sets)
+    ran, _ = bench.work(max_failures="3", first=1)
+    assert ran[:4] == ("partial", 17, 3, True)
+    assert bench.record().error_code == "INCOMPLETE"
+
+
 def test_a_restart_counts_its_own_failures_only(bench: Bench) -> None:
     """A failed task of an earlier run is tried again, and may succeed."""
     bench.given(sets_of(6, needs=str(bench.path / "mended")))
@@ -65,6 +75,21 @@ def test_a_restart_counts_its_own_failures_only(bench: Bench) -> None:
     (bench.path / "mended").touch()
     ran, _ = bench.work(max_failures="3")
     assert ran[:4] == ("succeeded", 6, 0, True)
+
+
+@pytest.mark.usefixtures("quick_end")
+def test_a_limit_holds_while_the_registry_is_away(bench: Bench) -> None:
+    """The shard then knows its own failures."""
+    noted, gate = bench.path / "calls", bench.path / "gate"
+    bench.given(sets_of(40, calls=str(noted), gate=str(gate), fail=True))
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(bench.work, max_failures="5", outage_seconds=0.0)
+        until(lambda: len(calls(noted)) == 2, "both workers at work")
+        bench.line.down = True
+        gate.touch()
+        ran, _ = running.result(PATIENCE)
+    assert (ran.status, ran.failed) == (None, 6)
+    assert sum(calls(noted).values()) <= 5 + 2
 
 
 def test_a_failure_is_in_the_record_before_the_next_task(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,6 +110,20 @@ def test_a_failure_is_in_the_record_before_the_next_task(bench: Bench, monkeypat
         early.note(TaskResult(*first, None, {"type": "E", "message": ""}), has_failed=True)
         assert bench.record().tasks_failed == 1
         assert [next(admitted) is None for _ in range(2)] == [False, True]
+
+
+@pytest.mark.parametrize(("failed", "ends"), [(40, False), (46, True)])
+def test_a_share_counts_the_workers_of_silent_shards(bench: Bench, failed: int, ends: bool) -> None:
+    """Of 100 shards with 4 workers each, those have reported that had a failure, and no task has succeeded yet."""
+    bench.registry.register_job("job", tasks_total=5000)
+    for number in range(failed):
+        bench.registry.report_shard("job", number, 100, ShardReport(0, 1))
+    shard = Shard(job_id="job", number=0, shards=100, workers=4, max_failures="10%")
+    reporter = Reporter(bench.registry, shard, counted := Counts(), lambda: None)
+    counted.add(failed=1)
+    reporter.finish(is_done=False)
+    early = FailEarly(shard, 5000, counted, reporter, OutageRetry(0.0, lambda _seconds: None))
+    assert (early.end is not None) == ends
 
 
 # --- the budget -----------------------------------------------------------------------------------------------------
@@ -120,6 +159,16 @@ def test_no_other_attempt_begins_when_a_budget_is_used(bench: Bench) -> None:
     assert (ran.is_done, state.status, state.error_code, state.tasks_failed) == (True, "failed", "BUDGET", 0)
 
 
+@pytest.mark.usefixtures("hour_each")
+def test_a_budget_holds_without_a_report_of_the_thread(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each shard reports before a worker begins the next task, however rarely its thread does."""
+    monkeypatch.setattr(module, "PROGRESS_SECONDS", 3600.0)
+    noted = bench.path / "calls"
+    bench.given(sets_of(100, calls=str(noted)))
+    _pods(bench, 4, max_cpu_hours=10.0, first=0)
+    assert 10 <= sum(calls(noted).values()) <= 13
+
+
 @pytest.mark.parametrize(("shards", "tasks"), [(1, 10), (2, 7)])
 def test_a_forecast_has_the_tasks_that_a_budget_allows(bench: Bench, shards: int, tasks: int) -> None:
     """Four tasks took four hours of ten. Shards that have work left share the rest."""
@@ -138,6 +187,26 @@ def test_a_forecast_has_the_tasks_that_a_budget_allows(bench: Bench, shards: int
             assert task is not None
             early.note(TaskResult(*task, {}, None), has_failed=False)
         assert [early.affordable(todo) for todo in (100, 5)] == [tasks, 5]
+
+
+@pytest.mark.usefixtures("hour_each")
+def test_a_budget_ends_an_adaptive_study(bench: Bench) -> None:
+    """Its sets ask for more replicates, and get none. A resumed job goes on with a budget of its own."""
+    noted = bench.path / "calls"
+    wish = {"min": 2, "max": 50, "until": {"seed": {"absolute": 1.0}}}
+    bench.given(sets_of(4, calls=str(noted)), n_replicates=wish)
+    _pods(bench, 2, max_cpu_hours=20.0, first=0)
+    state = bench.record()
+    assert (state.status, state.error_code) == ("partial", "BUDGET")
+    assert 20 <= sum(calls(noted).values()) == state.tasks_completed <= 21
+
+
+@pytest.mark.usefixtures("hour_each")
+def test_a_job_within_its_budget_succeeds(bench: Bench) -> None:
+    """Also if its last task uses the rest."""
+    bench.given(sets_of(8))
+    _pods(bench, 4, max_cpu_hours=8.0, first=0)
+    assert (bench.counts(), bench.record().error_code) == (("succeeded", 8, 0, 8), None)
 
 
 @pytest.mark.usefixtures("hour_each")
@@ -221,6 +290,15 @@ def test_no_other_task_begins_before_the_first_has_ended(bench: Bench) -> None:
         running.result(PATIENCE)
     assert calls(noted) == dict.fromkeys(range(30), 1)
     assert bench.record().status == "succeeded"
+
+
+def test_shards_of_one_task_each_are_tried_in_turn(bench: Bench) -> None:
+    """The first shard has nothing left for a second try, so the next one has it."""
+    noted = bench.path / "calls"
+    bench.given(sets_of(8, calls=str(noted), fail=True))
+    _pods(bench, 8, first=1)
+    assert calls(noted) == dict.fromkeys(range(5), 1)
+    assert bench.record().error_code == "FIRST"
 
 
 def test_a_lost_first_shard_delays_the_others_only(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

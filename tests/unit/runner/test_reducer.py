@@ -15,6 +15,7 @@ import pytest
 
 from mopsjobs.events.format import parse_chunk
 from mopsjobs.registry.keys import NAMES_NAME
+from mopsjobs.runner import reducer
 from mopsjobs.runner.reducer import BATCH_TASKS, OutputFeed
 from mopsjobs.runner.retry import OutageRetry
 from mopsjobs.store.memory import InMemoryVersionedStore
@@ -25,7 +26,7 @@ from mopsjobs.studies.packed_store import PackedStore
 from mopsjobs.studies.packs import encode_pack
 from mopsjobs.studies.reductions import find_reductions
 from mopsjobs.studies.study import Task
-from support.cli import LineStore
+from support.cli import LineStore, put
 from support.runs import MODEL, Bench, calls, code, results, sets_of, study
 
 pytestmark = pytest.mark.usefixtures("quick_runner")
@@ -182,6 +183,52 @@ def test_a_function_that_cannot_be_loaded_is_named(bench: Bench, noted: Path) ->
     assert "did you mean 'summarise'?" in message
 
 
+def test_the_damaged_manifest_of_a_parent_ends_the_job_partial(bench: Bench, noted: Path) -> None:
+    """Its tasks are unknown, so nothing is reduced: the outputs would be those of fewer tasks."""
+    bench.given(sets_of(2, calls=str(noted)), reduce="model:summarise")
+    parent = load_manifest(bench.line, "job")
+    child = Manifest(job_id="job.2", study=parent.study, bundle=parent.bundle, only=(1,), parent_job_id="job")
+    bench.line.create_if_absent(manifest_key("job.2"), child.to_json())
+    bench.registry.register_job("job.2", tasks_total=1, parent_job_id="job")
+    put(bench.line, manifest_key("job"), b"{")
+    assert bench.work("child", job_id="job.2")[0][:4] == ("partial", 1, 0, True)
+    state = bench.registry.require_job("job.2")
+    assert state.error_code == "REDUCE"
+    assert manifest_key("job") in str(state.error_message)
+    assert (calls(noted), reduced_calls(noted)) == ({1: 1}, {})
+
+
+def test_a_reduction_whose_outputs_are_refused_leaves_the_job_partial(bench: Bench, noted: Path) -> None:
+    """Other reductions have their outputs: one key does not end the job as failed."""
+    bench.given([{"x": number, "calls": str(noted)} for number in range(2)], reduce="model:summarise")
+    bench.line.refused_key = output_key("job", next(load_manifest(bench.line, "job").study.tasks()), "result.json")
+    bench.line.hides_values = True
+    assert bench.work()[0][:3] == ("partial", 2, 0)
+    bench.line.hides_values = False
+    assert "The store refused the credentials" in str(bench.record().error_message)
+    assert [one["params"] for one in reduced(bench.line).values()] == [{"x": 1, "calls": str(noted)}]
+
+
+def test_a_loop_over_the_tasks_of_an_earlier_call_is_refused(bench: Bench) -> None:
+    """Else it would read those of the call at work."""
+    code(
+        bench.model,
+        MODEL
+        + """
+kept = []
+
+def summarise(params, tasks):
+    kept.append(tasks)
+    return {"tasks": [task.seed for task in kept[0]]}
+""",
+    )
+    bench.given(sets_of(2), reduce="model:summarise")
+    bench.work(workers=1)
+    message = "RuntimeError: the function to which the tasks were given has returned"
+    assert message in str(bench.record().error_message)
+    assert len(reduced(bench.line)) == 1
+
+
 # --- the outputs of tasks --------------------------------------------------------------------------------------------
 
 STUDY = study(sets_of(10), n_replicates=10, reduce="model:summarise")
@@ -223,6 +270,13 @@ def test_no_more_outputs_are_read_than_one_answer_has(feed: OutputFeed, line: Li
         assert opened == len(tasks) <= BATCH_TASKS
         seen += [task["task"] for task in tasks]
     assert sorted(seen) == list(range(99))
+
+
+def test_a_large_output_is_alone(feed: OutputFeed, monkeypatch: pytest.MonkeyPatch, line: LineStore) -> None:
+    """As far as the listing tells sizes."""
+    monkeypatch.setattr(reducer, "BATCH_BYTES", 1)
+    line.hides_values = False
+    assert {len(tasks) for tasks in loop(feed, WHOLE)} == {1}
 
 
 def test_a_second_loop_reads_the_same_in_the_same_order(feed: OutputFeed) -> None:
@@ -279,6 +333,13 @@ def test_the_whole_job_goes_through_large_packs_once(monkeypatch: pytest.MonkeyP
         assert values == [outputs[key] for key in keys]
         store.damaged = True
         assert "is damaged" in json.loads(made.next_line(WHOLE, is_first=True))["problem"]
+
+
+def test_an_output_that_is_gone_is_named(feed: OutputFeed, line: LineStore) -> None:
+    key = output_key("job", TASKS[0], "result.json")
+    one = Task(101, TASKS[0].param_id, 0, {})
+    line.after_listing = lambda: line.delete(key) and None
+    assert json.loads(feed.next_line(one, is_first=True)) == {"problem": f"{key} was deleted"}
 
 
 def test_a_task_with_a_result_of_no_outputs_comes_without_outputs(feed: OutputFeed, line: LineStore) -> None:
