@@ -159,6 +159,24 @@ def test_replicates_that_draw_the_same_seed_share_their_outputs(monkeypatch: pyt
     assert _complete(store, manifest) == [1, 1, 1, 1, 0]
 
 
+def test_tasks_that_are_the_same_simulation_are_known_by_their_positions() -> None:
+    drawn = [task.seed for task in _tasks(_manifest(sets=[{"x": 1}]))]
+    sets: list[object] = [{"x": 1}, {"params": {"x": 1}, "seed": drawn[1]}, {"x": 2}]
+    assert _manifest(sets=sets).duplicate_tasks() == {2: 1}
+    assert _manifest(sets=sets, only=[0, 2, 3]).duplicate_tasks() == {}
+    assert _manifest(sets=sets, only=[1, 2, 4]).duplicate_tasks() == {1: 0}
+
+
+def test_a_seed_that_was_asked_for_may_be_one_that_is_drawn() -> None:
+    """Both are one simulation, which runs once. No other task of a study has the key of another."""
+    drawn = _tasks(_manifest(sets=[{"x": 1}]))[0].seed
+    store, manifest = InMemoryVersionedStore(), _manifest(sets=[{"x": 1}, {"params": {"x": 1}, "seed": drawn}])
+    _leave(store, _tasks(manifest)[0], a=b"x")
+    assert _complete(store, manifest) == [1, 0, 1]
+    keys = [output_key("job", task, "a") for task in _tasks(_manifest(replicates=50))]
+    assert len(set(keys)) == len(keys) == 101
+
+
 # --- a resumed job, other jobs ---------------------------------------------------------------------------------------
 
 
@@ -281,6 +299,24 @@ def test_outputs_differ_by_name_size_and_content(store: VersionedStore) -> None:
     found = compare_results(store, first, second)
     assert counts(found) == (1, 2, 0, 0)
     assert {one.outputs for one in found.named["different"]} == {("b", "c")}
+
+
+def test_studies_of_other_order_are_compared_by_their_parameters(store: VersionedStore) -> None:
+    turned = Manifest(job_id="two", study=study(sets_of(6)[::-1], outputs=None), bundle=BUNDLE)
+    first = fill(store, FIRST, {number: {"a": b"%d" % number} for number in range(4)})
+    second = fill(store, turned, {number: {"a": b"%d" % (5 - number)} for number in range(6)})
+    assert counts(compare_results(store, first, second)) == (4, 0, 0, 2)
+
+
+def test_a_child_job_has_the_outputs_of_its_parent_too() -> None:
+    """But for the tasks that it did again."""
+    store = InMemoryVersionedStore()
+    child = Manifest(job_id="two.2", study=MANY, bundle=BUNDLE, only=(1, 2), parent_job_id="two")
+    first = fill(store, FIRST, {number: {"a": b"1"} for number in range(4)})
+    fill(store, SECOND, {0: {"a": b"1"}, 1: {"b": b"half"}, 3: {"a": b"1"}})
+    fill(store, child, {1: {"a": b"1"}, 2: {"a": b"1"}})
+    found = compare_results(store, first, JobOutputs("two.2", [child, SECOND]))
+    assert counts(found) == (4, 0, 0, 0)
 
 
 def test_the_stream_agrees_with_a_comparison_in_memory() -> None:

@@ -238,6 +238,15 @@ def test_another_job_by_the_name_is_not_taken_for_it(engine: KubernetesEngine, a
     assert engine.state({"job_id": "seir-1", "k8s_namespace": "models"}).phase == "succeeded", "a launch not noted"
 
 
+def test_a_job_of_another_program_is_found_by_its_name(env: dict[str, str], api: Api) -> None:
+    """Where the user has named its namespace, or it is the current one."""
+    api.put_job("their-name", job_id=None, status=_condition("Complete"))
+    record = {"job_id": "theirs", "k8s_name": "their-name", "k8s_namespace": "models"}
+    assert KubernetesEngine(env, trust=Trust(["namespace:models"])).state(record).phase == "succeeded"
+    current = kubeconfig(Path(env["KUBECONFIG"]).parent, api.url, namespace="models")
+    assert KubernetesEngine({"KUBECONFIG": str(current)}).state(record).phase == "succeeded"
+
+
 @pytest.mark.claim("An unmarked Job in another namespace is left alone")
 @pytest.mark.parametrize("uid", [None, "uid-1"])
 def test_an_unmarked_job_elsewhere_is_left_alone(engine: KubernetesEngine, api: Api, uid: str | None) -> None:
@@ -343,6 +352,56 @@ def test_a_refusal_of_pods_is_told_without_their_names(engine: KubernetesEngine,
     assert told == {'Error creating: pods "seir-1-0" is forbidden: exceeded quota: sims'}
 
 
+def test_events_tell_why_a_pod_cannot_begin(engine: KubernetesEngine, api: Api) -> None:
+    """Those of a pod whose volumes are missing, and those of the Job if all its pods have ended; the newest counts."""
+
+    def tell(kind: str, name: str, reason: str, at: str, *, severity: str = "Warning") -> None:
+        about = {"kind": kind, "name": name, "namespace": "models"}
+        metadata = {"name": f"{name}.{reason}", "namespace": "models"}
+        event = {"metadata": metadata, "involvedObject": about, "type": severity, "reason": reason, "message": "why"}
+        api.put(EVENTS, metadata["name"], {**event, "lastTimestamp": f"2026-03-01T{at}Z"})
+
+    api.put_job(status={})
+    waiting = {"waiting": {"reason": "ContainerCreating"}}
+    container = {"name": "runner", "image": "i", "imageID": "", "ready": False, "restartCount": 0, "state": waiting}
+    tell("Job", "seir-1", "FailedCreate", "12:01:00")
+    pod = api.put_pod(0, "Pending", containerStatuses=[container])
+    starts = EngineState("pending", "ContainerCreating", "a pod is being started")
+    assert engine.state(RECORD) == starts
+    tell("Pod", pod, "FailedMount", "12:02:00")
+    assert engine.state(RECORD)[:4] == ("pending", "FailedMount", "why", True)
+    tell("Pod", pod, "Pulling", "12:02:01", severity="Normal")
+    assert engine.state(RECORD) == starts
+    api.put_pod(0, "Failed")
+    assert engine.state(RECORD)[:4] == ("pending", "FailedCreate", "why", True)
+    tell("Job", "seir-1", "SuccessfulCreate", "12:03:00", severity="Normal")
+    assert engine.state(RECORD).reason == "FailedIndexes"
+
+
+def test_an_event_that_goes_on_is_as_new_as_its_last_time(engine: KubernetesEngine, api: Api) -> None:
+    """The scheduler writes such: no `lastTimestamp`, its first time in `eventTime`, and the last one in a series."""
+    api.put_job(status={})
+    pod = api.put_pod(0, "Pending")
+    about = {"kind": "Pod", "name": pod, "namespace": "models"}
+    event = {"metadata": {"name": "1", "namespace": "models"}, "involvedObject": about, "lastTimestamp": None}
+    series = {"count": 9, "lastObservedTime": "2026-03-01T12:09:00.000000Z"}
+    warning = {"type": "Warning", "reason": "FailedScheduling", "message": "no node", "series": series}
+    api.put(EVENTS, "1", {**event, **warning, "eventTime": "2026-03-01T12:00:00.000000Z"})
+    normal = {"type": "Normal", "reason": "NotTriggerScaleUp", "message": "", "lastTimestamp": "2026-03-01T12:05:00Z"}
+    api.put(EVENTS, "2", {**event, **normal, "metadata": {"name": "2", "namespace": "models"}})
+    assert engine.state(RECORD)[:3] == ("pending", "FailedScheduling", "no node")
+
+
+def test_a_job_of_another_controller_has_its_pods_elsewhere(engine: KubernetesEngine, api: Api) -> None:
+    """Such as MultiKueue, which keeps its status. That it has no pods here says nothing."""
+    spec = {"managedBy": "kueue.x-k8s.io/multikueue"}
+    api.put_job(status={}, spec=spec)
+    words = "the Job is run by kueue.x-k8s.io/multikueue, maybe in another cluster"
+    assert engine.state(RECORD) == EngineState("pending", "ManagedBy", words)
+    api.put_job(status={"active": 1, "ready": 1}, spec=spec)
+    assert engine.state(RECORD).phase == "running"
+
+
 def test_cancelling_deletes_the_job_and_in_the_background_its_pods(engine: KubernetesEngine, api: Api) -> None:
     api.put_job()
     assert not engine.cancel({**RECORD, "k8s_uid": "uid-of-another"})
@@ -390,6 +449,13 @@ def test_following_begins_before_the_pod_and_ends_with_the_job(
     clock.on_sleep = meanwhile
     assert list(engine.logs(RECORD, follow=True)) == ["first", "second"]
     assert len(clock.slept) == 3
+
+
+def test_following_a_job_that_is_deleted_ends_quietly(engine: KubernetesEngine, api: Api) -> None:
+    """The Job is gone, the pod is being taken down, its log is gone before it."""
+    pod = api.put_pod(0, "Running")
+    api.answer(log_path(pod), {"message": "not found"}, status=404)
+    assert list(engine.logs(RECORD, follow=True)) == []
 
 
 # --- what goes wrong ----------------------------------------------------------------------------------------------
@@ -465,6 +531,16 @@ def test_a_proxy_that_does_not_know_the_cluster_says_nothing_about_jobs(engine: 
         engine.state(RECORD)
 
 
+@pytest.mark.parametrize(
+    "content", ["", "a: [", "[]", "{}", '{"contexts": [], "clusters": [], "current-context": "x"}']
+)
+def test_a_kubeconfig_that_is_none_is_named(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "kubeconfig"
+    path.write_text(content)
+    with pytest.raises(EngineAccessError, match=re.escape(str(path))):
+        KubernetesEngine({"KUBECONFIG": str(path)}).state(RECORD)
+
+
 ELSEWHERE = [
     ("models", "../../../../../api/v1/namespaces/prod"),
     ("../../../apps/v1/namespaces/prod/deployments/seir-1?x=", "seir-1"),
@@ -488,6 +564,22 @@ def test_a_record_leads_nowhere_but_to_a_job(
             ask(job)
     assert not list(api.mock)
     assert kubectl_for("delete", job, env) == "kubectl delete job seir-1"
+
+
+def test_without_any_configuration_it_says_where_one_belongs(tmp_path: Path) -> None:
+    with pytest.raises(EngineAccessError, match=r"There is no cluster to talk to: ~/\.kube/config is missing"):
+        KubernetesEngine({"HOME": str(tmp_path)}).state(RECORD)
+    with pytest.raises(EngineAccessError, match="/nowhere is missing"):
+        KubernetesEngine({"HOME": str(tmp_path), "KUBECONFIG": "/nowhere"}).state(RECORD)
+
+
+def test_a_context_is_chosen_by_option_and_by_environment(env: dict[str, str], api: Api) -> None:
+    """One without a user and without a namespace, too; and one that does not exist is named."""
+    launch = Launch(job_id="a", registry_url="azure://x", options={"image": "i", "context": "userless"})
+    launched = KubernetesEngine(env).launch(launch)
+    assert launched.show_command == "kubectl --context userless -n default get job a"
+    with pytest.raises(EngineError, match="has no context nowhere"):
+        KubernetesEngine({**env, "MOPS_JOBS_KUBE_CONTEXT": "nowhere"}).state(RECORD)
 
 
 def test_of_several_files_the_one_with_the_context_counts(tmp_path: Path, env: dict[str, str]) -> None:
@@ -580,3 +672,9 @@ def test_in_a_pod_its_service_account_is_used(tmp_path: Path, api: Api, monkeypa
     engine = KubernetesEngine({"HOME": str(tmp_path), **SERVICE})
     launched = engine.launch(Launch(job_id="a", registry_url="azure://x", options={"image": "i"}))
     assert launched.k8s_namespace == "of-the-pod"
+
+
+def test_in_a_pod_without_a_token_no_cluster_can_be_asked(tmp_path: Path) -> None:
+    """Those of mops-jobs have none, and each container has the variables of its cluster."""
+    with pytest.raises(EngineAccessError, match="The cluster's configuration of this pod cannot be used"):
+        KubernetesEngine({"HOME": str(tmp_path), **SERVICE}).state(RECORD)

@@ -74,6 +74,12 @@ def submit(cli: Cli, cluster: StandIn, tmp_path: Path, monkeypatch: pytest.Monke
     return submitted
 
 
+def _ready(cluster: StandIn) -> int:
+    job = cluster.job("job")
+    assert job is not None
+    return int(job["status"]["ready"])
+
+
 STAGES = {
     "NodeNotReady": MONITOR_SECONDS,
     "evicted": TOLERATION_SECONDS,
@@ -147,6 +153,17 @@ def test_a_job_whose_pods_cannot_sign_in_ends_the_wait(
     waited = cli("wait", "job")
     assert (waited.code, cli.ok("list", "--stuck", "-q").lines) == (100, [])
     assert "Next: mops-jobs logs job" in waited.err
+
+
+def test_a_broken_model_is_loaded_once_per_shard(cli: Cli, cluster: StandIn, submit: Submit) -> None:
+    """The exit code of its runner is final, so that no pod is tried again, and the Job ends."""
+    assert submit(sets_of(8), "--shards", "4", source="import nothing_of_that_name\n").code == 0
+    assert _ended(cluster) == "PodFailurePolicy"
+    assert len(cluster.pods("job")) <= 4
+    waited = cli("wait", "job")
+    job = cli.ok("status", "job", "--json").json
+    assert (waited.code, job["error_code"]) == (100, "MODEL")
+    assert "nothing_of_that_name" in job["error_message"]
 
 
 @pytest.mark.parametrize(
@@ -339,6 +356,29 @@ def test_a_runner_that_only_its_cluster_lost_ends_its_job(
     assert cluster.end_of("job") is None, "the cluster still waits for the pod"
 
 
+def test_a_node_that_comes_back_stops_its_evicted_pod(
+    cli: Cli, cluster: StandIn, submit: Submit, tmp_path: Path
+) -> None:
+    """Before its eviction, nothing has happened. After it, the pod stops in its grace period, and another goes on."""
+    gate, notes = tmp_path / "gate", tmp_path / "calls"
+    assert submit(sets_of(1, gate=str(gate), calls=str(notes))).code == 0
+    until(notes.exists, "the first pod")
+    cluster.lose_node("job", 0, is_partitioned=True)
+    cluster.pass_seconds(STAGES["NodeNotReady"])
+    until(lambda: _ready(cluster) == 0, "the word of the cluster")
+    cluster.find_node("job", 0)
+    until(lambda: _ready(cluster) == 1, "the node")
+    assert cluster.exit_codes("job") == [None]
+    cluster.lose_node("job", 0, is_partitioned=True)
+    cluster.pass_seconds(STAGES["NodeNotReady"] + STAGES["evicted"])
+    until(lambda: "deletionTimestamp" in cluster.pods("job")[0]["metadata"], "its eviction")
+    cluster.find_node("job", 0)
+    until(lambda: len(cluster.exit_codes("job")) == 2, "another pod")
+    gate.touch()
+    assert _ended(cluster) == "CompletionsReached"
+    assert cli("wait", "job").code == 0
+
+
 def test_a_stop_before_the_first_process_has_a_handler_is_lost(cluster: StandIn, submit: Submit) -> None:
     """SIGTERM spares a first process without one. After its grace period, the pod is killed."""
     cluster.programs = {"mops-jobs": [sys.executable, "-c", NEVER_ENDS]}
@@ -460,6 +500,37 @@ def test_a_pod_whose_node_is_being_added_is_not_stuck(cli: Cli, cluster: StandIn
     assert "scheduled (suspect: Unschedulable)" in cli.ok("status", "job").out
 
 
+def test_a_job_that_is_being_deleted_is_told(cli: Cli, cluster: StandIn, submit: Submit, tmp_path: Path) -> None:
+    """It stays until its pods have stopped. A launch under its name is not refused as one that runs already."""
+    notes = tmp_path / "calls"
+    printed = submit(sets_of(1), "--print-manifest", "--json").json
+    cluster.apply(printed)
+    until(lambda: cluster.pods("job"), "the pod that waits")
+    cluster.lose_node("job", 0)
+    cluster.delete_job("job")
+    refused = submit(sets_of(1, calls=str(notes)))
+    assert refused.code == 6
+    assert "The Job job in namespace models is being deleted; nothing was started." in refused.err
+
+
+def test_pods_of_an_earlier_job_of_the_name_are_others(
+    cli: Cli, cluster: StandIn, submit: Submit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was deleted without its pods, and applied again. Their ends and their lines are not those of the new Job."""
+    monkeypatch.setattr(manifest, "DEFAULT_BACKOFF", 0)
+    printed = submit(sets_of(1), "--print-manifest", "--json").json
+    cluster.programs, cluster.memory_kills = {"mops-jobs": [sys.executable, "-c", NEVER_ENDS]}, {0}
+    cluster.apply(printed)
+    assert _ended(cluster) == "FailedIndexes"
+    cluster.orphan_pods("job")
+    cluster.programs = {}
+    assert submit(sets_of(1)).code == 0
+    assert _ended(cluster) == "FailedIndexes"
+    waited = cli("wait", "job")
+    assert ("StartError" in waited.err, "OOMKilled" in waited.err) == (True, False)
+    assert "earlier" not in cli("logs", "job").out
+
+
 def test_a_job_of_a_queue_waits_and_is_not_stuck(cli: Cli, cluster: StandIn, submit: Submit) -> None:
     """Without pods, however long. When it is admitted, it runs, and no view says any more that it waits."""
     assert submit(sets_of(2), "--queue", "team-a").code == 0
@@ -498,6 +569,23 @@ def test_a_replacement_that_is_being_started_is_not_gone(
     assert _ended(cluster) == "CompletionsReached"
 
 
+def test_the_replacement_of_a_drained_pod_is_not_gone(
+    cli: Cli, cluster: StandIn, submit: Submit, tmp_path: Path
+) -> None:
+    """Nothing is left of the first, and the second pulls its image for minutes."""
+    notes = tmp_path / "calls"
+    assert submit(sets_of(1, gate=str(tmp_path / "gate"), calls=str(notes))).code == 0
+    until(notes.exists, "the first pod")
+    cluster.is_pulling = True
+    cluster.evict("job", 0)
+    until(lambda: [pod["status"]["phase"] for pod in cluster.pods("job")] == ["Pending"], "its replacement")
+    until(lambda: "containerStatuses" in cluster.pods("job")[0]["status"], "its node")
+    cli.clock.advance(minutes=5)
+    shown = cli.ok("status", "job", "--refresh").out
+    assert ("Waits for  ContainerCreating: a pod is being started" in shown, "suspect" in shown) == (True, False)
+    assert cli.ok("list", "--stuck", "-q").lines == []
+
+
 @pytest.mark.parametrize(
     ("code", "message", "exit_code"),
     [
@@ -514,6 +602,16 @@ def test_a_refusal_of_a_job_is_one_of_permission_or_not(
     cluster.refusal = (code, message)
     refused = submit(sets_of(1))
     assert (refused.code, message in refused.err) == (exit_code, True)
+
+
+def test_a_job_without_parallelism_waits_and_is_not_stuck(cli: Cli, cluster: StandIn, submit: Submit) -> None:
+    """A user has set it to 0. It has no pods, since none may run."""
+    cluster.unschedulable = "0/3 nodes are available"
+    assert submit(sets_of(1)).code == 0
+    cluster.change("job", parallelism=0)
+    cli.clock.advance(hours=1)
+    assert "Suspended: the parallelism of the Job is 0" in cli.ok("status", "job").out
+    assert cli.ok("list", "--stuck", "-q").lines == []
 
 
 ROLE = [f"{verb.verb} {verb.resource}" for verb in VERBS]

@@ -149,7 +149,7 @@ def test_the_same_study_gives_the_same_bytes_on_slurm_and_here(
     assert len(there) == 20
     assert there == results(local_store, "here")
     shown = lab.cli.ok("status", "there").out
-    assert f"job {lab.array_of('there')} in partition main of lab" in shown
+    assert f"job {lab.array_of('there')} of lab" in shown
     tasks = lab.cli.ok("tasks", "there", "--jsonl").objects
     assert [task["outcome"] for task in tasks] == ["succeeded"] * 20
     assert all(task["max_rss_bytes"] > 0 and task["host"] for task in tasks)
@@ -370,6 +370,20 @@ def test_a_budget_ends_the_shards_on_slurm(lab: Lab, way: list[str]) -> None:
     assert ran == 2 if way else 1 <= ran <= 2
 
 
+def test_a_requeued_shard_with_a_drop_runs_no_task_again(lab: Lab, local_store: VersionedStore) -> None:
+    """What was delivered before stays in the drop until then, and progress is seen while the job runs."""
+    lab.submit("job", 3, "--file-drop", "--requeue")
+    lab.await_calls(2)
+    until(lambda: lab.reconcile("job")["tasks_completed"] == 1, "the first report")
+    assert len(results(local_store, "job")) == 1
+    lab.slurm.run("scontrol", "requeue", lab.array_of("job"))
+    lab.await_states("job", "PENDING")
+    lab.gate.touch()
+    assert lab.run("wait", "job")[0] == 0
+    assert len(results(local_store, "job")) == 3
+    assert calls(lab.calls)[0] == 1
+
+
 def test_doctor_names_a_wrong_partition_before_a_submission(lab: Lab) -> None:
     """By a test of sbatch, which submits nothing."""
     ran = lab.cli("doctor", "--engine", "slurm", "--partition", "nowhere", "--json")
@@ -410,3 +424,25 @@ def test_a_task_of_a_requeued_shard_goes_on(lab: Lab, local_store: VersionedStor
     assert record(lab.registry, "job").status == "succeeded"
     assert results(local_store) == undisturbed(sets)
     assert steps_of(made) == {0: [*range(50)]}
+
+
+def test_a_child_of_shards_with_drops_goes_on_too(lab: Lab, local_store: VersionedStore, tmp_path: Path) -> None:
+    """Their checkpoints are on the disk that all nodes share, where a child finds them, also on this machine."""
+    made, gate = tmp_path / "steps", tmp_path / "gate"
+    sets = sets_of(2, steps=str(made), steps_total=50, every=10, gates={"25": str(gate)})
+    code(Path.cwd(), STEPS)
+    study = {"model": "model:simulate", "parameter_sets": sets, "outputs": ["result.json"]}
+    Path("study.json").write_text(json.dumps(study))
+    flags = ("--file-drop", "--shards", "2", "--setup", f"export PYTHONPATH={ROOT}")
+    lab.cli.ok("submit", "study.json", "--auto", "--engine", "slurm", "--job-id", "job", *flags)
+    until(lambda: made.exists() and all(len(steps) == 26 for steps in steps_of(made).values()), "the gate")
+    until(lambda: len(steps_of(made)) == 2 and Path(f"{gate}-reached").exists(), "both tasks")
+    lab.cli.ok("cancel", "job")
+    lab.await_states("job", "CANCELLED", "COMPLETED", "FAILED")
+    lab.run("validate", "job")
+    gate.touch()
+    lab.cli.env["PYTHONPATH"] = str(ROOT)
+    child = lab.cli.ok("resume", "job").out.strip()
+    until(lambda: not lab.reconcile(child)["is_active"], "the child to end")
+    assert results(local_store, child) == undisturbed(sets)
+    assert all(steps[26] >= 20 for steps in steps_of(made).values())

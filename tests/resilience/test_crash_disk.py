@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
+from mopsjobs.cache.database import open_to_write
 from mopsjobs.errors import StoreError
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from mopsjobs.utils.files import SUFFIX
@@ -139,6 +140,17 @@ def test_a_report_whose_output_finds_no_room_says_that_it_was_made(cli: Cli, arg
     assert sorted(cli.ids()) == sorted({"job", argv[1]})
 
 
+@pytest.mark.parametrize(("argv", "code"), [(["wait", "job"], 100), (["status", "no"], 3)])
+def test_a_log_that_finds_no_room_changes_nothing(cli: Cli, argv: list[str], code: int) -> None:
+    """With `2>> full.log`, the exit code, by which scripts go, and the output are the same."""
+    cli.ok("register", "job")
+    cli.ok("update", "job", "failed")
+    whole = cli(*argv)
+    with open("/dev/full", "wb") as full:
+        ran = subprocess.run(command(*argv), env=environment(cli), stdout=subprocess.PIPE, stderr=full, text=True)
+    assert (ran.returncode, ran.stdout, bool(whole.err)) == (code, whole.out, True)
+
+
 # --- read-only ------------------------------------------------------------------------------------------------------
 
 VIEWS = (
@@ -250,3 +262,27 @@ def test_a_write_is_on_disk_before_it_is_acknowledged(cli: Cli, tmp_path: Path, 
         assert is_synced_before(made, f"{registry}.part", placed)
         directory = [number for number, call in enumerate(made) if call.path == str(Path(registry).parent)]
         assert any(placed < number < end for number in directory)
+
+
+def test_a_textfile_is_on_disk_before_it_takes_its_place(cli: Cli, tmp_path: Path) -> None:
+    """First its content, then its name, then the directory."""
+    cli.ok("register", "job")
+    cli.ok("list")
+    path = str(tmp_path / "m.prom")
+    made = traced(cli, tmp_path, "metrics", "--textfile", path)
+    placed = next(number for number, call in enumerate(made) if call.to == path)
+    assert is_synced_before(made, f"{path}.part", placed)
+    assert any(call.name == "fsync" and call.path == str(tmp_path) for call in made[placed:])
+
+
+def test_the_levels_of_durability_are_those_of_the_design(tmp_path: Path) -> None:
+    """FULL for what is the truth, NORMAL for the mirror of it; both in WAL."""
+    store = SQLiteVersionedStore(tmp_path / "registry.db")
+    store.create_if_absent("key", b"value")
+    cache = open_to_write(str(tmp_path / "cache.db"), "memory:")
+    with store._write_transaction() as registry:
+        for connection, level in ((registry, 2), (cache, 1)):
+            assert connection.execute("PRAGMA synchronous").fetchone() == (level,)
+            assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    cache.close()
+    store.close()

@@ -21,7 +21,7 @@ from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.store.sqlite.store import PAGE_ROWS, SQLiteVersionedStore
-from support.cli import Cli, Remote, add, foreign, key
+from support.cli import Cli, Remote, add, foreign, key, sentences
 from support.docs import ROOT
 from support.runs import PATIENCE
 from support.servers import Azurite
@@ -121,6 +121,19 @@ def test_a_program_that_writes_a_record_anew_keeps_the_job(cli: Cli, remote: Rem
     assert "1 changed" in cli.ok("sync").out
 
 
+@pytest.mark.parametrize(("jobs", "left"), [(3, 1), (MANY, 5)])
+def test_a_few_jobs_of_the_last_sync_prove_the_registry(cli: Cli, remote: Remote, jobs: int, left: int) -> None:
+    """Where a user has removed the others by hand, the next sync notices, whichever are left."""
+    for number in range(jobs):
+        remote.put(key(f"job-{number:04}"), foreign(f"job-{number:04}"))
+    for _ in range(3):
+        cli.ok("sync")
+    for one in list(remote.store.inner.list_keys("jobs/"))[left:]:
+        remote.store.inner.delete(one)
+    assert cli.ok("sync", "--json").json["removed"] == jobs - left
+    assert len(cli.ids()) == left
+
+
 def test_a_pruned_job_proves_the_registry(cli: Cli, remote: Remote) -> None:
     """Also one that changes later, and one that is all that is left of what a sync saw."""
     remote.put(key("old"), foreign("old", "failed"))
@@ -153,6 +166,22 @@ def test_a_registry_whose_jobs_are_all_pruned_is_missed(cli: Cli, tmp_path: Path
     assert 'mops_sync_errors_total{kind="network"} 0.0' not in cli.ok("metrics").out
     cli.ok("sync", "--full")
     assert cli.ids() == ["other"]
+
+
+@pytest.mark.parametrize("jobs", [3, MANY])
+def test_what_this_machine_wrote_since_the_last_sync_proves_nothing(cli: Cli, remote: Remote, jobs: int) -> None:
+    """Not if it wrote to each job that the cache has, nor to new ones."""
+    for number in range(jobs):
+        remote.put(key(f"job-{number:04}"), foreign(f"job-{number:04}"))
+    for _ in range(3):
+        cli.ok("sync")
+    for number in range(3):
+        cli.ok("update", f"job-{number:04}", "failed")
+    emptied(remote)
+    cli.ok("register", "mine")
+    add(remote.jobs, "other", "running")
+    refused(cli, {"mine", "job-0000", "job-0001", "job-0002"})
+    assert f"1 added, {jobs:,} removed" in cli.ok("sync", "--full").out
 
 
 def test_an_open_store_sees_that_its_file_is_gone_or_another(tmp_path: Path) -> None:
@@ -256,6 +285,65 @@ def test_a_damaged_cache_does_not_make_a_lost_registry_new(cli: Cli, tmp_path: P
     assert ("Set aside as" in ran.err) == (damage != "nothing left")
 
 
+@pytest.mark.parametrize(
+    ("at", "value", "problem"),
+    [(68, b"\xff" * 4, "is not a cache of mops-jobs"), (60, b"\x00\x00\xff\xff", "made by a newer mops-jobs")],
+)
+def test_a_cache_that_cannot_be_used_does_not_make_a_lost_registry_new(
+    cli: Cli, tmp_path: Path, at: int, value: bytes, problem: str
+) -> None:
+    """It is left alone, but may be that of this registry, at a path that mops-jobs chose."""
+    path = tmp_path / "registry.db"
+    cli.env["MOPS_JOBS_REGISTRY"] = f"sqlite://{path}"
+    del cli.env["MOPS_JOBS_CACHE"]
+    cache = Path(cli.ok("config", "show", "--json").json["cache"]["value"])
+    lose_after_a_listing(cli, path)
+    whole = cache.read_bytes()
+    cache.write_bytes(whole[:at] + value + whole[at + 4 :])
+    said = cli.fails(5, "register", "b")
+    assert "whether it had jobs is unknown" in said
+    assert problem in said
+    assert not path.exists()
+
+
+def test_a_named_file_that_is_no_cache_tells_nothing_of_a_registry(cli: Cli, tmp_path: Path) -> None:
+    """Such as one that `mktemp` has made: the registry that is not there was never made, and is now."""
+    (tmp_path / "named").touch()
+    flags = ("--cache", str(tmp_path / "named"), "--registry", f"sqlite://{tmp_path}/registry.db")
+    cli.ok("list", *flags)
+    cli.ok("register", "a", *flags)
+    assert cli.ids(*flags) == ["a"]
+
+
+def test_a_write_waits_for_no_cache_and_needs_none(cli: Cli, tmp_path: Path) -> None:
+    """If none can be made, or another process has it, the record and its event are written all the same, silently."""
+    cli.env["MOPS_JOBS_REGISTRY"] = f"sqlite://{tmp_path}/registry.db"
+    del cli.env["MOPS_JOBS_CACHE"]
+    cli.ok("list")
+    cache = Path(cli.ok("config", "show", "--json").json["cache"]["value"])
+    with contextlib.closing(sqlite3.connect(cache)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        assert cli.ok("register", "a", "-q").err == ""
+        connection.rollback()
+    assert cli.ok("register", "b", "-q", HOME="/dev/null/x", XDG_CACHE_HOME="/dev/null/x").err == ""
+    assert {json.loads(line)["job_id"] for line in cli.ok("events", "--json").lines} == {"a", "b"}
+
+
+def test_a_registry_is_made_where_a_link_leads(cli: Cli, tmp_path: Path) -> None:
+    """Also the first time, when nothing is there, and the link stays one; into a missing directory it is refused."""
+    (tmp_path / "disk").mkdir()
+    link, real = tmp_path / "registry.db", tmp_path / "disk" / "real.db"
+    link.symlink_to(real)
+    cli.env["MOPS_JOBS_REGISTRY"] = f"sqlite://{link}"
+    cli.ok("register", "a")
+    assert cli.ids() == ["a"]
+    assert (link.is_symlink(), real.is_file(), list(tmp_path.glob("registry.db*"))) == (True, True, [link])
+    (tmp_path / "other.db").symlink_to(tmp_path / "no" / "other.db")
+    ran = cli("register", "b", "--registry", f"sqlite://{tmp_path}/other.db")
+    assert (ran.code, len(sentences(ran.err))) == (4, 1)
+    assert "No such file or directory" in ran.err
+
+
 def test_a_job_that_the_registry_has_not_got_yet_is_told_as_such(cli: Cli, remote: Remote) -> None:
     """It was launched from here while the registry took nothing: that there is none would invite a second one."""
     directory = JobDir.for_job("a", cli.env).path
@@ -264,6 +352,42 @@ def test_a_job_that_the_registry_has_not_got_yet_is_told_as_such(cli: Cli, remot
     said = cli.fails(3, "status", "a")
     assert "Job a not found" in said
     assert "hint: It was submitted here while the registry did not answer. Deliver it: mops-jobs resume a" in said
+
+
+def test_a_registry_that_nobody_has_looked_at_is_missed_all_the_same(cli: Cli, tmp_path: Path) -> None:
+    """A machine that only reports has no listing behind it; that it has written is enough."""
+    path = tmp_path / "registry.db"
+    cli.env["MOPS_JOBS_REGISTRY"] = f"sqlite://{path}"
+    del cli.env["MOPS_JOBS_CACHE"]
+    cli.ok("register", "a")
+    cli.ok("progress", "a", "1/2")
+    path.unlink()
+    for words in (["progress", "a", "2/2"], ["register", "b"], ["sync"], ["results", "a"]):
+        ran = cli(*words)
+        assert (ran.code, len(sentences(ran.err))) == (5, 1), words
+        assert "is gone: it had jobs." in ran.err
+    assert not path.exists()
+
+
+def lose_after_a_listing(cli: Cli, path: Path) -> None:
+    """Make an embedded registry of one job there, list it, and take it away."""
+    cli.env["MOPS_JOBS_REGISTRY"] = f"sqlite://{path}"
+    cli.ok("register", "a")
+    cli.ok("list")
+    path.unlink()
+
+
+def test_a_lost_registry_with_a_damaged_cache_needs_a_full_sync(cli: Cli, tmp_path: Path) -> None:
+    """No other command begins anew.
+
+    With `--full`, the registry is taken as it is; the damaged cache is kept all the same.
+    """
+    lose_after_a_listing(cli, tmp_path / "registry.db")
+    os.truncate(cli.cache, cli.cache.stat().st_size // 2)
+    assert cli("list").code == 5
+    assert "Set aside as" in cli.ok("sync", "--full").err
+    cli.ok("register", "b")
+    assert cli.ids() == ["b"]
 
 
 def test_a_listing_does_not_go_on_in_another_file(tmp_path: Path) -> None:
@@ -338,3 +462,18 @@ def test_a_clock_set_back_costs_no_sync_a_change(cli: Cli, remote: Remote, back:
         job = json.loads(cli.ok("status", f"new-{number}", "--json").out)
         assert (job["status"], job["tasks_completed"]) == ("running", number)
     assert cli.ok("list", "--json").json["total"] == MANY + 3
+
+
+def test_a_record_does_not_go_back_with_the_clock(cli: Cli, remote: Remote) -> None:
+    """Its times only grow, whatever the clock of a writer says."""
+    add(remote.jobs, "job", "running")
+    before = remote.jobs.get_job("job")
+    cli.clock.advance(days=-365)
+    remote.jobs.update_status("job", "failed")
+    after = remote.jobs.get_job("job")
+    assert before is not None
+    assert after is not None
+    assert after.updated_at >= before.updated_at
+    assert [step["at"] for step in after.transitions] == sorted(step["at"] for step in after.transitions)
+    cli.ok("sync")
+    assert (cli.ok("status", "job", "--json").json["duration_seconds"] or 0) >= 0

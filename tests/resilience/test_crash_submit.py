@@ -98,6 +98,15 @@ def test_the_id_of_another_job_is_refused_and_left_as_it_was(tmp_path: Path) -> 
     assert race.inner.get(key("job")) is not None
 
 
+def test_another_submission_under_the_id_is_not_overwritten(tmp_path: Path) -> None:
+    """It was cut short, and may be resumed."""
+    store = InMemoryVersionedStore()
+    store.create_if_absent(manifest_key("job"), b"{}")
+    with pytest.raises(JobExistsError, match="was interrupted"):
+        submit(store, tmp_path)
+    assert JobRegistry(store).get_job("job") is None
+
+
 class Taken(LineStore):
     """A store in which another writer registers the job just before, and which cannot remove keys."""
 

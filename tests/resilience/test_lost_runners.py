@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -92,6 +93,17 @@ def test_status_ends_the_job_with_the_last_lines(
     assert [step["status"] for step in state.transitions] == ["pending", "submitting", "scheduled", "failed"]
 
 
+def test_wait_ends_with_the_code_of_a_failed_job(cli: Cli, launch: Launch, tmp_path: Path) -> None:
+    """So does `logs -f`, which shows the last lines: an event, which each machine reads."""
+    launch(BROKEN)
+    ran = cli("wait", "job", "--json")
+    assert (ran.code, ran.json["status"], ran.json["error_message"]) == (100, "failed", LAST_LINE + MISSING)
+    launch(BROKEN, "other")
+    followed = cli("logs", "other", "-f")
+    assert (followed.code, followed.out) == (100, f"LAUNCH: {LAST_LINE}\n")
+    assert cli.ok("logs", "job", HOME=str(tmp_path / "elsewhere")).out == f"LAUNCH: {LAST_LINE}\n"
+
+
 def test_reconcile_ends_the_job(cli: Cli, launch: Launch) -> None:
     """No cluster has to be configured."""
     launch(BROKEN)
@@ -147,6 +159,19 @@ def test_a_runner_that_another_machine_launched_is_not_judged(
     cli.clock.moment = cli.clock.moment.replace(year=2100)
     (listed,) = cli.ok("list", "--stuck", "--json").json["jobs"]
     assert (listed["status"], listed["suspect"], record(jobs).status) == ("scheduled", "no_update", "scheduled")
+
+
+def test_only_the_lines_of_the_last_launch_are_quoted(cli: Cli, jobs: JobRegistry, launch: Launch) -> None:
+    """The log of a job keeps those of earlier launches."""
+    launch(BROKEN)
+    site = Path("site/sitecustomize.py")
+    site.write_text(site.read_text().replace("fatal: the interpreter has no encodings", "second"))
+    env = {**environment(cli), "PYTHONPATH": str(site.parent)}
+    subprocess.run(command("resume", "job"), env=env, check=True, capture_output=True)
+    runner = json.loads(JobDir.for_job("job", cli.env).runner.read_text())
+    until(lambda: not is_alive(runner["pid"]), "the runner to end")
+    cli.ok("status", "job")
+    assert record(jobs).error_message == "The runner ended before its first report: second" + MISSING
 
 
 @pytest.mark.parametrize(
@@ -247,14 +272,17 @@ def test_all_views_count_the_outputs_of_a_job_that_none_reported(cli: Cli, jobs:
 def test_an_end_that_was_stated_is_never_corrected(
     cli: Cli, jobs: JobRegistry, launch: Launch, status: str, fields: dict[str, str]
 ) -> None:
-    """A runner, a user or a program of ModelOps stated it."""
+    """A runner, a user or a program of ModelOps stated it. The counts of a cancelled job follow its outputs."""
     launch(KILLED)
     jobs.update_status("job", status, **fields)
     ended = record(jobs)
     store_outputs(jobs.store, load_manifest(jobs.store, "job"), 2)
     cli("validate", "job")
     cli("resume", "job")
-    assert record(jobs) == ended
+    found = record(jobs)
+    if status == "cancelled":
+        ended = dataclasses.replace(ended, tasks_completed=2, write_id=found.write_id, revision=found.revision)
+    assert found == ended
 
 
 def test_a_reader_who_may_not_write_still_sees_the_job(

@@ -29,6 +29,7 @@ from mopsjobs.ledger.writer import Entry, JournalFile, journal_path
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.notes import GROWS
 from mopsjobs.registry.transitions import ShardReport
+from mopsjobs.runner.retry import OutageRetry
 from mopsjobs.runner.shard import ShardResult
 from mopsjobs.store.base import VersionedStore, VersionToken
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
@@ -116,6 +117,17 @@ def test_a_ledger_that_was_left_is_sent_after_an_outage_at_the_start(bench: Benc
     assert list(directory.iterdir()) == []
 
 
+def test_a_store_that_comes_only_after_the_start_is_waited_for(bench: Bench) -> None:
+    bench.given(sets_of(3))
+    bench.line.down = True
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(bench.work)
+        before = bench.line.calls["get"]
+        until(lambda: bench.line.calls["get"] > before + 2, "it to ask for the manifest")
+        bench.line.down = False
+        assert running.result(PATIENCE)[0][:4] == ("succeeded", 3, 0, True)
+
+
 @pytest.mark.parametrize("method", ["scan", "put", "get"])
 def test_a_store_that_fails_at_the_very_end_is_asked_again(bench: Bench, method: str) -> None:
     """All shards are done: the last one must see to the end."""
@@ -134,6 +146,21 @@ def test_a_store_that_fails_at_the_very_end_is_asked_again(bench: Bench, method:
     assert failed.is_set()
     assert ran.status == "succeeded"
     assert bench.counts() == ("succeeded", 4, 0, 4)
+
+
+def test_a_registry_that_never_heard_of_the_job_is_told(bench: Bench) -> None:
+    """It was gone when the job was submitted: manifest and bundle wait in the job's directory."""
+    directory = bench.path / "job"
+    directory.mkdir()
+    kept = SQLiteVersionedStore(directory / "outbox.db")
+    place(kept, "job", study(sets_of(5)), bench.model)
+    kept.close()
+    ran, _ = bench.work()
+    assert ran[:4] == ("succeeded", 5, 0, True)
+    assert bench.counts() == ("succeeded", 5, 0, 5)
+    assert (bench.record().tasks_total, bench.record().metadata["model"]) == (5, "model:simulate")
+    assert len(list(bench.line.list_keys("bundles/"))) == 1
+    assert bench.line.get("jobs/job/manifest.json") is not None
 
 
 # --- a store that refuses -------------------------------------------------------------------------------------------
@@ -179,6 +206,19 @@ def test_an_output_refused_for_what_it_is_fails_its_task_and_no_other(bench: Ben
     assert said == [f"task 2 (x=2): {type(error).__name__}: {error}"]
     assert bench.counts() == ("partial", 5, 1, 5)
     assert bench.record().missing_outputs == (bad,)
+
+
+def test_an_output_refused_only_after_an_outage_fails_its_task_then(bench: Bench) -> None:
+    bench.given(sets_of(3))
+    bad = output_key("job", next(iter(study(sets_of(3)).tasks())), "result.json")
+    with closing(SQLiteVersionedStore(bench.path / "job" / "outbox.db")) as kept:
+        kept.create_if_absent(bad, b"large")
+    store = Refusing(bench.line, lambda key: ValueTooLargeError("it is too large.") if key == bad else None)
+    ran, said = _working(store, bench.path / "job")
+    assert ran[:4] == ("partial", 2, 1, True)
+    assert said == [f"{bad.rpartition('/')[0]}: ValueTooLargeError: it is too large."]
+    assert bench.counts() == ("partial", 2, 1, 2)
+    assert _kept(bench.path / "job") == []
 
 
 def test_outputs_that_a_store_refuses_are_kept_and_fail_the_job(bench: Bench) -> None:
@@ -237,6 +277,32 @@ def test_progress_never_goes_back_while_a_restart_finds_out_what_is_done(bench: 
     bench.line.after_listing = look
     assert bench.work()[0][:4] == ("succeeded", 6, 0, True)
     assert seen == [4]
+
+
+def test_progress_never_goes_back_where_what_is_done_cannot_be_found_out(bench: Bench) -> None:
+    bench.given(sets_of(30))
+    for task in list(study(sets_of(30)).tasks())[:20]:
+        bench.line.create_if_absent(output_key("job", task, "result.json"), b"theirs")
+    bench.registry.report_shard("job", 0, 1, ShardReport(20, 0))
+    bench.line.fail_next(1, "scan")
+    seen: list[int] = []
+    bench.line.before_put = lambda _key: seen.append(record(JobRegistry(bench.line.inner)).tasks_completed)
+    assert bench.work()[0][:4] == ("succeeded", 30, 0, True)
+    assert seen == sorted(seen)
+    assert seen[0] == 20
+
+
+def test_a_request_to_stop_ends_a_wait_at_once() -> None:
+    calls: list[str] = []
+
+    def out_of_reach() -> None:
+        calls.append("called")
+        raise StoreUnavailableError("Nobody answers.")
+
+    retry = OutageRetry(1e9, lambda _seconds: retry.stop())
+    with pytest.raises(StoreUnavailableError):
+        retry.call(out_of_reach)
+    assert len(calls) == 2
 
 
 # --- asked to stop --------------------------------------------------------------------------------------------------
@@ -313,6 +379,18 @@ def test_a_lost_reply_to_a_round_stores_it_once(bench: Bench) -> None:
     assert job.add([{"x": 1}]) == range(1)
     assert job.add([{"x": 2}]) == range(1, 2)
     assert load_manifest(bench.line, "job").rounds == 2
+
+
+def test_a_client_is_told_of_tasks_that_it_knows(bench: Bench) -> None:
+    """The ledger may have others: those of a round whose reply it waits for, and those of another client."""
+    given(bench)
+    first = client(bench)
+    first.add([{"x": 1}])
+    second = client(bench)
+    second.add([{"x": 2}])
+    second.end()
+    bench.work()
+    assert [{one.number for one in job.ended(PATIENCE)} for job in (first, second)] == [{0}, {0, 1}]
 
 
 def test_a_growing_job_without_a_runner_ends_only_after_its_idle_time(bench: Bench) -> None:

@@ -160,6 +160,16 @@ def test_a_server_that_takes_one_request_at_a_time_is_mirrored(place: Place, cli
     assert min(windows) < pacer.FIRST_WINDOW
 
 
+@pytest.mark.usefixtures("_short_reads")
+def test_a_stall_of_the_line_is_waited_for(place: Place, cli: Cli) -> None:
+    """In the middle of a sync, for longer than a single read waits."""
+    place.write_foreign(FEW)
+    requests = place.follow(Plan(0.0))["requests"]
+    place.follow(Plan(0.0, stall_at=requests + 20, stall_seconds=2.0))
+    assert "Trying again in " in cli.ok("sync", "-v").err
+    assert len(cli.ids("--limit", "0")) == FEW
+
+
 def test_each_sync_goes_on_where_the_last_one_had_to_stop(cli: Cli, remote: Remote) -> None:
     """The store is away after every 80 reads: the rows so far stay, and the next sync reads the others."""
     for number in range(200):
@@ -183,6 +193,15 @@ def test_each_sync_goes_on_where_the_last_one_had_to_stop(cli: Cli, remote: Remo
     assert len(rows) <= 5
     store.down = False
     assert cli.ok("sync").err == ""
+
+
+def test_a_listing_that_breaks_off_leaves_what_it_showed(cli: Cli, remote: Remote) -> None:
+    """Also the last entries before the break, which fill no batch."""
+    for number in range(30):
+        remote.put(key(f"job-{number:03}"), foreign(f"job-{number:03}"))
+    remote.store.break_scan_at = 20
+    assert cli("sync").code == 5
+    assert _rows(cli) == 20
 
 
 def _rows(cli: Cli) -> int:
@@ -293,6 +312,23 @@ def test_an_older_sync_brings_no_ghost_back(cli: Cli, remote: Remote) -> None:
     assert _held(cli) == ["kept"]
 
 
+def test_the_first_listing_beside_the_first_writer_prints_its_document(cli: Cli, remote: Remote) -> None:
+    """The registry is empty when it is listed, and a job comes into registry and cache before the sync ends.
+
+    The row of that job is younger than the listing. It was taken for one that the registry had lost, and nothing was
+    printed.
+    """
+
+    def register() -> None:
+        remote.store.after_listing = lambda: None
+        cli.app().registry.register_job("new")
+
+    remote.store.after_listing = register
+    ran = cli.ok("list", "--json")
+    assert [job["job_id"] for job in ran.json["jobs"]] == ["new"]
+    assert ran.err == ""
+
+
 def test_own_writes_are_listed_at_once(cli: Cli, remote: Remote) -> None:
     """What this machine writes is in the next listing, without a sync; an older revision never comes back."""
     cli.ok("sync")
@@ -306,6 +342,37 @@ def test_own_writes_are_listed_at_once(cli: Cli, remote: Remote) -> None:
     late = Versioned(older, VersionToken("older"))
     write_through(str(cli.cache), REMOTE_URL, "mine", key("mine"), late, None)
     assert _status(cli, "mine") == "running"
+
+
+@pytest.mark.parametrize("synced", [True, False])
+def test_own_writes_are_listed_after_our_revision_was_dropped(cli: Cli, remote: Remote, synced: bool) -> None:
+    """By a foreign writer.
+
+    Our count begins anew on a record that lost it: the lower revision does not hide the write.
+    """
+    cli.ok("sync")
+    cli.ok("register", "a", "-q")
+    for number in range(1, 4):
+        cli.ok("progress", "a", f"{number}/8", "-q")
+    remote.put(key("a"), foreign("a", "running", tasks_total=8))
+    if synced:
+        cli.ok("sync", "-q")
+    else:
+        cli.clock.advance(seconds=1)
+    cli.ok("update", "a", "succeeded", "-q")
+    record = remote.jobs.get_record("a")
+    assert record is not None
+    assert json.loads(record.value)["revision"] == 1
+    assert _status(cli, "a") == "succeeded"
+
+
+def test_rows_of_a_sync_never_block_an_own_write(cli: Cli, remote: Remote) -> None:
+    """Even a row whose revision is higher than ours, as after a restore of the registry, is replaced."""
+    remote.put(key("a"), foreign("a", "running", revision=40))
+    cli.ok("sync")
+    remote.put(key("a"), foreign("a", "running", revision=3))
+    cli.ok("update", "a", "failed", "-q")
+    assert _status(cli, "a") == "failed"
 
 
 JOBS = [f"job-{number:02}" for number in range(12)]

@@ -291,10 +291,35 @@ class StandIn(Api):
                 self._containers[pod["metadata"]["name"]].kill()
 
     @_in_loop
+    def find_node(self, name: str, index: int) -> None:
+        """Bring the lost node of an index back. Its kubelet reports, and does what was asked of it meanwhile."""
+        for pod in self._alive(name, index):
+            del self._lost[pod["metadata"]["name"]]
+            if "deletionTimestamp" in pod["metadata"]:
+                self._stop(pod)
+            else:
+                self._set_conditions(pod, {"type": "Ready", "status": "True"})
+
+    @_in_loop
     def remove_node(self, name: str, index: int) -> None:
         """Remove the lost node of an index from the cluster: the garbage collector ends its pods after a while."""
         for pod in self._alive(name, index):
             self._removed[pod["metadata"]["name"]] = datetime.now(UTC)
+
+    @_in_loop
+    def delete_job(self, name: str) -> None:
+        """Delete a Job in the foreground: it stays until its pods are gone, and makes no others."""
+        job = self._existing(name)
+        job["metadata"] |= {"deletionTimestamp": moment(datetime.now(UTC)), "finalizers": ["foregroundDeletion"]}
+        self._save(JOBS, job)
+
+    @_in_loop
+    def orphan_pods(self, name: str) -> None:
+        """Delete a Job and leave its pods, as `kubectl delete --cascade=orphan` does."""
+        for pod in self._pods_of(name):
+            pod["metadata"] |= {"finalizers": [], "ownerReferences": []}
+            self._save(PODS, pod)
+        self._remove(JOBS, self._existing(name))
 
     @_in_loop
     def pass_seconds(self, seconds: float) -> None:

@@ -18,11 +18,11 @@ from mopsjobs.errors import RecordError, UsageError
 from mopsjobs.events.format import parse_chunk
 from mopsjobs.utils import file_systems
 from mopsjobs.utils.backoff import FULL_JITTER, HALF_JITTER, NO_JITTER, Backoff, sleep_unless
-from mopsjobs.utils.csv_safe import csv_text
+from mopsjobs.utils.csv_safe import csv_header, csv_text
 from mopsjobs.utils.file_systems import network_file_system
 from mopsjobs.utils.json_strict import MAX_DEPTH, read_json
-from mopsjobs.utils.sizes import parse_factor, parse_size
-from mopsjobs.utils.table_files import Column, csv_pieces, form_of, kind_of, write_table_file
+from mopsjobs.utils.sizes import format_size, parse_factor, parse_size
+from mopsjobs.utils.table_files import Column, csv_pieces, form_of, free_name, kind_of, write_table_file
 from mopsjobs.utils.text import cut_in_the_middle, last_line, parse_whole_number
 from mopsjobs.utils.yaml_strict import AmbiguousValuesError, is_ambiguous, read_yaml
 from support.doubles import RecordingSleep
@@ -68,6 +68,12 @@ def test_a_size_has_a_unit(text: str, size: int) -> None:
 )
 def test_other_texts_are_no_sizes(text: str) -> None:
     assert parse_size(text) is None
+
+
+def test_a_size_is_written_in_its_largest_whole_unit() -> None:
+    """Of 1,000 or of 1,024, whichever takes fewer characters: as it was typed."""
+    sizes = (2**31, 3 * 2**29, 200_000_000, 1_500_000_000, 300_000_001)
+    assert [format_size(size) for size in sizes] == ["2GiB", "1536MiB", "200MB", "1500MB", "300000001B"]
 
 
 @pytest.mark.parametrize(("text", "factor"), [("x2", 2.0), ("x1.5", 1.5), ("x1000", 1000.0)])
@@ -195,6 +201,13 @@ def test_no_text_has_characters_that_a_terminal_obeys(text: str) -> None:
     assert _cells(text)[0].isprintable()
 
 
+def test_names_of_columns_stay_different() -> None:
+    """Names that differ only in what CSV loses get numbers, and no number makes a name that another column has."""
+    names = ["a", "a\x00", "a\x1b", "a.2", "=b", "'=b", "", "\x07"]
+    (cells,) = csv.reader(io.StringIO(csv_header(names)))
+    assert cells == ["a", "a.2", "a.3", "a.2.2", "'=b", "'=b.2", "", ".2"]
+
+
 # --- Tables as files: one type per column, and files that appear whole -----------------------------------------------
 
 
@@ -212,6 +225,13 @@ def test_a_column_of_csv_has_one_type() -> None:
         '0.5,"x",,"a"',
         ',"0.5",false,""',
     ]
+
+
+def test_a_negative_number_among_texts_is_no_formula() -> None:
+    """Only a text that begins like a formula gets a quote in front."""
+    rows = [[-1.5], ["x"], ["-1.5"], [None], [[-1]], [False]]
+    lines = "".join(csv_pieces(_columns(rows), rows)).splitlines()
+    assert lines == ['"c0"', '"-1.5"', '"x"', '"\'-1.5"', "", '"[-1]"', '"false"']
 
 
 def test_json_lines_keep_the_types(tmp_path: Path) -> None:
@@ -240,6 +260,13 @@ def test_a_name_has_to_tell_the_form(path: str) -> None:
     with pytest.raises(UsageError, match=r"expected a name that ends in .* on stdout\.$"):
         form_of(path)
     assert form_of("-") == form_of("a.b/X.CSV") == "csv"
+
+
+def test_no_two_columns_get_one_name() -> None:
+    """The prefix stands in front as often as it takes."""
+    taken = {"peak", "params.peak"}
+    assert [free_name("peak", "params", taken) for _ in range(2)] == ["params.params.peak", "params.params.params.peak"]
+    assert free_name("day", "params", taken) == "day"
 
 
 # --- Delays between attempts grow, stay below their cap, and spread as the jitter says -------------------------------

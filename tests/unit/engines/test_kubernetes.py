@@ -25,7 +25,7 @@ from mopsjobs.engines.kubernetes.pods import (
     open_shards,
     present_problem,
 )
-from mopsjobs.errors import EngineAccessError, EngineUnavailableError
+from mopsjobs.errors import EngineAccessError, EngineError, EngineUnavailableError
 from support.certificates import signed_by_old_authority
 from support.kubernetes import Api, kubeconfig
 
@@ -103,6 +103,16 @@ def test_trouble_of_today_comes_before_an_old_eviction(pods: list[Any], expected
     """
     made = [_pod(*one) for one in pods]
     assert (present_problem(made, NOW) or last_stop(made)) == expected
+
+
+def test_a_pod_that_outlives_its_grace_period_is_reported() -> None:
+    """Its node may be lost. The cluster replaces it when it has ended, or when its node is removed."""
+    metadata = {"name": "a-0-x", "deletionTimestamp": "2026-03-01T12:00:00Z"}
+    pod = {"metadata": metadata, "spec": {"nodeName": "node-7"}, "status": RUNNING}
+    words = "pod a-0-x on node node-7 is being stopped, and no other takes its place before its end"
+    assert present_problem([pod], NOW) == ("Terminating", words)
+    in_time = datetime(2026, 3, 1, 11, 59, 59, tzinfo=UTC)
+    assert present_problem([pod], in_time) is None
 
 
 def test_a_shard_is_open_until_its_newest_pod_has_succeeded() -> None:
@@ -296,6 +306,23 @@ def test_a_name_that_the_certificate_lacks_is_refused(server: tuple[str, Path], 
         cluster.job("models", "seir-1")
 
 
+def test_an_error_of_this_program_is_not_that_of_the_cluster(server: tuple[str, Path], tmp_path: Path) -> None:
+    """Before the server has sent a response. What it sends later may have any shape, and the error has its cause."""
+    url, authority = server
+    env = _env(tmp_path, url, **{"certificate-authority": str(authority)})
+    with pytest.raises(KeyError, match="ours"), open_cluster(env):
+        raise KeyError("ours")
+
+    def read_reply() -> None:
+        with open_cluster(env) as cluster:
+            cluster.job("models", "seir-1")
+            raise KeyError("of a reply")
+
+    with pytest.raises(EngineError, match="unexpected response") as raised:
+        read_reply()
+    assert isinstance(raised.value.__cause__, KeyError)
+
+
 def test_an_unknown_authority_is_no_outage(server: tuple[str, Path], tmp_path: Path) -> None:
     """Exit code 4: to try again does not help."""
     url, _ = server
@@ -395,6 +422,12 @@ def test_a_node_that_is_gone_hides_no_other_log(logs: _Logs, caplog: pytest.LogC
         "The log of shard 0 on node n0 cannot be read: no answer in time.",
         "The log of shard 2 on node n2 cannot be read: 500: i/o timeout.",
     ]
+
+
+def test_a_node_that_answers_again_hides_nothing(logs: _Logs) -> None:
+    logs.logs = {0: SILENCE, 1: []}
+    logs.on_round = lambda number: number == 2 and logs.logs.update({0: [_line(1, "a")]})
+    assert list(logs.read(rounds=3)) == ["shard 0: a"]
 
 
 def test_following_outlives_a_cluster_that_is_away_for_a_moment(logs: _Logs) -> None:

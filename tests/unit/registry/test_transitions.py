@@ -12,6 +12,7 @@ from mopsjobs.registry.status import (
     TERMINAL,
     TRANSITIONS,
     JobStatus,
+    parse_status,
     parse_statuses,
     steps,
 )
@@ -100,6 +101,12 @@ def test_a_walk_is_the_one_written_here_and_there_is_no_other() -> None:
         assert after is not JobStatus.CANCELLED or way in (("cancelled",), None), before
 
 
+@pytest.mark.parametrize("text", ["running", "RUNNING", " Running\t", JobStatus.RUNNING])
+def test_a_status_is_understood_in_any_case_and_between_blanks(text: str) -> None:
+    """What people type is forgiven."""
+    assert parse_status(text) is JobStatus.RUNNING
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -112,6 +119,14 @@ def test_a_walk_is_the_one_written_here_and_there_is_no_other() -> None:
 def test_a_list_holds_statuses_and_groups(text: str, expected: set[str]) -> None:
     """A comma joins them, whatever their case; repeating one changes nothing."""
     assert parse_statuses(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", ",", "failed,", "failed,nope", "all", "failed partial"])
+def test_a_list_with_a_bad_name_is_refused_with_statuses_and_groups(text: str) -> None:
+    """Nothing is left out silently: an empty name is a bad name too."""
+    with pytest.raises(UsageError) as caught:
+        parse_statuses(text)
+    assert all(name in str(caught.value) for name in (*ALL, "active", "done"))
 
 
 # --- What a change makes of a record: its status, the steps in between, merged fields --------------------------------

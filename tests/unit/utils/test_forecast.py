@@ -72,6 +72,29 @@ def test_tasks_that_may_follow_move_only_the_end_of_the_range() -> None:
     assert found.latest == pytest.approx(500, rel=0.15)
 
 
+def test_a_task_that_is_overdue_moves_the_end() -> None:
+    """The last task takes longer than any other. The longer it takes, the later the range."""
+    forecaster = Forecaster()
+    for seconds in (9.0, 10.0, 11.0) * 10:
+        forecaster.add(seconds)
+    ranges = [forecaster.estimate(elapsed, [elapsed], 0, 4) for elapsed in (2.0, 60.0, 600.0)]
+    first, second, third = (found for found in ranges if found is not None)
+    assert 6.5 < first.earliest < first.latest < 11
+    assert second.latest > 60
+    assert third.latest > 600
+
+
+def test_workers_that_wait_between_tasks_count() -> None:
+    """A task takes 1 s, but each worker ends one every 4 s, since the runner stores outputs in between."""
+    forecaster = Forecaster()
+    for finished in range(50):
+        forecaster.estimate(4.0 * finished, [1.0], 100 - finished - 1, 1)
+        forecaster.add(1.0)
+    found = forecaster.estimate(200.0, [0.0], 49, 1)
+    assert found is not None
+    assert 170 < found.earliest < found.latest < 230
+
+
 def test_stragglers_are_those_that_the_finished_do_not_explain() -> None:
     """Three interquartile ranges above the third quartile, of logarithms; and twice the 99th percentile, and 10 s."""
     forecaster = Forecaster()

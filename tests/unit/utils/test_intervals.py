@@ -56,6 +56,21 @@ def test_a_careful_interval_is_wider_than_that_of_student() -> None:
     assert (mirrored.low, mirrored.high) == pytest.approx((-found.high, -found.low))
 
 
+def test_values_without_a_spread_have_an_interval_without_a_width() -> None:
+    assert careful_interval([7.5] * 5, 0.95) == (7.5, 7.5, 7.5)
+    assert careful_interval([7.5], 0.95) is None
+    assert careful_interval([1.7e308, -1.7e308], 0.95) is None
+
+
+def test_a_sample_has_mean_spread_and_interval() -> None:
+    values = [1.5, 2.0, 4.25, 8.0]
+    found = summarize(values)
+    assert found.mean == statistics.fmean(values)
+    assert found.sd == pytest.approx(statistics.stdev(values), rel=1e-15)
+    low, high = stats.t.interval(0.95, 3, loc=found.mean, scale=stats.sem(values))
+    assert found.half_width == pytest.approx((high - low) / 2, rel=1e-6)
+
+
 def test_the_ends_of_the_interval_of_a_quantile_are_values() -> None:
     """Two ranks beyond those of tables of the binomial distribution. A sample that is too small has no interval."""
     values = [float(number) for number in range(100, 0, -1)]
@@ -70,6 +85,16 @@ def test_the_ends_of_the_interval_of_a_quantile_are_values() -> None:
 def test_numbers_that_are_not_finite_are_counted_and_left_out() -> None:
     assert summarize([1.0, math.nan, 3.0, math.inf, -math.inf])[:3] == (2, 3, 2.0)
     assert summarize([math.nan]) == (0, 1, None, None, None)
+
+
+def test_one_number_has_no_interval() -> None:
+    assert summarize([2.5]) == (1, 0, 2.5, None, None)
+    assert summarize([]) == (0, 0, None, None, None)
+
+
+def test_a_small_spread_around_a_large_mean_is_exact() -> None:
+    """As a difference of sums of squares is not."""
+    assert summarize([1e9 + one for one in (4.0, 7.0, 13.0, 16.0)]).sd == pytest.approx(math.sqrt(30), rel=1e-15)
 
 
 def test_huge_numbers_have_a_spread_as_long_as_it_is_a_number() -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from mopsjobs.runner.pools import process
 from mopsjobs.utils import file_watch, measurement
-from mopsjobs.utils.cores import usable_cores
+from mopsjobs.utils.cores import thread_limits, usable_cores
 from mopsjobs.utils.file_watch import FileWatch
 from mopsjobs.utils.measurement import OomKills, count_oom_kills, cpu_quota, memory_size
 from support.runs import tree
@@ -93,6 +93,23 @@ def test_a_tree_has_descendants_and_what_is_left_of_the_session(system: System) 
     assert measurement.tree_of(99, parents) == [99]
 
 
+def test_shared_memory_counts_once_if_the_system_tells(system: System) -> None:
+    """It is only looked at if the sum is too much. A process without that file counts with all it has."""
+    page = measurement.PAGE
+    system({f"proc/{pid}/statm": "900 100 5 1 0 0 0\n" for pid in (7, 8, 9)})
+    system({f"proc/{pid}/smaps_rollup": "Rss: 9 kB\nPss:          8 kB\n" for pid in (7, 8)})
+    assert measurement.tree_memory([7, 8, 9], 300 * page) == 300 * page
+    assert measurement.tree_memory([7, 8, 9], 299 * page) == 16 * 1024 + 100 * page
+    assert measurement.tree_memory([7], 1) == 100 * page
+    assert measurement.tree_memory([6], 1) == 0
+
+
+@pytest.mark.parametrize("quota", ["max 100000", "-1 100000", "0 0", "nonsense", ""])
+def test_no_quota(system: System, quota: str) -> None:
+    system({"proc/self/cgroup": "0::/\n", "groups/cpu.max": quota})
+    assert cpu_quota() is None
+
+
 @pytest.mark.parametrize(("quota", "cores"), [("50000", 1), ("150000", 2), ("300000", 3), ("6400000", 4), ("max", 4)])
 def test_cores_are_those_of_affinity_and_quota(
     system: System, monkeypatch: pytest.MonkeyPatch, quota: str, cores: int
@@ -100,6 +117,14 @@ def test_cores_are_those_of_affinity_and_quota(
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1, 2, 3}, raising=False)
     system({"proc/self/cgroup": "0::/\n", "groups/cpu.max": f"{quota} 100000"})
     assert usable_cores() == cores
+
+
+def test_libraries_of_numerics_get_the_share_of_a_worker() -> None:
+    """What the user has set stays, and with OMP_NUM_THREADS also that the others follow it."""
+    assert set(thread_limits({}, 2).values()) == {"2"}
+    assert set(thread_limits({}, 0).values()) == {"1"}
+    assert "MKL_NUM_THREADS" not in thread_limits({"MKL_NUM_THREADS": "8"}, 2)
+    assert thread_limits({"OMP_NUM_THREADS": "8"}, 2) == {}
 
 
 @pytest.mark.parametrize("module", [file_watch, measurement, process])

@@ -36,6 +36,14 @@ def test_what_is_written_is_read_back_as_the_same_moment(moment: datetime) -> No
     assert parse_time(json_time(moment)) == moment
 
 
+@given(moments, moments)
+def test_times_of_all_zones_are_read_into_utc_and_keep_their_order(one: datetime, other: datetime) -> None:
+    """Every time that is read comes out in UTC, so times can be compared with each other."""
+    first, second = parse_time(one.isoformat()), parse_time(other.isoformat())
+    assert first.tzinfo is UTC
+    assert (first < second) == (one < other)
+
+
 def test_a_time_without_offset_is_taken_for_utc() -> None:
     """ModelOps' oldest records have none."""
     assert parse_time("2026-11-24T09:00:00") == NOW
@@ -95,6 +103,14 @@ def test_what_is_no_duration_is_refused_with_examples(text: str) -> None:
 def test_a_point_in_time_is_a_time_or_a_duration_before_now(text: str, expected: datetime) -> None:
     """`--since 2h` and `--since 2026-11-23T09:00:00Z` are both understood."""
     assert parse_when(text, NOW) == expected
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "-2h", "2 h", "2026-99-99", "12:00"])
+def test_what_is_neither_is_refused_with_an_example_of_each(text: str) -> None:
+    """The sentence repeats what was given."""
+    with pytest.raises(UsageError, match="a duration such as 2h or 7d, or RFC 3339 such as 2026") as caught:
+        parse_when(text, NOW)
+    assert f"'{text}'" in str(caught.value)
 
 
 # --- for people -----------------------------------------------------------------------------------------------------

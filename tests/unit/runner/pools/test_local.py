@@ -63,6 +63,11 @@ def test_every_task_ends_once_with_its_own_outputs(model: Path) -> None:
     assert [one.task for one in finished] == list(study(sets).tasks())
 
 
+def test_no_tasks_start_no_process(tmp_path: Path) -> None:
+    pool = WorkerPool([str(tmp_path / "nothing")], {}, 2)
+    assert list(pool.run(iter(()))) == []
+
+
 def test_an_end_keeps_what_workers_have_that_are_not_ready(tmp_path: Path) -> None:
     """They may have begun it before their word is read. Each worker ends the task that it has; none begins another."""
     pool = pool_of(code(tmp_path / "code"), 2)
@@ -96,6 +101,21 @@ def test_parameters_and_outputs_larger_than_any_pipe_do_not_deadlock(tmp_path: P
     assert not os.listdir(tmp_path / "code-spool")
 
 
+def test_a_worker_killed_costs_its_task_a_try_and_a_second_one_its_end(model: Path, tmp_path: Path) -> None:
+    """All other tasks succeed.
+
+    With one worker, the tasks that it was handed ahead of time lose it, and are not blamed.
+    """
+    noted = tmp_path / "calls"
+    sets = sets_of(7, calls=str(noted))
+    sets[2]["always_die"] = True
+    sets[5]["die"] = str(tmp_path / "died")
+    finished = all_of(pool_of(model, 1), sets)
+    assert _kinds(finished) == [None, None, "WorkerDied", None, None, None, None]
+    assert finished[2].error == {"type": "WorkerDied", "message": "its worker died (SIGKILL)"}
+    assert calls(noted) == {number: 2 if number in (2, 5) else 1 for number in range(7)}
+
+
 # --- workers that die -----------------------------------------------------------------------------------------------
 
 
@@ -118,6 +138,10 @@ def test_a_worker_whose_child_outlives_it_is_still_known_to_be_dead(model: Path,
     assert [_x(one) for one in all_of(pool_of(model, 1), sets)] == [0, 1]
 
 
+def _all_ended(children: Path) -> bool:
+    return not [pid for pid in children.read_text().split() if is_alive(int(pid))]
+
+
 # --- what a model starts --------------------------------------------------------------------------------------------
 
 
@@ -128,6 +152,22 @@ def test_what_a_model_has_started_ends_with_its_worker_that_dies(model: Path, tm
         until(lambda: (one := next(running)) is not None and one.position == 0 and one.is_final, "the first task")
         (first, *_) = child.read_text().split()  # that of the worker that died; its successor is at work
         until(lambda: not is_alive(int(first)), "the child to end")
+
+
+def test_what_a_model_has_started_ends_with_a_task_that_takes_too_long(tmp_path: Path) -> None:
+    source = (
+        "import os, time\n"
+        "def simulate(params, seed):\n"
+        "    if os.fork() == 0:\n"
+        "        open(params['child'] + '.new', 'w').write(str(os.getpid()))\n"
+        "        os.rename(params['child'] + '.new', params['child'])\n"
+        "    time.sleep(600)\n"
+    )
+    child = tmp_path / "child"
+    pool = pool_of(code(tmp_path / "code", source), 1, timeout=2, clock=StuckClock(child.exists))
+    finished = all_of(pool, [{"child": str(child)}])
+    assert _kinds(finished) == ["Timeout"]
+    until(lambda: _all_ended(child), "the child to end")
 
 
 # --- tasks that fail, and tasks that take too long ------------------------------------------------------------------
@@ -201,6 +241,16 @@ def test_the_lines_of_a_task_come_before_its_end(tmp_path: Path) -> None:
         assert one.error is not None
         told.append(f"ended {one.error['message']}")
     assert all(told.index(f"before {number}") < told.index(f"ended {number}") for number in range(20))
+
+
+def test_the_last_words_of_a_worker_that_dies_are_told(tmp_path: Path) -> None:
+    source = "import os\ndef simulate(params, seed):\n    os.write(2, b'without an end \\xff')\n    os.abort()\n"
+    logged: list[tuple[int | None, str]] = []
+    directory = code(tmp_path / "code", source)
+    (one,) = all_of(pool_of(directory, 1, on_log=lambda task, line: logged.append((task, line))), [{"x": 0}])
+    assert one.error is not None
+    assert "SIGABRT" in one.error["message"]
+    assert logged == [(0, "without an end \ufffd")] * 2
 
 
 # --- the end --------------------------------------------------------------------------------------------------------
@@ -413,6 +463,15 @@ def test_what_a_task_uses_is_measured(user: Path, slack: float) -> None:
         assert before <= (one.started_at or 0) <= time.time()
 
 
+def test_an_attempt_that_took_too_long_is_measured(user: Path, tmp_path: Path, slack: float) -> None:
+    hangs = tmp_path / "hangs"
+    sets = [{"burn": 2 * slack, "bytes": 100 * MIB, "hangs": str(hangs)}]
+    (late,) = all_of(pool_of(user, 1, timeout=5, clock=StuckClock(hangs.exists)), sets)
+    assert late.outcome == Outcome.TIMEOUT
+    assert 2 * slack <= _cpu(late) <= 3 * slack
+    assert 100 * MIB <= (late.usage.max_rss_bytes or 0) <= 200 * MIB
+
+
 def test_no_memory_left_is_an_outcome_of_its_own(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A MemoryError, or a kill while the kernel counts one; a kill without that is a death."""
     counted = [0]
@@ -422,6 +481,16 @@ def test_no_memory_left_is_an_outcome_of_its_own(user: Path, monkeypatch: pytest
     results = list(ends(pool, [{"x": 0, "memory": True}, {"x": 1, "die": True}]))
     assert [str(one.outcome) for one in results] == ["oom", "oom", "died"]
     assert [one.error and one.error["type"] for one in results] == ["MemoryError", "OutOfMemory", "WorkerDied"]
+
+
+def test_a_task_finds_itself_in_its_environment(user: Path) -> None:
+    pool = pool_of(user, 1, env={**os.environ, "MOPS_JOBS_JOB_ID": "job", "MOPS_JOBS_SHARD": "3"})
+    sets = sets_of(2)
+    for one, task in zip(all_of(pool, sets), study(sets).tasks(), strict=True):
+        assert one.outputs is not None
+        found = json.loads(one.outputs["result.json"])
+        told = {"JOB_ID": "job", "SHARD": "3", "TASK": task.number, "PARAM_ID": task.param_id, "SEED": task.seed}
+        assert found.items() >= {f"MOPS_JOBS_{name}": str(value) for name, value in told.items()}.items()
 
 
 def test_the_attempts_at_work_are_those_that_have_begun(model: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from support.runs import (
     all_of,
     code,
     ends,
+    final,
     pool_of,
     study,
     until,
@@ -53,6 +55,16 @@ def test_the_first_lines_come_at_once(lines: LogLines, kept: Kept) -> None:
     assert [line for _, line in kept] == [*_texts(0, 500), LATER]
     lines.end_task(7)
     assert [line for _, line in kept] == [*_texts(0, 500), LATER, *_texts(500, 700)]
+
+
+def test_the_end_of_a_task_does_not_end_the_next(lines: LogLines, kept: Kept) -> None:
+    """A worker begins its next task before the runner has read its answer to the one before."""
+    lines.feed(b"\x1e7\na\n\x1e8\n" + _numbers(0, 1500))
+    lines.end_task(7)
+    assert len(kept) == 502
+    lines.feed(_numbers(1500, 2000))
+    lines.end_task(8)
+    assert kept[502] == (8, "… 1,000 lines are left out")
 
 
 @pytest.mark.parametrize(
@@ -205,6 +217,21 @@ def test_what_an_earlier_task_left_is_not_blamed_on_the_next(
     results = list(ends(pool_of(hog, 1, memory=200 * MIB), sets))
     assert _shown(results) == [(number, "succeeded", 1, True) for number in range(3)]
     assert _called(calls) == [0, 1, 1, 2]
+
+
+@pytest.mark.parametrize(("memory", "ahead"), [(200 * MIB, 1), (None, 2)])
+def test_with_a_limit_a_worker_has_one_task_at_a_time(
+    hog: Path, calls: Path, tmp_path: Path, memory: int | None, ahead: int
+) -> None:
+    """Else it could have begun the next one before its answer was read, and the wrong task would be blamed."""
+    gate = tmp_path / "gate"
+    pool = pool_of(hog, 1, memory=memory)
+    sets = _sets(calls, *[{"gate": str(gate)}] * 3)
+    with contextlib.closing(pool.run(enumerate(study(sets).tasks()), wake_seconds=0.01)) as running:
+        until(lambda: next(running) is None and calls.exists(), "a task at work")
+        assert [len(worker.tasks) for worker in pool._workers] == [ahead]
+        gate.touch()
+        assert len(list(final(running))) == 3
 
 
 def test_processes_that_a_task_starts_count_for_it(hog: Path, calls: Path) -> None:

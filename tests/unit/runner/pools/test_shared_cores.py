@@ -256,3 +256,13 @@ def test_a_pool_that_waits_for_its_client_gives_all_cores_up(model: Path, tmp_pa
     running.close()
     os.close(waker)
     os.close(wakes)
+
+
+def test_a_pool_that_is_closed_while_it_waits_leaves_the_line(model: Path, tmp_path: Path) -> None:
+    """It has started no process, and holds up no other job."""
+    busy = _cores(tmp_path, limit=1)
+    assert busy.take(is_first=True) is not None
+    waiting = _begin(pool_of(model, cores=_cores(tmp_path, limit=1)), sets_of(1))
+    assert len(list((tmp_path / "cores" / "waiting").iterdir())) == 1
+    waiting.close()
+    assert list((tmp_path / "cores" / "waiting").iterdir()) == []
