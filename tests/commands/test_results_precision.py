@@ -113,6 +113,29 @@ def test_a_goal_of_a_quantile_has_its_interval_beside_that_of_the_mean(cli: Cli,
     (found,) = cli.ok("results", "job", "--by", "set", "--json").json["sets"]
     assert [found[f"peak.{name}"] for name in ("low", "high", "precision", "mean")] == [3, 16, 6.5, 9.5]
     assert found["peak.half_width"] == pytest.approx(2.77, abs=0.01)
+    assert "  more: peak q0.5 ± 6.5  " in cli.ok("results", "job", "--by", "set").out
+
+    until = {"peak": {"absolute": 0.1}}
+    manifest = add_job(remote.jobs, "mean", [{"sd": 1}], n_replicates={"min": 20, "max": 40, "until": until})
+    Ledger(remote.jobs.store, job_id="mean")(*(attempt(number, output_bytes=None) for number in range(20)))
+    for number in range(20):
+        leave_output(remote.jobs, manifest, number, peak=number)
+    cli.ok("sync")
+    both = cli.ok("results", "job", "mean", "--by", "set").out
+    assert "  more: peak q0.5 ± 6.5  " in both
+    assert "  more: peak ± 2.9  " in both
+
+
+def test_numbers_beside_texts_are_judged_as_by_the_runner(cli: Cli, remote: Remote) -> None:
+    """A column of both has texts. Only the set whose task has left a text has failed."""
+    until = {"peak": {"absolute": 5.0}}
+    manifest = add_job(remote.jobs, "job", [{"x": 1}, {"x": 2}], n_replicates={"min": 4, "max": 4, "until": until})
+    Ledger(remote.jobs.store)(*(attempt(number, output_bytes=None) for number in range(8)))
+    for number in range(8):
+        leave_output(remote.jobs, manifest, number, peak="none" if number == 5 else number / 4)
+    cli.ok("sync")
+    sets = cli.ok("results", "job", "--by", "set", "--json").json["sets"]
+    assert [(one["precision"], one["lacks"]) for one in sets] == [(PRECISE, None), (FAILED, "peak")]
 
 
 def test_tasks_of_a_running_job_say_that_its_record_counts_more(cli: Cli, remote: Remote) -> None:

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 import json
 import math
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple, TypeVar
 
@@ -43,7 +42,7 @@ from mopsjobs.errors import UsageError
 from mopsjobs.ledger.attempt import FAILED_OUTCOMES, Outcome
 from mopsjobs.registry.precision_counts import sets_text
 from mopsjobs.studies.adaptive import judge_set
-from mopsjobs.studies.precision import PRECISE, VERDICTS, Target, lacks_text, width_text
+from mopsjobs.studies.precision import PRECISE, VERDICTS, Precision, Target, lacks_text, width_text
 from mopsjobs.studies.results import parameter_columns
 from mopsjobs.utils.files import atomic_file, make_directory
 from mopsjobs.utils.intervals import CONFIDENCE, Summary, careful_interval, summarize
@@ -55,7 +54,7 @@ from mopsjobs.utils.times import json_time
 
 T = TypeVar("T")
 
-FORMAT = 6
+FORMAT = 7
 """Of the file. One of another format is made anew."""
 
 MAX_FILES = 20
@@ -218,9 +217,10 @@ class ResultSets:
         """Scalars that are not in the table, since it has too many."""
         self.repeated: int = about["repeated"]
         """Tasks that repeat another one, and are not counted."""
-        self.targets: dict[str, bool] | None = about["targets"]
-        """The scalars whose precision studies ask for, by the names of their columns, and whether relative to the mean;
-        None if no study is adaptive."""
+        self.targets: list[str] | None = about["targets"]
+        """The columns of the scalars whose precision studies ask for; None if no study is adaptive."""
+        self._goals: dict[str, dict[str, tuple[str, bool]]] = about["goals"]
+        """What the study of each job wants to be precise, in words, by the column, and whether its goal is relative."""
         self.problems: list[str] = about["problems"]
         """What the table lacks, as sentences."""
         self.is_partial: bool = about["is_partial"]
@@ -418,8 +418,9 @@ class ResultSets:
             return str(verdict or "")
         if lacks is not None:
             return f"{verdict}: {lacks_text(lacks)}"
-        widths = [(name, row[f"{name}.{OF_TARGET[2][0]}"], is_relative) for name, is_relative in self.targets.items()]
-        told = [f"{name} {width_text(width, is_relative=of)}" for name, width, of in widths if isinstance(width, float)]
+        goals = self._goals.get(str(row["job_id"]), {})
+        found = [(row[f"{name}.{OF_TARGET[2][0]}"], *goals[name]) for name in self.targets if name in goals]
+        told = [f"{what} {width_text(width, is_relative=of)}" for width, what, of in found if isinstance(width, float)]
         return ": ".join([str(verdict), *filter(None, [", ".join(told)])])
 
     def copy(self) -> ResultSets:
@@ -703,8 +704,9 @@ def _fill(table: ResultsTable, database: sqlite3.Connection, state: str) -> None
     is_active = any(bool(member.job.job["is_active"]) for member in table.members)
     _fill_sets(database, scalars, is_active=is_active)
     is_adaptive = any(table.precisions)
+    goals = [{} if one is None else _targets_of(one, scalars) for one in table.precisions]
     if is_adaptive:
-        _fill_precision(table, database, scalars, targets.values())
+        _fill_precision(table, database, scalars, list(targets), goals)
     simulations = table.simulations
     document = {
         "state": state,
@@ -713,7 +715,11 @@ def _fill(table: ResultsTable, database: sqlite3.Connection, state: str) -> None
         "scalars": scalars,
         "left_out_scalars": len(table.scalar_columns) - len(scalars),
         "repeated": 0 if simulations is None else simulations.repeated,
-        "targets": {name: one.relative is not None for name, one in targets.items()} if is_adaptive else None,
+        "targets": list(targets) if is_adaptive else None,
+        "goals": {
+            job_id: {column: (one._replace(scalar=column).name, one.relative is not None) for column, one in of.items()}
+            for job_id, of in zip(table.family_ids, goals, strict=True)
+        },
         "problems": table.problems(),
         "is_partial": table.is_partial,
         "age": table.describe_age(),
@@ -815,9 +821,17 @@ def _summarize(values: Sequence[float], confidence: float | None) -> tuple[Summa
 
 
 def _find_targets(table: ResultsTable, scalars: Sequence[Scalar]) -> dict[str, Target]:
-    """Map names of columns to what adaptive studies ask of them. A scalar that no task has is left out."""
+    """Map names of columns to what adaptive studies ask of them: the first one, if several do."""
     targets: dict[str, Target] = {}
-    for target in itertools.chain.from_iterable(one.until for one in table.precisions if one is not None):
+    for precision in filter(None, table.precisions):
+        targets = _targets_of(precision, scalars) | targets
+    return targets
+
+
+def _targets_of(precision: Precision, scalars: Sequence[Scalar]) -> dict[str, Target]:
+    """Map names of columns to what a study asks of them. A scalar that no task has is left out."""
+    targets: dict[str, Target] = {}
+    for target in precision.until:
         names = [one.name for one in scalars if is_called(one.key, target.scalar)]
         if names:
             targets.setdefault(names[0] if len(names) == 1 else target.scalar, target)
@@ -825,12 +839,18 @@ def _find_targets(table: ResultsTable, scalars: Sequence[Scalar]) -> dict[str, T
 
 
 def _fill_precision(
-    table: ResultsTable, database: sqlite3.Connection, scalars: Sequence[Scalar], targets: Collection[Target]
+    table: ResultsTable,
+    database: sqlite3.Connection,
+    scalars: Sequence[Scalar],
+    columns: Sequence[str],
+    goals: Sequence[Mapping[str, Target]],
 ) -> None:
-    """Judge the sets of adaptive studies as their runners do, by the values of all their tasks."""
-    keys = [one.key for one in scalars]
+    """Judge the sets of adaptive studies as their runners do, by the values of all their tasks.
+
+    The intervals are those of the goals of the set's own study, by the columns of all.
+    """
     tasks = database.execute(
-        f"SELECT set_number, family, first_task, task, status{''.join(f', s{place}' for place in range(len(keys)))}"  # noqa: S608 - names of our own
+        f"SELECT set_number, family, first_task, task, status{''.join(f', s{place}' for place in range(len(scalars)))}"  # noqa: S608 - names of our own
         " FROM task_row JOIN parameter_set ON parameter_set.number = set_number ORDER BY set_number, first_task"
     )
 
@@ -844,19 +864,23 @@ def _fill_precision(
             values: dict[int, dict[str, object] | None] = {}
             for *_, task, status, of_task in ((*row[:5], row[5:]) for row in replicates):
                 if status == SUCCEEDED:
-                    found = zip(keys, of_task, strict=True)
-                    values[task] = {key: value for key, value in found if value is not None}
+                    values[task] = {
+                        one.key: _value_of(one, value)
+                        for one, value in zip(scalars, of_task, strict=True)
+                        if value is not None
+                    }
                 elif status in FAILED_OUTCOMES and status != Outcome.LOST:  # that one was not decided
                     values[task] = None
             judgement = judge_set(precision, first, values)
             intervals: list[object] = []
-            for target in targets:
-                interval = judgement.intervals.get(target.scalar)
-                known = () if interval is None else (interval.low, interval.high, target.reached(interval))
+            for column in columns:
+                target = goals[family].get(column)
+                interval = target and judgement.intervals.get(target.scalar)
+                known = () if not (target and interval) else (interval.low, interval.high, target.reached(interval))
                 intervals += map(_finite, known) if known else [None] * len(OF_TARGET)
             yield (number, judgement.verdict, judgement.n, judgement.lacks, *intervals)
 
-    marks = ", ".join("?" * (1 + len(PRECISION) + len(OF_TARGET) * len(targets)))
+    marks = ", ".join("?" * (1 + len(PRECISION) + len(OF_TARGET) * len(columns)))
     database.executemany(f"INSERT INTO set_precision VALUES ({marks})", rows())  # noqa: S608 - constant words
 
 
@@ -889,6 +913,14 @@ def _sql_value(kinds: frozenset[str], value: object) -> object:
         return None
     typed = typed_value(kinds, value)
     return str(typed) if isinstance(typed, int) and typed >= 2**63 else typed
+
+
+def _value_of(scalar: Scalar, value: object) -> object:
+    """Return a value in a table as the task has left it: among values of several kinds, a number is a text there."""
+    if not scalar.is_number and len(scalar.kinds) > 1 and isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return json.loads(value)
+    return value
 
 
 def _scalar_value(scalar: Scalar, value: object) -> object:
