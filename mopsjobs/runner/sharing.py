@@ -17,14 +17,16 @@ that it has not begun. A helper takes what it can run at once, and tells how the
 
 `run` is that of the owner. Helpers do nothing more for an earlier run. A helper is named by shard and run. Its first
 number grows at least every `BEAT_SECONDS` while it has tasks. Without that, it counts as lost, and the owner runs its
-tasks. A later run of the helper gives them back. A duplicate is harmless: it leaves the same outputs. A task that has
-succeeded has the values of the targets, in their order. `write` is drawn for each write, so no two documents are equal.
+tasks. A helper that is told to stop gives them back, and so does a later run of one that was killed. A duplicate is
+harmless: it leaves the same outputs. A task that has succeeded has the values of the targets, in their order. `write`
+is drawn for each write, so no two documents are equal.
 
 Each side does what is left to do, by the document that it reads. So a lost reply needs no care.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -234,7 +236,7 @@ class HelperTurn(NamedTuple):
     taken: list[int]
     """The tasks that it has once the document is written."""
     told: list[int]
-    """Those whose ends it has told then."""
+    """Those that it has no more then: their ends are told, or they are offered again."""
 
 
 @dataclasses.dataclass
@@ -269,6 +271,8 @@ class HelperSide:
         workers: int,
         in_hand: int,
         may_tell: Callable[[int], bool],
+        *,
+        leaves: bool = False,
     ) -> HelperTurn:
         """Return what to write. Tasks that the owner has taken back are forgotten.
 
@@ -278,6 +282,7 @@ class HelperSide:
             workers: those of the helper; 0: it takes no more.
             in_hand: its tasks that have not ended, also of other shards.
             may_tell: returns whether the outputs of a task are in the store.
+            leaves: whether the tasks that it has not ended go back, since it stops.
         """
         if found is None or found.run != self.run:
             self._forget(self.hand.copy())
@@ -291,10 +296,11 @@ class HelperSide:
         self._forget(self.hand - set(mine))
         told = [number for number in mine if number in self.ends and may_tell(number)]
         rest = [number for number in mine if number not in told]
+        back, rest = (rest, []) if leaves else ([], rest)
         most = count_to_take(in_hand, workers, found.seconds) if workers else 0
         fresh = [number for number in found.offered if self.may_run(number) and number not in mine][:most]
-        offered = [*left, *(number for number in found.offered if number not in fresh)]
-        is_same = not (told or fresh or earlier)
+        offered = [*left, *back, *(number for number in found.offered if number not in fresh)]
+        is_same = not (told or fresh or earlier or back)
         if is_same and (not rest or now - self._written_at < BEAT_SECONDS):
             return HelperTurn(None, self._unknown(rest), [])
         taken = {name: theirs for name, theirs in found.taken.items() if name not in earlier and name != self.name}
@@ -302,7 +308,7 @@ class HelperSide:
             taken[self.name] = Taken(beat + 1, (*rest, *fresh))
         ended = {**found.ended, **{number: self.ends[number] for number in told}}
         after = found._replace(offered=tuple(offered), taken=taken, ended=ended)
-        return HelperTurn(after, self._unknown([*rest, *fresh]), told)
+        return HelperTurn(after, self._unknown([*rest, *fresh]), [*told, *back])
 
     def confirm(self, turn: HelperTurn, now: float) -> None:
         """Note what was written, if anything was."""
@@ -334,6 +340,9 @@ START_SECONDS = 10.0
 
 IDLE_SECONDS = 60.0
 """How long a helper waits for a task, at least."""
+
+LAST_TURNS = 3
+"""How often a helper that stops tries to give its tasks back, if others write meanwhile."""
 
 LAST_SECONDS = 10.0
 """How long the last look of a thread may take, while the store does not answer."""
@@ -639,7 +648,7 @@ class SharedFeed:
     # --- the thread -----------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """End the thread. Closing twice is harmless."""
+        """End the thread, and give the tasks of others back. Closing twice is harmless."""
         if not self._is_closing:
             self._is_closing = True
             self._ends.set()
@@ -669,6 +678,16 @@ class SharedFeed:
             self._ends.wait(LEAST_PAUSE)
             longest = min(LONG_PAUSE, max(SHORT_PAUSE, self._pace / 10))
             self._poked.wait(None if needs_none else min(longest, self._pauses.next_delay()) - LEAST_PAUSE)
+        with contextlib.suppress(MopsJobsError):  # in an outage, the owner misses this shard later
+            self._give_back()
+
+    def _give_back(self) -> None:
+        """Give the tasks of other shards back, so that their owners do not wait until this one counts as lost."""
+        for _ in range(LAST_TURNS):
+            with self._lock:
+                shards = [shard for shard, side in self._helps.items() if side.hand]
+            for shard in shards:
+                self._look_at_other(shard, leaves=True)
 
     def look(self) -> bool:
         """Look at the offers of the shard, or at those of others. Return whether something has happened."""
@@ -700,7 +719,7 @@ class SharedFeed:
                 self._has_document = bool(self._given)
         return bool(turn.ended or turn.returned or not is_written)
 
-    def _look_at_other(self, shard: int) -> bool:
+    def _look_at_other(self, shard: int, *, leaves: bool = False) -> bool:
         key = self._key_of(shard)
         found = self._store.get(key)
         document = _document_of(found)
@@ -711,10 +730,10 @@ class SharedFeed:
                 name = f"{self._shard}.{self._run}"
                 side = self._helps[shard] = HelperSide(name, lambda number: self._is_task_of(number, shard))
             in_hand = sum(one.n_open for one in self._helps.values())
-            workers = 0 if self._is_over else self.workers
+            workers = 0 if leaves or self._is_over else self.workers
         ready = {number for number in side.ends if self._may_tell(side.ends[number], number)}
         with self._lock:
-            turn = side.turn(document, self._clock(), workers, in_hand, ready.__contains__)
+            turn = side.turn(document, self._clock(), workers, in_hand, ready.__contains__, leaves=leaves)
         if turn.document is not None and self._write(key, turn.document, found) is None:
             return True
         if turn.taken:

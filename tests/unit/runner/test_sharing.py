@@ -367,6 +367,37 @@ def test_the_next_run_of_a_killed_helper_gives_its_tasks_back() -> None:
     assert turn.document == Document("r", 60.0, (1, 2), {"10.a": Taken(1, (3,))})
 
 
+def test_a_helper_that_stops_tells_what_has_ended_and_gives_the_rest_back() -> None:
+    helper = HelperSide("1.a", lambda _number: True)
+    helper.confirm(helper.turn(Document("r", 60.0, (1, 2, 3)), 0.0, 2, 0, lambda _number: False), 0.0)
+    helper.ends[1] = [0.5]
+    left = Document("r", 60.0, (3,), {"1.a": Taken(1, (1, 2))})
+    turn = helper.turn(left, 1.0, 0, 1, lambda _number: True, leaves=True)
+    assert turn.document == Document("r", 60.0, (2, 3), {}, {1: [0.5]})
+    helper.confirm(turn, 1.0)
+    assert (helper.hand, turn.taken) == (set(), [])
+
+
+def test_a_shard_that_stops_gives_its_task_of_another_back_at_once(jobs: Any) -> None:
+    """Its owner runs it, and does not wait until the shard counts as lost."""
+    job = jobs(adaptive_study([{"sd": 50.0}, {"sd": 0.1}]), 2)
+    owner, helper = job.shards
+    while not helper.feed.has_helped:
+        for shard in job.shards:
+            job.now += 1.0
+            shard.report()
+            shard.take()
+            shard.feed.look()
+            if shard.hand and not shard.feed.is_done:
+                shard.end()
+            shard.begin()
+    helper.feed.start()
+    helper.feed.close()
+    owner.feed.look()
+    document = parse(job.store.get("offers/job/0.json").value)
+    assert (document.taken, helper.feed._helps[0].hand) == ({}, set())
+
+
 def test_tasks_of_an_earlier_run_of_the_owner_are_forgotten() -> None:
     helper = HelperSide("1.a", lambda _number: True)
     helper.confirm(helper.turn(Document("r", 60.0, (1,)), 0.0, 1, 0, lambda _number: False), 0.0)
