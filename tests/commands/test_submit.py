@@ -525,3 +525,95 @@ def test_with_dask_only_the_reduce_function_is_loaded_here(
         "error: The reduce function cannot be loaded: AttributeError: there is no 'f' in means.py",
     )
     assert [state.job_id for state in jobs.list_jobs()] == ["job"]
+
+
+def test_a_study_may_come_from_standard_input(desk: Desk) -> None:
+    with open(desk.write(sets_of(1)), "rb") as given:
+        ran = subprocess.run(
+            command("submit", "-", "--auto", "--dry-run", "--json"),
+            stdin=given, env=desk.env, cwd=desk.home, capture_output=True, timeout=PATIENCE,
+        )  # fmt: skip
+    assert ran.returncode == 0
+    plan = json.loads(ran.stdout)
+    assert (plan["tasks_total"], plan["job_id"].startswith("model-")) == (1, True)
+
+
+def test_a_job_in_the_foreground_says_why_it_ended(desk: Desk) -> None:
+    study = desk.write([*sets_of(2), *sets_of(20, fail=True)[2:]])
+    ran = desk("submit", study, "--auto", "--job-id", "job", "--workers", "1", "--wait", "--max-failures", "2")
+    assert ran.code == 104
+    assert ran.err.count("Ended by --max-failures 2: 3 failed, ") == 1
+    assert "FAILURES: Ended by --max-failures 2: 3 failed, " in desk.ok("status", "job").out
+
+
+@pytest.mark.parametrize("command", ["submit", "resume", "run"])
+def test_an_invalid_limit_launches_nothing(desk: Desk, command: str) -> None:
+    words = [desk.write(sets_of(1)), "--auto"] if command == "submit" else ["job"]
+    desk.jobs.register_job("job", metadata={"bundle": "sha256:0"})
+    for flag, value in (("--first", "-1"), ("--max-failures", "10 %"), ("--max-failures", "many")):
+        ran = desk(command, *words, flag, value)
+        assert (ran.code, ran.out) == (2, "")
+        assert ran.err.startswith(f"error: invalid {flag} '{value}': expected a number of tasks, ")
+    assert [(state.job_id, state.status) for state in desk.jobs.list_jobs()] == [("job", "pending")]
+
+
+def test_a_relative_interpreter_is_resolved_at_submission(desk: Desk) -> None:
+    """Against the directory of the submission.
+
+    The runner starts workers long afterwards; a link, as virtual environments have them, stays one.
+    """
+    environment_ = desk.home.with_name("env")
+    environment_.mkdir()
+    (environment_ / "python").symlink_to(sys.executable)
+    desk.submit(sets_of(2), "--python", "../env/python")
+    assert desk.ended() == "succeeded"
+
+
+def test_a_resumed_job_has_the_same_limits(desk: Desk) -> None:
+    """It runs what was not run and what failed. Flags go before the record."""
+    options = {"local_first": "4", "local_max_failures": "3"}
+    noted, mended = desk.home.with_name("calls"), desk.home.with_name("mended")
+    sets = [*sets_of(4, calls=str(noted)), *sets_of(30, calls=str(noted), needs=str(mended))[4:]]
+    desk.submit(sets, "--first", "4", "--max-failures", "3")
+    assert desk.ended() == "partial"
+    state = record(desk.jobs)
+    assert state.metadata.items() >= options.items()
+    assert (state.tasks_completed, state.tasks_failed) == (4, 4)
+    assert "job: Ended by --max-failures 3: 4 failed, " in desk("wait", "job").err
+    assert desk.ok("resume", "job").out == "job.2\n"
+    assert desk.ended("job.2") == "failed"
+    state = record(desk.jobs, "job.2")
+    assert state.metadata.items() >= options.items()
+    assert (state.tasks_total, state.tasks_failed, state.error_code) == (26, 4, "FAILURES")
+    mended.touch()
+    assert desk.ok("resume", "job.2", "--first", "0", "--max-failures", "10%").out == "job.3\n"
+    assert desk.ended("job.3") == "succeeded"
+    assert record(desk.jobs, "job.3").metadata.items() >= {"local_first": "0", "local_max_failures": "10%"}.items()
+    assert calls(noted).keys() == set(range(30))
+
+
+def test_the_check_leaves_no_process_of_the_model(desk: Desk, tmp_path: Path) -> None:
+    noted = tmp_path / "pid"
+    code(
+        desk.home,
+        "import subprocess\nchild = subprocess.Popen(['sleep', '600'])\n"
+        f"open({str(noted)!r}, 'w').write(str(child.pid))\ndef simulate(params, seed): return 1\n",
+    )
+    desk.ok("submit", desk.write(sets_of(1)), "--auto", "--dry-run")
+    pid = int(noted.read_text())
+    until(lambda: not is_alive(pid), "the child of the model to end")
+
+
+def test_the_code_of_earlier_jobs_is_not_packed(cli: Cli, tmp_path: Path) -> None:
+    """In a directory with the files of mops-jobs, such as a home, a second job has the bundle of the first."""
+    os.chdir(code(tmp_path / "project"))
+    Path("study.json").write_text(json.dumps({"model": "model:simulate", "parameter_sets": [{"x": 1}]}))
+    env = {"XDG_STATE_HOME": str(tmp_path / "project" / "state")}
+
+    def bundle() -> str:
+        return str(cli.ok("submit", "study.json", "--auto", "--dry-run", "--json", **env).json["bundle"])
+
+    first = bundle()
+    cli.ok("submit", "study.json", "--auto", "--wait", **env)
+    assert list(Path("state").rglob("model.py")), "the runner has unpacked the code there"
+    assert bundle() == first

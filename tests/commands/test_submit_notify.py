@@ -159,3 +159,14 @@ def test_the_runner_of_the_last_job_stays_to_tell_of_the_sweep(cli: Cli, jobs: J
     with telling_of_run("d", cli.app()):
         jobs.update_status("d", "succeeded")
     assert sum(cli.clock.slept) == 60
+
+
+def test_a_child_is_told_as_its_parent(hook: Hook, desk: Desk) -> None:
+    """`resume` repeats the rules, as it repeats the other options of the launch."""
+    mended = desk.home.with_name("mended")
+    desk.submit(sets_of(1, needs=str(mended)), "--notify", "hook")
+    desk.ended()
+    mended.touch()
+    child = desk.ok("resume", "job", "--json").json["job_id"]
+    assert desk.ended(child) == "succeeded"
+    assert [document["job"]["job_id"] for document in hook.received] == ["job", child]

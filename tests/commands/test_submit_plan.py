@@ -235,3 +235,52 @@ def test_shards_and_workers_decide_how_many_tasks_run_at_once(
         seconds = 100 * 2.5 / workers
         assert plan["wall_seconds"]["low"] < seconds + (plan["start_up_seconds"] or {"low": 0})["low"]
         assert plan["wall_seconds"]["high"] > seconds
+
+
+def test_a_study_in_the_code_does_not_make_it_other_code(desk: Desk) -> None:
+    desk.submit(sets_of(2))
+    assert desk.ended() == "succeeded"
+    path = desk.write(sets_of(2), n_replicates=2)
+    (desk.home / "study.json").write_text(Path(path).read_text())
+    assert planned(desk, path)["basis"]["same_code"] is True
+
+
+def test_other_seeds_are_other_tasks(desk: Desk) -> None:
+    """With the same seeds, the plan of the same study is surer: each of its tasks was measured."""
+    desk.submit(sets_of(2), n_replicates=3)
+    assert desk.ended() == "succeeded"
+    same, other = (
+        planned(desk, desk.write(sets_of(2), n_replicates=3, **seeds))["output_bytes"]
+        for seeds in ({}, {"seeds": "common"})
+    )
+    assert same["low"] == same["high"]
+    assert other["low"] < same["low"] < other["high"]
+
+
+def test_a_probe_whose_tasks_all_fail_is_no_plan(desk: Desk) -> None:
+    """What it would cost is not known, and a script sees that by the exit code."""
+    code(desk.home, COSTLY)
+    ran = desk("submit", desk.write([{"x": 9}]), "--auto", "--dry-run", "--probe", "1", "--json")
+    assert (ran.code, ran.out) == (1, "")
+    assert "1 of 1 task of the probe failed: task 0: ValueError: too much. There is no plan.\n" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--probe", "2"), "--probe has no effect without --dry-run."),
+        (("--probe", "0", "--dry-run"), "--probe"),
+    ],
+)
+def test_a_probe_that_makes_no_plan_is_refused(desk: Desk, words: tuple[str, ...], message: str) -> None:
+    ran = desk("submit", desk.write(sets_of(1)), "--auto", *words)
+    assert ran.code == 2
+    assert message in ran.err
+
+
+def test_values_beyond_the_measured_ones_are_a_warning(desk: Desk) -> None:
+    code(desk.home, COSTLY)
+    desk.submit([{"x": 1}, {"x": 2}])
+    assert desk.ended() == "succeeded"
+    ran = desk.ok("submit", desk.write([{"x": 2}, {"x": 4}]), "--auto", "--dry-run")
+    assert "warning: Values of x lie beyond those that were measured." in ran.err

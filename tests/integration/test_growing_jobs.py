@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import mopsjobs as mj
+from mopsjobs.app.jobs.reconcile import reconcile_jobs
 from mopsjobs.engines.local import runner_pid
 from mopsjobs.studies.journal import Journal
 from mopsjobs.studies.study_parser import parse_study
@@ -25,7 +26,7 @@ from mopsjobs.submission.session import Session
 from mopsjobs.submission.submit import Code, SubmitRequest
 from support.calibrations import spec
 from support.docs import ROOT
-from support.runs import PATIENCE, calls, code, kill, until
+from support.runs import PATIENCE, callers, calls, code, kill, until
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # a runner outlives the process that launched it
@@ -336,6 +337,45 @@ def test_a_killed_runner_is_replaced_in_the_same_job(reg: mj.Registry, env: dict
     assert [row["x"] for row in reg.job("grows").results()] == [0, 1, 2, 3, 4]
 
 
+def test_views_of_a_job_that_lost_its_runner_change_nothing(
+    reg: mj.Registry, env: dict[str, str], tmp_path: Path
+) -> None:
+    """Each says so, and names the way on. None writes the loss into the log, however often one looks."""
+    job = begin(reg, tmp_path / "code")
+    job.add([{"x": 1}])
+    told(job)
+    pid = runner_pid("grows", env)
+    assert pid is not None
+    kill(pid)
+    until(lambda: runner_pid("grows", env) is None, "its runner to be gone")
+    for _ in range(3):
+        shown = reg.job("grows", refresh=True).status(refresh=True)
+        assert (shown["is_active"], shown["suspect"]) == (True, "runner_ended")
+        assert [one["suspect"] for one in reg.jobs()] == ["runner_ended"]
+        assert reconcile_jobs([], reg.app) == []
+    assert [event for event in reg.job("grows").events("runner") if event.get("error")] == []
+    resumed = reg.job("grows").resume(yes=True)
+    assert resumed is not None
+    job.end()
+    assert resumed.wait(PATIENCE, interval=0.1).status == "succeeded"
+
+
+def test_a_killed_worker_costs_its_task_an_attempt(reg: mj.Registry, tmp_path: Path) -> None:
+    """One that dies while no task is at work is replaced with the next task."""
+    job, noted = begin(reg, tmp_path / "code", workers=1), tmp_path / "calls"
+    job.add([{"x": 1}, {"x": 2, "die": str(tmp_path / "died"), "calls": str(noted)}, {"x": 3, "always_die": True}])
+    ended = told(job)
+    assert [one.error and one.error["type"] for _, one in sorted(ended.items())] == [None, None, "WorkerDied"]
+    assert calls(noted) == {2: 2}
+    job.add([{"x": 4, "calls": str(noted)}])
+    assert told(job)[3].error is None
+    kill(callers(noted)[-1])
+    job.add([{"x": 5}])
+    assert told(job)[4].error is None
+    job.end()
+    reg.job("grows").wait(PATIENCE, interval=0.1)
+
+
 def test_a_job_that_waits_can_be_cancelled(
     reg: mj.Registry, env: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -377,3 +417,12 @@ def test_a_cache_from_before_the_last_round_shows_it(reg: mj.Registry, tmp_path:
     assert [row["params"]["x"] for row in early.tasks()] == [1, 2, 3, 2]
     assert sum(group["count"] for group in early.failures()["groups"]) == 2
     assert [(row["x"], row["y"]) for row in early.results()] == [(1, None), (2, None), (3, 5), (2, None)]
+
+
+def test_without_the_registry_it_does_not_begin(env: dict[str, str], tmp_path: Path) -> None:
+    """Its rounds would have nowhere to go: nothing is launched."""
+    nowhere = "AccountName=a;AccountKey=AAAA;BlobEndpoint=http://127.0.0.1:1/a"
+    away = {**env, "MOPS_JOBS_REGISTRY": "azure://jobs", "AZURE_STORAGE_CONNECTION_STRING": nowhere}
+    with mj.connect(env=away) as lost, pytest.raises(mj.StoreUnavailableError):
+        begin(lost, tmp_path / "code")
+    assert runner_pid("grows", env) is None

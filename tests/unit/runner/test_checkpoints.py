@@ -68,6 +68,17 @@ def test_a_save_of_the_same_name_never_shows_half_of_one(tmp_path: Path, monkeyp
     assert b'"x": 2' in (tmp_path / "new" / "1" / "state.json").read_bytes()
 
 
+def test_a_save_that_fails_leaves_nothing_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    ck = Checkpoint(tmp_path, 600.0)
+    monkeypatch.setattr("mopsjobs.api.checkpoint.os.fsync", fail)
+    with pytest.raises(OSError, match="No space left"):
+        ck.save(b"x", at=1)
+    assert (_names(tmp_path), _names(tmp_path / "new")) == (["new"], [])
+
+
 def test_a_model_that_saves_often_leaves_the_last_ones(tmp_path: Path) -> None:
     """To remove thousands would keep it from the results of other tasks."""
     ck = Checkpoint(tmp_path, 600.0)
@@ -158,6 +169,15 @@ def test_a_full_disk_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert run.told == ["A checkpoint is not kept: No space left on device."]
     assert _names(run.path / "new") == ["22"]
     assert run.checkpoints.end(TASK, 0.0)
+
+
+def test_what_is_told_of_many_tasks_is_bounded(tmp_path: Path) -> None:
+    run = _Run(tmp_path / "root")
+    for number in range(100):
+        (run.path / "new" / ("a" * 101)).mkdir(parents=True, exist_ok=True)
+        (run.path / "new" / ("a" * 101)).rename(run.path / "new" / (f"{number:02}" + "b" * 100))
+        run.checkpoints.end(TASK, 0.0)
+    assert len(run.told) == checkpoints.MAX_TOLD
 
 
 def test_an_attempt_without_its_checkpoint_did_not_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

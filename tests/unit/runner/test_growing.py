@@ -219,3 +219,12 @@ def test_an_invalid_round_is_an_error_of_the_run(rounds: Rounds) -> None:
     rounds.store.create_if_absent(round_key("job", 1), b"[]")
     with pytest.raises(RecordError, match="not a round"):
         until(lambda: next(feed) is not None)
+
+
+def test_the_idle_time_waits_for_other_shards(rounds: Rounds) -> None:
+    """What they have at work is of the same job."""
+    feed = rounds.feed(others=False)
+    rounds.now = 1000.0
+    rounds.add(1)
+    assert [task.number for task in taken(feed, 1)] == [0]
+    assert rounds.store.get(round_key("job", 2)) is None

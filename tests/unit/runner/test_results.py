@@ -24,6 +24,7 @@ from mopsjobs.ledger.format import parse_chunk_key
 from mopsjobs.ledger.scalars import parse_scalars
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.keys import OUTPUT
+from mopsjobs.runner import results as module
 from mopsjobs.runner.results import OutputSender
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.memory import InMemoryVersionedStore
@@ -213,6 +214,13 @@ def test_outputs_that_wait_share_a_transaction(store: Held) -> None:
     assert store.transactions == [["a"], ["b", "c"]]
     assert told == ["0 begins", "0 done", "1 begins", "2 begins", "1 done", "2 done"]
     assert list(store.list_keys()) == ["a", "b", "c"]
+
+
+def test_a_transaction_is_bounded(store: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other processes wait for it."""
+    monkeypatch.setattr(module, "MAX_TRANSACTION_BYTES", 20)
+    _sent(store, InMemoryVersionedStore(), [[(key, bytes(10))] for key in "abcdef"])
+    assert store.transactions == [["a"], ["b", "c"], ["d", "e"], ["f"]]
 
 
 def test_an_output_that_is_refused_fails_its_own_task_alone(store: Held) -> None:

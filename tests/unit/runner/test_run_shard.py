@@ -14,7 +14,7 @@ import pytest
 
 from mopsjobs.bundles.bundle import BundleError
 from mopsjobs.engines.model_errors import ModelError
-from mopsjobs.errors import StoreUnavailableError
+from mopsjobs.errors import StoreAccessError, StoreUnavailableError
 from mopsjobs.events.format import parse_chunk
 from mopsjobs.ledger.environment import Environment, environment_keys, parse_environment
 from mopsjobs.registry.job_registry import JobRegistry
@@ -23,9 +23,10 @@ from mopsjobs.registry.notes import OWN_WRITE, own_write_text
 from mopsjobs.runner.reducer import ReduceEnd, Reducer
 from mopsjobs.runner.reporter import Counts, Reporter
 from mopsjobs.runner.shard import Shard, TaskProgress
-from mopsjobs.store.base import VersionedStore
+from mopsjobs.store.base import VersionedStore, VersionToken
 from mopsjobs.studies.manifest import load_manifest, manifest_key
 from mopsjobs.studies.outputs import output_key
+from support.cli import LineStore
 from support.doubles import FaultyStore
 from support.ledgers import attempts_in
 from support.runs import (
@@ -143,6 +144,17 @@ def test_what_is_done_is_not_done_again(bench: Bench) -> None:
     assert ran[:4] == ("succeeded", 6, 0, True)
     assert calls(noted) == {4: 1, 5: 1}
     assert list(results(bench.line).values()).count(b"theirs") == 4
+
+
+def test_running_an_ended_job_again_calls_nothing_and_changes_nothing(bench: Bench) -> None:
+    noted = bench.path / "calls"
+    bench.given(sets_of(3, calls=str(noted)))
+    bench.work()
+    before = bench.record()
+    ran, _ = bench.work()
+    assert ran[:4] == ("succeeded", 3, 0, True)
+    assert bench.record() == before
+    assert calls(noted) == dict.fromkeys(range(3), 1)
 
 
 def test_a_job_that_has_ended_loads_no_model(bench: Bench) -> None:
@@ -284,6 +296,13 @@ def test_a_model_that_cannot_be_loaded_is_told_of_once_by_all_its_shards(bench: 
     assert len(notes_of(bench.line)) == 1  # the packages are the likely reason
 
 
+def test_an_unloadable_model_of_an_unregistered_job_is_reported(bench: Bench) -> None:
+    place(bench.line, "job", study(sets_of(2)), code(bench.model, "import nothing_of_that_name"))
+    with pytest.raises(ModelError, match="nothing_of_that_name"):
+        bench.work()
+    assert (bench.record().status, bench.record().error_code) == ("failed", "MODEL")
+
+
 def test_a_bundle_that_is_gone_fails_the_job(bench: Bench) -> None:
     bench.given(sets_of(2))
     for key in list(bench.line.list_keys("bundles/")):
@@ -367,6 +386,21 @@ def test_all_shards_and_later_runs_share_one_note(bench: Bench) -> None:
     (note,) = notes_of(bench.line)
     assert note.python == ".".join(map(str, sys.version_info[:3]))
     assert "pytest" in note.packages
+
+
+def test_a_note_that_is_refused_stops_no_output(bench: Bench) -> None:
+    """Credentials may be limited to some keys. Outputs and notes do not share them."""
+
+    class WithoutNotes(LineStore):
+        def create_if_absent(self, key: str, value: bytes) -> VersionToken | None:
+            if key.startswith("environments/"):
+                raise StoreAccessError("Not allowed to write environments.")
+            return super().create_if_absent(key, value)
+
+    bench.given(sets_of(4))
+    bench.work(store=WithoutNotes(bench.line))
+    assert bench.counts()[:2] == ("succeeded", 4)
+    assert notes_of(bench.line) == []
 
 
 def test_the_interpreter_here_is_not_noted_as_that_of_tasks_on_dask(bench: Bench) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import itertools
 import json
 import math
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 from mopsjobs.engines.model_errors import ModelError
 from mopsjobs.engines.model_process import SAMPLER_SOURCE
 from mopsjobs.engines.sampler_script import Parameter, Random, Space
-from mopsjobs.errors import JobBusyError, UsageError
+from mopsjobs.errors import JobBusyError, JobCancelledError, UsageError
 from mopsjobs.registry.calibration_counts import calibration_text
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.studies.calibration import Calibration
@@ -453,3 +454,104 @@ def test_a_sampler_ends_with_a_coordinator_that_was_killed(tmp_path: Path) -> No
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, env={"TMPDIR": str(tmp_path)}, check=False)
     until(lambda: not is_alive(int(note.read_text())), "the sampler to end")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["code.tgz", "pid"]
+
+
+def test_a_set_whose_model_diverges_has_failed() -> None:
+    """Its squared distance from what was observed is beyond every float. The search goes on with the others."""
+
+    def model(params: Mapping[str, Any], seed: int) -> dict[str, Any]:
+        return {"loss": 1e200 if params["d"] == "bad" else 1.0}
+
+    journal, _, _ = run_in_memory(spec(objective={"loss": {"observed": 0, "sd": 2}}, n_replicates=2), model=model)
+    told = {one.params["d"]: one.told for one in journal.evaluations()}
+    assert told["bad"] == Told(None, 2, error="NoValue")
+    assert told["good"] == Told((0.25,), 2, 0.0)
+
+
+def test_a_function_that_fails_for_each_set_ends_the_search() -> None:
+    code = {"model.py": "def wrong(params, tasks):\n    1 / 0\n"}
+    calibration, job = spec(objective="model:wrong"), JobInMemory()
+    with (
+        SamplerProcess(sys.executable, archive(code), sampler_setup(calibration), {}) as sampler,
+        pytest.raises(UsageError, match=r"The objective fails: ZeroDivisionError: division by zero \(at model.py:2\)"),
+    ):
+        Coordinator(job, Journal(calibration, ()), sampler).run()
+    assert job.stopped is not None
+    assert job.stopped.code == "TARGET"
+
+
+def test_a_scalar_of_a_precision_that_no_task_leaves_ends_the_search() -> None:
+    """As one of the objective does."""
+    until = {**UNTIL, "until": {"los": {"absolute": 0.5}}}
+    with pytest.raises(UsageError, match=r"n_replicates.until names 'los', but no result has it. The numbers are: lo"):
+        run_in_memory(spec(n_replicates=until), model=noisy)
+
+
+def test_an_extension_asks_for_no_more_sets_than_its_budget_has() -> None:
+    """An earlier calibration may have ended within a round: fewer sets than its size are left."""
+    calibration = spec(sampler="random", mode="asynchronous", rounds=2)
+    short = Coordinator(JobInMemory(), Journal(calibration, ()), RandomHere(calibration)).run()
+    inherited = dataclasses.replace(short, rounds=short.rounds[:6], inherited=6, stored=0)
+    whole = Coordinator(JobInMemory(job_id="seir-2"), inherited, RandomHere(calibration), replays=[True] * 6).run()
+    assert (whole.rounds_done, whole.rounds_planned) == (8, 8)
+
+
+class Growing(InMemoryVersionedStore):
+    """A store whose calibration goes on while it is read."""
+
+    def __init__(self, left: Iterable[tuple[str, bytes]]) -> None:
+        super().__init__()
+        self._left = iter(left)
+
+    def scan(self, prefix: str) -> Iterator[Any]:
+        """List, and have the next objects stored after that."""
+        yield from list(super().scan(prefix))
+        for key, value in itertools.islice(self._left, 5):
+            self.create_if_absent(key, value)
+
+
+@pytest.mark.parametrize("mode", ["synchronous", "asynchronous"])
+def test_a_journal_that_grows_while_it_is_read_is_whole(mode: str) -> None:
+    """Each set that was told is in it with its round."""
+    calibration = spec(sampler="random", mode=mode)
+    job = JobInMemory()
+    Coordinator(job, Journal(calibration, ()), RandomHere(calibration)).run()
+    store = Growing(job.written)
+    done = [read_back(calibration, (), simulate, store)[0].rounds_done for _ in range(20)]
+    assert done == sorted(done)
+    assert done[-1] == calibration.most_rounds
+
+
+def test_a_sampler_that_asks_for_nothing_has_failed() -> None:
+    code = {"own.py": CUSTOM + "\ndef empty(space, seed):\n    return Own(space, seed, 1, 3)\n"}
+    with pytest.raises(ModelError, match="The sampler asks for no set in the first round"):
+        run_in_memory(spec(sampler="own:empty"), code)
+
+
+def test_the_processs_files_are_gone_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The code lies in a directory of its own, which is removed, also if the sampler cannot be loaded."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    run_in_memory(spec(rounds=1))
+    with pytest.raises(ModelError):
+        run_in_memory(spec(sampler="own:Missing"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_client_whose_job_was_cancelled_notes_what_it_has_told() -> None:
+    """So the record has as many sets as the journal, also between whole rounds of asynchronous mode."""
+    noted: list[dict[str, Any]] = []
+    calibration, job = spec(mode="asynchronous"), JobInMemory()
+    store = job.add
+
+    def add(sets: Sequence[Mapping[str, Any]], replicates: int | None = None) -> range:
+        if len(job.values) == 3:
+            raise JobCancelledError("cancelled", job_id=job.job_id, status="cancelled")
+        return store(sets, replicates)
+
+    job.add = add  # type: ignore[method-assign]
+    with (
+        SamplerProcess(sys.executable, archive({}), sampler_setup(calibration), {}) as sampler,
+        pytest.raises(JobCancelledError),
+    ):
+        Coordinator(job, Journal(calibration, ()), sampler, note=noted.append).run()
+    assert [one["sets"] for one in noted] == [0, 3]

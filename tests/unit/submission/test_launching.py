@@ -99,6 +99,8 @@ def test_an_argument_of_another_type_is_refused(option: LaunchOption) -> None:
 REGISTRY = JobRegistry(InMemoryVersionedStore())
 SESSION = Session(registry_url="memory:", open_registry=lambda: REGISTRY, env={})
 
+LIKE = "like 50 or 0.5."
+
 
 @pytest.mark.parametrize(
     ("engine", "options", "message"),
@@ -107,7 +109,10 @@ SESSION = Session(registry_url="memory:", open_registry=lambda: REGISTRY, env={}
         ("local", {"task_timeout": 0.0}, "invalid task_timeout '0': expected more than zero."),
         ("local", {"task_memory": 1000}, "invalid task_memory '1000B': expected at least 16MiB."),
         ("local", {"retries": "x"}, "invalid retries 'x': expected a whole number from 0 to 100."),
-        ("local", {"max_cpu_hours": "5h"}, "invalid max_cpu_hours '5h': expected CPU-hours above 0, like 50 or 0.5."),
+        *(
+            ("local", {"max_cpu_hours": hours}, f"invalid max_cpu_hours '{hours}': expected CPU-hours above 0, {LIKE}")
+            for hours in ("5h", "0", -1, "nan", "inf")
+        ),
         ("local", {"shards": 2}, "shards has no effect with the local engine."),
         ("dask", {"cluster": {"service_account": "a"}}, "service_account has no effect with the dask engine."),
         ("kubernetes", {"scheduler": "tcp://h:1"}, "scheduler has no effect with the kubernetes engine."),

@@ -150,6 +150,19 @@ def test_a_shard_that_is_started_again_runs_no_task_again(site: Site) -> None:
     assert counts(site.reconcile(COMPLETE)) == ("succeeded", 3, 0)
 
 
+@pytest.mark.parametrize("shards", [1, 3])
+def test_a_job_that_was_launched_with_other_shards_ends(site: Site, shards: int) -> None:
+    """Reports of its earlier shards are about tasks that others have now. Their outputs are delivered."""
+    site.submit(sets_of(6))
+    site.work(0)
+    site.work(1)
+    site.registry.update_fields("job", metadata={"slurm_shards": str(shards)})
+    site.work(shards - 1, shards=shards)
+    site.reconcile(RUNNING)
+    assert len(results(site.store)) == 6
+    assert counts(site.reconcile(COMPLETE)) == ("succeeded", 6, 0)
+
+
 def test_reconcile_delivers_what_an_ended_job_has_left(site: Site) -> None:
     """Its shards had not stopped when it was cancelled. A file of a writer that was killed goes with the drop."""
     site.submit(sets_of(4))
@@ -173,6 +186,18 @@ def test_each_shard_has_its_part_of_a_budget(site: Site) -> None:
     assert state.error_code == "BUDGET"
     reason = "Ended by --max-cpu-hours 4: 4.00 of 4 CPU-hours used; 8 of 12 tasks left no complete outputs"
     assert state.error_message == reason
+
+
+def test_first_tasks_and_failures_count_in_each_shard_alone(site: Site) -> None:
+    """A shard does not wait for another one, whose record it does not see. One that ends early ends alone."""
+    site.submit([{"x": number, "fail": number % 2 == 1} for number in range(12)])
+    said = site.work(1, first=1, retries=0)
+    assert not [line for line in said if "Waiting" in line]
+    assert calls(site.calls) == {1: 1, 3: 1, 5: 1, 7: 1, 9: 1}
+    site.work(0, max_failures="2")
+    state = site.reconcile(COMPLETE)
+    assert counts(state) == ("partial", 6, 5)
+    assert "Ended by --first 1" in str(state.error_message)
 
 
 def test_the_error_of_a_shard_is_that_of_the_job(site: Site) -> None:
@@ -399,6 +424,28 @@ def test_a_file_of_each_kind_but_a_regular_one_is_left_alone(ran: Site, tmp_path
     (warning,) = ran.warnings
     assert "7 files" in warning
     assert os.path.lexists(folder / "d2" / "fpipe.json")
+
+
+def test_a_pipe_in_place_of_a_record_is_an_error_of_that_job(ran: Site) -> None:
+    """The delivery does not wait for a writer."""
+    record = ran.directory.drop / "0" / "djobs" / "djob" / "fstate.json"
+    record.unlink()
+    os.mkfifo(record)
+    with pytest.raises(Exception, match="Not allowed to use the directory"):
+        ran.deliver()
+
+
+def test_names_that_are_too_long_stop_no_delivery(ran: Site) -> None:
+    """Nor does a name that is not text."""
+    folder = ran.directory.drop / "0" / "dresults" / "djob"
+    (folder / f"d{'é' * 100}").mkdir()
+    (folder / f"d{'é' * 100}" / "fx").write_bytes(b"forged")
+    (folder / os.fsdecode(b"d\xff")).mkdir()
+    (folder / os.fsdecode(b"d\xff") / "fx").write_bytes(b"forged")
+    ran.deliver()
+    assert len(results(ran.store)) == 1
+    assert _forged(ran) == []
+    assert len(ran.warnings) == 1
 
 
 def test_a_huge_file_is_refused_unread(ran: Site) -> None:
