@@ -12,12 +12,13 @@ that `./build.sh test` has prepared in `build/venv`.
     azurite.py        a private Azurite
     aws.py            how boto3 talks to dynalite and the next one
     s3.py             a private moto, whose server is moto_server.py, and a private SeaweedFS
+    static.py         a stand-in for Azure with hundreds of thousands of jobs
     proxy.py          a slow network
     registry_data.py  made-up jobs, as mops-jobs and as other programs write them
     job_data.py       a made-up job of many tasks
     peers.py          what we are compared with, as processes of their own
     tools.py          rclone and the libraries of others, installed into build/bench
-    listing.py  syncing.py  tasks.py ...
+    listing.py  syncing.py  growing.py  updating.py  tasks.py ...
                       the benchmarks; each has run(setup), which gives lines for the report
     report.py         the table, and bench/RESULTS.md
 """

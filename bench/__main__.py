@@ -12,9 +12,11 @@ from bench import (
     calibrating,
     checkpoints,
     counting,
+    growing,
     ledgers,
     listing,
     machine,
+    metrics,
     python_api,
     report,
     result_tables,
@@ -24,6 +26,7 @@ from bench import (
     syncing,
     tasks,
     tools,
+    updating,
 )
 from mopsjobs.cache.sync.mirror import SMALL_REGISTRY
 
@@ -31,6 +34,8 @@ BENCHMARKS = {
     "list": listing.run,
     "ledgers": ledgers.run,
     "sync": syncing.run,
+    "grow": growing.run,
+    "update": updating.run,
     "tasks": tasks.run,
     "checkpoints": checkpoints.run,
     "session": sessions.run,
@@ -38,14 +43,15 @@ BENCHMARKS = {
     "results": result_tables.run,
     "series": series.run,
     "serve": serving.run,
+    "metrics": metrics.run,
     "python": python_api.run,
     "requests": counting.run,
 }
 SECTIONS = {
-    "Listings": ("list",),
+    "Listings": ("list", "metrics"),
     "Inside a job": ("ledgers", "tasks", "checkpoints", "session", "calibrate", "results", "series"),
-    "Syncs": ("sync",),
-    "Requests": ("requests",),
+    "Syncs": ("sync", "grow"),
+    "Writes": ("update", "requests"),
     "The page": ("serve",),
     "Beside other tools": ("python",),
 }
@@ -74,8 +80,8 @@ def main() -> int:
         parser.error("needs at least 100 jobs and one run")
 
     chosen = args.only or [name for name in BENCHMARKS if name not in ON_REQUEST]
-    if args.jobs <= SMALL_REGISTRY and "sync" in chosen:
-        parser.error(f"sync: needs more than {SMALL_REGISTRY:,} jobs, fewer are always listed")
+    if args.jobs <= SMALL_REGISTRY and (large := {"sync", "grow"}.intersection(chosen)):
+        parser.error(f"{' and '.join(sorted(large))}: needs more than {SMALL_REGISTRY:,} jobs, fewer are always listed")
     sections: dict[str, list[report.Line]] = {}
     # The runner of a session may outlive its client for a moment, and write there.
     with tempfile.TemporaryDirectory(prefix="mops-jobs-bench-", ignore_cleanup_errors=True) as directory:

@@ -140,6 +140,14 @@ def fill(server: Azurite, container: str, count: int, *, ours: bool) -> None:
     _put_blobs(server, container, ((key, state.to_json() if ours else foreign(state)) for key, state in records), ours)
 
 
+def announce(server: Azurite, container: str, count: int) -> None:
+    """Announce all jobs of a registry of that many jobs, as their registrations would have."""
+    from mopsjobs.registry.announcements import slot_of
+
+    now = datetime.now(UTC)
+    _put_blobs(server, container, ((f"{slot_of(now)}{state.job_id}", b"-") for state in states(count, now)), ours=True)
+
+
 def _put_blobs(server: Azurite, container: str, blobs: Iterable[tuple[str, bytes]], ours: bool) -> None:
     """Write blobs, with metadata as mops-jobs has them or without. By plain HTTP: the SDK takes ten times as long."""
     from mopsjobs.store.azure import listing

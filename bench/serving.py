@@ -1,4 +1,4 @@
-"""`serve`: its first page, a search, charts, and what fifty browsers that watch live cost."""
+"""`serve`: its first page, also against the SQL behind it, a search, and what fifty browsers that watch live cost."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
+from unittest import mock
 
 from bench import registry_data
 from bench.listing import REGISTRY
@@ -46,14 +47,16 @@ HEADERS = {
 QUERIES = ("", "?status=running", "?status=failed", "?sort=-duration", "?hours=48", "?owner=ada", "?page=2")
 """What the browsers watch: not all the same."""
 
+SQL_RATIO = 1.5
+"""The first page, as a multiple of its SQL."""
+
 ROUNDS = 5
 SEARCHES = ("job-", "epi", "sir", "ada", "a", "memory", "nothing-at-all")
 """Words in ids, labels and studies of all jobs; in owners, in most jobs, in errors, and in none."""
 
 PAGES = {
-    "first page": ("/jobs?", ("",), 50.0),
+    "first page, by the clock": ("/jobs?", ("",), 50.0),
     "search": ("/jobs?q=", SEARCHES, 150.0),
-    "charts": ("/charts?", ("",), None),
 }
 """Paths, words of which the slowest counts, and goals in milliseconds."""
 
@@ -89,11 +92,16 @@ def run(setup: Setup) -> list[Line]:
     with serving(setup, cache) as server:
         progress(f"pages, {ROUNDS} rounds")
         slowest = {what: 1000 * max(_seconds(server, path, words)) for what, (path, words, _) in PAGES.items()}
+        pages, queries = _first_page(server, cache)
         progress(f"{BROWSERS} browsers for {WATCHED_SECONDS:.0f} s")
         share, seen, hourly = _watched(server, cache)
         peak = server.peak_mb
+    page_ms, sql_ms = (statistics.median(seconds) * 1000 for seconds in (pages, queries))
+    ratio = statistics.median(page / query for page, query in zip(pages, queries, strict=True))
     what = f"serve: {BROWSERS} browsers, a change each {CHANGE_SECONDS:g} s, {jobs:,} cached"
     return [
+        Line(f"serve: first page, {jobs:,} cached", f"{page_ms:.1f} ms", f"its SQL, {sql_ms:.1f} ms", ratio,
+             goal=at_most(SQL_RATIO, ratio, " x")),
         *(
             Line(f"serve: {what}, {jobs:,} cached", f"{slowest[what]:.0f} ms", "", None, None,
                  at_most(limit, slowest[what], " ms"))
@@ -146,6 +154,48 @@ def _seconds(server: Server, path: str, words: Sequence[str]) -> list[float]:
                 get(line, f"{path}{word}&{others}")
                 times.append(time.perf_counter() - begun)
     return [statistics.median(times) for times in seconds.values()]
+
+
+def _first_page(server: Server, cache: str) -> tuple[list[float], list[float]]:
+    """Return seconds for the page, and for the statements behind it, in turn."""
+    statements = _statements(cache)
+    pages, queries = [], []
+    with contextlib.closing(sqlite3.connect(cache)) as connection, contextlib.closing(server.connect()) as line:
+        for number in range(4 * ROUNDS):
+            begun = time.perf_counter()
+            get(line, f"/jobs?{unseen_query(ROUNDS + number)}")
+            between = time.perf_counter()
+            for statement in statements:
+                connection.execute(statement).fetchall()
+            pages.append(between - begun)
+            queries.append(time.perf_counter() - between)
+    return pages, queries
+
+
+def _statements(cache: str) -> list[str]:
+    """Return the SQL of the first page, as SQLite gets it."""
+    from mopsjobs.app.run import cache_access
+    from mopsjobs.app.run.app import open_app
+    from mopsjobs.console.printer import Printer
+    from mopsjobs.web.server.pages import make_app
+    from mopsjobs.web.server.security import own_names
+    from mopsjobs.web.site.background import ChangeSignal
+    from mopsjobs.web.site.site import Site
+
+    seen: list[str] = []
+    open_to_read = cache_access.open_to_read
+
+    def open_traced(file: str, registry: str) -> sqlite3.Connection | None:
+        if (connection := open_to_read(file, registry)) is not None:
+            connection.set_trace_callback(seen.append)
+        return connection
+
+    app = open_app({"registry": REGISTRY, "cache": cache}, {"HOME": os.path.dirname(cache)}, Printer(None, None, {}))
+    with mock.patch.object(cache_access, "open_to_read", open_traced):
+        client = make_app(Site(app, ChangeSignal()), own_names("localhost", ())).test_client()
+        if client.get("/jobs").status_code != 200:
+            raise RuntimeError("The first page is not answered.")
+    return [statement for statement in seen if not statement.startswith(("BEGIN", "ROLLBACK", "PRAGMA", "--"))]
 
 
 def _watched(server: Server, cache: str) -> tuple[float, int, float]:

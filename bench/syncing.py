@@ -9,6 +9,7 @@ import contextlib
 import json
 import shutil
 import sqlite3
+import time
 from dataclasses import dataclass
 
 from bench import azurite, proxy, registry_data, tools
@@ -37,6 +38,9 @@ SCAN_RATIO, SCAN_TO_RCLONE = 0.35, 0.7
 
 QUIET_RATIO = 1.3
 """Processor time of `sync -q` with nothing to do, as a multiple of importing the SDK and one request."""
+
+BURST_SECONDS = 600
+"""How long announcements are certainly within the reach of a sync: less than its 15 minutes."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +73,9 @@ class Registry:
 
         return Case(command, env, prepare, check)
 
-    def delta_sync(self, *, quiet: bool = False) -> Case:
-        """Return `mops-jobs sync` into a cache that has all."""
-        cache = self.setup.directory / f"{self.name}-unchanged{'-quiet' * quiet}.db"
+    def delta_sync(self, *, changed: int = 0, quiet: bool = False) -> Case:
+        """Return `mops-jobs sync` into a cache that lacks only the jobs that are changed before each round."""
+        cache = self.setup.directory / f"{self.name}-{changed}-changed{'-quiet' * quiet}.db"
         command, env = self._sync(str(cache), "-q" if quiet else "--json")
         url = self.server.url(self.container)
         registry = JobRegistry(open_store(url, self.server.env))
@@ -80,12 +84,40 @@ class Registry:
             # Up to date, and sure that all writers announce: that takes two full syncs, and each hour another.
             while sync(registry, str(cache), identity(url, self.server.env)).is_full:
                 pass
+            with contextlib.closing(sqlite3.connect(cache)) as connection:
+                active = connection.execute("SELECT job_id FROM jobs WHERE is_active LIMIT ?", (changed,)).fetchall()
+            for (job_id,) in active:
+                registry.update_fields(job_id, metadata={"round": str(time.monotonic_ns())})
 
         def check(output: str) -> None:
             if quiet:
                 return
             report = json.loads(output)
-            if (report["mode"], report["changed"]) != ("delta", 0) or report["problems"]:
+            if (report["mode"], report["changed"]) != ("delta", changed) or report["problems"]:
+                raise RuntimeError(f"sync did something else:\n{output[:2000]}")
+
+        return Case(command, env, prepare, check)
+
+    def sync_after_burst(self) -> Case:
+        """Return `mops-jobs sync` with nothing new, minutes after all jobs were registered.
+
+        Syncs list the announcements of the last 15 minutes. So the jobs are announced again before that.
+        """
+        cache = self.setup.directory / f"{self.name}-burst.db"
+        command, env = self._sync(str(cache), "--json")
+        url = self.server.url(self.container)
+        registry = JobRegistry(open_store(url, self.server.env))
+        announced: list[float] = []
+
+        def prepare() -> None:
+            if not announced or time.monotonic() - announced[-1] > BURST_SECONDS:
+                registry_data.announce(self.server, self.container, self.jobs)
+                announced.append(time.monotonic())
+            sync(registry, str(cache), identity(url, self.server.env))
+
+        def check(output: str) -> None:
+            report = json.loads(output)
+            if (report["added"], report["changed"], report["fetched"]) != (0, 0, 0) or report["problems"]:
                 raise RuntimeError(f"sync did something else:\n{output[:2000]}")
 
         return Case(command, env, prepare, check)
@@ -142,7 +174,7 @@ class Registry:
 
 def run(setup: Setup) -> list[Line]:
     """Measure syncs of `setup.jobs` records, of mops-jobs and of another program."""
-    names = {name: azurite.new_container() for name in ("ours", "foreign")}
+    names = {name: azurite.new_container() for name in ("ours", "foreign", "burst")}
     with azurite.running(setup.directory) as server:
         for name, container in names.items():
             progress(f"writing {setup.jobs:,} records: {name}")
@@ -172,14 +204,20 @@ def _measure(setup: Setup, server: azurite.Azurite, names: dict[str, str], note:
     }
     peers = {
         "listing alone": at["ours"].peer("list"),
+        "listing with metadata": at["ours"].peer("list-metadata"),
         "GET per record, azure-storage-blob, 16 threads": at["ours"].peer("get-16", slow=True),
+        "GET per record, azure-storage-blob, one by one": at["ours"].peer("get-1", slow=True),
     }
-    measured = {**cases, **(peers if all_peers else {})}
+    burst = at["burst"].sync_after_burst()
+    measured = {**cases, **({"burst": burst, **peers} if all_peers else {})}
     progress(f"syncs{note}, {setup.runs} rounds of {len(measured)} processes")
     in_turn(measured.values(), setup.runs, setup.directory)
     lines = _lines(setup, cases, note)
     if all_peers:
-        lines += [_line(f"full sync, {setup.jobs:,} of our records", cases["full"], *peer) for peer in peers.items()]
+        what = f"sync, nothing new, minutes after {setup.jobs:,} registrations"
+        limit = UNCHANGED_RATIO if setup.jobs == GOAL_JOBS else None
+        lines.append(compared(what, burst, "rclone", cases["rclone, unchanged"], limit))
+        lines += [compared(f"full sync, {setup.jobs:,} of our records", cases["full"], *peer) for peer in peers.items()]
     return lines
 
 
@@ -190,7 +228,7 @@ def _lines(setup: Setup, cases: dict[str, Case], note: str) -> list[Line]:
     cpu_ratio = quiet.ratios_to(cases["one request"])[1]
 
     def against_rclone(what: str, ours: str, theirs: str, limit: float) -> Line:
-        return _line(f"{what}{note}", cases[ours], "rclone", cases[theirs], limit if are_goals else None)
+        return compared(f"{what}{note}", cases[ours], "rclone", cases[theirs], limit if are_goals else None)
 
     return [
         against_rclone(f"full sync, {count} of our records", "full", "rclone", FULL_RATIO),
@@ -198,7 +236,7 @@ def _lines(setup: Setup, cases: dict[str, Case], note: str) -> list[Line]:
                        DELAYED_FOREIGN_RATIO if note else FOREIGN_RATIO),
         against_rclone(f"sync, nothing changed among {count}", "unchanged", "rclone, unchanged", UNCHANGED_RATIO),
         against_rclone(f"scan, nothing changed among {count}", "scan", "rclone, unchanged", SCAN_TO_RCLONE),
-        _line(
+        compared(
             f"scan, nothing changed among {count}{note}", cases["scan"], "its full sync", cases["full"],
             SCAN_RATIO if are_goals else None,
         ),
@@ -210,10 +248,11 @@ def _lines(setup: Setup, cases: dict[str, Case], note: str) -> list[Line]:
     ]  # fmt: skip
 
 
-def _line(what: str, case: Case, against: str, other: Case, limit: float | None = None) -> Line:
+def compared(what: str, case: Case, against: str, other: Case, limit: float | None = None) -> Line:
+    """Return the line of a process beside another."""
     ratio, cpu_ratio = case.ratios_to(other)
-    compared = f"{against}, {other.seconds:.2f} s"
-    return Line(what, f"{case.seconds:.2f} s", compared, ratio, cpu_ratio, at_most(limit, ratio, " x"))
+    told = f"{against}, {other.seconds:.2f} s"
+    return Line(what, f"{case.seconds:.2f} s", told, ratio, cpu_ratio, at_most(limit, ratio, " x"))
 
 
 def _processor(case: Case) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import textwrap
 from pathlib import Path
 
-from bench.machine import Setup, interpreter
+from bench.machine import ROOT, Setup, interpreter
 from bench.measure import Case, in_turn, must_print, progress
 from bench.report import Line, at_most
 from mopsjobs.engines.job_dir import JobDir
@@ -25,8 +26,19 @@ MAX_RECORD_BYTES = 4096
 MAX_GROWTH = 1.25
 """Of peak memory, from `TASKS` to `MANY_TASKS`: what an allocator gives back late is not growth, a factor of 4 is."""
 
+BEFORE_LEDGER = "a37ef9c"
+"""The last commit without a ledger."""
+
+LEDGER_RATIO = 1.05
+"""Processor time with a ledger, as a multiple of that without."""
+
 MODEL = """
+    import os, time
+
     def simulate(params, seed):
+        end = time.perf_counter() + float(os.environ.get("TASK_SECONDS", "0"))
+        while time.perf_counter() < end:
+            pass
         return params["x"] * 2 + seed % 7
 """
 
@@ -73,7 +85,32 @@ def run(setup: Setup) -> list[Line]:
             f"submit --wait, {MANY_TASKS:,} trivial tasks: peak memory", f"{many.peak_mib:.0f} MiB",
             f"{TASKS:,} tasks, {ours.peak_mib:.0f} MiB", growth, None, at_most(MAX_GROWTH, growth, " x"),
         ),
+        *_against_before(setup, code),
     ]  # fmt: skip
+
+
+def _against_before(setup: Setup, code: Path) -> list[Line]:
+    """Compare jobs of trivial and of short tasks with the last version that kept no ledger."""
+    before = setup.directory / "before"
+    before.mkdir()
+    archive = subprocess.run(["git", "archive", BEFORE_LEDGER], cwd=ROOT, stdout=subprocess.PIPE, check=False)
+    if archive.returncode:
+        raise RuntimeError(f"the clone has no commit {BEFORE_LEDGER}: git fetch --unshallow")
+    subprocess.run(["tar", "-x"], input=archive.stdout, cwd=before, check=True)
+    lines = []
+    for tasks, milliseconds in ((TASKS, 0), (600, 10)):
+        progress(f"{tasks:,} tasks of {milliseconds} ms, with and without a ledger, {setup.runs} rounds")
+        pair = [_submission(setup, code, tasks) for _ in range(2)]
+        for case, checkout in zip(pair, (ROOT, before), strict=True):
+            case.argv, case.env = setup.module("mops_jobs", *case.argv[2:])
+            path = case.env["PYTHONPATH"].replace(str(ROOT), str(checkout), 1)
+            case.env |= {"PYTHONPATH": path, "TASK_SECONDS": str(milliseconds / 1000)}
+        in_turn(pair, setup.runs, setup.directory)
+        ratio, cpu_ratio = pair[0].ratios_to(pair[1])
+        what = f"submit --wait, {tasks:,} tasks of {milliseconds} ms"
+        goal = at_most(LEDGER_RATIO, cpu_ratio, " x")
+        lines.append(Line(what, f"{pair[0].seconds:.2f} s", "before the ledger", ratio, cpu_ratio, None, goal))
+    return lines
 
 
 def write_study(directory: Path, tasks: int, *, parameter_sets: int) -> Path:
