@@ -96,7 +96,7 @@ def end_inferred(
 
     An earlier end that was inferred too becomes a better one, at the time of the earlier one. If the outputs were
     compared, and tasks may have run, the job passes `validating`. A job that was cancelled gets the counts of tasks
-    that have ended since its last report.
+    that have ended since its last report, and how many its outputs ask for.
 
     Args:
         state: the record.
@@ -110,8 +110,9 @@ def end_inferred(
         InvalidTransitionError: if a runner has reported since, or no transitions lead there.
     """
     if state.status == target:
-        has_more = sum(task_counts(changed)[:2]) > sum(task_counts(state)[:2])
-        if target is not JobStatus.CANCELLED or not has_more:
+        before, now = task_counts(state), task_counts(changed)
+        is_better = sum(now[:2]) > sum(before[:2]) or (now[:2] == before[:2] and now[2] != before[2])
+        if target is not JobStatus.CANCELLED or not is_better:
             return None
         return changed.evolve(transitions=_complete_history(state))
     if is_correctable(state) and target in CORRECTIONS[JobStatus(state.status)]:

@@ -79,8 +79,12 @@ def test_each_view_says_how_precise_the_sets_are(desk: Desk, monkeypatch: pytest
         ]
 
 
-@pytest.mark.parametrize("status", ["failed", "cancelled"])
-def test_tasks_of_an_ended_job_are_those_that_its_outputs_ask_for(cli: Cli, remote: Remote, status: str) -> None:
+@pytest.mark.parametrize(
+    ("status", "told"), [("failed", None), ("cancelled", None), ("cancelled", 8), ("cancelled", 20)]
+)
+def test_tasks_of_an_ended_job_are_those_that_its_outputs_ask_for(
+    cli: Cli, remote: Remote, status: str, told: int | None
+) -> None:
     """A killed runner does not report the next look. The record of a cancelled job counts it after `validate`."""
     manifest = add_job(remote.jobs, "job", [{"sd": 0.1}, {"sd": 50.0}], n_replicates=REPLICATES)
     values = (100.0, 100.1, 100.0, 100.1, 50.0, 150.0, 60.0, 140.0)
@@ -88,9 +92,11 @@ def test_tasks_of_an_ended_job_are_those_that_its_outputs_ask_for(cli: Cli, remo
     Ledger(remote.jobs.store)(*(attempt(number, output_bytes=None) for number in done))
     for number, value in zip(done, values, strict=True):
         leave_output(remote.jobs, manifest, number, peak=value)
+    if told is not None:
+        remote.jobs.update_status("job", "running", tasks_total=told, tasks_completed=8)
     if status == "cancelled":
         remote.jobs.cancel_job("job")
-        note = "The record counts 8 tasks, the outputs ask for 12: run mops-jobs validate job\n"
+        note = f"The record counts {told or 8} tasks, the outputs ask for 12: run mops-jobs validate job\n"
         assert note in cli.ok("tasks", "job").err
     found = cli("validate", "job", "--json").json
     cli.ok("sync")
