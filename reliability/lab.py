@@ -14,10 +14,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from bench.machine import ROOT
 from mopsjobs.engines.local import runner_pid
-from mopsjobs.store import open_store
+from mopsjobs.store import network, open_store
 from mopsjobs.studies.packed_store import PackedStore
 from mopsjobs.studies.study import Study
 from mopsjobs.studies.study_parser import parse_study
@@ -138,13 +139,15 @@ class Lab:
     def outputs(self, *family: str) -> dict[str, bytes]:
         """Return the outputs of jobs as a reader sees them, by their names below these."""
         found: dict[str, bytes] = {}
+        patience = mock.patch.object(network, "BUDGET_SECONDS", PATIENCE)  # also on a busy machine
         for job_id in family:
             reader, prefix = PackedStore(self.store), f"results/{job_id}/"
-            for entry in reader.scan(prefix):
-                name, value = entry.key.removeprefix(prefix), reader.get_entry(entry)
-                hold(name not in found, f"{name} is in two jobs of one family")
-                hold(value is not None, f"{name} is listed and cannot be read")
-                found[name] = b"" if value is None else value.value
+            with patience:
+                for entry in reader.scan(prefix):
+                    name, value = entry.key.removeprefix(prefix), reader.get_entry(entry)
+                    hold(name not in found, f"{name} is in two jobs of one family")
+                    hold(value is not None, f"{name} is listed and cannot be read")
+                    found[name] = b"" if value is None else value.value
         return found
 
     def hold_views(self, job_id: str, done: Mapping[str, int]) -> dict[str, Any]:
