@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mopsjobs.app.origins.compare_jobs import ComparedResults, JobOutputs, compare_results
+from mopsjobs.app.origins.compare_jobs import MAX_NAMED, ComparedResults, JobOutputs, compare_results
 from mopsjobs.errors import RecordError, StoreUnavailableError
 from mopsjobs.registry.keys import NAMES_NAME
 from mopsjobs.store.base import VersionedStore
@@ -250,7 +250,10 @@ def test_a_manifest_has_all_that_the_record_needs() -> None:
         _manifest().to_json().replace(b'"labels":{}', b'"labels":["a"]'),
         b"", b"\xff", b"[]", b"{}", b"null", b"[" * 100_000, b'{"version": 2}', b'{"version": 1}',
         _manifest().to_json().replace(b'"study":{', b'"study":{"zzz":1,'),
-        _manifest().to_json().replace(b'"only":null', b'"only":3'),
+        *(
+            _manifest().to_json().replace(b'"only":null', b'"only":' + only)
+            for only in (b"3", b'["x"]', b"[1,0]", b"[0,0]", b"[9]")
+        ),
     ],
 )  # fmt: skip
 def test_bytes_that_are_no_manifest_are_refused_with_their_key(value: bytes) -> None:
@@ -336,6 +339,16 @@ def test_the_stream_agrees_with_a_comparison_in_memory() -> None:
         equal = sum(first[task] == second[task] for task in common)
         expected = (equal, len(common) - equal, len(first.keys() - common), len(second.keys() - common))
         assert counts(compare_results(store, JobOutputs("one", []), JobOutputs("two", []))) == expected
+
+
+def test_the_first_tasks_are_named_and_all_are_counted() -> None:
+    many = MAX_NAMED + 5
+    store, study_of_many, progress = InMemoryVersionedStore(), study(sets_of(many), outputs=None), list[int]()
+    made = [Manifest(job_id=job_id, study=study_of_many, bundle=BUNDLE) for job_id in ("one", "two")]
+    jobs = [fill(store, one, {number: {"a": one.job_id.encode()} for number in range(many)}) for one in made]
+    found = compare_results(store, *jobs, progress.append)
+    assert (counts(found), len(found.named["different"])) == ((0, many, 0, 0), MAX_NAMED)
+    assert progress == list(range(1, many + 1))
 
 
 def test_an_outage_ends_the_comparison() -> None:

@@ -8,6 +8,7 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -17,17 +18,20 @@ import pytest
 from mopsjobs.cache.sync import mirror
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.keys import OUTPUT
+from mopsjobs.store import open_store
+from mopsjobs.store.aws import client as aws_client
 from mopsjobs.store.aws.urls import parse_s3_url
 from mopsjobs.store.azure.credentials import find_container
 from mopsjobs.store.azure.store import AzureVersionedStore
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.dynamodb.store import DynamoDBVersionedStore
 from mopsjobs.store.memory import InMemoryVersionedStore
+from mopsjobs.store.s3 import store as s3
 from mopsjobs.store.s3.store import S3VersionedStore
 from mopsjobs.studies.pack_log import PackLog
 from mopsjobs.studies.packed_store import PackedStore
 from mopsjobs.submission.relay import deliver
-from support.cli import Clock
+from support.cli import Cli, Clock
 from support.doubles import hooked
 from support.servers import S3, Azurite, Dynalite
 
@@ -198,3 +202,54 @@ def test_a_scan_lists_records_only_if_many_are_news(
         assert scanned() == {"names": 1, "read": witnesses}
         with contextlib.closing(sqlite3.connect(tmp_path / "cache.db")) as cache:
             assert cache.execute("SELECT count(*), count(owner) FROM job").fetchone() == (90, 3)
+
+
+S3_REQUESTS = {
+    "register new": "W3",
+    "update new --owner ada": "R1 W3",
+    "sync, the first one": "L2 R{all}+2",
+    "sync, the second one": "L3 R1",
+    "sync, nothing new": "L3 R1",
+    "sync, 1 change": "L3 R3",
+    "list": "",
+    "list --refresh, nothing new": "L1 R1",
+    "list --refresh, 1 change": "L1 R2",
+    "sync --full": "L2 R{all}+1",
+}
+"""What commands send to Amazon, to a registry of up to 1,000 jobs.
+
+L is a listing, R a read and W a write. A sync also reads the events, one read for each new chunk.
+"""
+
+
+@pytest.mark.s3
+def test_what_commands_send_to_s3(cli: Cli, moto: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its listings have no records, so a first sync reads each. docs/reference/limits.md has the money."""
+    jobs = 60
+    cli.env |= {"MOPS_JOBS_REGISTRY": moto.new_prefix(), **moto.env}
+    monkeypatch.setattr(s3, "_AMAZON", (".0.0.1",))
+    with contextlib.closing(open_store(cli.env["MOPS_JOBS_REGISTRY"], {})) as store, ThreadPoolExecutor() as pool:
+        registry = JobRegistry(store, now=cli.clock.now)
+        list(pool.map(registry.register_job, (f"job-{number}" for number in range(jobs - 1))))
+    sent: list[str] = []
+    connect_alone = aws_client.AwsClient._connect
+
+    def connect(client: aws_client.AwsClient) -> Any:
+        connected = connect_alone(client)
+        connected.meta.events.register("before-call.s3", functools.partial(note_s3, sent))
+        return connected
+
+    monkeypatch.setattr(aws_client.AwsClient, "_connect", connect)
+    for what, expected in S3_REQUESTS.items():
+        command, _, state = what.partition(", ")
+        if state == "1 change":  # on another machine
+            cli.ok("update", "new", "--label", f"at={what}", MOPS_JOBS_CACHE=str(cli.cache.with_name("other.db")))
+        cli.clock.advance(minutes=1)
+        sent.clear()
+        cli.ok(*command.split())
+        counts = Counter(sent)
+        if counts["R"] > jobs:
+            found = f"L{counts['L']} R{{all}}+{counts['R'] - jobs}"
+        else:
+            found = " ".join(f"{kind}{count}" for kind, count in sorted(counts.items()))
+        assert found == expected, what

@@ -19,11 +19,12 @@ from distributed import Client
 
 from mopsjobs.bundles.packing import pack
 from mopsjobs.engines import dask as dask_engine
-from mopsjobs.engines.dask import connect
+from mopsjobs.engines.base import Launch
+from mopsjobs.engines.dask import DaskEngine, connect
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.model_env import SECRET_VARIABLES
 from mopsjobs.engines.model_errors import ModelError
-from mopsjobs.errors import IF_PIP_REFUSES, EngineError
+from mopsjobs.errors import IF_PIP_REFUSES, EngineError, UsageError
 from mopsjobs.ledger.attempt import Attempt, Outcome
 from mopsjobs.ledger.environment import Environment, environments_prefix, parse_environment
 from mopsjobs.registry.job_registry import JobRegistry
@@ -625,6 +626,13 @@ def test_a_scheduler_that_does_not_answer_is_told_at_once(
     assert ran.err.startswith(f"error: The Dask scheduler {NO_SCHEDULER} does not answer: ")
     assert (record(local_registry).status, record(local_registry).error_code) == ("failed", "LAUNCH")
     assert not (JobDir.for_job("job", cli.env).path / "runner.json").exists()
+
+
+def test_a_launch_checks_the_address_that_the_environment_names(tmp_path: Path) -> None:
+    """A launch from Python finds and checks the scheduler as `submit` does."""
+    env = {"HOME": str(tmp_path), "DASK_SCHEDULER_ADDRESS": "here"}
+    with pytest.raises(UsageError, match="invalid scheduler 'here': expected"):
+        DaskEngine(env).launch(Launch(job_id="job", registry_url="u"))
 
 
 def test_without_the_library_one_sentence_says_how_to_get_it(

@@ -604,6 +604,16 @@ def test_a_refusal_of_a_job_is_one_of_permission_or_not(
     assert (refused.code, message in refused.err) == (exit_code, True)
 
 
+def test_a_quota_that_others_change_is_no_other_job(cli: Cli, cluster: StandIn, submit: Submit) -> None:
+    """The API server answers 409, as it does for a name that is taken. Nothing was created; another try may help."""
+    changed = 'Operation cannot be fulfilled on resourcequotas "sims": the object has been modified'
+    cluster.refusal = (409, changed, "Conflict")
+    refused = submit(sets_of(1))
+    assert (refused.code, "another Job" in refused.err) == (5, False)
+    assert "the object has been modified" in refused.err
+    assert cli.ok("status", "job", "--json").json["error_code"] == "LAUNCH"
+
+
 def test_a_job_without_parallelism_waits_and_is_not_stuck(cli: Cli, cluster: StandIn, submit: Submit) -> None:
     """A user has set it to 0. It has no pods, since none may run."""
     cluster.unschedulable = "0/3 nodes are available"

@@ -167,7 +167,7 @@ class StandIn(Api):
     """Whether images take long."""
     forbidden: str | None = None
     """What this user may not do, such as `list pods`; None: all is permitted."""
-    refusal: tuple[int, str] | None = None
+    refusal: tuple[int, str] | tuple[int, str, str] | None = None
     """Why no more Job may be made, as code and message; None: any may."""
     admission_seconds: float | None = 0.0
     """How long the admission of a Job takes; None: until the client hangs up."""

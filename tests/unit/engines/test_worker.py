@@ -239,7 +239,10 @@ def test_a_wire_function_that_gives_no_outputs_is_told_so(run: Worker) -> None:
         ("", None, "model:f/b", "AttributeError"),
         ("def wire(params, seed): 1", wire_manifest("model.py:wire"), "model:f/b", "TypeError"),
         ("", None, "model/b", "ValueError"),
+        ("f = 3", None, "model:f/b", "TypeError"),
+        ("", "{", "model:f/b", "JSONDecodeError"),
         ("", wire_manifest("model.py:nothing"), "model:f/b", "AttributeError"),
+        ("", wire_manifest("nothing.py:wire"), "model:f/b", "FileNotFoundError"),
     ],
 )
 def test_a_model_that_cannot_be_loaded_is_told_once_and_takes_no_task(

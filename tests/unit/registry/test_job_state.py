@@ -284,6 +284,8 @@ def test_none_unsets_a_field() -> None:
         ("owner", "\ud800"),
         ("metadata", {"a": float("nan")}),
         ("metadata", {"a": object()}),
+        ("metadata", {("a", "b"): 1}),
+        ("labels", {"\udc80": "x"}),
         ("expected_outputs", [{1, 2}]),
     ],
 )

@@ -147,6 +147,8 @@ def test_a_note_whose_reply_was_lost_is_written_once(bench: Bench) -> None:
         [1, None, "x"],
         [{"text": 1, "at": None, "by": None, "id": None}],
         [{"text": "x", "at": "yesterday", "by": None, "id": None}],
+        [{"text": "x", "at": None, "by": 1, "id": None}],
+        [{"text": "x"}],
         [{"labels": {"a": 1}, "at": None, "by": None, "id": None}],
     ],
 )

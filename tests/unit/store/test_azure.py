@@ -92,14 +92,23 @@ def test_metadata_may_be_called_like_parts_of_the_listing(name: str) -> None:
     [
         b"",
         b"<html>Sign in",
+        b"<html/>",
         page()[:-1],
+        page().replace(b"EnumerationResults", b"Results"),
         page(blob("a").replace("<Name>a</Name>", "")),
+        page(blob("")),
         page(blob("a").replace(">3<", ">three<")),
+        page(blob("a").replace("Properties", "Other")),
+        page("<Blob/>"),
+        page(blob("a", blob("b"))),
         page(f"<Folder>{blob('a')}</Folder>"),
         b"<!DOCTYPE x [<!ENTITY a 'aaaaaaaaaa'>]>" + page(blob("&a;&b;")),
     ],
-    ids=["nothing", "no XML", "cut", "no name", "no length", "elsewhere", "unknown entity"],
-)
+    ids=[
+        "nothing", "no XML", "HTML", "cut", "other root", "no name", "empty name", "no length", "no properties",
+        "empty blob", "nested", "elsewhere", "unknown entity",
+    ],
+)  # fmt: skip
 def test_what_is_no_listing_is_refused(body: bytes) -> None:
     """It would look like blobs that are not there."""
     with pytest.raises(ListingError):

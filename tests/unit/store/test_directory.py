@@ -18,8 +18,11 @@ from support.cli import NOBODY
     ("code", "expected"),
     [
         (errno.EACCES, StoreAccessError),
+        (errno.EROFS, StoreAccessError),
         (errno.ENOSPC, StoreUnavailableError),
+        (errno.EDQUOT, StoreUnavailableError),
         (errno.ESTALE, StoreUnavailableError),
+        (errno.EIO, StoreUnavailableError),
         (errno.ENAMETOOLONG, InvalidKeyError),
     ],
 )

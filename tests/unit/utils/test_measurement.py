@@ -171,6 +171,13 @@ def test_a_module_is_seen_also_where_python_reads_its_cache(root: Path) -> None:
     assert list(root.glob("__pycache__/*"))
 
 
+def test_nothing_is_known_where_modules_are_cached_elsewhere(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python reads a cache outside of the directory, and only asks for the times of the module."""
+    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(root.with_name("caches")))
+    with closing(FileWatch(str(root))) as watch:
+        assert watch.opened() is None
+
+
 @pytest.mark.parametrize("name", ["trace.csv", "README.md", "data/b.csv", "out/trace.csv"])
 def test_the_first_file_that_was_written_is_named(root: Path, watch: FileWatch, name: str) -> None:
     """Of a new directory, the directory."""
