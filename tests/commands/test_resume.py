@@ -14,12 +14,12 @@ from filelock import FileLock
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.kubernetes.engine import KubernetesEngine
 from mopsjobs.engines.local import runner_pid
-from mopsjobs.errors import TooManyRetriesError
+from mopsjobs.errors import NoManifestError, TooManyRetriesError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from support.cli import Cli, LineStore, Ran, Remote, add, sentences
 from support.kubernetes import Api
-from support.runs import PATIENCE, Bench, code, place, record, sets_of, study, until
+from support.runs import PATIENCE, Bench, code, place, record, sets_of, study, until, work
 
 ANY_JOBS_PATH = "/apis/batch/v1/namespaces/{}/jobs"
 KUBERNETES = ("--engine", "kubernetes", "--image", "registry.example/model:1")
@@ -115,6 +115,13 @@ def test_a_runner_that_waits_for_its_manifest_begins_when_it_comes(bench: Bench)
         ran, said = running.result(PATIENCE)
     assert ran[:4] == ("succeeded", 3, 0, True)
     assert said == ["Waiting for the manifest of job job. Where it was submitted: mops-jobs resume job"]
+
+
+@pytest.mark.usefixtures("quick_runner")
+def test_a_runner_waits_no_longer_than_its_patience(line: LineStore, registry: JobRegistry, tmp_path: Path) -> None:
+    with pytest.raises(NoManifestError, match="has no manifest"):
+        work(line, registry, tmp_path / "job", wait_for_manifest=True, outage_seconds=2.0)
+    assert line.calls["get"] > 1
 
 
 # --- launched anew ----------------------------------------------------------------------------------------------------

@@ -119,3 +119,11 @@ def test_a_git_that_hangs_is_given_up(repository: Path, tmp_path: Path, monkeypa
     (programs / "git").chmod(0o755)
     monkeypatch.setattr(git_state, "SECONDS", 0.05)
     assert state_of(repository, {"PATH": f"{programs}:{ENV['PATH']}"}) is None
+
+
+def test_another_object_format_leaves_open_whether_it_is_dirty(tmp_path: Path) -> None:
+    root = tree(tmp_path / "code", {"model.py": "x = 1\n"})
+    git(root, "init", "-q", "--object-format=sha256")
+    git(root, "add", ".")
+    git(root, "commit", "-qm", "one")
+    assert state_of(root) == GitState(git(root, "rev-parse", "HEAD"), None)

@@ -16,7 +16,7 @@ from mopsjobs.bundles.bundle import BundleError
 from mopsjobs.engines.model_errors import ModelError
 from mopsjobs.errors import StoreAccessError, StoreUnavailableError
 from mopsjobs.events.format import parse_chunk
-from mopsjobs.ledger.environment import Environment, environment_keys, parse_environment
+from mopsjobs.ledger.environment import Environment, EnvironmentNotes, environment_keys, parse_environment
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.keys import NAMES_NAME
 from mopsjobs.registry.notes import OWN_WRITE, own_write_text
@@ -24,8 +24,10 @@ from mopsjobs.runner.reducer import ReduceEnd, Reducer
 from mopsjobs.runner.reporter import Counts, Reporter
 from mopsjobs.runner.shard import Shard, TaskProgress
 from mopsjobs.store.base import VersionedStore, VersionToken
+from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.studies.manifest import load_manifest, manifest_key
 from mopsjobs.studies.outputs import output_key
+from mopsjobs.submission.relay import deliver
 from support.cli import LineStore
 from support.doubles import FaultyStore
 from support.ledgers import attempts_in
@@ -386,6 +388,19 @@ def test_all_shards_and_later_runs_share_one_note(bench: Bench) -> None:
     (note,) = notes_of(bench.line)
     assert note.python == ".".join(map(str, sys.version_info[:3]))
     assert "pytest" in note.packages
+
+
+def test_a_note_that_the_store_lacks_waits_in_the_outbox() -> None:
+    store, outbox = LineStore(InMemoryVersionedStore()), InMemoryVersionedStore()
+    store.down = True
+    notes = EnvironmentNotes("job", store, outbox)
+    for _ in range(3):
+        notes.note({"python": "3.12"})
+    notes.close()
+    assert [note.python for note in notes_of(outbox)] == ["3.12"]
+    store.down = False
+    assert deliver(outbox, store, "job", lambda key, reason: None)
+    assert [note.python for note in notes_of(store)] == ["3.12"]
 
 
 def test_a_note_that_is_refused_stops_no_output(bench: Bench) -> None:

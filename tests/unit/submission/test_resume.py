@@ -116,6 +116,15 @@ def test_a_job_that_lacks_nothing_is_ended_and_not_launched(
     assert not JobDir.for_job("job", dropping.env).drop.exists()
 
 
+def test_a_job_whose_shards_are_at_work_is_not_ended(dropping: Session, cluster: Cluster) -> None:
+    """`resume_job` then says that it is still running."""
+    _leave(dropping, 0)
+    _leave(dropping, 1)
+    cluster.says = RUNNING
+    assert isinstance(prepare_resume(REQUEST, dropping), Resumable)
+    assert state_of(dropping.registry, "job").status == "validating"
+
+
 STUDY = {"model": "m", "scenario": "s", "parameter_sets": [{"x": 1}, {"x": 2}], "n_replicates": 1, "outputs": ["o"]}
 
 

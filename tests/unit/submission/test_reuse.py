@@ -91,3 +91,8 @@ def test_each_of_several_environments_has_to_be_the_same(session: Session) -> No
     for one in (HERE, HERE._replace(packages={"numpy": "1.26"})):
         session.store.create_if_absent(*encode_environment("job", one))
     assert environment_difference("job", HERE, session.store) == "its numpy was 1.26, and is 2.0 here"
+
+
+def test_a_job_of_another_engine_is_not_reused_on_a_cluster(session: Session) -> None:
+    found = extension(session, "dask", scheduler="tcp://127.0.0.1:9")
+    assert found.reasons == ("No task of job is reused: it did not run on dask.",)

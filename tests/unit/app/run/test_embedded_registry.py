@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable
@@ -177,3 +178,22 @@ def test_a_view_syncs_after_a_command_that_wrote_during_the_last_sync(app: App) 
     app.cache.sync(wait=None, on_progress=lambda _: take())
     assert _view(app)[0] == ["a"]
     assert _syncs(app) == 0
+
+
+@pytest.mark.parametrize("what", ["its time was set back", "another of its size and time", "its sync failed"])
+def test_a_file_that_may_have_changed_is_read_again(app: App, tmp_path: Path, what: str) -> None:
+    """Tools that restore a copy give it the time of the original."""
+    _age_file(app)
+    assert [_syncs(app), _syncs(app)] == [1, 0]
+    path = app.embedded.path
+    assert path is not None
+    if what == "its sync failed":
+        app.cache.write(lambda cache: sync_state.set_meta(cache, {"last_error": "no"}))
+    elif what == "its time was set back":
+        found = os.stat(path)
+        os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+    else:
+        app.close()  # with the last connection, the WAL goes
+        shutil.copy2(path, tmp_path / "copy")
+        os.replace(tmp_path / "copy", path)
+    assert _syncs(app) == 1
