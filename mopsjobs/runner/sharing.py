@@ -731,7 +731,8 @@ class SharedFeed:
                 side = self._helps[shard] = HelperSide(name, lambda number: self._is_task_of(number, shard))
             in_hand = sum(one.n_open for one in self._helps.values())
             workers = 0 if leaves or self._is_over else self.workers
-        ready = {number for number in side.ends if self._may_tell(side.ends[number], number)}
+            ends = list(side.ends.items())  # threads that send outputs add to them
+        ready = {number for number, end in ends if self._may_tell(end, number)}
         with self._lock:
             turn = side.turn(document, self._clock(), workers, in_hand, ready.__contains__, leaves=leaves)
         if turn.document is not None and self._write(key, turn.document, found) is None:

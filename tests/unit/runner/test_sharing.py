@@ -212,6 +212,21 @@ def test_a_thread_that_fails_ends_its_run(jobs: Any) -> None:
         next(feed)
 
 
+def test_a_task_may_end_while_the_thread_looks(jobs: Any) -> None:
+    """A thread that sends outputs notes the end of a task while that of another is about to be told."""
+    feed = jobs(adaptive_study([{"sd": 50.0}, {"sd": 0.1}]), 2).shards[1].feed
+    ended = HelperSide("1.r1", lambda _number: True)
+    ended.ends = {0: [0.5], 1: [0.5]}
+    feed._helps[0] = ended
+
+    def end_another(_key: str) -> bool:
+        ended.ends[2] = [0.5]
+        return True
+
+    with mock.patch.object(feed, "_is_stored", end_another):
+        assert not feed._look_at_other(0)
+
+
 def test_a_shard_to_which_none_gives_ends_at_once(jobs: Any) -> None:
     assert _helper(jobs, {}).is_over
 
