@@ -76,7 +76,8 @@ def command_line(verb: str, job_id: object = None, options: str = "") -> str:
         job_id: the job; another program may have given it any id. None for a command without a job.
         options: flags behind the id.
     """
-    words = [f"mops-jobs {verb}", *(f"{flag} {_quote(value)}" for flag, value in _registry_flags.items())]
+    command, _, flags = verb.partition(" ")  # a flag stays beside its value
+    words = [f"mops-jobs {command}", *(f"{flag} {_quote(value)}" for flag, value in _registry_flags.items()), flags]
     if job_id is None:
         words += [options]
     elif str(job_id).startswith("-"):

@@ -45,7 +45,7 @@ INTERNAL = {
 }  # fmt: skip
 """What the modules of mops-jobs use of each other."""
 
-INTERNAL_ARGUMENTS = {"new_id", "now", "observe", "on_before", "on_write", "random", "sleep", "when_missing"}
+INTERNAL_ARGUMENTS = {"new_id", "now", "observe", "on_write", "random", "sleep", "when_missing"}
 """The same for arguments."""
 
 LONGEST = 100
