@@ -675,9 +675,9 @@ class SharedFeed:
             if self._failure is not None:
                 return
             needs_none = not self.is_done and not self._given and not self._has_document
-            self._ends.wait(LEAST_PAUSE)
             longest = min(LONG_PAUSE, max(SHORT_PAUSE, self._pace / 10))
-            self._poked.wait(None if needs_none else min(longest, self._pauses.next_delay()) - LEAST_PAUSE)
+            if not self._ends.wait(LEAST_PAUSE):  # `close` may have come before `clear`
+                self._poked.wait(None if needs_none else min(longest, self._pauses.next_delay()) - LEAST_PAUSE)
         with contextlib.suppress(MopsJobsError):  # in an outage, the owner misses this shard later
             self._give_back()
 

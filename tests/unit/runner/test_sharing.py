@@ -40,6 +40,7 @@ from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.outputs import find_complete_tasks
 from mopsjobs.studies.study import Study, Task
 from support.adaptive import adaptive_study
+from support.runs import PATIENCE
 
 
 class Job:
@@ -210,6 +211,24 @@ def test_a_thread_that_fails_ends_its_run(jobs: Any) -> None:
         assert select.select([feed.waker], [], [])[0]
     with pytest.raises(ArithmeticError, match="of no store"):
         next(feed)
+
+
+def test_a_thread_that_is_closed_before_it_looks_ends(jobs: Any) -> None:
+    """It forgets then what it was woken for, and without offers it would wait for ever."""
+    feed = jobs(adaptive_study([{"sd": 50.0}, {"sd": 0.1}]), 2).shards[0].feed
+    feed.look()  # nothing is left of an earlier run
+    clear = feed._poked.clear
+
+    def close_before() -> None:
+        feed._is_closing = True
+        feed._ends.set()
+        feed._poked.set()
+        clear()
+
+    with mock.patch.object(feed._poked, "clear", close_before):
+        feed.start()
+        feed._thread.join(PATIENCE)
+    assert not feed._thread.is_alive()
 
 
 def test_a_task_may_end_while_the_thread_looks(jobs: Any) -> None:
