@@ -103,6 +103,11 @@ def is_emptied(path: str) -> bool:
         return False
 
 
+def is_current(connection: sqlite3.Connection) -> bool:
+    """Return True if an open cache still has the schema of this version. A newer mops-jobs may have changed it."""
+    return bool(connection.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION)
+
+
 @functools.cache
 def new_schema() -> str:
     """Return the script that creates the tables, without comments: tables, indexes, views, and an id.

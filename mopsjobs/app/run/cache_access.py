@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from mopsjobs.store.base import Versioned, VersionedStore
 
     T = TypeVar("T")
+    OpenToRead = Callable[[], contextlib.AbstractContextManager[sqlite3.Connection | None]]
 
 MAX_LOCK_WAIT = 60.0
 """Seconds. How long a view that must be fresh waits for another sync."""
@@ -103,11 +104,14 @@ class CacheAccess:
 
         return self._with_repair(attempt, offline=policy.offline)
 
-    def read_cached(self, view: Callable[[sqlite3.Connection], T], *, offline: bool = False) -> T | None:
+    def read_cached(
+        self, view: Callable[[sqlite3.Connection], T], open_cache: OpenToRead | None = None, *, offline: bool = False
+    ) -> T | None:
         """Call `view` with the cache, without a sync; return None if there is no cache.
 
         Args:
             view: reads the cache; may be called twice: see the module's docstring.
+            open_cache: opens the cache in place of a new connection, as the page does, which keeps connections open.
             offline: leave a damaged cache where it is, since nothing will fill a new one.
 
         Raises:
@@ -115,7 +119,7 @@ class CacheAccess:
         """
 
         def attempt() -> T | None:
-            with self._open_to_read() as connection:
+            with (open_cache or self._open_to_read)() as connection:
                 return None if connection is None else view(connection)
 
         return self._with_repair(attempt, offline=offline)

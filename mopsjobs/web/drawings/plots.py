@@ -154,6 +154,46 @@ def draw(name: str, axis: Axis, series: Series) -> Plot | None:
     )
 
 
+class Means(NamedTuple):
+    """The means of jobs over the same axes."""
+
+    paths: list[str]
+    """That of each job; empty for one without the scalar."""
+    x: AxisTexts
+    y: AxisTexts
+    grid: str
+
+
+def draw_means(name: str, axis: Axis, jobs: Sequence[Series]) -> Means | None:
+    """Return the means of a scalar of jobs over a parameter of all their sets; None if no task has it."""
+    found: list[dict[int, list[tuple[float, float]]]] = [{} for _ in jobs]
+    at: dict[int, list[float]] = {}
+    for by_place, series in zip(found, jobs, strict=True):
+        spots = [(axis.place(params), axis.position(params)) for params in series.sets]
+        for of, value in zip(series.set_of, series.values, strict=True):
+            if math.isfinite(value):
+                by_place.setdefault(spots[of][0], []).append((spots[of][1], value))
+                at.setdefault(spots[of][0], []).append(spots[of][1])
+    if not at:
+        return None
+    centres = {place: mean(at[place]) for place in sorted(at)}
+    x, texts = _across(axis, at, centres, with_tasks=False)
+    lines = [[_group("", members) for _, members in sorted(by_place.items())] for by_place in found]
+    y = _Scale([group.mean for line in lines for _, group in line], HEIGHT - MARGIN, MARGIN)
+    is_line = axis.is_ordered and len(centres) > 1
+    return Means(
+        [
+            _means([x.at(centre) for centre, _ in line], [y.at(group.mean) for _, group in line], is_line=is_line)
+            if line
+            else ""
+            for line in lines
+        ],
+        texts,
+        AxisTexts(name, y.texts[::-1]),
+        _grid(y),
+    )
+
+
 def _dots(points: Sequence[tuple[float, float, int]], x: _Scale, y: _Scale) -> list[Dot]:
     """Return a dot for each task, or for some of many at equal distances."""
     spots: dict[tuple[int, int], Dot] = {}

@@ -27,8 +27,10 @@ from mopsjobs.cache.rows import error_of
 from mopsjobs.engines.base import engine_of
 from mopsjobs.errors import JobError, UsageError, command_line
 from mopsjobs.utils.intervals import mean
-from mopsjobs.utils.text import cut_to_length, pluralize
+from mopsjobs.utils.text import cut_to_length, pluralize, strip_control_characters
 from mopsjobs.utils.times import human_duration
+from mopsjobs.web.drawings import plots
+from mopsjobs.web.drawings.axes import Axis
 from mopsjobs.web.drawings.plots import QUANTILES
 from mopsjobs.web.pages.readings import NO_RESULTS, Reading, ask, find_results
 from mopsjobs.web.queries.query_params import Parameter, parse_query
@@ -46,6 +48,11 @@ SAME_COST = 1.1
 NONE = "none"
 
 NOT_RECORDED = "not recorded"
+
+MAX_PARAMETERS = 100
+"""Parameters to plot over, the first ones of the first job."""
+
+PARAMETERS = {"job": Parameter(()), "y": Parameter(), "x": Parameter()}
 
 LETTERS = ascii_uppercase[:MAX_COMPARED]
 
@@ -286,13 +293,15 @@ class ComparePage:
         self._site = renderer.site
         self._numbers: Memo[list[tuple[Mapping[str, Scalar], JobContrast | None] | None]]
         self._numbers = Memo(self._site.app.monotonic, 8)
+        self._plots: Memo[dict[str, Any]] = Memo(self._site.app.monotonic, 8)
 
     def answer(self) -> Response | tuple[str, int]:
         """Return the page; the form with what is wrong, if the query does not name such jobs."""
-        names = parse_query({"job": Parameter(())}, request.args.items(multi=True))["job"]
+        query = parse_query(PARAMETERS, request.args.items(multi=True))
+        names = query["job"]
 
         def view(connection: sqlite3.Connection, _freshness: Freshness) -> dict[str, Any]:
-            return self._view(connection, names)
+            return self._view(connection, names, query)
 
         try:
             if not MIN_JOBS <= len(names) <= MAX_COMPARED:
@@ -306,7 +315,7 @@ class ComparePage:
             )
             return page, 400 if isinstance(error, UsageError) else 404
 
-    def _view(self, connection: sqlite3.Connection, names: Sequence[str]) -> dict[str, Any]:
+    def _view(self, connection: sqlite3.Connection, names: Sequence[str], query: Mapping[str, Any]) -> dict[str, Any]:
         now = self._site.app.now().timestamp()
         jobs = [job_queries.find_job(connection, name, now=now) for name in names]
         ids = [str(job["job_id"]) for job in jobs]
@@ -319,17 +328,22 @@ class ComparePage:
         scalars = list(dict.fromkeys(name for one in of_jobs if one is not None for name in one.scalars))
         shown = scalars[:MAX_SCALARS]
         state = tuple(one and one.made_at for one in of_jobs)
-        numbers = self._numbers.get(tuple(ids), state, lambda: summarize(of_jobs, shown))
+        # Older numbers may be shown for a moment, but none from before a job's results were there.
+        key = (*ids, *shown, *(one is None for one in of_jobs))
+        numbers = self._numbers.get(key, state, lambda: summarize(of_jobs, shown))
         sides = [
             side if one is None else side._replace(scalars=one[0], contrast=one[1])
             for (side, _), one in zip(known, numbers, strict=True)
         ]
+        compared = sections(sides, shown)
+        y = query["y"] or next((row.name for row in compared[-1].rows if row.differs), "")
         return {
+            **self._plots.get((*key, query["x"], y), state, lambda: _plot(of_jobs, query["x"], y)),
             "columns": [
                 {"letter": letter, "id": job_id, "path": job_path(job_id), "created": moment(job["created_at"], now)}
                 for job, job_id, letter in zip(jobs, ids, LETTERS, strict=False)
             ],
-            "sections": sections(sides, shown),
+            "sections": compared,
             "differences": _differences(sides),
             "readings": _sentences([readings for _, readings in known], sides),
             "waiting": next((one for _, readings in known for _, one in readings if one.is_waiting), None),
@@ -355,6 +369,28 @@ class ComparePage:
             if one is not None and not (kept is not None and one.is_waiting)
         ]
         return Side(job, provenance, results, missing=_gap_text(results_reading)), readings
+
+
+def _plot(results: Sequence[Results | None], x: str | None, y: str) -> dict[str, Any]:
+    """Return the plot of means over a parameter that all jobs have, as far as their results are known.
+
+    A name that they lack stands for the first one: what is not read yet may have it.
+    """
+    known = [one for one in results if one is not None and one.sets]
+    sets = [params for one in known for params in one.sets]
+    shared = [name for name in (known[0].sets[0] if known else ()) if all(name in one.sets[0] for one in known)]
+    parameters = list(plots.plotted(shared[:MAX_PARAMETERS], sets))
+    scalars = list(dict.fromkeys(name for one in known for name in one.scalars))
+    if not parameters or not scalars:
+        return {"plot": None}
+    # A form sends what it shows.
+    x, y = (
+        next((name for name in names if asked in (name, strip_control_characters(name))), names[0])
+        for asked, names in ((x, parameters), (y, scalars))
+    )
+    series = [one.series(y) if one in known and y in one.scalars else plots.Series() for one in results]
+    found = plots.draw_means(y, Axis(x, sets), series)
+    return {"plot": found, "x": x, "y": y, "parameters": parameters, "scalars": scalars}
 
 
 def _differences(sides: Sequence[Side]) -> list[tuple[str, str]]:

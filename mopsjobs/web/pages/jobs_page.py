@@ -115,6 +115,7 @@ class JobsPage:
     def _form(self, params: Params, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the search and the chips need, also for values that could not be read."""
         user = self._renderer.site.user
+        owner = next((value for name, value in reversed(params) if name == "owner" and value), "")
         others = [one for one in params if one[0] != "compare"]
         return {
             "search": {
@@ -124,6 +125,7 @@ class JobsPage:
                 "to_boxes": "?" + urlencode([*others, ("compare", "true")]),
                 "without_boxes": "?" + urlencode(others),
                 "mine": None if user is None else link(list(params), {"owner": user}),
+                "owner": owner if "," not in owner else None,
             },
             "chips": [(text, "?" + urlencode(others)) for text, others in describe_filters(params[:MAX_CHIPS])],
         }

@@ -5,8 +5,9 @@ Its address has all that a reader chooses: scalar, axes, filters, order, page an
 
 from __future__ import annotations
 
+import re
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
@@ -156,6 +157,7 @@ class ResultsPage:
                 "choices": list(drawn.plot["varying"])[:MAX_PARAMETERS],
                 "is_mixed": len(drawn.plot["varying"]) > 1,
                 "to_failed": to_rows([], FAILED_STATUSES),
+                "regions": [] if results is None else _regions(results, to_rows),
                 "select": _select(params, query),
                 "hidden": [(name, value) for name, value in params if value and name not in (*IN_DRAWING, "page")],
                 "in_table": [
@@ -310,6 +312,17 @@ def _left_out(results: Results) -> str | None:
     assert results.table is not None  # noqa: S101 - a page keeps no results without it
     totals = results.table.totals()
     return describe_left_out(totals.failed, totals.tasks, results.separates) if totals.failed else None
+
+
+def _regions(results: Results, to_rows: Callable[[Sequence[str], str], str]) -> list[tuple[str, str]]:
+    """Return what separates a part of the failed tasks, each with the link to the failed sets there."""
+    assert results.table is not None  # noqa: S101 - a page keeps no results without it
+    failed = results.table.totals().failed
+    return [
+        (f"only {one.condition}", to_rows([*map(str, one.condition.parts)], FAILED_STATUSES))
+        for one in results.separates
+        if one.failed < failed and not re.search("…| is (not )?set", str(one.condition))  # no filter has these
+    ]
 
 
 def _replicates(results: Results, number: int) -> list[tuple[int, str, str]]:

@@ -6,6 +6,7 @@ bounded size, as text that is escaped, or an image that says so itself: see docs
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import re
@@ -34,12 +35,18 @@ from mopsjobs.app.tasks.results_table import (
 )
 from mopsjobs.app.tasks.task_outputs import TaskOutput, read_task_output
 from mopsjobs.errors import MopsJobsError, RecordError, command_line
-from mopsjobs.ledger.scalars import is_not_finite, read_result
+from mopsjobs.ledger.scalars import csv_rows, is_not_finite, read_result
 from mopsjobs.studies.conditions import is_number
 from mopsjobs.studies.separating import Finding
 from mopsjobs.utils.table_files import BATCH, Column, is_numeric
+from mopsjobs.utils.text import cut_to_length
 from mopsjobs.web.drawings.heat_map import FAILED, KIND_OF, KINDS, SetTasks
 from mopsjobs.web.drawings.plots import Series
+
+MAX_ROWS = 20
+MAX_COLUMNS = 20
+
+MAX_CELL = 60
 
 MAX_LINES = 200
 MAX_CHARACTERS = 20_000
@@ -55,8 +62,10 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 
 class Preview(NamedTuple):
-    """The part of an output that a page shows: a text or an image, or none of them."""
+    """The part of an output that a page shows: a table, a text or an image, or none of them."""
 
+    rows: Sequence[Sequence[str]] = ()
+    """Of the table, its header first; empty without one."""
     text: str | None = None
     image: tuple[int, int] | None = None
     note: str | None = None
@@ -78,14 +87,32 @@ def preview(name: str, value: bytes) -> Preview:
         text = "\0"
     if "\0" in text:
         return Preview(note="Not text: not shown.")
-    if not name.endswith(".json"):
-        return _text(text)
     try:
-        shown, is_cut = _pretty(value)
-    except RecordError as error:
+        if name.endswith(".csv"):
+            return _table(value)
+        if name.endswith(".json"):
+            shown, is_cut = _pretty(value)
+            return _text(shown, is_cut=is_cut)
+        return _text(text)
+    except (RecordError, csv.Error) as error:
+        why = error.reason if isinstance(error, RecordError) else f"not CSV: {error}"
         raw = _text(text)
-        return raw._replace(note=" ".join(filter(None, (f"Shown as it is ({error.reason}).", raw.note))))
-    return _text(shown, is_cut=is_cut)
+        return raw._replace(note=" ".join(filter(None, (f"Shown as it is ({why}).", raw.note))))
+
+
+def _table(value: bytes) -> Preview:
+    """Return the first rows and columns of CSV.
+
+    Raises:
+        csv.Error: if these rows are not CSV.
+    """
+    found = list(islice(csv_rows(value), MAX_ROWS + 2))
+    width = min(columns := max(map(len, found), default=0), MAX_COLUMNS)
+    rows = [[cut_to_length(cell, MAX_CELL) for cell in row[:width]] + [""] * (width - len(row)) for row in found]
+    notes = [] if rows else ["It is empty."]
+    notes += [f"The first {MAX_ROWS} rows."] if len(rows) > MAX_ROWS + 1 else []
+    notes += [f"The first {width} of {columns:,} columns."] if columns > width else []
+    return Preview(rows[: MAX_ROWS + 1], note=" ".join(notes) or None)
 
 
 def _pretty(value: bytes) -> tuple[str, bool]:

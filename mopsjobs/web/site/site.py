@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sqlite3
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any, TypeVar
 
 from mopsjobs.app.following.notify.notifier import CacheNotifier
@@ -14,8 +15,10 @@ from mopsjobs.app.run.freshness import Freshness, never_synced_error
 from mopsjobs.app.tasks.failures import keep_job_failures
 from mopsjobs.app.tasks.journals import mirror_journal
 from mopsjobs.cache import sync_state
+from mopsjobs.cache.database import is_current, open_to_read, translate_sqlite_errors
 from mopsjobs.cache.queries.jobs import find_job
 from mopsjobs.errors import MopsJobsError, command_line
+from mopsjobs.utils.sqlite_file import FileIdentity, file_identity
 from mopsjobs.utils.times import parse_duration
 from mopsjobs.web.site.background import ChangeSignal, RenderedPage, Syncer, cache_state
 from mopsjobs.web.site.job_reads import FAILURES, JOURNAL, OUTPUT, PROVENANCE, RESULTS, JobReads
@@ -38,6 +41,47 @@ MAX_PAGES = 64
 MAX_PAGE_AGE = 2.0
 """Seconds until a page is rendered again without a change, since it shows durations."""
 
+MAX_IDLE = 4
+"""Idle connections, at most; each may hold 2 MB of the file. Few requests come at the same time."""
+
+
+class ConnectionPool:
+    """Connections to one cache, each used by one request at a time. To open one costs a fifth of the page of jobs."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._idle: list[tuple[FileIdentity | None, sqlite3.Connection]] = []
+
+    @contextlib.contextmanager
+    def acquire(self) -> Iterator[sqlite3.Connection | None]:
+        """Yield a read-only connection; None if there is no cache. After an error, it is closed."""
+        path = self._app.cache.path
+        with translate_sqlite_errors(path), contextlib.ExitStack() as stack:
+            file = None
+            with contextlib.suppress(OSError):
+                file = file_identity(path)
+            connection = self._take(file) or open_to_read(path, self._app.settings.registry_id)
+            if connection is None:
+                yield None
+                return
+            stack.callback(connection.close)
+            connection.execute("BEGIN")  # all that a page shows is of one moment
+            yield connection
+            connection.rollback()
+            if len(self._idle) < MAX_IDLE:
+                stack.pop_all()
+                self._idle.append((file, connection))
+
+    def _take(self, file: FileIdentity | None) -> sqlite3.Connection | None:
+        """Return an idle connection to that file; a cache that was replaced is another file."""
+        with contextlib.suppress(IndexError):  # other threads take them too
+            while True:
+                opened, connection = self._idle.pop()  # the last used one has the most in memory
+                if opened == file is not None and is_current(connection):
+                    return connection
+                connection.close()
+        return None
+
 
 class Site:
     """The state of a server."""
@@ -57,6 +101,7 @@ class Site:
         self.provenances: LastUsed[Provenance] = LastUsed(MAX_JOBS)
         self.outputs: LastUsed[KeptOutput] = LastUsed(MAX_OUTPUTS)
         """By job, number of the task, and name of the output."""
+        self.readers = ConnectionPool(app)
         self.pages: Memo[RenderedPage] = Memo(app.monotonic, MAX_PAGES)
 
     def rendered(
@@ -111,12 +156,7 @@ class Site:
         Raises:
             CacheError: if the cache cannot be used.
         """
-
-        def view_moment(connection: sqlite3.Connection) -> T:
-            connection.execute("BEGIN")  # all that a page shows is of one moment
-            return view(connection)
-
-        return self.app.cache.read_cached(view_moment)
+        return self.app.cache.read_cached(view, self.readers.acquire)
 
     def read(self, view: Callable[[sqlite3.Connection, Freshness], T]) -> T:
         """Return what `view` returns for the cache, read-only, and its age.

@@ -305,6 +305,29 @@
   document.getElementById("show-keys").addEventListener("click", () => document.getElementById("keys").showModal());
   document.addEventListener("keydown", onKey);
 
+  // Whose jobs are mine, if it is not the user of the server: a server behind a proxy does not know who asks.
+  function showMine(link) {
+    const owner = localStorage.getItem("mine");
+    if (!owner) return;
+    const query = new URLSearchParams(location.search);
+    query.set("owner", owner);
+    query.delete("page");
+    link.href = `?${query}`;
+    link.hidden = false;
+  }
+
+  const mine = document.getElementById("mine"), remember = document.getElementById("remember");
+  try {
+    if (mine) showMine(mine);
+    if (remember) remember.addEventListener("click", () => {
+      localStorage.setItem("mine", remember.dataset.owner);
+      remember.textContent = "Remembered";
+      showMine(mine);
+    });
+  } catch {
+    // A browser that keeps nothing for this site has the address of a search to keep.
+  }
+
   // The jobs that are ticked for a comparison stay so over a search, another page of jobs, and another order.
   function keepTicks(form) {
     const ticked = new Set(JSON.parse(sessionStorage.getItem("compared") || "[]"));
