@@ -97,6 +97,17 @@ def test_pages_of_tasks_have_each_task_once(web: Web, monkeypatch: pytest.Monkey
         assert {page["total"] for page in found} == {whole["total"]}
 
 
+def test_a_page_of_tasks_goes_on_where_the_last_one_ended(web: Web, cli: Cli, remote: Remote) -> None:
+    """Tasks that end meanwhile move no other task to another page."""
+    path = "/api/v1/tasks?job=night&limit=10&status=succeeded"
+    first = web.get(path)
+    Ledger(remote.store.inner, "night", run="ef")(*(attempt(number, seconds=9.0) for number in range(26, 30)))
+    cli.ok("tasks", "night")
+    link = first.headers["Link"].removeprefix("<").partition(">")[0]
+    rest = [task for page in pages(web, link) for task in page["tasks"]]
+    assert sorted(task["task"] for task in [*first.get_json()["tasks"], *rest]) == [*range(20), *range(26, 30)]
+
+
 def test_results_of_the_api_are_the_rows_of_the_table(web: Web, cli: Cli, remote: Remote, tmp_path: Path) -> None:
     """As `results --table FILE.jsonl` writes them, page by page, with names and types of the columns."""
     leave_scalars(remote.jobs, "night", {number: {"peak": number / 3, "day": number} for number in range(20)})

@@ -178,6 +178,16 @@ def test_letters_lead_to_search_and_jobs(private_page: Page) -> None:
     expect(links.first).to_be_focused()
 
 
+def test_a_button_remembers_whose_jobs_are_mine(private_page: Page, still: Server) -> None:
+    """In this browser: a server behind a proxy does not know who asks. Other filters stay."""
+    private_page.goto(f"{still.url}/jobs?owner=grace")
+    private_page.get_by_role("button", name="Remember grace as mine").click()
+    expect(private_page.get_by_role("button", name="Remembered")).to_be_visible()
+    private_page.goto(f"{still.url}/jobs?status=failed&page=2")
+    private_page.get_by_role("link", name="Mine", exact=True).click()
+    expect(private_page).to_have_url(f"{still.url}/jobs?status=failed&owner=grace")
+
+
 # --- the live log -----------------------------------------------------------------------------------------------------
 
 

@@ -11,10 +11,10 @@ from playwright.sync_api import Page, expect
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.utils.times import utc_now
-from support.browser import read_axe, shoot
+from support.browser import check_looks, read_axe, shoot
 from support.calibrated import grow_calibration, journal_of, put_calibration
 from support.cli import Cli, Clock, Remote
-from support.web import Server, Web, flat, serving
+from support.web import HOSTILE, Server, Web, flat, serving
 
 
 def test_a_page_draws_what_it_has_read(cli: Cli, remote: Remote, capsys: pytest.CaptureFixture[str]) -> None:
@@ -41,6 +41,17 @@ def test_a_page_draws_what_it_has_read(cli: Cli, remote: Remote, capsys: pytest.
     remote.store.down = True
     alone = Web(cli, capsys)
     assert "Best loss over rounds" in alone.ok("/jobs/cal")
+
+
+def test_a_server_without_network_names_the_command(
+    cli: Cli, remote: Remote, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is drawn that was not read."""
+    put_calibration(remote.jobs, "cal", 2)
+    cli.ok("sync")
+    page = Web(cli, capsys).ok("/jobs/cal")
+    assert "Not on this machine yet. Run: mops-jobs results cal --best" in flat(page)
+    assert "Best loss over rounds" not in page
 
 
 @pytest.fixture
@@ -73,3 +84,22 @@ def test_a_browser_follows_a_calibration(page: Page, cli: Cli, server: Server) -
     assert read_axe(page) == []
     grow_calibration(JobRegistry(open_store(cli.env["MOPS_JOBS_REGISTRY"], {})), journal_of("cal", 6))
     expect(page.locator("#state")).to_contain_text("6 of 20 rounds, 48 sets")
+
+
+def test_hostile_names_do_no_harm_in_any_window(window: Page, cli: Cli, server: Server) -> None:
+    """Of a sweep, of parameters and of an objective; the drawings and the row keep within a narrow window."""
+    jobs = JobRegistry(open_store(cli.env["MOPS_JOBS_REGISTRY"], {}))
+    names = {HOSTILE: {"uniform": [0, 1]}, "x" * 200: {"choice": [HOSTILE, "b"]}}
+    labels = {"sweep": HOSTILE + "y" * 200}
+    jobs.register_job("even", labels=labels)
+    put_calibration(
+        jobs, "odd", 2, labels=labels, parameters=names, objective="z" * 150,
+        renames={"beta": HOSTILE, "mode": "x" * 200},
+    )  # fmt: skip
+    cli.ok("sync")
+    window.goto(f"{server.url}/jobs")
+    expect(window.locator("[data-key^='/sweep/']")).to_have_count(2)
+    check_looks(window, "sweeps")
+    window.goto(f"{server.url}/jobs/odd")
+    expect(window.locator("#calibration svg:not(.ticks)")).to_have_count(3)
+    check_looks(window, "calibration")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import html
 import re
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import pytest
 
 from mopsjobs.web.site import kept
+from mopsjobs.web.site.memo import Memo
 from support.cli import Cli, Remote, foreign, key
 from support.study_jobs import note_environment, run_compared, run_study
 from support.web import HOSTILE_ID, Web, hostile_record, text_of
@@ -70,6 +72,39 @@ def test_means_are_compared_over_shared_parameter_sets(web: Web) -> None:
     assert rows["≠ peak"][1].endswith("40 tasks +0.275 ± 0 in 10 shared sets")
     assert rows["≠ peak"][2].endswith("52 tasks no difference in 10 shared sets")
     assert _rows(web.ok("/compare?job=faster&job=base"))["≠ peak"][1].endswith("-0.275 ± 0 in 10 shared sets")
+
+
+def test_the_means_of_all_jobs_are_plotted(web: Web) -> None:
+    """Over a parameter that all have, a line for each whose results are known; the form chooses both."""
+    web.ok("/compare?job=base&job=wider")
+    assert web.read_asked() == 4
+    for path, axes, lines in (
+        ("/compare?job=base&job=wider", ("peak", "beta"), ["A", "B"]),
+        ("/compare?job=base&job=wider&y=population", ("population", "beta"), ["A", "B"]),
+        ("/compare?job=base&job=faster&y=nothing", ("peak", "beta"), ["A"]),
+    ):
+        plot = web.ok(path).partition('<section id="plot"')[2].partition("</section>")[0]
+        assert tuple(re.findall(r"<option[^>]* selected[^>]*>([^<]+)<", plot)) == axes
+        assert re.findall(r"</svg> <b>(\w)</b>", plot) == lines
+        assert len(re.findall(r'class="line series-\d" d="M\d', plot)) == 2 * len(lines), "and their keys"
+
+
+def test_results_that_have_come_are_not_called_unknown(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if the numbers of the other jobs were computed just now, at a cost for which older ones are shown."""
+    made: dict[Any, Any] = {}
+    get = Memo.get
+
+    def get_old(memo: Memo[Any], key: Any, state: Any, make: Any, **more: Any) -> Any:
+        if more:  # a whole page
+            return get(memo, key, state, make, **more)
+        return made[key] if key in made else made.setdefault(key, make())
+
+    monkeypatch.setattr(Memo, "get", get_old)
+    web.ok("/compare?job=base&job=faster")
+    assert web.read_asked() == 4
+    assert _rows(web.ok("/compare?job=base&job=wider"))["peak"][1] == "being read"
+    assert web.read_asked() == 2
+    assert _rows(web.ok("/compare?job=base&job=wider"))["\u2260 peak"][1].startswith("7.01064")
 
 
 # --- what is not known -----------------------------------------------------------------------------------------------

@@ -11,8 +11,9 @@ from mopsjobs.web.pages import failures_page
 from mopsjobs.web.queries.query_params import FailuresPageQuery
 from mopsjobs.web.site import job_reads
 from support.cli import START, Cli, Remote, add, foreign, key
+from support.ledgers import Ledger, attempt
 from support.study_jobs import NO_ROOM, TOO_LARGE, fail
-from support.web import Web, text_of
+from support.web import Web, flat, text_of
 
 DAY_AGO = START.timestamp() - 86400
 LARGE = dict.fromkeys(range(30, 40), TOO_LARGE)
@@ -105,6 +106,18 @@ def test_rows_can_be_sorted(web: Web) -> None:
     assert "invalid sort &#39;size&#39;: expected one of tasks, jobs" in web.get("/failures?sort=size").text
 
 
+def test_more_errors_than_fit_are_on_pages(web: Web, remote: Remote, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Links lead from page to page; one past the end leads back."""
+    monkeypatch.setattr(failures_page, "PAGE_SIZE", 1)
+    first = _page(web, "?owner=ada,grace")
+    [after] = re.findall(r'<a href="([^"]+)" rel="next">', first)
+    second = web.ok("/failures" + html.unescape(after))
+    assert [*_rows(first), *_rows(second)] == [TOO_LARGE.key, NO_ROOM.key]
+    past = web.ok("/failures?page=9")
+    assert 'Page 9 is past the end. <a href="?page=2">Go to the last page (2)</a>' in flat(past)
+    assert web.get("/failures?page=2").status_code == 200
+
+
 # --- where it leads --------------------------------------------------------------------------------------------------
 
 
@@ -139,6 +152,14 @@ def test_a_resume_takes_its_failures_out(web: Web, remote: Remote, cli: Cli) -> 
     page = _page(web, "?resumed=true")
     assert "13 tasks of 3 jobs failed" in text_of(page)
     assert "with resumed ones" in page
+
+
+def test_older_jobs_beyond_the_limit_are_told(web: Web) -> None:
+    """With a link that reads more."""
+    page = _page(web, "?limit=1")
+    assert "1 job with failures changed before these and is left out. Read more of them" in text_of(page)
+    assert 'href="?limit=20000"' in page
+    assert "left out" not in _page(web)
 
 
 def test_the_empty_state_says_what_was_looked_at(web: Web, remote: Remote, cli: Cli) -> None:
@@ -178,6 +199,18 @@ def test_jobs_without_known_failed_tasks_count_by_their_error(web: Web, remote: 
     [jobs] = _links(row, "/jobs?")
     assert {"plain"} <= set(web.ids(jobs))
     assert "12 tasks of 2 jobs failed, and 3 jobs without known failed tasks, for 4 reasons" in text_of(_page(web))
+
+
+def test_a_job_that_goes_on_keeps_its_row_while_it_is_read(web: Web, remote: Remote, cli: Cli) -> None:
+    """More failures are read when the cache knows of them; the page shows the last ones until then."""
+    _page(web)
+    Ledger(remote.store.inner, "night-2", run="cd")(attempt(39, "failed", error=TOO_LARGE, started_at=DAY_AGO + 9000))
+    cli.ok("tasks", "night-2")
+    page = web.ok("/failures?owner=grace")
+    assert "2 tasks of 1 job failed" in text_of(page)
+    assert "not read yet" not in page
+    cli.clock.advance(seconds=30)
+    assert "3 tasks of 1 job failed" in text_of(_page(web, "?owner=grace"))
 
 
 # --- what is read ----------------------------------------------------------------------------------------------------

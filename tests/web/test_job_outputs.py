@@ -66,7 +66,8 @@ def test_the_outputs_of_a_task_are_read_between_syncs(web: Web, cli: Cli, remote
     assert "{\n  &#34;peak&#34;: [1, 2]\n}" in section
     before = dict(remote.store.calls)
     section = _section(web, "/jobs/night/results?task=3&output=curve.csv")
-    assert ">day,cases\n1,5\n2,8</pre>" in section
+    table = section.partition('<table class="preview">')[2].partition("</table>")[0]
+    assert re.findall(r"<bdi>(.*?)</bdi></t[hd]>", table) == ["day", "cases", "1", "5", "2", "8"]
     assert remote.store.calls == before, "it was read already"
     section = _section(web, "/jobs/night/results?task=3&output=log.txt")
     assert '<pre class="preview" tabindex="0" dir="auto" role="region" aria-label="log.txt">done</pre>' in section

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import html
 import math
 import re
@@ -12,7 +13,7 @@ from markupsafe import escape
 from mopsjobs.engines.worker import real_numbers
 from mopsjobs.events.writer import record_event
 from mopsjobs.ledger.attempt import Resumed
-from mopsjobs.web.pages import readings
+from mopsjobs.web.pages import logs_page, readings
 from mopsjobs.web.pages.compare_page import summarize_scalars
 from mopsjobs.web.site import kept
 from support.cli import Cli, Remote, foreign, key
@@ -66,6 +67,16 @@ def test_a_look_at_a_job_has_its_failures_read(grid: Web, cli: Cli, remote: Remo
     assert "all 18 have beta &gt; 0.6 and gamma &gt; 0.6; no other has" in page
     assert "all 18 have beta > 0.6 and gamma > 0.6; no other has" in cli.ok("failures", "grid", "--offline").out
     assert grid.read_asked() == 0
+
+
+def test_a_read_writes_nothing_to_the_registry(grid: Web, remote: Remote) -> None:
+    """Neither that of failures nor that of results, also of a job that still runs."""
+    before = {name: remote.store.inner.get(name).value for name in remote.store.inner.list_keys("")}  # type: ignore[union-attr]
+    for path in ("", "/results?rows=tasks", "/results"):
+        grid.ok(f"/jobs/grid{path}")
+    assert grid.read_asked() == 2
+    after = {name: remote.store.inner.get(name).value for name in remote.store.inner.list_keys("")}  # type: ignore[union-attr]
+    assert after == before
 
 
 def test_an_outage_is_shown_where_the_tasks_would_be(grid: Web, remote: Remote) -> None:
@@ -152,6 +163,16 @@ def _map(page: str) -> str:
     return found[0]
 
 
+def test_a_map_of_ten_thousand_tasks_takes_15_kb(web: Web, cli: Cli, remote: Remote) -> None:
+    """With its links and its legend, as it is sent compressed."""
+    run_grid(remote.jobs, side=50, replicates=4)
+    cli.ok("sync", "-q")
+    section = _map(web.complete("/jobs/grid/results"))
+    assert "failed <b>1,156</b>" in section
+    assert "succeeded <b>8,844</b>" in section
+    assert len(gzip.compress(section.encode())) < 15_000
+
+
 def test_a_cell_of_a_map_leads_to_its_tasks(grid: Web) -> None:
     """Each cell of a small map is a link, and has the counts as its title."""
     page = grid.complete("/jobs/grid/results?rows=tasks")
@@ -162,6 +183,17 @@ def test_a_cell_of_a_map_leads_to_its_tasks(grid: Web) -> None:
     assert sum(int(failed) for *_, failed, _ in cells) == 18
     link = next(html.unescape(link) for link, _, failed, _ in cells if failed != "0")
     assert len(_tasks(grid, f"/jobs/grid/results{link}".partition("#")[0])) == 2
+
+
+def test_what_separates_a_part_of_the_failures_leads_to_its_sets(web: Web, cli: Cli, remote: Remote) -> None:
+    """The failed ones alone, below the banner that names it."""
+    sets = [{"x": number} for number in range(60)]
+    run_study(remote.jobs, "odd", sets, lambda task: "failed" if task.number > 44 or task.number == 3 else "succeeded")
+    cli.ok("sync", "-q")
+    page = web.complete("/jobs/odd/results")
+    assert "16 of 60 tasks failed, 15 with x > 44: this mean leaves them out. Show them" in text_of(page)
+    [link] = re.findall(r'<a href="([^"]+)">only x &gt; 44</a>', page)
+    assert "Parameter sets 1 to 15 of 15" in web.ok("/jobs/odd/results" + html.unescape(link))
 
 
 def test_the_address_of_tasks_leads_to_their_table(grid: Web) -> None:
@@ -307,6 +339,22 @@ def test_the_log_is_a_file_too(logged: Web) -> None:
     assert len(lines) == 12 + 3
     assert any(re.fullmatch(r"\S+Z \[7\] Step 47 of the model", line) for line in lines)
     assert len(logged.get("/jobs/grid/logs.txt").text.splitlines()) == 450 + 3
+
+
+def test_a_long_search_goes_on_by_a_link(logged: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page searches a bounded number of lines, and says so."""
+    monkeypatch.setattr(logs_page, "MAX_SEARCHED", 100)
+    monkeypatch.setattr(logs_page, "SEARCHED_AT_ONCE", 100)
+    link, found = "/jobs/grid/logs?q=Step+3+of", list[str]()
+    pages = 0
+    while link:
+        page = logged.ok(link)
+        assert "100 lines were searched." in page or pages == 4
+        found += [line for line in _lines(page) if "Step 3 of" in line]
+        older = re.findall(r'<a href="([^"]+)" rel="prev">', page)
+        link = "/jobs/grid/logs" + html.unescape(older[0]) if older else ""
+        pages += 1
+    assert (pages, len(found)) == (5, 1)
 
 
 # --- results ---------------------------------------------------------------------------------------------------------

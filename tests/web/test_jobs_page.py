@@ -147,12 +147,12 @@ def test_bad_filters_keep_the_form(web: Web) -> None:
 
 
 def test_mine_is_the_user_of_the_server(web: Web) -> None:
-    """Behind a proxy, it is not known who asks."""
-    assert f'<a class="button" href="?status=failed&amp;owner={web.site.user}">Mine</a>' in web.ok(
-        "/jobs?status=failed"
-    )
+    """Behind a proxy, it is not known who asks: a button lets the browser remember an owner."""
+    assert f'id="mine" href="?status=failed&amp;owner={web.site.user}">Mine</a>' in web.ok("/jobs?status=failed")
     web.site.user = None
-    assert ">Mine<" not in web.ok("/jobs")
+    assert 'id="mine" hidden>Mine</a>' in web.ok("/jobs")
+    assert 'data-owner="grace"' in web.ok("/jobs?owner=grace")
+    assert "data-owner" not in web.ok("/jobs?owner=ada,grace")
 
 
 def test_sections_before_the_last_one_are_short(web: Web, cli: Cli, remote: Remote) -> None:

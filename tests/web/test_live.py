@@ -158,6 +158,16 @@ def _open_after(page: Page, moment: float) -> str:
     return content
 
 
+def test_a_lost_page_becomes_current(page: Page, server: Server) -> None:
+    """It says why it is not current, and asks again until it is."""
+    page.goto(f"{server.url}/jobs?sort=name")
+    lost = page.locator("#connection")
+    page.route("**/jobs?sort=name", lambda route: route.fulfill(status=500, content_type="text/html"))
+    expect(lost).to_contain_text("The server answers with an error, 500")
+    page.unroute("**/jobs?sort=name")
+    expect(lost).to_be_hidden()
+
+
 def test_a_server_that_stands_still_is_noticed(page: Page, server: Server) -> None:
     """Its connection stays open, but no answer comes. When it goes on, so does the page."""
     page.add_init_script(SHORT_TIMEOUT)

@@ -149,7 +149,7 @@ STUDIES = {
     "log": ("/jobs/grid/logs", ".log time"),
     "results": ("/jobs/grid/results", ".plot svg"),
     "results-family": ("/jobs/trial.2/results?x=arm", ".plot svg"),
-    "compare": (_compare(COMPARED), "#differences pre"),
+    "compare": (_compare(COMPARED), "#plot svg"),
     "jobs-boxes": ("/jobs?compare=true&name=[bfw]*", "td.compare input"),
     "failures": ("/failures", "#errors tbody tr"),
     "failures-resumed": ("/failures?resumed=true&sort=last&limit=9&owner=ada,grace", "#errors tbody tr"),
@@ -259,6 +259,8 @@ def test_pages_hold_at_four_hundred_percent_and_with_forced_colours(
         assert len(_styles(page, ".chart path.line", "strokeDasharray")) == 2
         page.goto(f"{studies.url}/jobs/grid/results")
         assert len(_styles(page, "#map .run", "stroke")) == 2
+        page.goto(studies.url + _compare(COMPARED))
+        assert len(_styles(page, "#plot .map path.line", "strokeDasharray")) == 3
 
 
 SMALL_TARGETS = """() => [...document.querySelectorAll("a, button, input, select, summary")].filter(one => {
@@ -323,6 +325,9 @@ def test_a_comparison_and_failures_need_no_script(plain: Page, studies: Server) 
     plain.get_by_role("textbox", name="and job").last.fill("faster")
     plain.get_by_role("button", name="Compare").click()
     expect(plain.get_by_role("region", name="Code and study of C")).to_contain_text("model.py")
+    plain.get_by_role("combobox", name="Value").select_option("population")
+    plain.get_by_role("button", name="Plot").click()
+    expect(plain.get_by_role("img", name="Mean of population over beta for each job")).to_be_visible()
     plain.goto(f"{studies.url}/failures")
     expect(plain.locator("#found")).not_to_contain_text("not read yet")
     plain.get_by_text("Jobs that changed within a week").click()

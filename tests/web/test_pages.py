@@ -17,11 +17,13 @@ from typing import Any
 
 import pytest
 
+from mopsjobs.cache.database import open_to_read
 from mopsjobs.cache.queries import statistics
 from mopsjobs.events.writer import record_event
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.utils.hosts import is_loopback
 from mopsjobs.utils.times import utc_now
+from mopsjobs.web.site import site as site_module
 from mopsjobs.web.site.background import Syncer
 from support.cli import REMOTE_URL, Cli, Clock, Remote, add, foreign, key, sentences
 from support.runs import until
@@ -233,6 +235,21 @@ def test_a_page_is_made_once_for_each_state_of_the_cache(web: Web, monkeypatch: 
     assert len(made) == 1
     web.ok("/jobs")
     assert len(made) == 2
+
+
+def test_a_connection_serves_one_request_after_the_other(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache is opened once, and what is written later is read all the same."""
+    opened: list[str] = []
+    monkeypatch.setattr(
+        site_module, "open_to_read", lambda path, registry: (opened.append(path), open_to_read(path, registry))[1]
+    )
+    for _ in range(3):
+        assert "failed-1" in web.ids("/jobs")
+    assert len(opened) == 1
+    with contextlib.closing(sqlite3.connect(web.app.cache.path, isolation_level=None)) as other:
+        other.execute("DELETE FROM job WHERE job_id = 'failed-1'")
+    assert "failed-1" not in web.ids("/jobs")
+    assert len(opened) == 1
 
 
 def test_a_cache_that_was_replaced_is_read(web: Web) -> None:
@@ -467,6 +484,19 @@ def test_health_tells_of_a_stale_cache_and_stays_well(web: Web, cli: Cli) -> Non
     assert (answer.status_code, stale["ok"], stale["stale"]) == (200, True, True)
     assert stale["age_seconds"] == fresh["age_seconds"] + 5 * 3600
     assert stale["synced_at"] == fresh["synced_at"]
+
+
+def test_health_tells_of_a_stale_cache_of_an_embedded_registry(
+    cli: Cli, jobs: JobRegistry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A server shows it as of its last sync: where that is long ago, the data is as stale as any other."""
+    add(jobs, "a")
+    cli.ok("list")
+    web = Web(cli, capsys)
+    assert web.get("/healthz").get_json()["stale"] is False
+    cli.clock.advance(hours=5)
+    answer = web.get("/healthz")
+    assert (answer.status_code, answer.get_json()["ok"], answer.get_json()["stale"]) == (200, True, True)
 
 
 @pytest.mark.claim("The page reads the cache and writes nothing")

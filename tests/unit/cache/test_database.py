@@ -16,9 +16,11 @@ from pathlib import Path
 import pytest
 
 from mopsjobs.cache import database as cache_database
+from mopsjobs.errors import CacheError
+from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.sqlite.store import APPLICATION_ID
 from mopsjobs.utils.sqlite_file import WAL_BYTES
-from support.cli import REMOTE_URL, Cli, Remote, sentences, unprivileged
+from support.cli import REMOTE_URL, Cli, Remote, add, key, sentences, unprivileged
 
 
 @pytest.mark.claim("What mops-jobs keeps is 0600, its directories 0700")
@@ -74,6 +76,25 @@ def test_what_is_no_cache_is_refused_and_left_byte_for_byte(
     assert f"{place} is not a cache of mops-jobs; it is left unchanged." in ran.err
     assert place.read_bytes() == before
     assert not list(place.parent.glob("precious.damaged-*"))
+
+
+@pytest.mark.parametrize("argv", [("list",), ("sync",), ("status", "a"), ("register", "b"), ("doctor",)])
+def test_the_registry_itself_is_no_cache(cli: Cli, jobs: JobRegistry, argv: tuple[str, ...]) -> None:
+    """`--cache` that names the file of the registry harms nothing in it; a report goes to the registry as ever."""
+    add(jobs, "a", "running")
+    registry = cli.cache.parent / "registry.db"
+    before = list(jobs.store.scan("jobs/"))
+    ran = cli(*argv, "--cache", str(registry))
+    if argv == ("register", "b"):
+        assert ran.code == 0
+        jobs.store.delete(key("b"))
+    else:
+        assert ran.code == 2
+        assert (ran.out + ran.err).count("is not a cache of mops-jobs; it is left unchanged.") == 1
+    assert list(jobs.store.scan("jobs/")) == before
+    assert not list(registry.parent.glob("registry.db.*"))
+    with closing(sqlite3.connect(registry)) as connection:
+        assert connection.execute("SELECT name FROM sqlite_master WHERE name = 'meta'").fetchone() is None
 
 
 @pytest.mark.parametrize("mark", [7, APPLICATION_ID])
@@ -167,6 +188,17 @@ def test_a_sync_into_a_read_only_place_is_refused_in_one_sentence(cli: Cli, read
     assert len(sentences(ran.err)) == 1
     assert f"Cannot write the cache {read_only}" in ran.err
     assert "--cache PATH" in ran.err
+
+
+def test_a_cache_that_is_held_is_not_taken_for_damaged(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It cannot be looked at just now; it is not moved away."""
+    connect = cache_database.connect
+    monkeypatch.setattr(cache_database, "connect", lambda *args, **more: connect(*args, **more | {"busy_seconds": 0}))
+    with closing(sqlite3.connect(filled)) as connection:
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(CacheError, match="locked"):
+            cache_database.quarantine(str(filled), "now")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Locks of files work in another way there.")

@@ -150,6 +150,17 @@ def test_a_cache_of_an_older_version_keeps_what_it_alone_knows(cli: Cli, older: 
     database.close()
 
 
+def test_a_rebuilt_cache_is_shown_while_the_registry_is_away(cli: Cli, remote: Remote, older: Path) -> None:
+    """The rows from before are better than none; the warning says that they are old."""
+    assert older.exists()
+    remote.store.down = True
+    ran = cli.ok("list", "-q")
+    assert sorted(ran.lines) == ["new", "stays"]
+    assert "warning: " in ran.err
+    remote.store.down = False
+    assert cli.ok("list", "-q").err == ""
+
+
 def test_a_sync_reads_each_record_of_a_rebuilt_cache_again(
     cli: Cli, remote: Remote, older: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

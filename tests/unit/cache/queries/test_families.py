@@ -24,6 +24,10 @@ def test_the_sum_is_what_the_newest_job_leaves_undone() -> None:
     assert (family.newest, family.children) == ("nightly.3", ("nightly.3",))
 
 
+def test_a_job_alone_has_no_family() -> None:
+    assert families.make_family("nightly", NIGHTLY[:1]) is None
+
+
 @pytest.mark.parametrize("status", ["running", "partial", "succeeded"])
 def test_all_tasks_are_done_if_a_child_only_reduces(status: str) -> None:
     """Such a child has no tasks, and neither has a child of it."""
@@ -89,3 +93,15 @@ def test_a_family_that_descends_from_itself_ends(cli: Cli, jobs: JobRegistry) ->
     members = cli.app().cache.read_cached(lambda cache: families.read_members(cache, "a"))
     assert members is not None
     assert {member.job_id for member in members} == {"a", "b", "c"}
+
+
+def test_no_search_reads_the_whole_table(cli: Cli) -> None:
+    """Children are found by an index."""
+    cli.ok("list")
+    plan = cli.app().cache.read_cached(
+        lambda cache: cache.execute(f"EXPLAIN QUERY PLAN {families._MEMBERS}", ("a", 9)).fetchall()
+    )
+    assert plan is not None
+    steps = [row[-1] for row in plan]
+    assert any("idx_job_parent" in step for step in steps)
+    assert not any(step.startswith("SCAN job") for step in steps)

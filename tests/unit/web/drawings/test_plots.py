@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from mopsjobs.web.drawings.axes import Axis
-from mopsjobs.web.drawings.plots import MAX_DOTS, Plot, Series, draw, plotted
+from mopsjobs.web.drawings.plots import MAX_DOTS, Plot, Series, draw, draw_means, plotted
 
 
 def _draw(job: dict[Any, list[float]]) -> Plot | None:
@@ -42,6 +42,17 @@ def test_mean_and_quantiles_are_of_the_tasks_at_a_value() -> None:
     assert plot.x == ("x", ["0", "10"], False, [1.11, 98.89]), "few values have the texts of the axis"
     assert plot.y == ("y", ["5", "4", "3", "2", "1"], False, ())
     assert plot.grid == "M0 84.0H720M0 160.0H720M0 236.0H720"
+
+
+def test_the_means_of_jobs_share_their_axes() -> None:
+    """Each over its own values; a job without the scalar has no line."""
+    first = Series([{"x": 0}, {"x": 10}], [0, 0, 1], [0.0, 2.0, 4.0])
+    second = Series([{"x": 5}, {"x": 10}], [0, 1, 1], [0.0, 1.0, math.nan])
+    axis = Axis("x", [*first.sets, *second.sets])
+    found = draw_means("y", axis, [first, second, Series()])
+    assert found is not None
+    assert found.paths == ["M8.0 236.0L712.0 8.0", "M360.0 312.0L712.0 236.0", ""]
+    assert draw_means("y", axis, [Series(), second._replace(values=[math.nan] * 3)]) is None
 
 
 def test_a_number_that_is_not_finite_is_no_point_and_is_counted() -> None:

@@ -7,24 +7,39 @@ from collections.abc import Iterator
 
 import pytest
 
-from mopsjobs.web.site.kept import MAX_CHARACTERS, MAX_LINES, Preview, preview
+from mopsjobs.web.site.kept import MAX_CELL, MAX_CHARACTERS, MAX_COLUMNS, MAX_LINES, MAX_ROWS, Preview, preview
 from support.images import png
 
 
 @pytest.mark.parametrize(
-    ("value", "why"),
+    ("name", "value", "why"),
     [
-        (b'{"a": 1', "not JSON: Expecting ',' delimiter"),
-        (b"[" * 100_000, "nested too deeply"),
-        (b"[" + b"9" * 10_000 + b"]", "not JSON: a number with too many digits"),
+        ("a.csv", b'a,b\n"1,2\n', "not CSV: unexpected end of data"),
+        ("a.json", b'{"a": 1', "not JSON: Expecting ',' delimiter"),
+        ("a.json", b"[" * 100_000, "nested too deeply"),
+        ("a.json", b"[" + b"9" * 10_000 + b"]", "not JSON: a number with too many digits"),
     ],
 )
-def test_what_cannot_be_parsed_is_shown_as_text(value: bytes, why: str) -> None:
+def test_what_cannot_be_parsed_is_shown_as_text(name: str, value: bytes, why: str) -> None:
     """With the reason."""
-    shown = preview("a.json", value)
+    shown = preview(name, value)
     assert shown.text == value.decode().rstrip("\n")[:MAX_CHARACTERS]
     assert shown.note is not None
     assert why in shown.note
+
+
+def test_csv_is_a_table_of_its_first_rows() -> None:
+    """Shorter rows are filled up, long cells cut. Formulas, markup, quotes and line ends are text."""
+    lines = [b"day,cases", *(f"{day},{day * 2}".encode() for day in range(MAX_ROWS))]
+    shown = preview("curve.csv", b"\n".join(lines))
+    assert shown == Preview([line.decode().split(",") for line in lines])
+    assert preview("curve.csv", b"\n".join([*lines, b"7,8"])) == shown._replace(note=f"The first {MAX_ROWS} rows.")
+    cells = preview("a.csv", b'\xef\xbb\xbf=1+2,<b>x</b>,"a ""b"""\n\n"two\nlines",' + b"n" * 500 + b"\n").rows
+    assert cells == [["=1+2", "<b>x</b>", 'a "b"'], ["two\nlines", "n" * (MAX_CELL - 1) + "…", ""]]
+    assert preview("a.csv", b"\n\n").note == "It is empty."
+    shown = preview("a.csv", b"," * 500_000 + b"\n" + b"1," * 200_000)
+    assert [len(row) for row in shown.rows] == [MAX_COLUMNS] * 2
+    assert shown.note == f"The first {MAX_COLUMNS} of 500,001 columns."
 
 
 def test_a_bomb_of_brackets_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,8 +65,7 @@ def test_a_text_has_its_first_lines() -> None:
     json_text = preview("a.json", '{"b": [1, 2.5], "ä": null}'.encode()).text
     assert json_text == '{\n  "b": [1, 2.5],\n  "ä": null\n}'
     assert preview("a.json", b'{"$not_finite": {"/loss": "nan"}, "loss": null}').text == '{\n  "loss": NaN\n}'
-    assert preview("curve.csv", b"\xef\xbb\xbfa,b\n1,2\n") == Preview(text="a,b\n1,2")
-    assert preview("no-ending", "ä".encode()) == Preview(text="ä")
+    assert preview("no-ending", b"\xef\xbb\xbf" + "ä".encode()) == Preview(text="ä")
     shown = preview("log.txt", b"x\n" * (MAX_LINES + 1))
     assert shown == Preview(text="\n".join(["x"] * MAX_LINES), note="Only the beginning is shown.")
     assert len(preview("log.txt", b"x" * 10**6).text or "") == MAX_CHARACTERS
