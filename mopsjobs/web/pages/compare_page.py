@@ -31,7 +31,6 @@ from mopsjobs.utils.text import cut_to_length, pluralize, strip_control_characte
 from mopsjobs.utils.times import human_duration
 from mopsjobs.web.drawings import plots
 from mopsjobs.web.drawings.axes import Axis
-from mopsjobs.web.drawings.plots import QUANTILES
 from mopsjobs.web.pages.readings import NO_RESULTS, Reading, ask, find_results
 from mopsjobs.web.queries.query_params import Parameter, parse_query
 from mopsjobs.web.queries.view_models import MAX_COMPARED, Job, job_path, moment
@@ -267,7 +266,7 @@ def summarize_scalars(results: Results, names: Sequence[str]) -> dict[str, Scala
     for name in names:
         not_finite = sum(map(math.isinf, results.scalars.get(name, ())))  # see `Series.values`
         if ordered := sorted(filter(math.isfinite, results.scalars.get(name, ()))):
-            low, high = (quantile(ordered, share) for share in QUANTILES)
+            low, high = (quantile(ordered, share) for share in plots.QUANTILES)
             found[name] = Scalar(len(ordered), mean(ordered), low, high, not_finite)
     return found
 
