@@ -185,6 +185,15 @@ def has_undelivered(directory: JobDir) -> bool:
         return directory.launch_fields.exists() or _has_values(outbox)
 
 
+def keeps_of_runner(directory: JobDir) -> bool:
+    """Return whether a runner of this machine left there what `deliver_kept` moves into the store.
+
+    Raises:
+        StoreError: if the outbox cannot be read.
+    """
+    return has_undelivered(directory) or any(_has_journal(directory, number) for number in directory.ledger_numbers())
+
+
 def _has_values(outbox: VersionedStore | None) -> bool:
     return outbox is not None and next(iter(outbox.list_keys()), None) is not None
 

@@ -17,6 +17,9 @@ from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.store import open_store
+from mopsjobs.store.sqlite.store import SQLiteVersionedStore
+from mopsjobs.studies.manifest import load_manifest
+from mopsjobs.studies.outputs import output_key
 from support.cli import Cli, Ran, command, sentences
 from support.runs import PATIENCE, calls, code, is_alive, kill, kill_between_reports, record, sets_of, until
 
@@ -175,3 +178,24 @@ def test_a_killed_runner_ends_its_job_as_partial(env: dict[str, str], tmp_path: 
     Path(tmp_path / "gate").touch()
     assert lab.run("resume", "job", "--wait")[:2] == (0, "job.2\n")
     assert calls(lab.calls) == {**dict.fromkeys(range(DONE), 1), DONE: 2, DONE + 1: 1}
+
+
+@pytest.mark.parametrize("argv", [("cancel", "job", "--yes"), ("validate", "job")])
+def test_what_a_killed_runner_kept_is_delivered_though_its_job_is_cancelled(
+    env: dict[str, str], tmp_path: Path, argv: tuple[str, ...]
+) -> None:
+    """Its registry was away when it was killed, and the job was cancelled on another machine."""
+    lab = _killed(env, tmp_path)
+    with contextlib.closing(open_store(env["MOPS_JOBS_REGISTRY"], env)) as store:
+        JobRegistry(store).cancel_job("job")
+        task = next(one for one in load_manifest(store, "job").study.tasks() if one.number == DONE)
+    with contextlib.closing(SQLiteVersionedStore(JobDir.for_job("job", env).outbox)) as outbox:
+        outbox.create_if_absent(output_key("job", task, "result.json"), b'{"value": 1}')
+    code_, _, said = lab.run(*argv)
+    assert (code_, "job: delivered what its runner kept on this machine" in said) == (0, True)
+    job = lab.job()
+    assert (job.status, job.tasks_completed, job.tasks_failed) == ("cancelled", DONE + 1, 0)
+    tasks = json.loads(lab.run("tasks", "job", "--json")[1])["tasks"]
+    assert len([task for task in tasks if task["outcome"] == "succeeded"]) == DONE + 1
+    assert not list(lab.journals())
+    assert "delivered" not in lab.run(*argv)[2]
