@@ -73,7 +73,8 @@ class Desk:
             pid = read_note(directory.runner).get("pid")
             if not isinstance(pid, int) or is_alive(pid):
                 return None
-            return f"its runner has ended: {directory.log.read_text()}"
+            said = directory.log.read_text() if directory.log.exists() else "on stderr of the submission"
+            return f"its runner has ended: {said}"
 
         return until(condition, what, end)
 
