@@ -58,13 +58,24 @@ def common_flags(parser: argparse.ArgumentParser) -> list[argparse.Action]:
     return [action for action in parser._actions if action.option_strings and action.option_strings[-1] != "--version"]  # noqa: SLF001
 
 
+def value_of(action: argparse.Action) -> str:
+    """Return what follows a flag: nothing, a word, or several."""
+    word = "" if action.nargs == 0 else action.metavar or action.dest.upper()
+    return word if isinstance(word, str) else " ".join(word)
+
+
+def meaning(action: argparse.Action) -> str:
+    """Return the help of an argument, as --help prints its percent signs."""
+    return str(action.help).replace("%%", "%")
+
+
 def _table(actions: list[argparse.Action]) -> Iterator[str]:
     yield "| argument | meaning |"
     yield "|---|---|"
     for action in actions:
-        value = "" if action.nargs == 0 else f" {action.metavar or action.dest.upper()}"
+        value = f" {value_of(action)}".rstrip()
         words = ", ".join(f"`{option}{value}`" for option in action.option_strings) or f"`{operand(action)}`"
-        yield f"| {words.replace('|', chr(92) + '|')} | {str(action.help).replace('|', chr(92) + '|')} |"
+        yield f"| {words.replace('|', chr(92) + '|')} | {meaning(action).replace('|', chr(92) + '|')} |"
 
 
 if __name__ == "__main__":

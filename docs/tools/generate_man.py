@@ -14,7 +14,14 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
-from generate_cli import build_parser, common_flags, exit_codes, own_arguments  # noqa: E402 - found by the line above
+from generate_cli import (  # noqa: E402 - found by the line above
+    build_parser,
+    common_flags,
+    exit_codes,
+    meaning,
+    own_arguments,
+    value_of,
+)
 
 from mopsjobs import __version__  # noqa: E402 - as above
 from mopsjobs.cli.parser import operand  # noqa: E402 - as above
@@ -67,12 +74,12 @@ def render() -> str:
 
 def _arguments(actions: list[argparse.Action]) -> Iterator[str]:
     for action in actions:
-        value = "" if action.nargs == 0 or not action.option_strings else action.metavar or action.dest.upper()
+        value = value_of(action) if action.option_strings else ""
         words = (
             ", ".join(rf"\fB{_roff(option)}\fR" for option in action.option_strings)
             or rf"\fI{_roff(operand(action))}\fR"
         )
-        yield from (".TP", words + (rf" \fI{_roff(str(value))}\fR" if value else ""), _roff(str(action.help)))
+        yield from (".TP", words + (rf" \fI{_roff(value)}\fR" if value else ""), _roff(meaning(action)))
 
 
 def _example(epilog: str | None) -> Iterator[str]:

@@ -98,7 +98,7 @@ def test_the_best_sets_become_a_study(desk: Desk, spec: Path) -> None:
     assert manifest.study.metadata == {"calibration": "fit", "calibration_sets": "top=3"}
     again = desk.ok("calibrate", "fit", "--then", "top=3", str(study), "--json")
     assert again.json["then"] == done["then"]
-    said = f"{done['then']} was submitted before, and is succeeded. Next: mops-jobs wait {done['then']}\n"
+    said = f"{done['then']} was submitted before, and is succeeded. Next: mops-jobs status {done['then']}\n"
     assert said in again.err
     study.write_text(json.dumps({"n_replicates": 3}))
     other = desk.ok("calibrate", "fit", "--then", "top=3", str(study), "--json").json["then"]

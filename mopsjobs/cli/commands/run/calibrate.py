@@ -38,7 +38,7 @@ HELP = "search parameters round by round, in one job"
 
 DESCRIPTION = (
     "Search the parameters of a model for small values of an objective. A sampler asks for parameter sets, round by"
-    " round, in one job. After an interrupt or a crash, the same command with the id of the job goes on."
+    " round, in one job. After an interrupt or a crash, calibrate JOB goes on."
 )
 
 EXAMPLES = (
@@ -111,8 +111,10 @@ def run(args: argparse.Namespace, app: App) -> Result:
     if then is not None:
         job_id, status = submit_then(done, then, request, app)
         document["then"] = job_id
-        how = f"Launched {job_id}" if status is None else f"{job_id} was submitted before, and is {status}"
-        notes = (f"{how}. Next: {command_line('wait', job_id)}",)
+        how, verb = f"Launched {job_id}", "wait"
+        if status is not None:
+            how, verb = f"{job_id} was submitted before, and is {status}", "status"
+        notes = (f"{how}. Next: {command_line(verb, job_id)}",)
     body = Document(document) if args.json else Text(_lines(done), indent=9)
     return Result(body, notes=notes, exit_code=done.exit_code)
 
