@@ -243,6 +243,7 @@ def test_tasks_are_those_of_the_command(grid: Web, cli: Cli) -> None:
         ("/results?y=attack_rat", "Did you mean &#39;attack_rate&#39;?"),
         ("/logs?before=x", "invalid before"),
         ("/results.csv?y=1", "unknown parameter"),
+        ("?log=1", "unknown parameter &#39;log&#39;: expected none here."),
     ],
 )
 def test_what_makes_no_sense_is_a_bad_request(grid: Web, path: str, sentence: str) -> None:

@@ -107,7 +107,8 @@ def parse_query(parameters: Mapping[str, Parameter], query: Query) -> dict[str, 
             hint = "Use name=GLOB: '*' stands for any characters, '?' for one."
             raise UsageError("The page and its API do not support the regular expressions of 'match'.", hint=hint)
         if name not in parameters:
-            raise UsageError(f"unknown parameter '{name}': expected one of {', '.join(parameters)}.")
+            known = f"one of {', '.join(parameters)}" if parameters else "none here"
+            raise UsageError(f"unknown parameter '{name}': expected {known}.")
         if parameters[name].default is False:
             if text not in ("true", "false", ""):
                 raise UsageError(f"invalid {name} '{text}': expected true or false.")
