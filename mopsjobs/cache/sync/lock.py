@@ -122,7 +122,18 @@ def _parse_note(text: bytes, changed: float) -> Holder:
         pid, since = int(note["pid"]), parse_time(str(note["since"]))
     except (ValueError, TypeError, KeyError, OverflowError):
         return Holder(None, None, None)
-    return Holder(pid, since, from_timestamp(changed))
+    # The note of a killed process stays until the next holder writes one.
+    return Holder(pid, since, from_timestamp(changed)) if pid > 0 and _is_alive(pid) else Holder(None, None, None)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except PermissionError:  # of another user
+        return True
+    except (OSError, OverflowError):
+        return False
+    return True
 
 
 def _write_note(path: str, note: bytes) -> None:
