@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import math
 import os
+import shlex
 import socket
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -14,7 +15,7 @@ from typing import Any
 from mopsjobs.engines import CLUSTER_ENGINES
 from mopsjobs.engines.base import PATCH, Launch
 from mopsjobs.engines.launch_option import names_of
-from mopsjobs.engines.slurm.options import SETUP_VARIABLE, megabytes, minutes, wants_file_drop
+from mopsjobs.engines.slurm.options import SETUP_VARIABLE, megabytes, minutes, split_start_flags, wants_file_drop
 from mopsjobs.errors import EngineError, OptionError, UsageError
 from mopsjobs.ledger.retry_policy import retry_policy
 from mopsjobs.store.urls import identity, sqlite_path
@@ -179,6 +180,15 @@ def _with_recorded(
             "The job ran with a patch of its pods, which a record does not keep; the new pods are without it."
             " To use it again: --pod-patch FILE"
         )
+    if "sbatch_arg" in found and "sbatch_arg" not in own:
+        repeated, start = split_start_flags(found.pop("sbatch_arg"))
+        if repeated:
+            found["sbatch_arg"] = repeated
+        if start:
+            again = shlex.join(f"--sbatch-arg={flag}" for flag in start)
+            session.warn(
+                f"The job was submitted with {shlex.join(start)}, and is now without. To use it again: {again}"
+            )
     return found
 
 

@@ -396,3 +396,11 @@ def test_a_wrong_partition_is_told_with_the_right_ones(cli: Cli, jobs: JobRegist
 def test_a_flag_of_another_engine_is_refused(cli: Cli) -> None:
     ran = cli("doctor", "--partition", "main")
     assert (ran.code, "--partition has no effect without --engine slurm." in ran.err) == (2, True)
+
+
+def test_doctor_names_keys_of_snapshots(cli: Cli, remote: Remote) -> None:
+    """A development version wrote them, and nothing reads them."""
+    add(remote.jobs, "a", "running")
+    assert "snapshots" not in cli("doctor").out
+    remote.store.create_if_absent("snapshots/2026/0001", b"x")
+    assert "snapshots/ of a development version; nothing reads them" in cli("doctor").out

@@ -181,7 +181,7 @@ def test_a_killed_runner_ends_its_job_as_partial(env: dict[str, str], tmp_path: 
 
 
 @pytest.mark.parametrize("argv", [("cancel", "job", "--yes"), ("validate", "job")])
-def test_what_a_killed_runner_kept_is_delivered_though_its_job_is_cancelled(
+def test_what_a_killed_runner_of_a_cancelled_job_kept_is_delivered(
     env: dict[str, str], tmp_path: Path, argv: tuple[str, ...]
 ) -> None:
     """Its registry was away when it was killed, and the job was cancelled on another machine."""

@@ -39,6 +39,8 @@ PILING_DAYS = 7
 
 FIRST_JOB = "submit STUDY --auto"
 
+SNAPSHOTS = "snapshots/"
+
 PRUNE_COMMAND = "prune --store --older-than 30d"
 """The command that removes old events and announcements. Its `--dry-run` counts them."""
 
@@ -185,6 +187,19 @@ def check_retention(diagnosis: Diagnosis) -> CheckResult | None:
     return CheckResult("retention", "ok", "no old announcements")
 
 
+def check_snapshots(diagnosis: Diagnosis) -> CheckResult | None:
+    """Name keys of snapshots that a development version left in the store. See docs/decisions/0090-no-snapshots.md."""
+    if diagnosis.state_of("access") != "ok" or diagnosis.app.settings.is_local:
+        return None
+    try:
+        if next(iter(diagnosis.app.store.list_keys(SNAPSHOTS)), None) is None:
+            return None
+    except MopsJobsError as error:
+        return failed("snapshots", error)
+    detail = f"the store has keys at {SNAPSHOTS} of a development version; nothing reads them"
+    return CheckResult("snapshots", "warn", detail, "Remove them with the tools of the store.")
+
+
 def check_cache(diagnosis: Diagnosis) -> CheckResult:
     """Check that the cache can be written, and that it was synced."""
     app = diagnosis.app
@@ -255,6 +270,7 @@ CHECKS: tuple[Callable[[Diagnosis], CheckResult | None], ...] = (
     check_access,
     check_clock,
     check_retention,
+    check_snapshots,
     check_cache,
     check_file_systems,
     check_records,

@@ -80,6 +80,9 @@ OWN_FLAGS = (
 )  # fmt: skip
 """Flags of sbatch that this engine sets, or that would change what it prints or does."""
 
+START_FLAGS = ("begin", "deadline", "dependency", "hold")
+"""Flags of sbatch that say when a job may begin. They are about one launch, so no later one repeats them."""
+
 _FLAG = re.compile(r"--([a-z][a-z0-9-]+)(=.*)?", re.ASCII)
 
 _ASSIGNED = re.compile(r"(?<![A-Za-z0-9_])([A-Za-z_][A-Za-z0-9_]*)\+?=(?!\"?(?:\$[A-Za-z_({]|`))", re.ASCII)
@@ -256,6 +259,25 @@ def _time_flag(options: Mapping[str, str]) -> list[str]:
     return [] if text is None else [f"--time={minutes(text)}"]
 
 
+def split_start_flags(sbatch_arg: str) -> tuple[str, list[str]]:
+    """Return the further flags of an earlier launch: those that a later one repeats, and those of `START_FLAGS`."""
+    try:
+        words = shlex.split(sbatch_arg)
+    except ValueError:
+        return sbatch_arg, []  # which the launch refuses
+    start = [
+        word
+        for word in words
+        if word.isprintable() and (flag := _FLAG.fullmatch(word)) and _named_flag(flag[1], START_FLAGS)
+    ]
+    return shlex.join(word for word in words if word not in start), start
+
+
+def _named_flag(beginning: str, flags: Iterable[str]) -> str | None:
+    """Return the first of some flags that a word stands for: sbatch takes any beginning of a flag for the flag."""
+    return next((flag for flag in flags if flag.startswith(beginning)), None)
+
+
 def _further_flags(options: Mapping[str, str]) -> Iterable[str]:
     """Return the flags that the user hands to sbatch as they are.
 
@@ -273,7 +295,6 @@ def _further_flags(options: Mapping[str, str]) -> Iterable[str]:
             raise OptionError(
                 f"invalid sbatch_arg {word!r}: expected a long flag in one word, like --nice=100.", "sbatch_arg"
             )
-        # sbatch takes any beginning of a flag for the flag.
-        if (taken := next((own for own in OWN_FLAGS if own.startswith(flag[1])), None)) is not None:
+        if (taken := _named_flag(flag[1], OWN_FLAGS)) is not None:
             raise OptionError(f"invalid sbatch_arg '{word}': mops-jobs sets --{taken} of sbatch itself.", "sbatch_arg")
     return words

@@ -17,7 +17,7 @@ from mopsjobs.engines.base import EngineState, EngineTimes, Launch, RefusedError
 from mopsjobs.engines.slurm import commands
 from mopsjobs.engines.slurm.commands import Commands, NotConfiguredError, is_installed
 from mopsjobs.engines.slurm.engine import LOOK_PAUSES, POLLS_PER_STATE, SlurmEngine, log_files, read_lines
-from mopsjobs.engines.slurm.options import megabytes, minutes, sbatch_flags
+from mopsjobs.engines.slurm.options import megabytes, minutes, sbatch_flags, split_start_flags
 from mopsjobs.engines.slurm.script import EXIT_NOT_FOUND, EXIT_SETUP, EXIT_TIME_LIMIT, write_script
 from mopsjobs.engines.slurm.state import (
     SlurmShards,
@@ -884,3 +884,20 @@ def test_each_line_of_scontrol_is_an_entry() -> None:
     failed = task(2, "FAILED", reason="NonZeroExitCode", exit_code="1:0", restarts=1)
     text = f"No jobs in the system\n{waiting(reason)}\nJobId=x JobState=RUNNING\n{failed}\nJobId=1\n\n"
     assert parse_scontrol(text) == [waits, ended]
+
+
+@pytest.mark.parametrize(
+    ("text", "repeated", "start"),
+    [
+        ("--nice=100 --hold", "--nice=100", ["--hold"]),
+        ("'--begin=now + 1hour'", "", ["--begin=now + 1hour"]),
+        ("--dep=afterok:3 --deadline=now+1day --reservation=x", "--reservation=x",
+         ["--dep=afterok:3", "--deadline=now+1day"]),
+        ("--hold=\x1b[2J", "'--hold=\x1b[2J'", []),
+        ("'", "'", []),
+        ("", "", []),
+    ],
+)  # fmt: skip
+def test_flags_of_one_launch_are_told_from_those_of_all(text: str, repeated: str, start: list[str]) -> None:
+    """What is not a flag stays, so that the launch refuses it."""
+    assert split_start_flags(text) == (repeated, start)

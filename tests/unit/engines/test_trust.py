@@ -432,3 +432,28 @@ def test_kubectl_gets_the_names_of_mops_jobs_and_of_modelops(tmp_path: Path) -> 
         assert by_hand("get", "job-1a", env).endswith(": kubectl -n modelops-dask-prod get job job-1a")
     finally:
         repeat_registry(registry=None, env=None)
+
+
+def test_a_resumed_job_is_not_held_as_the_first_launch_was(cli: Cli, remote: Remote, slurm: FakeSlurm) -> None:
+    """Nor does it wait for a time or for another job again. Other flags of sbatch are repeated.
+
+    What is not repeated is named. The flag can be given again.
+    """
+    code(Path.cwd())
+    Path("study.json").write_text(json.dumps(study(sets_of(3)).to_dict()))
+    flags = [f"--sbatch-arg={flag}" for flag in ("--hold", "--nice=100", "--dependency=afterok:3", "--beg=now+1hour")]
+    cli.ok("submit", "study.json", "--auto", "--job-id", "mine", "--engine", "slurm", *flags)
+    cli.ok("cancel", "mine")
+    resumed = cli.ok("resume", "mine")
+    start = "--hold --dependency=afterok:3 --beg=now+1hour"
+    assert resumed.err.splitlines()[0] == (
+        f"warning: The job was submitted with {start}, and is now without. To use it again:"
+        " --sbatch-arg=--hold --sbatch-arg=--dependency=afterok:3 --sbatch-arg=--beg=now+1hour"
+    )
+    submitted = [line for line in slurm.asked if line.startswith("sbatch")]
+    assert [" --hold" in line for line in submitted] == [True, False]
+    assert all(" --nice=100 " in line for line in submitted)
+    assert record(remote.jobs, "mine.2").metadata["slurm_sbatch_arg"] == "--nice=100"
+    cli.ok("cancel", "mine.2")
+    assert cli.ok("resume", "mine.2", "--sbatch-arg=--hold").out == "mine.3\n"
+    assert " --hold " in [line for line in slurm.asked if line.startswith("sbatch")][-1]
