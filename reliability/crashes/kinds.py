@@ -476,7 +476,8 @@ class Jobs:
             resumed.code in ((0,) if is_alone else (0, EXIT_REFUSED)),
             f"resume {self.job} ended with {resumed.code}: {resumed.out}",
         )
-        hold(resumed.code == 0 or "still running" in resumed.out, f"resume {self.job}: {resumed.out}")
+        is_at_work = any(words in resumed.out for words in ("still running", "already at work"))
+        hold(resumed.code == 0 or is_at_work, f"resume {self.job}: {resumed.out}")
         self._wait()
         hold(self._found() == self._outputs, f"{self.job} has succeeded, and has not all outputs")
         self._check_ledger()
