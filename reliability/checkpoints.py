@@ -156,7 +156,7 @@ def on_kubernetes(job: _Job) -> Iterator[Engine]:
     ):
         job.move(server)
         shards = itertools.cycle((0, 1))
-        name_of = functools.cache(lambda job_id: str(job.record(job_id)["k8s_name"]))
+        name_of = functools.cache(lambda job_id: str(job.status(job_id)["k8s_name"]))
 
         def to(act: Callable[[str, int], object], *, both: bool = False) -> Callable[[], bool]:
             def on_pods() -> bool:
