@@ -250,6 +250,9 @@ FUTURES_PER_THREAD = 3
 MAX_LOSSES = 3
 """Workers that are lost with a task, one after the other, at most: as many as Dask allows by default."""
 
+MAX_SPREADS = 20
+"""How often the code is brought to all workers, at most, before the first tasks."""
+
 THREADS_SECONDS = 1.0
 """How often the number of threads of the cluster is read."""
 
@@ -352,7 +355,9 @@ class DaskPool:
         self._saving: dict[str, Mapping[str, Any]] = {}
         """Answers of attempts whose last checkpoints are on their way."""
         self._spread: concurrent.futures.Future[Any] = concurrent.futures.Future()
-        """Ends when all workers have the code."""
+        """Ends when all workers have got the code."""
+        self._spreads_left = MAX_SPREADS
+        """How often to bring it to all workers again; 0 once all of them have it."""
         self._room = 0
         """How many futures may be on the cluster."""
         self._room_read_at = -THREADS_SECONDS
@@ -370,8 +375,7 @@ class DaskPool:
                 description: Future[Any] = client.submit(eval, DESCRIBE, {"code": code}, pure=False)
                 self._checkpoints.subscribe(client)
             self._description = call_in_thread(description.result)
-            self._spread = call_in_thread(client.replicate, [code])
-            self._spread.add_done_callback(lambda _done: self._ended.put(""))
+            self._begin_spread(client, code)
             if self._has_checkpoints:
                 yield from self._await_description(wake_seconds, math.inf)
             while True:
@@ -418,17 +422,24 @@ class DaskPool:
         but not while the scheduler takes that worker for idle. It may do so for as long as the first task runs. A
         worker that does not answer has no code, and the others go on without it.
         """
-        is_spread = self._spread.done()
-        if is_spread and time.monotonic() - self._room_read_at < THREADS_SECONDS:
+        if self._spreads_left == 0 and time.monotonic() - self._room_read_at < THREADS_SECONDS:
             return
         with self._translate_errors(client):
             threads = yield from wait_for(call_in_thread(client.nthreads), wake_seconds)
-            if not is_spread:
+            if self._spreads_left:
                 (holders,) = (yield from wait_for(call_in_thread(client.who_has, [code]), wake_seconds)).values()
-                threads = {worker: threads[worker] for worker in threads.keys() & holders}
-        self._room = sum(threads.values()) * (FUTURES_PER_THREAD if is_spread else 1)
-        if is_spread:
+                if self._spread.done():  # but the scheduler drops copies now and then that no task waits for
+                    self._spreads_left = 0 if threads.keys() <= set(holders) else self._spreads_left - 1
+                    if self._spreads_left:
+                        self._begin_spread(client, code)
+                threads = {worker: threads[worker] for worker in threads if worker in holders or not self._spreads_left}
+        self._room = sum(threads.values()) * (1 if self._spreads_left else FUTURES_PER_THREAD)
+        if not self._spreads_left:
             self._room_read_at = time.monotonic()
+
+    def _begin_spread(self, client: Client, code: Future[dict[str, Any]]) -> None:
+        self._spread = call_in_thread(client.replicate, [code])
+        self._spread.add_done_callback(lambda _done: self._ended.put(""))
 
     def _hand_out(self, client: Client, code: Future[dict[str, Any]]) -> None:
         while self._runner.kept is None and len(self._sent) < max(1, self._room):
