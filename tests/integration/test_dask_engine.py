@@ -68,6 +68,11 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 NO_SCHEDULER = "tcp://127.0.0.1:1"
+NO_HELP = {
+    "DASK_DISTRIBUTED__SCHEDULER__WORK_STEALING": "False",
+    "DASK_DISTRIBUTED__SCHEDULER__ACTIVE_MEMORY_MANAGER__INTERVAL": "20ms",
+}
+"""A scheduler that moves no task to an idle worker, and drops copies soon that no task waits for."""
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
@@ -297,7 +302,7 @@ def test_the_first_tasks_come_to_all_workers_without_stealing(
     private_dask_cluster: Callable[..., Cluster], start: Start, tmp_path: Path, tasks: int
 ) -> None:
     """A scheduler that was left by a dead client may take a worker with two tasks for idle. None steals from it."""
-    cluster = private_dask_cluster(2, DASK_DISTRIBUTED__SCHEDULER__WORK_STEALING="False")
+    cluster = private_dask_cluster(2, **NO_HELP)
     with _client(cluster) as client:
         cluster.wait(client, 2)
     noted = tmp_path / "calls"
@@ -311,7 +316,7 @@ def test_a_worker_that_gets_the_code_late_gets_tasks_all_the_same(
     private_dask_cluster: Callable[..., Cluster], start: Start, tmp_path: Path
 ) -> None:
     """Until it has the code, the other one runs a task, and holds none back that the late one could run."""
-    cluster = private_dask_cluster(2, DASK_DISTRIBUTED__SCHEDULER__WORK_STEALING="False")
+    cluster = private_dask_cluster(2, **NO_HELP)
     with _client(cluster) as client:
         cluster.wait(client, 2)
         _, late = max(client.run(os.getpid).items())  # of two that are idle, Dask gives the code to the first
