@@ -30,29 +30,20 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 AUTHORITIES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
 MAX_WORKERS = 4  # each has an Azurite, a Dask cluster and a browser of its own
-MARKER_OF_FIXTURE = {
-    "azurite": "azurite",
-    "older_azurite": "azurite",
-    "private_azurite": "azurite",
-    "marked_azurite": "azurite",
-    "dynalite": "dynalite",
-    "moto": "s3",
-    "seaweedfs": "s3",
-    "browser": "browser",
-    "either_browser": "browser",
-    "dask_cluster": "dask",
-    "private_dask_cluster": "dask",
-    "slurm_cluster": "slurm",
-    "prometheus_program": "prometheus",
-    "pyz": "zipapp",
-    "spawn": "slow",
-    "desk": "slow",
-    "ran": "slow",
-    "installed": "slow",
-    "packages": "slow",
+FIXTURES_OF_MARKER = {
+    "azurite": ("azurite", "older_azurite", "private_azurite", "marked_azurite"),
+    "dynalite": ("dynalite",),
+    "s3": ("moto", "seaweedfs"),
+    "browser": ("browser", "either_browser"),
+    "dask": ("dask_cluster", "private_dask_cluster"),
+    "slurm": ("slurm_cluster",),
+    "prometheus": ("prometheus_program",),
+    "zipapp": ("pyz",),
+    "slow": ("spawn", "desk", "ran", "installed", "packages"),
 }
-"""Fixtures that start servers, or runners and other processes, and the marker of the tests that use them."""
-MARKERS = frozenset(MARKER_OF_FIXTURE.values())
+"""The marker of the tests that use fixtures which start servers, or runners and other processes."""
+MARKER_OF_FIXTURE = {fixture: marker for marker, fixtures in FIXTURES_OF_MARKER.items() for fixture in fixtures}
+MARKERS = frozenset(FIXTURES_OF_MARKER)
 """All of these are left out by `--fast`. Tests whose fixtures cannot tell are marked by hand."""
 STARTERS = ("subprocess", "work", "pool_of", "run_shard", "Worker")
 """A module in tests/unit that imports one of these starts processes. So its tests are marked `slow`."""

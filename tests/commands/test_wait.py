@@ -107,37 +107,31 @@ def test_a_job_that_its_engine_does_not_know_is_told_of_once(
     )
 
 
-def test_all_waits_for_the_last_and_tells_the_worst(cli: Cli, jobs: JobRegistry) -> None:
-    """By default every job has to end; a failure outweighs partial, that cancelled, that success."""
-    for name in ("a", "b", "c"):
+@pytest.mark.parametrize(
+    ("flag", "ends", "code", "sleeps"),
+    [
+        ("--all", ["failed", "succeeded", "cancelled"], 100, 3),
+        ("--all", ["cancelled", "succeeded", "succeeded"], 103, 3),
+        ("--all", ["succeeded", "failed", "partial"], 100, 3),
+        ("--all", ["partial", "cancelled", "succeeded"], 104, 3),
+        ("--any", ["succeeded", "failed", "failed"], 0, 1),
+        ("--any", ["failed", "succeeded", "succeeded"], 100, 1),
+        ("--fail-fast", ["succeeded", "cancelled", "failed"], 103, 2),
+    ],
+)
+def test_a_flag_tells_which_end_ends_the_wait(
+    cli: Cli, jobs: JobRegistry, flag: str, ends: list[str], code: int, sleeps: int
+) -> None:
+    """With `--all` the last end; a failure outweighs partial, that cancelled, that success.
+
+    With `--any` the first end, whose exit code it has. With `--fail-fast` the first that is not a success.
+    """
+    for name in "abc":
         add(jobs, name, "running")
-    during_sleeps(
-        cli,
-        _1=lambda: jobs.update_status("a", "failed"),
-        _2=lambda: jobs.update_status("b", "succeeded"),
-        _3=lambda: jobs.cancel_job("c"),
-    )
-    assert cli("wait", "a", "b", "c", "--all").code == 100
-    assert len(cli.clock.slept) == 3
-    assert cli("wait", "b", "c").code == 103
-
-
-def test_any_ends_with_the_first(cli: Cli, jobs: JobRegistry) -> None:
-    """With `--any` the first end ends the wait, and its exit code is that job's."""
-    for name in ("a", "b"):
-        add(jobs, name, "running")
-    during_sleeps(cli, _2=lambda: jobs.update_status("b", "succeeded"), _3=lambda: jobs.update_status("a", "failed"))
-    assert cli("wait", "a", "b", "--any").code == 0
-    assert len(cli.clock.slept) == 2
-
-
-def test_fail_fast_ends_with_the_first_that_did_not_succeed(cli: Cli, jobs: JobRegistry) -> None:
-    """With `--fail-fast` a success is not the end, and the first other end is."""
-    for name in ("a", "b", "c"):
-        add(jobs, name, "running")
-    during_sleeps(cli, _1=lambda: jobs.update_status("a", "succeeded"), _2=lambda: jobs.cancel_job("b"))
-    assert cli("wait", "a", "b", "c", "--fail-fast").code == 103
-    assert len(cli.clock.slept) == 2
+    todo = dict(enumerate(zip("abc", ends, strict=True), 1))
+    cli.clock.on_sleep = lambda count: jobs.update_status(*todo.pop(count))
+    assert cli("wait", "a", "b", "c", flag).code == code
+    assert len(cli.clock.slept) == sleeps
 
 
 def test_a_resumed_job_names_the_newest_of_its_family(cli: Cli, jobs: JobRegistry) -> None:
@@ -170,8 +164,7 @@ def test_an_outage_is_survived(cli: Cli, remote: Remote) -> None:
         remote.jobs.update_status("job", "succeeded")
 
     during_sleeps(cli, _2=cut, _12=mend)
-    ran = cli("wait", "job")
-    assert ran.code == 0
+    ran = cli.ok("wait", "job")
     assert len(cli.clock.slept) == 12
     assert max(cli.clock.slept[2:]) <= 30
     assert ran.err.count("Trying again until it answers.") == 1
@@ -191,8 +184,7 @@ def test_a_timeout_exits_8(cli: Cli, jobs: JobRegistry) -> None:
     """When the time is up first, the exit code is 8, not a second later than asked for, and the jobs are shown."""
     add(jobs, "job", "running")
     begun = cli.clock.monotonic()
-    ran = cli("wait", "job", "--timeout", "12s", "--json")
-    assert ran.code == 8
+    ran = cli.ends(8, "wait", "job", "--timeout", "12s", "--json")
     assert ran.json["status"] == "running"
     assert "Not finished after 12s." in ran.err
     assert cli.clock.monotonic() - begun == 12
@@ -254,8 +246,7 @@ def test_an_end_that_is_waited_for_is_told(cli: Cli, remote: Remote, hook: Hook)
     """Once: a later wait, and a sync, find the claim."""
     add(remote.jobs, "job", "running")
     during_sleeps(cli, _2=lambda: remote.jobs.update_status("job", "failed"))
-    ran = cli("wait", "job")
-    assert (ran.code, hook.titles) == (100, ["job is failed"])
+    assert (cli("wait", "job").code, hook.titles) == (100, ["job is failed"])
     assert cli("wait", "job").code == 100
     cli.ok("sync")
     assert len(hook.received) == 1
@@ -279,7 +270,6 @@ def test_a_server_that_refuses_changes_no_exit_code(cli: Cli, remote: Remote, ho
     assert (cli("wait", "job", "--timeout", "10s").code, hook.received) == (8, [])
     hook.code = 500
     remote.jobs.update_status("job", "partial")
-    ran = cli("wait", "job")
-    assert ran.code == 104
+    ran = cli.ends(104, "wait", "job")
     (line,) = (line for line in sentences(ran.err) if "rule hook" in line)
     assert "the server answered 500" in line

@@ -29,7 +29,8 @@ from mopsjobs.store.directory import DirectoryVersionedStore
 from mopsjobs.store.dynamodb.store import MAX_ITEM_BYTES, DynamoDBVersionedStore
 from mopsjobs.store.s3.store import LENGTH, S3VersionedStore
 from mopsjobs.store.sqlite import store as sqlite
-from support.runs import PATIENCE
+from support.existing import existing
+from support.runs import PATIENCE, at_once
 from support.servers import PATIENT, S3
 
 if TYPE_CHECKING:
@@ -119,9 +120,7 @@ def created(store: VersionedStore, number: int) -> bytes:
 
 
 def version_of(store: VersionedStore, key: str) -> VersionToken:
-    found = store.get(key)
-    assert found is not None
-    return found.version
+    return existing(store.get(key)).version
 
 
 # --- keys -----------------------------------------------------------------------------------------------------------
@@ -231,9 +230,7 @@ def test_get_gives_none_for_a_missing_key(store: VersionedStore) -> None:
 
 
 def test_put_replaces_the_value_of_the_current_version(store: VersionedStore) -> None:
-    first = store.create_if_absent("a", b"1")
-    assert first is not None
-    second = store.put("a", b"2", first)
+    second = store.put("a", b"2", existing(store.create_if_absent("a", b"1")))
     assert second is not None
     assert store.get("a") == (b"2", second)
 
@@ -251,8 +248,7 @@ def test_put_gives_a_new_version_even_for_equal_bytes(store: VersionedStore) -> 
 
 
 def test_put_of_a_stale_version_changes_nothing(store: VersionedStore) -> None:
-    stale = store.create_if_absent("a", b"1")
-    assert stale is not None
+    stale = existing(store.create_if_absent("a", b"1"))
     current = store.put("a", b"2", stale)
     assert store.put("a", b"3", stale) is None
     assert store.get("a") == (b"2", current)
@@ -267,8 +263,7 @@ def test_put_of_a_version_that_never_was_changes_nothing(store: VersionedStore) 
 
 
 def test_put_of_a_key_that_is_gone_changes_nothing(store: VersionedStore) -> None:
-    version = store.create_if_absent("a", b"1")
-    assert version is not None
+    version = existing(store.create_if_absent("a", b"1"))
     store.delete("a")
     assert store.put("a", b"2", version) is None
     assert store.get("a") is None
@@ -276,17 +271,14 @@ def test_put_of_a_key_that_is_gone_changes_nothing(store: VersionedStore) -> Non
 
 def test_the_version_of_another_key_is_stale(store: VersionedStore) -> None:
     store.create_if_absent("a", created(store, 1))
-    other = store.create_if_absent("b", created(store, 2))
-    assert other is not None
-    assert store.put("a", b"2", other) is None
+    assert store.put("a", b"2", existing(store.create_if_absent("b", created(store, 2)))) is None
 
 
 # --- create_if_absent -----------------------------------------------------------------------------------------------
 
 
 def test_create_of_an_existing_key_changes_nothing(store: VersionedStore) -> None:
-    version = store.create_if_absent("a", b"1")
-    assert version is not None
+    version = existing(store.create_if_absent("a", b"1"))
     assert store.create_if_absent("a", b"2") is None
     assert store.get("a") == (b"1", version)
 
@@ -294,8 +286,7 @@ def test_create_of_an_existing_key_changes_nothing(store: VersionedStore) -> Non
 def test_a_key_that_is_created_again_never_gets_an_old_version_back(store: VersionedStore) -> None:
     versions = set()
     for number in range(5):
-        version = store.create_if_absent("a", created(store, number))
-        assert version is not None
+        version = existing(store.create_if_absent("a", created(store, number)))
         versions.add(version)
         assert store.delete("a")
     last = store.create_if_absent("a", created(store, 5))
@@ -340,8 +331,7 @@ def test_a_part_of_a_value_is_what_the_whole_has_there(store: VersionedStore) ->
 
 
 def test_delete_removes_the_key_whatever_its_version(store: VersionedStore) -> None:
-    version = store.create_if_absent("a", b"1")
-    assert version is not None
+    version = existing(store.create_if_absent("a", b"1"))
     store.put("a", b"2", version)
     assert store.delete("a") is True
     assert store.get("a") is None
@@ -437,8 +427,7 @@ def test_scan_gives_the_version_and_the_value_that_get_gives(store: VersionedSto
 def test_scan_carries_the_value_of_a_small_record(store: VersionedStore) -> None:
     """Except in S3, whose listings carry names and ETags alone, and in a directory, where each is a file."""
     is_carried = not isinstance(store, S3VersionedStore | DirectoryVersionedStore)
-    version = store.create_if_absent("a", b"1" * 500)
-    assert version is not None
+    version = existing(store.create_if_absent("a", b"1" * 500))
     assert [entry.value for entry in store.scan()] == [b"1" * 500 if is_carried else None]
     store.put("a", b"2" * 500, version)
     assert [entry.value for entry in store.scan()] == [b"2" * 500 if is_carried else None]
@@ -501,8 +490,7 @@ def test_a_store_behaves_as_a_dict_with_versions(backend: Backend, operations: l
 
 def test_closing_twice_is_harmless_and_any_use_after_it_is_an_error(backend: Backend) -> None:
     store = backend.open()
-    version = store.create_if_absent("a", b"1")
-    assert version is not None
+    version = existing(store.create_if_absent("a", b"1"))
     store.close()
     store.close()
     for attempt in (
@@ -534,40 +522,27 @@ def test_every_method_may_be_called_from_several_threads_at_once(store: Versione
         assert key in list(store.list_keys("t"))
         return store.delete(key) if thread % 2 else True
 
-    with ThreadPoolExecutor(16) as pool:
-        assert all(pool.map(work, range(16)))
+    assert all(at_once(work, range(16)))
     assert len(list(store.list_keys())) == 8
 
 
 def test_of_concurrent_creates_exactly_one_wins(backend: Backend) -> None:
     """Also when the store itself does not exist yet, and each thread has a client of its own."""
-    barrier = threading.Barrier(8)
     stores = [backend.open() for _ in range(8)]
-
-    def create(number: int) -> VersionToken | None:
-        barrier.wait(PATIENCE)
-        return stores[number].create_if_absent("a", b"%d" % number)
-
-    with ThreadPoolExecutor(8) as pool:
-        versions = list(pool.map(create, range(8)))
+    versions = at_once(lambda number: stores[number].create_if_absent("a", b"%d" % number), range(8))
     (winner,) = [number for number, version in enumerate(versions) if version is not None]
     assert stores[0].get("a") == (b"%d" % winner, versions[winner])
 
 
 def test_concurrent_increments_by_threads_lose_nothing(store: VersionedStore) -> None:
     store.create_if_absent("counter", b"0")
-    barrier = threading.Barrier(4)
 
     def count(_: int) -> None:
-        barrier.wait(PATIENCE)
         for _step in range(10):
             cas.update(store, "counter", lambda value: b"%d" % (int(value) + 1), attempts=1000, sleep=lambda _: None)
 
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(count, range(4)))
-    found = store.get("counter")
-    assert found is not None
-    assert found.value == b"40"
+    at_once(count, range(4))
+    assert existing(store.get("counter")).value == b"40"
 
 
 FAR = [
@@ -589,9 +564,7 @@ def test_concurrent_increments_by_processes_lose_nothing(backend: Backend) -> No
     writers = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(3)]
     errors = [writer.communicate(timeout=PATIENCE)[1] for writer in writers]
     assert [(writer.returncode, error) for writer, error in zip(writers, errors, strict=True)] == [(0, "")] * 3
-    found = store.get("counter")
-    assert found is not None
-    assert found.value == b"30"
+    assert existing(store.get("counter")).value == b"30"
 
 
 @pytest.mark.parametrize("backend", FAR, indirect=True)
@@ -711,16 +684,14 @@ def _run(source: str, backend: Backend) -> str:
 
 def test_a_reader_never_sees_a_value_with_the_version_of_another(store: VersionedStore) -> None:
     """`get` and `scan` during writes: each version always comes with the one value that was written under it."""
-    version = store.create_if_absent("a", b"0")
-    assert version is not None
+    version = existing(store.create_if_absent("a", b"0"))
     written = {version: b"0"}
     seen: list[tuple[VersionToken, bytes]] = []
     done = threading.Event()
 
     def read() -> None:
         while not done.is_set():
-            found = store.get("a")
-            assert found is not None
+            found = existing(store.get("a"))
             seen.append((found.version, found.value))
             seen.extend((entry.version, entry.value) for entry in store.scan() if entry.value is not None)
 
@@ -731,8 +702,7 @@ def test_a_reader_never_sees_a_value_with_the_version_of_another(store: Versione
             for number in itertools.count(1):
                 if number > 30 and len(seen) > 30:
                     break
-                version = store.put("a", b"%d" % number, version)
-                assert version is not None
+                version = existing(store.put("a", b"%d" % number, version))
                 written[version] = b"%d" % number
                 assert time.monotonic() < end
         finally:
@@ -789,14 +759,11 @@ def test_a_registry_in_s3_is_probed_by_its_first_writer_alone(seaweedfs: S3) -> 
     with closing(open_store(url, {})) as store:
         assert store.get("a") is None
         assert list(store.list_keys()) == []
-        version = store.create_if_absent("a", b"1")
-        assert version is not None
+        version = existing(store.create_if_absent("a", b"1"))
         key, note = store.list_keys()
         assert note.startswith(NOTES)
         assert key == "a"
-        found = store.get(note)
-        assert found is not None
-        assert found.value.decode().endswith(f" {seaweedfs.env['AWS_ENDPOINT_URL_S3']}")
+        assert existing(store.get(note)).value.decode().endswith(f" {seaweedfs.env['AWS_ENDPOINT_URL_S3']}")
     with closing(open_store(url, {})) as store:
         assert store.put("a", b"2", version) is not None
         assert list(store.list_keys()) == ["a", note]

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import random
 import sqlite3
-import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,7 +35,7 @@ from mopsjobs.studies.outputs import output_key
 from support.cli import REMOTE_URL, Cli, Clock
 from support.doubles import FaultyStore
 from support.ledgers import Ledger, attempt, leave_outputs, put_manifest
-from support.runs import sets_of
+from support.runs import at_once, sets_of
 from support.study_jobs import run_study
 
 if TYPE_CHECKING:
@@ -98,14 +96,7 @@ def test_one_of_sixteen_watchers_gets_a_claim(backend: Backend) -> None:
 
 def _at_once(store: VersionedStore, clock: Clock) -> list[claims.Claim | claims.Settled]:
     """Return what each of the watchers gets, which begin at once."""
-    start = threading.Barrier(WATCHERS)
-
-    def claim(_number: int) -> claims.Claim | claims.Settled:
-        start.wait()
-        return claims.claim(store, KEY, clock.now)
-
-    with ThreadPoolExecutor(WATCHERS) as watchers:
-        return list(watchers.map(claim, range(WATCHERS)))
+    return at_once(lambda _: claims.claim(store, KEY, clock.now), range(WATCHERS))
 
 
 # --- the outputs of a task, as a page shows them ---------------------------------------------------------------------
@@ -209,21 +200,12 @@ def test_two_looks_at_once_leave_each_attempt_once(store: VersionedStore, tmp_pa
     for number in range(40):
         runner(attempt(number, "failed"), attempt(number, attempt=2, started_at=attempt(60).started_at))
     path = str(tmp_path / "cache.db")
-    failures: list[BaseException] = []
 
-    def look() -> None:
-        try:
-            with closing(open_to_write(path, "registry")) as connection:
-                sync_ledger(store, connection, "job")
-        except BaseException as error:  # noqa: BLE001 - it is raised below
-            failures.append(error)
+    def look(_number: int) -> None:
+        with closing(open_to_write(path, "registry")) as connection:
+            sync_ledger(store, connection, "job")
 
-    threads = [threading.Thread(target=look) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
+    at_once(look, range(3))
     with closing(open_to_write(path, "registry")) as connection:
         assert connection.execute("SELECT count(*) FROM attempts").fetchone() == (80,)
         assert connection.execute(TASKS).fetchall() == [(number, "succeeded", 2, "ledger") for number in range(40)]

@@ -21,7 +21,7 @@ from mopsjobs.runner.shard import TaskProgress
 from mopsjobs.store.base import Versioned, VersionToken
 from mopsjobs.studies.manifest import manifest_key
 from mopsjobs.studies.packed_store import PackedStore
-from support.checkpoints import STEPS, steps_of, undisturbed
+from support.checkpoints import IN_VAIN, STEPS, steps_of, undisturbed
 from support.cli import LineStore
 from support.docs import ROOT
 from support.ledgers import attempts_in
@@ -47,8 +47,7 @@ def _keys(bench: Bench) -> list[str]:
 
 def test_a_task_whose_worker_dies_goes_on_from_its_last_checkpoint(bench: Bench, tmp_path: Path) -> None:
     """It loses the steps since then, its result is the same, and nothing of its checkpoints stays."""
-    sets = sets_of(1, steps=str(tmp_path / "steps"), steps_total=50, die=[34])
-    bench.given(sets)
+    sets = bench.given(sets_of(1, steps=str(tmp_path / "steps"), steps_total=50, die=[34]))
     ran, said = bench.work()
     assert (ran.status, said) == ("succeeded", [])
     assert steps_of(tmp_path / "steps") == {0: [*range(35), *range(30, 50)]}
@@ -64,8 +63,7 @@ def test_a_task_whose_worker_dies_goes_on_from_its_last_checkpoint(bench: Bench,
 
 
 def test_outputs_of_tasks_that_went_on_go_into_packs(bench: Bench, tmp_path: Path) -> None:
-    sets = sets_of(10, steps=str(tmp_path / "steps"), steps_total=50, die=[34])
-    bench.given(sets)
+    sets = bench.given(sets_of(10, steps=str(tmp_path / "steps"), steps_total=50, die=[34]))
     ran, said = bench.work(store=PackedStore(bench.line))
     assert (ran.status, said) == ("succeeded", [])
     assert [key for key in bench.line.list_keys("results/") if ".packs/" in key]
@@ -75,8 +73,7 @@ def test_outputs_of_tasks_that_went_on_go_into_packs(bench: Bench, tmp_path: Pat
 
 def test_a_run_on_another_machine_goes_on_from_the_store(bench: Bench, tmp_path: Path) -> None:
     """The first one's worker died, and the job was resumed elsewhere."""
-    sets = sets_of(2, steps=str(tmp_path / "steps"), steps_total=50, die=[34])
-    bench.given(sets)
+    sets = bench.given(sets_of(2, steps=str(tmp_path / "steps"), steps_total=50, die=[34]))
     ran, _ = bench.work("here", retries=0, number=0, shards=2)
     assert ran[1:3] == (0, 1)
     assert {key.rpartition("/")[2].partition(".")[0] for key in _keys(bench)} <= {"000001", "000002", "000003"}
@@ -90,8 +87,7 @@ def test_a_run_on_another_machine_goes_on_from_the_store(bench: Bench, tmp_path:
 def test_a_run_that_is_told_to_stop_lets_its_tasks_save(bench: Bench, tmp_path: Path) -> None:
     """They end as preempted, which counts as no retry, and the next run goes on from there."""
     gate = tmp_path / "gate"
-    sets = sets_of(1, steps=str(tmp_path / "steps"), steps_total=20, every=1000, gates={"5": str(gate)})
-    bench.given(sets)
+    sets = bench.given(sets_of(1, steps=str(tmp_path / "steps"), steps_total=20, every=1000, gates={"5": str(gate)}))
 
     def stop(_progress: TaskProgress) -> None:
         if gate.with_name("gate-reached").exists():
@@ -116,8 +112,7 @@ def test_a_task_that_a_worker_has_next_has_no_attempt_after_a_stop(bench: Bench,
     gate, following = tmp_path / "gate", tmp_path / "next"
     begins = f"def simulate(params, seed):\n    if params['x']:\n        open({str(following)!r}, 'x').close()\n"
     code(tmp_path / "code", STEPS.replace("def simulate(params, seed):\n", f"{begins}        time.sleep(600)\n"))
-    sets = sets_of(2, steps=str(tmp_path / "steps"), steps_total=20, every=1000, gates={"5": str(gate)})
-    bench.given(sets)
+    bench.given(sets_of(2, steps=str(tmp_path / "steps"), steps_total=20, every=1000, gates={"5": str(gate)}))
 
     def stop(_progress: TaskProgress) -> None:
         if gate.with_name("gate-reached").exists() and not following.exists():
@@ -222,21 +217,11 @@ def test_a_program_that_asks_again_without_saving_has_failed(bench: Bench, tmp_p
     assert [one.outcome for one in _attempts(bench)] == [Outcome.PREEMPTED, Outcome.FAILED]
 
 
-@pytest.mark.parametrize("steps", [1, 4])
-def test_a_program_that_saves_what_it_began_from_has_failed(bench: Bench, tmp_path: Path, steps: int) -> None:
+@pytest.mark.parametrize("saves", [1, 4])
+def test_a_program_that_saves_what_it_began_from_has_failed(bench: Bench, tmp_path: Path, saves: int) -> None:
     """It does not read its checkpoint, for example, and would do the same steps for ever."""
-    code(
-        tmp_path / "code",
-        f"""
-import mopsjobs
-
-def simulate(params, seed):
-    for step in range({steps}):
-        mopsjobs.checkpoint().save({{"step": step}}, at=str(step))
-    raise SystemExit(85)
-""",
-    )
-    bench.given([{}])
+    code(tmp_path / "code", IN_VAIN)
+    bench.given([{"saves": saves}])
     ran, said = bench.work(retries=0)
     assert ran.status == "failed"
     assert "NoCheckpoint" in said[0]
@@ -251,8 +236,7 @@ def test_a_checkpoint_of_other_code_is_used_if_asked_for(
     bench: Bench, tmp_path: Path, allowed: bool, told: str, again: int
 ) -> None:
     """Log and events say so in both cases. The parent of the job had another bundle."""
-    sets = sets_of(1, steps=str(tmp_path / "steps"), steps_total=50, die=[34])
-    bench.given(sets)
+    sets = bench.given(sets_of(1, steps=str(tmp_path / "steps"), steps_total=50, die=[34]))
     bench.work("here", retries=0)
     manifest = place(bench.line, "draft", study(sets), code(tmp_path / "changed", STEPS + "# changed\n"))
     manifest = dataclasses.replace(manifest, job_id="child", parent_job_id="job")
@@ -288,8 +272,7 @@ class _Away(LineStore):
 
 def test_an_outage_keeps_the_last_checkpoint_on_the_disk(bench: Bench, tmp_path: Path) -> None:
     """The next run on this machine finds it, sends nothing twice, and tasks never wait for the store."""
-    sets = sets_of(1, steps=str(tmp_path / "steps"), steps_total=50, die=[34])
-    bench.given(sets)
+    bench.given(sets_of(1, steps=str(tmp_path / "steps"), steps_total=50, die=[34]))
     away = _Away(bench.line.inner)
     bench.work("here", store=away, retries=0, grace=0.1, shards=2)
     assert _keys(bench) == []
@@ -311,8 +294,7 @@ class _Unlisted(LineStore):
 
 def test_an_outage_while_checkpoints_are_listed_is_waited_for(bench: Bench, tmp_path: Path) -> None:
     """It is shorter than what the tasks have done. Only if nothing of the store is known, tasks begin without."""
-    sets = sets_of(1, steps=str(tmp_path / "steps"), steps_total=50, die=[34])
-    bench.given(sets)
+    bench.given(sets_of(1, steps=str(tmp_path / "steps"), steps_total=50, die=[34]))
     bench.work("here", retries=0, shards=2)
     ran, said = bench.work("there", store=_Unlisted(bench.line.inner), retries=0, shards=2)
     assert (ran.completed, [line[:34] for line in said]) == (1, ["The registry does not answer; wait"])

@@ -29,6 +29,7 @@ from mopsjobs.studies.checkpoints import list_numbers
 from support.checkpoints import STEPS, steps_of
 from support.cli import Cli, Ran, command
 from support.docs import ROOT
+from support.existing import existing
 from support.kubernetes import kubeconfig
 from support.ledgers import attempts_in
 from support.runs import MODEL, PATIENCE, code, is_alive, sets_of, until
@@ -74,22 +75,31 @@ def submit(cli: Cli, cluster: StandIn, tmp_path: Path, monkeypatch: pytest.Monke
     return submitted
 
 
+@pytest.fixture
+def gate(cli: Cli, submit: Submit, tmp_path: Path) -> Path:
+    """Return the gate of a job whose one task is at work, as its record says."""
+    gate, notes = tmp_path / "gate", tmp_path / "calls"
+    assert submit(sets_of(1, gate=str(gate), calls=str(notes))).code == 0
+    until(notes.exists, "the first pod")
+    until(lambda: cli.ok("status", "job", "--refresh", "--json").json["status"] == "running", "its report")
+    return gate
+
+
 def _ready(cluster: StandIn) -> int:
-    job = cluster.job("job")
-    assert job is not None
-    return int(job["status"]["ready"])
+    return int(existing(cluster.job("job"))["status"]["ready"])
 
 
-STAGES = {
-    "NodeNotReady": MONITOR_SECONDS,
-    "evicted": TOLERATION_SECONDS,
-    "over": manifest.GRACE_SECONDS,
-}
+STAGES = {"NodeNotReady": MONITOR_SECONDS, "evicted": TOLERATION_SECONDS, "over": manifest.GRACE_SECONDS}
 """What a cluster makes of a pod on a lost node, and the seconds until then."""
 
 
 def _ended(cluster: StandIn) -> str:
     return str(until(lambda: cluster.end_of("job"), "the end of the Job"))
+
+
+def _completes(cli: Cli, cluster: StandIn) -> None:
+    assert _ended(cluster) == "CompletionsReached"
+    assert cli("wait", "job").code == 0
 
 
 def test_outputs_decide_how_a_job_with_a_lost_shard_ends(
@@ -102,8 +112,7 @@ def test_outputs_decide_how_a_job_with_a_lost_shard_ends(
     assert submit(sets, "--shards", "2", "--workers", "1").code == 0
     assert _ended(cluster) == "FailedIndexes"
     assert len(cluster.pods("job")) == 1 + 2, "its index is tried twice"
-    waited = cli("wait", "job")
-    assert waited.code == 104
+    waited = cli.ends(104, "wait", "job")
     why = "OOMKilled: 2 of its pods exceeded the memory limit and were killed (exit code 137): "
     assert f"job: {why}shard 1 OOMKilled (exit code 137)" in waited.err.splitlines()
     assert sum(cli.clock.slept) <= 15, "the cluster is asked after some silence, not at the end of a timeout"
@@ -146,8 +155,7 @@ def test_a_job_whose_pods_cannot_sign_in_ends_the_wait(
     monkeypatch.setattr(manifest, "DEFAULT_BACKOFF", 0)
     assert submit(sets_of(2), secret=None).code == 0
     assert _ended(cluster) == "FailedIndexes"
-    followed = cli("logs", "job", "-f")
-    assert followed.code == 100
+    followed = cli.ends(100, "logs", "job", "-f")
     assert "AZURE_STORAGE" in followed.out
     assert "Job job is failed: FailedIndexes: Job has failed indexes: shard 0 Error (exit code 4)" in followed.err
     waited = cli("wait", "job")
@@ -194,8 +202,7 @@ def test_every_view_says_why_pods_cannot_start(
     assert submit(sets_of(2), secret=secret).code == 0
     cli.clock.advance(seconds=15)
     until(lambda: reason in cli.ok("status", "job").out, reason)
-    waited = cli("wait", "job", "--timeout", "2m")
-    assert waited.code == 8
+    waited = cli.ends(8, "wait", "job", "--timeout", "2m")
     assert f"waits for {reason}: " in waited.err
     assert detail in waited.err
     assert waited.err.count(detail) == 1
@@ -224,14 +231,12 @@ def test_a_manifest_that_was_applied_by_hand_is_adopted(cli: Cli, cluster: Stand
     printed = submit(sets_of(4), "--shards", "2", "--print-manifest", "--json").json
     cluster.apply(printed)
     until(lambda: len(cluster.pods("job")) == 2, "the pods that wait")
-    job = cluster.job("job")
-    assert job is not None
+    job = existing(cluster.job("job"))
     defaults = (2**31 - 1, "Failed", False)
     assert tuple(job["spec"][name] for name in ("backoffLimit", "podReplacementPolicy", "suspend")) == defaults
     assert "env" not in job["spec"]["template"]["spec"]["containers"][0]
     assert submit(sets_of(4), "--shards", "2").code == 0
-    assert _ended(cluster) == "CompletionsReached"
-    assert cli("wait", "job").code == 0
+    _completes(cli, cluster)
     assert len(cluster.pods("job")) == 2
     assert cli.ok("status", "job", "--json").json["k8s_uid"] == job["metadata"]["uid"]
 
@@ -241,8 +246,7 @@ def test_a_slow_admission_is_waited_for(cli: Cli, cluster: StandIn, submit: Subm
     assert CREATE_READ_SECONDS > CREATE_SECONDS
     cluster.admission_seconds = CREATE_SECONDS - 1
     assert submit(sets_of(1)).code == 0
-    assert _ended(cluster) == "CompletionsReached"
-    assert cli("wait", "job").code == 0
+    _completes(cli, cluster)
 
 
 @pytest.mark.parametrize("seconds", [CREATE_SECONDS + 1, None])
@@ -284,18 +288,11 @@ def test_a_pod_that_outlived_a_worker_is_no_failure(cli: Cli, cluster: StandIn, 
     """The cluster calls its container `OOMKilled`, although it ended with 0. The outputs say how the job ended."""
     cluster.worker_kills = {0}
     assert submit(sets_of(2)).code == 0
-    assert _ended(cluster) == "CompletionsReached"
-    assert cli("wait", "job").code == 0
+    _completes(cli, cluster)
 
 
-def test_a_running_job_that_is_suspended_is_not_taken_for_silent(
-    cli: Cli, cluster: StandIn, submit: Submit, tmp_path: Path
-) -> None:
+def test_a_running_job_that_is_suspended_is_not_taken_for_silent(cli: Cli, cluster: StandIn, gate: Path) -> None:
     """Its pods stop, and no view advises to resume it. When it goes on, it runs to its end."""
-    gate, notes = tmp_path / "gate", tmp_path / "calls"
-    assert submit(sets_of(2, gate=str(gate), calls=str(notes))).code == 0
-    until(notes.exists, "the first pod")
-    until(lambda: cli.ok("status", "job", "--refresh", "--json").json["status"] == "running", "its report")
     cluster.change("job", suspend=True)
     until(lambda: not cluster.pods("job"), "the end of its pods")
     cli.clock.advance(minutes=10)
@@ -306,8 +303,7 @@ def test_a_running_job_that_is_suspended_is_not_taken_for_silent(
     assert cli.ok("list", "--stuck", "-q").lines == []
     gate.touch()
     cluster.change("job", suspend=False)
-    assert _ended(cluster) == "CompletionsReached"
-    assert cli("wait", "job").code == 0
+    _completes(cli, cluster)
 
 
 @pytest.mark.parametrize("is_mute", [False, True])
@@ -333,17 +329,11 @@ def test_a_lost_node_hides_no_log_of_another(
     assert _ended(cluster) == "CompletionsReached"
 
 
-def test_a_runner_that_only_its_cluster_lost_ends_its_job(
-    cli: Cli, cluster: StandIn, submit: Submit, tmp_path: Path
-) -> None:
+def test_a_runner_that_only_its_cluster_lost_ends_its_job(cli: Cli, cluster: StandIn, gate: Path) -> None:
     """The node is cut off from the cluster, and not from the registry. The pod counts as stopping, and works on.
 
     Its reports are new, so no view takes the job for stuck, whatever the cluster says.
     """
-    gate, notes = tmp_path / "gate", tmp_path / "calls"
-    assert submit(sets_of(1, gate=str(gate), calls=str(notes))).code == 0
-    until(notes.exists, "the first pod")
-    until(lambda: cli.ok("status", "job", "--refresh", "--json").json["status"] == "running", "its report")
     cluster.lose_node("job", 0, is_partitioned=True)
     for seconds in STAGES.values():
         cluster.pass_seconds(seconds)
@@ -356,13 +346,8 @@ def test_a_runner_that_only_its_cluster_lost_ends_its_job(
     assert cluster.end_of("job") is None, "the cluster still waits for the pod"
 
 
-def test_a_node_that_comes_back_stops_its_evicted_pod(
-    cli: Cli, cluster: StandIn, submit: Submit, tmp_path: Path
-) -> None:
+def test_a_node_that_comes_back_stops_its_evicted_pod(cli: Cli, cluster: StandIn, gate: Path) -> None:
     """Before its eviction, nothing has happened. After it, the pod stops in its grace period, and another goes on."""
-    gate, notes = tmp_path / "gate", tmp_path / "calls"
-    assert submit(sets_of(1, gate=str(gate), calls=str(notes))).code == 0
-    until(notes.exists, "the first pod")
     cluster.lose_node("job", 0, is_partitioned=True)
     cluster.pass_seconds(STAGES["NodeNotReady"])
     until(lambda: _ready(cluster) == 0, "the word of the cluster")
@@ -375,8 +360,7 @@ def test_a_node_that_comes_back_stops_its_evicted_pod(
     cluster.find_node("job", 0)
     until(lambda: len(cluster.exit_codes("job")) == 2, "another pod")
     gate.touch()
-    assert _ended(cluster) == "CompletionsReached"
-    assert cli("wait", "job").code == 0
+    _completes(cli, cluster)
 
 
 def test_a_stop_before_the_first_process_has_a_handler_is_lost(cluster: StandIn, submit: Submit) -> None:
@@ -402,15 +386,11 @@ def test_all_processes_of_a_container_end_with_its_first(
     until(lambda: not is_alive(int(left.read_text())), "the end of the other process")
 
 
-def test_a_lost_node_is_told_and_replaced(cli: Cli, cluster: StandIn, submit: Submit, tmp_path: Path) -> None:
+def test_a_lost_node_is_told_and_replaced(cli: Cli, cluster: StandIn, gate: Path) -> None:
     """Not ready, evicted, over its grace period: its pod stays until the node is removed, as it may still run.
 
     All views say so, without the events of the pod, which say that its eviction is normal.
     """
-    gate, notes = tmp_path / "gate", tmp_path / "calls"
-    assert submit(sets_of(1, gate=str(gate), calls=str(notes))).code == 0
-    until(notes.exists, "the first pod")
-    until(lambda: cli.ok("status", "job", "--refresh", "--json").json["status"] == "running", "its report")
     cluster.lose_node("job", 0)
     cli.clock.advance(minutes=2)
     for stage, seconds in STAGES.items():
@@ -430,8 +410,7 @@ def test_a_lost_node_is_told_and_replaced(cli: Cli, cluster: StandIn, submit: Su
     assert len(cluster.pods("job")) == 1
     cluster.pass_seconds(POD_GC_SECONDS / 2)
     gate.touch()
-    assert _ended(cluster) == "CompletionsReached"
-    assert cli("wait", "job").code == 0
+    _completes(cli, cluster)
 
 
 @pytest.mark.parametrize(
@@ -456,8 +435,7 @@ def test_an_evicted_task_saves_and_its_replacement_goes_on(
     cluster.evict("job", 0, reason)
     until(lambda: cluster.exit_codes("job")[0] is not None, "the end of the pod")
     gate.touch()
-    assert _ended(cluster) == "CompletionsReached"
-    assert cli("wait", "job").code == 0
+    _completes(cli, cluster)
     assert steps_of(tmp_path / "steps") == {0: [*range(20)]}
     with closing(open_store(cli.env["MOPS_JOBS_REGISTRY"], cli.env)) as store:
         attempts = sorted(attempts_in(store), key=lambda one: one.started_at or 0)
@@ -481,8 +459,7 @@ def test_the_task_of_a_lost_node_goes_on_from_the_store(
         cluster.pass_seconds(POD_GC_SECONDS)
         until(lambda: len(steps_of(tmp_path / "steps")[0]) >= 14 + 4, "its replacement")
         gate.touch()
-        assert _ended(cluster) == "CompletionsReached"
-        assert cli("wait", "job").code == 0
+        _completes(cli, cluster)
         assert steps_of(tmp_path / "steps") == {0: [*range(14), *range(10, 20)]}
         assert [*store.list_keys("checkpoints/")] == []
 
@@ -546,14 +523,8 @@ def test_a_job_of_a_queue_waits_and_is_not_stuck(cli: Cli, cluster: StandIn, sub
 # --- what a control plane says, and mops-jobs must not contradict ----------------------------------------------------
 
 
-def test_a_replacement_that_is_being_started_is_not_gone(
-    cli: Cli, cluster: StandIn, submit: Submit, tmp_path: Path
-) -> None:
+def test_a_replacement_that_is_being_started_is_not_gone(cli: Cli, cluster: StandIn, gate: Path) -> None:
     """The kubelet has evicted a pod, and another one pulls its image for minutes. Why it was evicted is told."""
-    notes = tmp_path / "calls"
-    assert submit(sets_of(1, gate=str(tmp_path / "gate"), calls=str(notes))).code == 0
-    until(notes.exists, "the first pod")
-    until(lambda: cli.ok("status", "job", "--refresh", "--json").json["status"] == "running", "its report")
     cluster.is_pulling = True
     cluster.press_node("job", 0, "The node was low on resource: memory.")
     until(lambda: len(cluster.pods("job")) == 2, "its replacement")
@@ -561,7 +532,7 @@ def test_a_replacement_that_is_being_started_is_not_gone(
     shown = cli.ok("status", "job").out
     assert "Evicted: 1 of its pods were evicted; the last: The node was low on resource: memory." in shown
     assert ("suspect" in shown, cli.ok("list", "--stuck", "-q").lines) == (False, [])
-    (tmp_path / "gate").touch()
+    gate.touch()
     cluster.is_pulling = False
     cluster.missing_volumes = 'secret "inputs" not found'
     until(lambda: "FailedMount" in cli.ok("status", "job").out, "the newer trouble, which comes first")
@@ -569,13 +540,9 @@ def test_a_replacement_that_is_being_started_is_not_gone(
     assert _ended(cluster) == "CompletionsReached"
 
 
-def test_the_replacement_of_a_drained_pod_is_not_gone(
-    cli: Cli, cluster: StandIn, submit: Submit, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("gate")
+def test_the_replacement_of_a_drained_pod_is_not_gone(cli: Cli, cluster: StandIn) -> None:
     """Nothing is left of the first, and the second pulls its image for minutes."""
-    notes = tmp_path / "calls"
-    assert submit(sets_of(1, gate=str(tmp_path / "gate"), calls=str(notes))).code == 0
-    until(notes.exists, "the first pod")
     cluster.is_pulling = True
     cluster.evict("job", 0)
     until(lambda: [pod["status"]["phase"] for pod in cluster.pods("job")] == ["Pending"], "its replacement")
@@ -639,8 +606,7 @@ def test_a_full_run_needs_no_more_than_the_role(cli: Cli, cluster: StandIn, subm
     until(lambda: cluster.exit_codes("job"), "the pod")
     cli.ok("logs", "job")
     gate.touch()
-    assert _ended(cluster) == "CompletionsReached"
-    assert cli("wait", "job").code == 0
+    _completes(cli, cluster)
     cluster.unschedulable = "0/3 nodes are available"
     assert submit(sets_of(1), "--job-id", "other").code == 0
     cli.ok("reconcile")
@@ -673,8 +639,7 @@ def test_what_a_missing_permission_costs(
     is_told = forbidden in ("get jobs", "list pods", "get pods/log")
     assert ("Showing the events instead" in cli.ok("logs", "job").err) == is_told
     gate.touch()
-    assert _ended(cluster) == "CompletionsReached"
-    assert cli("wait", "job").code == 0
+    _completes(cli, cluster)
     assert submit(sets_of(1, gate=str(tmp_path / "none")), "--job-id", "other").code == 0
     cancelled = cli("cancel", "other", "--yes")
     assert ("could not be stopped" in cancelled.err) == (forbidden in ("get jobs", "delete jobs"))

@@ -12,6 +12,7 @@ from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.memory import InMemoryVersionedStore
 from support.doubles import FaultyStore, RecordingSleep
+from support.existing import existing
 
 NOW = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)
 
@@ -59,11 +60,8 @@ class Bench:
         return value
 
     def bytes(self, job_id: str = "a") -> bytes:
-        found = self.registry.get_record(job_id)
-        assert found is not None
-        return found.value
+        return existing(self.registry.get_record(job_id)).value
 
     def history(self, job_id: str = "a") -> list[str]:
-        job = self.registry.get_job(job_id)
-        assert job is not None
+        job = existing(self.registry.get_job(job_id))
         return [str(step["status"]) for step in job.transitions]

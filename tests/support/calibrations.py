@@ -105,10 +105,7 @@ def spec(**changes: object) -> Calibration:
 
 
 def run_in_memory(
-    calibration: Calibration,
-    files: Mapping[str, str] | None = None,
-    journal: Journal | None = None,
-    **more: Any,
+    calibration: Calibration, files: Mapping[str, str] | None = None, journal: Journal | None = None, **more: Any
 ) -> tuple[Journal, JobInMemory, list[str]]:
     """Run a calibration, or go on with a journal. Return the journal, the job and the warnings.
 

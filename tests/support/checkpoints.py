@@ -45,6 +45,16 @@ def simulate(params, seed):
     return {"total": total}
 '''
 
+IN_VAIN = '''
+"""A model that does not read its checkpoint, and asks for another start each time."""
+import mopsjobs
+
+def simulate(params, seed):
+    for step in range(params["saves"]):
+        mopsjobs.checkpoint().save({"step": step}, at=str(step))
+    raise SystemExit(85)
+'''
+
 
 def steps_of(path: Path) -> dict[int, list[int]]:
     """Return the steps that were made, by `x`."""

@@ -132,11 +132,15 @@ class Cli:
         )
         return Ran(code, *self._capsys.readouterr())
 
+    def ends(self, code: int, *argv: str, **env: str) -> Ran:
+        """Run something that has to end with this code."""
+        ran = self(*argv, **env)
+        assert ran.code == code, ran
+        return ran
+
     def ok(self, *argv: str, **env: str) -> Ran:
         """Run something that has to end with 0."""
-        ran = self(*argv, **env)
-        assert ran.code == 0, ran
-        return ran
+        return self.ends(0, *argv, **env)
 
     def fails(self, code: int, *argv: str, **env: str) -> str:
         """Run something that has to end with this code and one sentence on stderr; return what was said there."""
@@ -147,6 +151,10 @@ class Cli:
     def ids(self, *argv: str) -> list[str]:
         """Return the ids that `list` gives for these flags."""
         return self.ok("list", "-q", *argv).lines
+
+    def held(self) -> list[str]:
+        """Return the ids of all jobs that the cache has, in order."""
+        return sorted(self.ids("--offline", "--limit", "0"))
 
     def app(self) -> App:
         """Open the run that a command would get, for a Python program."""
@@ -215,6 +223,12 @@ def put(store: VersionedStore, key: str, value: bytes | str) -> None:
     """Make `value` what lies under `key`, whatever was there."""
     store.delete(key)
     assert store.create_if_absent(key, value if isinstance(value, bytes) else value.encode())
+
+
+def put_foreign(store: VersionedStore, names: str) -> None:
+    """Put a record of another program for each of these ids, which have blanks between them."""
+    for name in names.split():
+        put(store, key(name), foreign(name))
 
 
 def add(registry: JobRegistry, job_id: str, status: str = "pending", **fields: Any) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sqlite3
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,10 +49,18 @@ class Desk:
             return Ran(ran.returncode, ran.stdout, ran.stderr)
         return run_in(self.home, argv, {**self.env, **env})
 
-    def ok(self, *argv: str, **env: str) -> Ran:
+    def ends(self, code: int, *argv: str, **env: str) -> Ran:
         ran = self(*argv, **env)
-        assert ran.code == 0, ran
+        assert ran.code == code, ran
         return ran
+
+    def ok(self, *argv: str, **env: str) -> Ran:
+        return self.ends(0, *argv, **env)
+
+    def run(self, end: str, sets: list[dict[str, Any]], *argv: str, job_id: str = "job", **fields: Any) -> None:
+        """Submit a job, and wait for its end, which has to be this one."""
+        self.submit(sets, *argv, job_id=job_id, **fields)
+        assert self.ended(job_id) == end
 
     def submit(self, sets: list[dict[str, Any]], *argv: str, job_id: str = "job", **fields: Any) -> None:
         """Submit a job with two workers."""
@@ -98,12 +107,19 @@ class Desk:
 
     def close(self) -> None:
         self.store.close()
-        for told in (JobDir.for_job("x", self.env).path.parent).glob("*/runner.json"):
-            pid = int(json.loads(told.read_text())["pid"])
-            if (said := told.with_name("runner.log")).exists():
-                print(f"{said}: {said.read_text()[-2000:]}")  # shown if the test fails
-            kill(pid)
-            until(lambda pid=pid: not is_alive(pid), "the runner to be gone")
+        end_runners(self.env)
+
+
+def end_runners(env: Mapping[str, str]) -> None:
+    """End the runners of all jobs below a home, and print what they said: it is shown if the test fails."""
+    for told in JobDir.for_job("x", env).path.parent.glob("*/runner.json"):
+        pid = int(json.loads(told.read_text())["pid"])
+        if pid == os.getpid():  # in the foreground, this process was the runner
+            continue
+        if (said := told.with_name("runner.log")).exists():
+            print(f"{said}: {said.read_text()[-2000:]}")
+        kill(pid)
+        until(lambda pid=pid: not is_alive(pid), "the runner to be gone")
 
 
 def make_desk(home: Path) -> Desk:

@@ -71,6 +71,12 @@ class Site:
         self.registry.update_status("job", "scheduled")
         fill_drop(self.directory, self.manifest, self.store)
 
+    def run(self, sets: list[dict[str, Any]], *shards: int) -> None:
+        """Submit a job, and run these of its shards."""
+        self.submit(sets)
+        for shard in shards:
+            self.work(shard)
+
     def work(self, shard: int, **more: Any) -> list[str]:
         """Run a shard as on its node: it has its own part of the drop alone. Return what it said."""
         drop = ShardDrop(self.directory.drop, shard)

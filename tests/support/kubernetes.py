@@ -7,6 +7,7 @@ import contextlib
 import json
 import re
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,13 +91,20 @@ class Api:
         self.mock[re.compile(f"^{re.escape(path)}.*")] << code << body
 
 
-def kubeconfig(directory: Path, url: str, *, namespace: str = "from-kubeconfig", **user: Any) -> Path:
+def kubeconfig(
+    directory: Path,
+    url: str,
+    *,
+    namespace: str = "from-kubeconfig",
+    cluster: Mapping[str, str] | None = None,
+    **user: Any,
+) -> Path:
     path = directory / "kubeconfig"
     context = {"cluster": "c", "user": "u", "namespace": namespace}
     document = {
         "current-context": "here",
         "contexts": [{"name": "here", "context": context}, {"name": "userless", "context": {"cluster": "c"}}],
-        "clusters": [{"name": "c", "cluster": {"server": url}}],
+        "clusters": [{"name": "c", "cluster": {"server": url, **(cluster or {})}}],
         "users": [{"name": "u", "user": {"token": "a-token", **user}}],
     }
     path.write_text(json.dumps(document))

@@ -87,12 +87,28 @@ def put_manifest(
     return manifest
 
 
-def add_job(registry: JobRegistry, job_id: str, sets: list[Any], *, status: str = "running", **fields: Any) -> Manifest:
-    """Register a job as a submission does, with its manifest, and bring it to a status."""
+def add_job(
+    registry: JobRegistry,
+    job_id: str,
+    sets: list[Any],
+    *,
+    status: str = "running",
+    attempts: Iterable[Attempt] = (),
+    scalars: Mapping[int, object] | None = None,
+    **fields: Any,
+) -> Manifest:
+    """Register a job as a submission does, with its manifest, and bring it to a status.
+
+    Then leave a chunk of attempts, and one of the scalars of tasks, if there are any.
+    """
     manifest = put_manifest(registry.store, job_id, sets, **fields)
     registry.register_job(job_id, **manifest.record_fields())
     if status != "pending":
         registry.update_status(job_id, status)
+    if attempts:
+        Ledger(registry.store, job_id)(*attempts)
+    if scalars is not None:
+        leave_scalars(registry, job_id, scalars)
     return manifest
 
 

@@ -7,10 +7,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,6 +143,19 @@ def until(condition: Callable[[], Any], what: str = "it", *workers: Worker) -> A
     raise AssertionError(f"waited {PATIENCE:g} s for {what}")
 
 
+def at_once(function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+    """Call a function with each item, in threads that begin together, and return what it returns."""
+    items = list(items)
+    start = threading.Barrier(len(items))
+
+    def call(item: Any) -> Any:
+        start.wait(PATIENCE)
+        return function(item)
+
+    with ThreadPoolExecutor(len(items)) as threads:
+        return list(threads.map(call, items))
+
+
 def end_of(worker: Worker) -> str | None:
     """Return how a process has ended, and what it said on stderr if that is a pipe; None if it has not."""
     if isinstance(worker, Future):
@@ -236,10 +250,11 @@ class Bench:
     def __init__(self, line: LineStore, registry: JobRegistry, model: Path, path: Path) -> None:
         self.line, self.registry, self.model, self.path = line, registry, model, path
 
-    def given(self, sets: list[dict[str, Any]], **fields: Any) -> None:
-        """Submit job `job` over some parameter sets, and the study's fields, without launching it."""
+    def given(self, sets: list[dict[str, Any]], **fields: Any) -> list[dict[str, Any]]:
+        """Submit job `job` over some parameter sets, and the study's fields, without launching it. Return the sets."""
         manifest = place(self.line, "job", study(sets, **fields), self.model)
         self.registry.register_job("job", tasks_total=manifest.tasks_total)
+        return sets
 
     def work(
         self, name: str = "job", *, store: VersionedStore | None = None, **more: Any

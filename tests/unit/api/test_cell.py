@@ -254,8 +254,7 @@ def test_one_error_names_all_that_cannot_be_packed(run: Run) -> None:
 def test_a_function_gives_the_same_in_its_file(run: Run, text: str) -> None:
     """Closures, other names, lambdas, recursion, decorators, global variables, blocks and annotations work."""
     f = run(text)["f"]
-    made = cell(f)
-    assert _in_a_file(made)({"x": 2}, 0) == 6
+    assert _in_a_file(cell(f))({"x": 2}, 0) == 6
 
 
 @pytest.mark.parametrize("text", REFUSED.split("# ---\n"))

@@ -14,7 +14,7 @@ from mopsjobs.app.following.calibrate import Calibrated
 from support.calibrated import journal_of
 from support.cli import Cli, Remote, add, during_sleeps
 from support.kubernetes import kubeconfig
-from support.ledgers import Ledger, add_job, attempt, leave_scalars
+from support.ledgers import add_job, attempt
 from support.runs import sets_of
 
 
@@ -132,8 +132,7 @@ def test_the_names_are_there_when_they_are_asked_for() -> None:
 @pytest.fixture
 def job(reg: mj.Registry) -> mj.Job:
     """Return a job of four tasks, of which the last has failed."""
-    add_job(reg.app.registry, "job", sets_of(4))
-    Ledger(reg.app.store)(attempt(0), attempt(1), attempt(2), attempt(3, "failed"))
+    add_job(reg.app.registry, "job", sets_of(4), attempts=[attempt(0), attempt(1), attempt(2), attempt(3, "failed")])
     reg.app.registry.update_progress("job", 3, 4, tasks_failed=1)
     reg.app.registry.finalize_job("job", "partial", error_info={"code": "X", "message": "1 < 2"})
     return reg.job("job")
@@ -253,9 +252,7 @@ def test_an_argument_of_another_type_is_named(job: mj.Job, ask: Callable[[mj.Job
 
 def test_results_that_were_read_are_there_offline(cli: Cli, remote: Remote, reg: mj.Registry) -> None:
     """The table has the same rows, and its age. Without a read before, there is none."""
-    add_job(remote.jobs, "job", sets_of(2))
-    Ledger(remote.store.inner)(attempt(0), attempt(1))
-    leave_scalars(remote.jobs, "job", {0: {"peak": 1}, 1: {"peak": 2}})
+    add_job(remote.jobs, "job", sets_of(2), attempts=[attempt(0), attempt(1)], scalars={0: {"peak": 1}, 1: {"peak": 2}})
     job = reg.job("job")
     job.tasks()
     with pytest.raises(mj.StoreUnavailableError, match="have never been read"):
@@ -283,8 +280,7 @@ def test_events_are_those_of_the_command(cli: Cli, job: mj.Job) -> None:
 def test_a_job_is_cancelled(reg: mj.Registry) -> None:
     """A job that has ended otherwise is refused."""
     add(reg.app.registry, "a", "running")
-    job = reg.job("a")
-    assert job.cancel("wrong seed").error_message == "Cancelled: wrong seed"
+    assert reg.job("a").cancel("wrong seed").error_message == "Cancelled: wrong seed"
     add(reg.app.registry, "b", "failed")
     with pytest.raises(mj.MopsJobsError, match="has ended"):
         reg.job("b").cancel()
@@ -323,9 +319,7 @@ def test_jobs_come_as_they_end(cli: Cli, remote: Remote, reg: mj.Registry) -> No
         add(remote.jobs, job_id, "running")
     remote.jobs.finalize_job("c", "failed")
     during_sleeps(
-        cli,
-        _1=lambda: remote.jobs.finalize_job("b", "succeeded"),
-        _3=lambda: remote.jobs.finalize_job("a", "partial"),
+        cli, _1=lambda: remote.jobs.finalize_job("b", "succeeded"), _3=lambda: remote.jobs.finalize_job("a", "partial")
     )
     jobs = [mj.Job(reg, job_id) for job_id in ("a", "b", "c", "a")]
     found = [(job, len(cli.clock.slept)) for job in reg.as_completed(jobs)]

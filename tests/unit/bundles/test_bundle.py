@@ -22,7 +22,7 @@ from mopsjobs.errors import StoreUnavailableError, UsageError
 from mopsjobs.store.azure import store as azure
 from mopsjobs.store.memory import InMemoryVersionedStore
 from support.doubles import FaultyStore
-from support.runs import PATIENCE, tree
+from support.runs import PATIENCE, at_once, tree
 
 
 def _packed(root: Path) -> tuple[str, bytes]:
@@ -300,12 +300,7 @@ def test_several_at_once_do_not_harm_each_other(tmp_path: Path) -> None:
             barrier.wait()
             return store.get(key)
 
-    codes: list[Path] = []
-    threads = [threading.Thread(target=lambda: codes.append(extract_bundle(Slow(), ref, tmp_path))) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    codes = at_once(lambda _: extract_bundle(Slow(), ref, tmp_path), range(4))
     assert len(codes) == 4
     assert list(tmp_path.iterdir()) == [codes[0]]
     assert len(list(codes[0].iterdir())) == 50

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from mopsjobs.cache.database import open_to_write
 from support.cli import Cli, Remote, add
 
 
@@ -16,3 +20,10 @@ def filled(cli: Cli, remote: Remote) -> Path:
         add(remote.jobs, f"job-{number:02}", "running", owner="ada", labels={"exp": str(number % 3)}, tasks_total=4)
     cli.ok("sync")
     return cli.cache
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Connection]:
+    """Yield a cache without jobs, to be filled anew by each example."""
+    with closing(open_to_write(str(tmp_path_factory.mktemp("cache") / "cache.db"), "memory://")) as connection:
+        yield connection

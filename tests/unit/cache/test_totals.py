@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -13,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 
 from mopsjobs.cache import pruning, rows, totals
-from mopsjobs.cache.database import open_to_write
 from mopsjobs.cache.queries import statistics
 from mopsjobs.cache.queries.filters import Filter
 from mopsjobs.cache.queries.sweeps import read_sweeps
@@ -56,13 +54,6 @@ STEPS = st.lists(
     st.dictionaries(IDS, JOBS, min_size=1) | st.frozensets(IDS, min_size=1) | st.integers(0, 40), min_size=1, max_size=8
 )
 """Jobs to write, ids of jobs to remove, or the hour before which jobs are pruned."""
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Connection]:
-    """Yield a cache, to be emptied by each example."""
-    with closing(open_to_write(str(tmp_path_factory.mktemp("totals") / "cache.db"), "memory://")) as connection:
-        yield connection
 
 
 def to_row(job_id: str, job: Job) -> rows.MirroredJob:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -51,10 +50,7 @@ OOM = {"phase": "Failed", "containerStatuses": [_ended(code=137, reason="OOMKill
 RUNNING = {"phase": "Running", "containerStatuses": [_container(running={"startedAt": "2026-03-01T12:00:00Z"})]}
 DONE = {"phase": "Succeeded"}
 PROXY = _container("proxy", running={"startedAt": "2026-03-01T12:00:00Z"})
-OTHERS_OOM = {
-    "phase": "Failed",
-    "containerStatuses": [_ended(code=0), _ended("proxy", code=137, reason="OOMKilled")],
-}
+OTHERS_OOM = {"phase": "Failed", "containerStatuses": [_ended(code=0), _ended("proxy", code=137, reason="OOMKilled")]}
 UNREADY = {"type": "Ready", "status": "False"}
 ON_LOST_NODE = {**RUNNING, "conditions": [UNREADY]}
 UNSCHEDULED = {
@@ -280,15 +276,7 @@ def strict_contexts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _env(directory: Path, url: str, **cluster: str) -> dict[str, str]:
-    path = directory / "kubeconfig"
-    document = {
-        "current-context": "here",
-        "contexts": [{"name": "here", "context": {"cluster": "c", "user": "u"}}],
-        "clusters": [{"name": "c", "cluster": {"server": url, **cluster}}],
-        "users": [{"name": "u", "user": {"token": "a-token"}}],
-    }
-    path.write_text(json.dumps(document))
-    return {"KUBECONFIG": str(path), "HOME": str(directory)}
+    return {"KUBECONFIG": str(kubeconfig(directory, url, cluster=cluster)), "HOME": str(directory)}
 
 
 def test_an_authority_without_a_key_usage_is_accepted(server: tuple[str, Path], tmp_path: Path) -> None:

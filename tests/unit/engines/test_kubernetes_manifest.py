@@ -14,13 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mopsjobs.engines.base import Launch
-from mopsjobs.engines.kubernetes.manifest import (
-    MAX_NAME_LENGTH,
-    build_manifest,
-    complete_launch,
-    job_name,
-    label_value,
-)
+from mopsjobs.engines.kubernetes.manifest import MAX_NAME_LENGTH, build_manifest, complete_launch, job_name, label_value
 from mopsjobs.engines.kubernetes.pod_patch import MAX_PATCH_BYTES, differences, patch_template, read_pod_patch
 from mopsjobs.errors import OptionError, UsageError
 

@@ -700,10 +700,7 @@ def test_a_shard_runs_in_its_own_place_and_passes_its_exit_code_on(tmp_path: Pat
     options = {"setup": "export MODEL='x y'"}
     code, out, _ = _end(_start(tmp_path, slurm, workers=2, python="/p y", env={"A": "1"}, options=options))
     words = ["run", "job", "--registry", "sqlite:///a $(id).db", "--shards", "8", "--echo", "--workers", "2"]
-    assert (code, out) == (
-        7,
-        f"{[*words, '--python', '/p y']} 3 {tmp_path}/a $HOME 'b'/shards/3 x y\n",
-    )
+    assert (code, out) == (7, f"{[*words, '--python', '/p y']} 3 {tmp_path}/a $HOME 'b'/shards/3 x y\n")
 
 
 def test_a_shard_with_a_drop_is_told_no_registry(tmp_path: Path, slurm: FakeSlurm) -> None:

@@ -132,8 +132,7 @@ def test_reconcile_leaves_such_a_job_out_and_goes_on(cli: Cli, remote: Remote, c
     fields: dict[str, Any] = {"engine": "kubernetes", "k8s_name": "other", "namespace": "models"}
     add(remote.jobs, "other", "running", **fields)
     cluster.put_job("other", job_id="other", status={"conditions": [{"type": "Failed", "status": "True"}]})
-    ran = cli("reconcile")
-    assert ran.code == 7
+    ran = cli.ends(7, "reconcile")
     assert "seir-1: Only the record of job seir-1 names context:prod; it was not used." in ran.err
     assert record(remote.jobs, "other").status == "failed"
     assert not ran_plugin.exists()
@@ -170,13 +169,7 @@ def planted(remote: Remote, cluster: Api) -> None:
     place(remote.store.inner, "job", study(sets_of(3)), code(Path("code")))
 
 
-CHOICES = (
-    "engine:kubernetes",
-    "image:evil/image:1",
-    "secret:keys",
-    "service-account:admin",
-    "context:prod",
-)
+CHOICES = ("engine:kubernetes", "image:evil/image:1", "secret:keys", "service-account:admin", "context:prod")
 
 
 @pytest.mark.claim("`resume` launches nothing that only a record chooses")
@@ -362,8 +355,7 @@ def test_resume_launches_nothing_on_slurm_that_only_the_record_chooses(
     """Each value is named, with the flags to type. With them, or with flags of its own, it is launched."""
     add(remote.jobs, "job", "failed", engine="slurm", metadata=NOTES)
     place(remote.store.inner, "job", study(sets_of(3)), code(Path("code")))
-    ran = cli("resume", "job")
-    assert ran.code == 6
+    ran = cli.ends(6, "resume", "job")
     flags = shlex.split(ran.err.partition("add: ")[2])
     assert sorted(flags[1::2]) == sorted(SLURM_CHOICES)
     assert slurm.asked == []
@@ -399,8 +391,7 @@ def test_a_job_of_another_cluster_is_not_launched_here(cli: Cli, remote: Remote,
     notes = {"slurm_job_id": "9", "slurm_cluster": "far"}
     add(remote.jobs, "job", "running", engine="slurm", metadata=notes)
     place(remote.store.inner, "job", study(sets_of(3)), code(Path("code")))
-    ran = cli("resume", "job", "--trust", "engine:slurm")
-    assert ran.code == 6
+    ran = cli.ends(6, "resume", "job", "--trust", "engine:slurm")
     assert "Job job may be running: it runs on cluster far, and this is lab." in ran.err
     assert not [line for line in slurm.asked if line.startswith("sbatch")]
 

@@ -8,14 +8,7 @@ import pytest
 
 from mopsjobs.errors import InvalidTransitionError, TerminalStateError, UsageError
 from mopsjobs.registry.job_registry import JobRegistry
-from mopsjobs.registry.status import (
-    TERMINAL,
-    TRANSITIONS,
-    JobStatus,
-    parse_status,
-    parse_statuses,
-    steps,
-)
+from mopsjobs.registry.status import TERMINAL, TRANSITIONS, JobStatus, parse_status, parse_statuses, steps
 from support.bench import Bench
 
 ALL = ("pending", "submitting", "scheduled", "running", "validating", "succeeded", "partial", "failed", "cancelled")

@@ -23,6 +23,7 @@ from mopsjobs.runner.pools.base import Assignment, TaskQueue
 from mopsjobs.store.base import Versioned, VersionedStore, VersionToken
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.studies.study import Task
+from support.existing import existing
 from support.runs import PATIENCE, sets_of, study
 
 (TASK,) = study(sets_of(1)).tasks()
@@ -108,9 +109,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path, kind: str) -> None:
     assert run.checkpoints.end(TASK, 0.0)
     assert _names(run.path / "new") == []
     assert [line.partition("'")[0] for line in run.told] == ["Not kept: checkpoint "] * 2
-    resumed = run.begin()
-    assert resumed is not None
-    assert resumed[:2] == (1, "1")
+    assert existing(run.begin())[:2] == (1, "1")
 
 
 def test_a_runner_killed_while_it_removes_one_leaves_no_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,9 +145,7 @@ def test_links_to_files_inside_are_copied_as_files(tmp_path: Path) -> None:
     run.checkpoints.end(TASK, 0.0)
     run.checkpoints.close(PATIENCE)
     for again in (_Run(tmp_path / "here"), _Run(tmp_path / "there", store)):
-        resumed = again.begin()
-        assert resumed is not None
-        assert (resumed.at, again.told) == ("7", [])
+        assert (existing(again.begin()).at, again.told) == ("7", [])
         assert (again.path / "last" / "7" / "restart.last").read_text() == "x"
 
 
@@ -229,9 +226,7 @@ def test_the_runner_does_not_wait_for_a_large_checkpoint(tmp_path: Path, monkeyp
     run = _Run(tmp_path / "there", store)
     assert [run.checkpoints.prepare(TASK, may_have=False) for _ in range(3)] == [False] * 3
     store.gate.set()
-    resumed = run.begin()
-    assert resumed is not None
-    assert resumed[:2] == (1, "1")
+    assert existing(run.begin())[:2] == (1, "1")
     assert _names(run.path / "last") == ["1"]
 
 

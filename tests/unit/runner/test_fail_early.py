@@ -22,7 +22,7 @@ from mopsjobs.runner.reporter import Counts, Reporter
 from mopsjobs.runner.retry import OutageRetry
 from mopsjobs.runner.shard import Shard, ShardResult
 from support.cli import Clock
-from support.runs import PATIENCE, Bench, calls, code, pool_of, results, sets_of, study, until
+from support.runs import PATIENCE, Bench, at_once, calls, code, pool_of, results, sets_of, study, until
 
 pytestmark = pytest.mark.usefixtures("quick_runner")
 
@@ -34,8 +34,7 @@ def _pods(bench: Bench, shards: int, **options: Any) -> list[ShardResult]:
         options.setdefault("workers", 1)
         return bench.work(f"pod-{number}", number=number, shards=shards, **options)[0]
 
-    with ThreadPoolExecutor(shards) as threads:
-        return list(threads.map(run, range(shards)))
+    return at_once(run, range(shards))
 
 
 # --- the limit ------------------------------------------------------------------------------------------------------
@@ -247,8 +246,7 @@ def test_a_broken_import_is_tried_by_one_shard(bench: Bench) -> None:
             pod = {"number": number, "shards": 4, "workers": 2, "wait_for_manifest": True}
             assert not bench.work(f"pod-{number}", **pod)[0].is_done
 
-    with ThreadPoolExecutor(4) as threads:
-        list(threads.map(run, range(4)))
+    at_once(run, range(4))
     assert calls(noted) == {0: 1}
     assert (bench.record().status, bench.record().error_code) == ("failed", "MODEL")
 

@@ -31,18 +31,7 @@ from mopsjobs.submission.relay import deliver
 from support.cli import LineStore
 from support.doubles import FaultyStore
 from support.ledgers import attempts_in
-from support.runs import (
-    MODEL,
-    PATIENCE,
-    Bench,
-    calls,
-    code,
-    place,
-    results,
-    sets_of,
-    study,
-    until,
-)
+from support.runs import MODEL, PATIENCE, Bench, at_once, calls, code, place, results, sets_of, study, until
 
 pytestmark = pytest.mark.usefixtures("quick_runner")
 
@@ -138,8 +127,7 @@ def test_a_job_warns_once_of_writes_into_the_own_directory(bench: Bench) -> None
 def test_what_is_done_is_not_done_again(bench: Bench) -> None:
     """A job that has been cut short: some outputs are there, from another runner."""
     noted = bench.path / "calls"
-    sets = sets_of(6, calls=str(noted))
-    bench.given(sets)
+    sets = bench.given(sets_of(6, calls=str(noted)))
     for task in list(study(sets).tasks())[:4]:
         bench.line.create_if_absent(output_key("job", task, "result.json"), b"theirs")
     ran, _ = bench.work()
@@ -180,8 +168,7 @@ def test_the_same_simulation_is_run_once_for_all_of_its_tasks(bench: Bench, of: 
     noted = bench.path / "calls"
     one = {"x": 1, "calls": str(noted)}
     drawn = list(study([one], n_replicates=3).tasks())
-    sets = [one, {"params": one, "seed": drawn[1].seed}, {"x": 2, "calls": str(noted)}]
-    bench.given(sets, n_replicates=3)
+    bench.given([one, {"params": one, "seed": drawn[1].seed}, {"x": 2, "calls": str(noted)}], n_replicates=3)
     done = [bench.work(str(n), number=n, shards=of, workers=1)[0] for n in range(of)]
     assert sum(ran.completed for ran in done) == 7
     assert calls(noted) == {1: 3, 2: 3}
@@ -196,15 +183,13 @@ def test_the_same_simulation_is_run_once_for_all_of_its_tasks(bench: Bench, of: 
 def test_shards_share_the_tasks_and_add_up_in_one_record_that_ends_once(bench: Bench) -> None:
     noted = bench.path / "calls"
     bench.given(sets_of(40, calls=str(noted)))
-    ends: list[str] = []
 
     def run(number: int) -> str | None:
         ran, _ = bench.work(f"shard-{number}", number=number, shards=4, workers=1)
         assert (ran.completed, ran.failed, ran.is_done) == (10, 0, True)
         return ran.status
 
-    with ThreadPoolExecutor(4) as threads:
-        ends = [status or "" for status in threads.map(run, range(4))]
+    ends = [status or "" for status in at_once(run, range(4))]
     assert set(ends) <= {"running", "validating", "succeeded"}
     assert "succeeded" in ends
     assert calls(noted) == dict.fromkeys(range(40), 1)

@@ -177,11 +177,7 @@ def _run(job: Job, chance: random.Random) -> dict[int, float]:
 
 
 def _helper(
-    jobs: Any,
-    told: dict[str, int],
-    *,
-    begun: Container[int] = frozenset((0, 1)),
-    **attributes: Callable[[], object],
+    jobs: Any, told: dict[str, int], *, begun: Container[int] = frozenset((0, 1)), **attributes: Callable[[], object]
 ) -> Shard:
     """Return a shard that has just run its own four tasks, when another one has reported this of sharing.
 

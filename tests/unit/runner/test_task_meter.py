@@ -13,6 +13,7 @@ from mopsjobs.runner.pools.base import TaskAtWork, TaskResult
 from mopsjobs.runner.task_meter import TaskMeter
 from mopsjobs.studies.study import Task
 from support.cli import Clock
+from support.existing import existing
 
 
 class _Events:
@@ -135,8 +136,7 @@ def test_a_forecast_stays_within_the_time_limit(clock: Clock, limit: float, is_l
     for _ in range(2):
         pool.tasks = [TaskAtWork(number, _task(number), 1, start - 5, None) for number in (20, 21)]
         meter.update()
-        forecast = meter.measured()[1]
-        assert forecast is not None
+        forecast = existing(meter.measured()[1])
         assert (forecast.latest is None, meter.left is None) == (is_late, is_late)
         assert forecast.time_limit == (stops_at if is_late else None)
         assert is_late or (forecast.latest or 0.0) <= stops_at
@@ -157,8 +157,7 @@ def test_a_straggler_is_told_once(clock: Clock) -> None:
         meter.update()
     assert [(event["kind"], event["task"]) for event in events.emitted] == [("straggler", 40), ("straggler", 41)]
     assert events.emitted[0]["text"] == "at work for 42s; 95 % of the finished tasks took at most 11s"
-    forecast = meter.measured()[1]
-    assert forecast is not None
+    forecast = existing(meter.measured()[1])
     assert forecast.stragglers is not None
     assert forecast.stragglers[:3] == (2, 41, begin - 80)
     pool.tasks = []
@@ -179,8 +178,7 @@ def test_the_last_task_hangs_if_it_takes_ten_times_as_long_as_the_others(clock: 
     for seconds, hangs in ((59.0, False), (2.0, True), (839.0, True)):
         clock.advance(seconds=seconds)
         meter.update()
-        forecast = meter.measured()[1]
-        assert forecast is not None
+        forecast = existing(meter.measured()[1])
         assert (forecast.stragglers is not None) == hangs
         assert (forecast.latest is None) == (meter.left is None) == hangs
     assert [event["text"] for event in events.emitted] == [

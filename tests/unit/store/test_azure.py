@@ -9,15 +9,7 @@ import pytest
 
 from mopsjobs.store import open_store
 from mopsjobs.store.azure import listing
-from mopsjobs.store.azure.listing import (
-    FIRST_PAGE_KEYS,
-    MAX_PAGE_KEYS,
-    Blob,
-    ListingError,
-    Page,
-    next_size,
-    parse,
-)
+from mopsjobs.store.azure.listing import FIRST_PAGE_KEYS, MAX_PAGE_KEYS, Blob, ListingError, Page, next_size, parse
 
 BLOB = (
     "<Blob><Name>{name}</Name><Properties><Etag>0x1</Etag><Content-Length>3</Content-Length>"

@@ -22,6 +22,7 @@ from mopsjobs.store import cas
 from mopsjobs.store.base import Versioned, VersionToken
 from mopsjobs.store.memory import InMemoryVersionedStore
 from support.doubles import FaultyStore, RecordingSleep
+from support.existing import existing
 from support.marks import KEY, Marking, create, mark, marked, marking, marks, rival, update
 
 # --- the plain case -------------------------------------------------------------------------------------------------
@@ -203,8 +204,7 @@ def test_a_lost_reply_does_not_make_somebody_elses_creation_ours(store: FaultySt
 
 def test_a_creation_that_did_not_arrive_is_tried_again(store: FaultyStore) -> None:
     store.fail_next(1, "create_if_absent")
-    outcome = create(store)
-    assert outcome is not None
+    outcome = existing(create(store))
     assert (outcome.written, outcome.attempts) == (True, 2)
 
 
@@ -369,9 +369,7 @@ class LandingLate(FaultyStore):
 
 def test_a_creation_that_lands_late_is_recognised() -> None:
     """The second attempt finds the key there, and it is an own one."""
-    outcome = create(LandingLate(), sleep=RecordingSleep())
-    assert outcome is not None
-    assert outcome.written
+    assert existing(create(LandingLate(), sleep=RecordingSleep())).written
 
 
 def test_a_creation_that_lands_late_is_never_taken_for_somebody_elses() -> None:

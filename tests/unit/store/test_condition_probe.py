@@ -12,6 +12,7 @@ from mopsjobs.store.bulk import pacer_of
 from mopsjobs.store.condition_probe import NOTE_AGE, NOTES, PROBES, ProbedStore, ProbeResult, probe_conditions
 from mopsjobs.store.memory import InMemoryVersionedStore
 from support.doubles import FaultyStore
+from support.existing import existing
 from support.lying_stores import (
     LIARS,
     SECOND_CREATION,
@@ -105,8 +106,7 @@ def test_only_the_first_write_of_a_process_costs_a_request() -> None:
     """The first process probes and leaves a note; later ones read it once, before their first write."""
     inner = FaultyStore(InMemoryVersionedStore())
     first = probed(inner)
-    created = first.create_if_absent("a", b"1")
-    assert created is not None
+    created = existing(first.create_if_absent("a", b"1"))
     assert inner.calls == {"create_if_absent": PROBE["create_if_absent"] + 2, "put": 3, "get": 3, "delete": 1}
     assert [key for key in keys(inner.inner) if not key.startswith(NOTES)] == ["a"]
     inner.calls.clear()
@@ -147,8 +147,7 @@ def test_a_liar_takes_no_write() -> None:
     assert str(caught.value).startswith(f"The store {SECOND_CREATION}; it {STALE_UPDATE}; it ")
     assert caught.value.exit_code == EXIT_USAGE
     assert caught.value.hint
-    version = inner.create_if_absent("a", b"1")
-    assert version is not None
+    version = existing(inner.create_if_absent("a", b"1"))
     with pytest.raises(UnusableStoreError):
         store.put("a", b"2", version)
     assert keys(inner) == ["a"]
@@ -227,8 +226,7 @@ def test_a_server_that_keeps_conditions_under_other_keys_alone_is_found() -> Non
 def test_a_writer_finds_that_conditions_of_probes_alone_are_kept(write: str) -> None:
     """By its first creation and its first update of a record. It writes no more, and the note is gone."""
     store = KeepsBelow(PROBES)
-    version = store.create_if_absent("jobs/b/state.json", b"1")
-    assert version is not None
+    version = existing(store.create_if_absent("jobs/b/state.json", b"1"))
     writer = probed(store)
 
     def write_record() -> object:
@@ -250,8 +248,7 @@ def test_writes_beside_the_records_are_verified_more_and_more_rarely() -> None:
     inner.calls.clear()
     writer = probed(inner)
     for number in range(100):
-        version = writer.create_if_absent(f"jobs/{number}/state.json", b"1")
-        assert version is not None
+        version = existing(writer.create_if_absent(f"jobs/{number}/state.json", b"1"))
         assert writer.put(f"jobs/{number}/state.json", b"2", version)
         writer.create_if_absent(f"results/{number}", b"1")
     writer.create_if_absent("jobs/a/manifest.json", b"1" * 2**20)
@@ -291,12 +288,9 @@ def test_a_note_expires(note: bytes) -> None:
     ProbedStore(inner, lambda: SERVER, lambda: now).create_if_absent("b", b"1")
     assert inner.calls == {"get": 1, "create_if_absent": 1}
     (key,) = inner.inner.list_keys(NOTES)
-    found = inner.inner.get(key)
-    assert found is not None
+    found = existing(inner.inner.get(key))
     inner.inner.put(key, note, found.version)
     inner.calls.clear()
     ProbedStore(inner, lambda: SERVER, lambda: now).create_if_absent("c", b"1")
     assert inner.calls["put"] == PROBE["put"] + 1
-    renewed = inner.inner.get(key)
-    assert renewed is not None
-    assert renewed.value.startswith(b"2026-03-01T12:00:00")
+    assert existing(inner.inner.get(key)).value.startswith(b"2026-03-01T12:00:00")

@@ -23,6 +23,7 @@ from mopsjobs.studies.checkpoints import (
     store_checkpoint,
 )
 from support.doubles import FaultyStore
+from support.existing import existing
 
 PARAM, SEED = "a" * 64, 7
 TASK = ("job", PARAM, SEED)
@@ -34,8 +35,7 @@ def _saved(number: int = 1, **fields: Any) -> Saved:
 
 def _load(store: Any, number: int, target: Path) -> Saved:
     """Load a checkpoint into a directory, and return its header."""
-    found = read_saved(store, *TASK, number)
-    assert found is not None
+    found = existing(read_saved(store, *TASK, number))
     load_checkpoint(store, *TASK, found, target)
     return found
 
@@ -138,11 +138,9 @@ def test_two_writers_of_one_number_do_not_mix(tmp_path: Path) -> None:
 def test_a_damaged_one_is_refused_and_leaves_nothing(tmp_path: Path, damage: str) -> None:
     store = InMemoryVersionedStore()
     assert store_checkpoint(store, *TASK, _saved(), _content(tmp_path / "content"))
-    found = read_saved(store, *TASK, 1)
-    assert found is not None
+    found = existing(read_saved(store, *TASK, 1))
     key = next(key for key in store.list_keys("checkpoints/") if not key.endswith(".json"))
-    value = store.get(key)
-    assert value is not None
+    value = existing(store.get(key))
     store.delete(key)
     if damage == "other":
         store.create_if_absent(key, value.value.replace(b"true", b"null"))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import pytest
 
 from mopsjobs.studies.costs import MeasuredSet, PlannedSet, beyond, estimate_total
+from support.existing import existing
 
 Cost = Callable[[Mapping[str, float], random.Random], float]
 
@@ -36,8 +37,7 @@ def one_set(*costs: float, x: float = 1.0, name: str = "a") -> MeasuredSet:
 
 def width(sets: Sequence[MeasuredSet], planned: Sequence[PlannedSet]) -> float:
     """Return the upper end of a range by the lower one."""
-    found = estimate_total(sets, planned)
-    assert found is not None
+    found = existing(estimate_total(sets, planned))
     return found.high / found.low
 
 
@@ -60,8 +60,7 @@ def test_nine_of_ten_ranges_hold_what_other_sets_cost(kind: str, sets: int, task
             params = {"x": draw.random(), "y": draw.random()}
             planned.append(PlannedSet(f"new {number}", params, 3))
             total += sum(cost(params, draw) for _ in range(3))
-        found = estimate_total(measured(known), planned)
-        assert found is not None
+        found = existing(estimate_total(measured(known), planned))
         held += found.low <= total * math.exp(draw.gauss(0, 0.05)) <= found.high
     assert held >= 0.88 * STUDIES
 
@@ -71,8 +70,7 @@ def test_nine_of_ten_ranges_hold_further_replicates(kind: str) -> None:
     cost, held, draw = KINDS[kind], 0, random.Random(kind)
     for _ in range(STUDIES):
         known = measured({"a": ({"x": 1.0}, [cost({}, draw) for _ in range(10)])})
-        found = estimate_total(known, [PlannedSet("a", {"x": 1.0}, 100, done=10)])
-        assert found is not None
+        found = existing(estimate_total(known, [PlannedSet("a", {"x": 1.0}, 100, done=10)]))
         held += found.low <= sum(cost({}, draw) for _ in range(100)) <= found.high
     assert held >= 0.88 * STUDIES
 
@@ -97,13 +95,11 @@ def test_one_measured_task_gives_a_wide_range() -> None:
 def test_the_nearest_sets_stand_for_a_set_if_they_predict_better() -> None:
     """The cost follows `x`, of which the set that runs has a high one. Where it is noise, the mean of all stands."""
     sets = [one_set(number**2, x=number, name=str(number)) for number in range(1, 21)]
-    found = estimate_total(sets, [PlannedSet("new", {"x": 18.5}, 1)])
-    assert found is not None
+    found = existing(estimate_total(sets, [PlannedSet("new", {"x": 18.5}, 1)]))
     assert found.low < 18.5**2 < found.high
     assert found.low > sum(one.mean for one in sets) / 20
     noise = [one_set(1.0 + number % 2, x=number, name=str(number)) for number in range(20)]
-    found = estimate_total(noise, [PlannedSet("new", {"x": 18.5}, 1)])
-    assert found is not None
+    found = existing(estimate_total(noise, [PlannedSet("new", {"x": 18.5}, 1)]))
     assert math.sqrt(found.low * found.high) == pytest.approx(1.5)
 
 
@@ -137,6 +133,5 @@ def test_many_sets_take_a_sample_of_them() -> None:
     """Of ten thousand sets each, 200 are compared with one another; the sum is over all of them."""
     sets = [one_set(float(number), x=number, name=str(number)) for number in range(1, 10_001)]
     planned = [PlannedSet(f"new {number}", {"x": number + 0.5}, 2) for number in range(1, 10_001)]
-    found = estimate_total(sets, planned)
-    assert found is not None
+    found = existing(estimate_total(sets, planned))
     assert found.low < 2 * 10_000 * 5_001 < found.high

@@ -36,6 +36,7 @@ from mopsjobs.studies.packs import (
 )
 from mopsjobs.submission import relay
 from mopsjobs.submission.relay import deliver
+from support.existing import existing
 
 JOB = "sweep-1"
 PREFIX = f"results/{JOB}/"
@@ -78,8 +79,7 @@ def test_packs_show_what_creations_of_plain_objects_would(writes: list[tuple[boo
         assert [(entry.key, entry.size) for entry in packed.scan(prefix)] == expected
         assert list(packed.list_keys(prefix)) == [key for key, _ in expected]
     for entry in packed.scan(PREFIX):
-        expected_value = plain.get(entry.key)
-        assert expected_value is not None
+        expected_value = existing(plain.get(entry.key))
         for found in (packed.get(entry.key), PackedStore(under).get(entry.key), packed.get_entry(entry)):
             assert found is not None
             assert found.value == expected_value.value
@@ -96,9 +96,7 @@ def test_the_lowest_number_counts_then_the_lowest_shard() -> None:
     for number, shard in ((1, 0), (0, 2), (0, 1)):
         content = f"{number}/{shard}".encode()
         store.create_if_absent(pack_key(number, shard), encode_pack(JOB, shard, [(key_of(), content)]))
-    found = PackedStore(store).get(key_of())
-    assert found is not None
-    assert found.value == b"0/1"
+    assert existing(PackedStore(store).get(key_of())).value == b"0/1"
 
 
 def test_an_output_that_is_packed_later_is_found() -> None:
@@ -107,9 +105,7 @@ def test_an_output_that_is_packed_later_is_found() -> None:
     packed = PackedStore(store)
     assert packed.get(key_of()) is None
     store.create_if_absent(pack_key(0), encode_pack(JOB, 0, [(key_of(), b"late")]))
-    found = packed.get(key_of())
-    assert found is not None
-    assert found.value == b"late"
+    assert existing(packed.get(key_of())).value == b"late"
 
 
 @given(st.data())
@@ -133,9 +129,7 @@ def test_a_damaged_pack_is_told_and_hides_nothing_else(data: st.DataObject) -> N
     values = {}
     for key in keys:
         with contextlib.suppress(StoreError):
-            found = packed.get(key)
-            assert found is not None
-            values[key] = found.value
+            values[key] = existing(packed.get(key)).value
     assert values.items() <= {key_of(): b"good", key_of("b"): b"other", key_of("c"): b"3"}.items()
     assert len(values) >= 2
 

@@ -20,19 +20,8 @@ from mopsjobs.errors import OptionError, UsageError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.submission import launching
-from mopsjobs.submission.launch_options import (
-    ENGINE_OPTIONS,
-    LaunchOptions,
-    all_options,
-    cluster_options,
-    read_options,
-)
-from mopsjobs.submission.launching import (
-    check_on_node,
-    grown_options,
-    make_launch,
-    url_for_nodes,
-)
+from mopsjobs.submission.launch_options import ENGINE_OPTIONS, LaunchOptions, all_options, cluster_options, read_options
+from mopsjobs.submission.launching import check_on_node, grown_options, make_launch, url_for_nodes
 from mopsjobs.submission.session import Session
 from support.docs import load_generator
 

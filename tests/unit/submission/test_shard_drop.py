@@ -34,6 +34,7 @@ from mopsjobs.submission.shard_drop import ShardDrop, fill_drop
 from mopsjobs.utils.times import utc_now
 from support.drops import Site, counts
 from support.engines import COMPLETE, FAILED, GONE, RUNNING, Cluster, state_of
+from support.existing import existing
 from support.keys import key_of, keys_of
 from support.ledgers import attempts_in
 from support.runs import calls, place, results, sets_of, study
@@ -56,8 +57,7 @@ def test_the_outputs_and_counts_of_each_shard_are_delivered(any_site: Site) -> N
     A second delivery changes nothing, and nothing stays.
     """
     site = any_site
-    site.submit(sets_of(4))
-    site.work(0)
+    site.run(sets_of(4), 0)
     state = site.deliver()
     assert counts(state) == ("running", 2, 0)
     assert site.deliver() == state
@@ -112,9 +112,7 @@ def test_a_delivery_that_is_killed_between_two_removals_is_completed(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each file is removed after it was delivered."""
-    site.submit(sets_of(4))
-    site.work(0)
-    site.work(1)
+    site.run(sets_of(4), 0, 1)
     site.reconcile(RUNNING)
     site.registry.finalize_job("job", "succeeded")
     removals, kill_at = 0, 0
@@ -153,9 +151,7 @@ def test_a_shard_that_is_started_again_runs_no_task_again(site: Site) -> None:
 @pytest.mark.parametrize("shards", [1, 3])
 def test_a_job_that_was_launched_with_other_shards_ends(site: Site, shards: int) -> None:
     """Reports of its earlier shards are about tasks that others have now. Their outputs are delivered."""
-    site.submit(sets_of(6))
-    site.work(0)
-    site.work(1)
+    site.run(sets_of(6), 0, 1)
     site.registry.update_fields("job", metadata={"slurm_shards": str(shards)})
     site.work(shards - 1, shards=shards)
     site.reconcile(RUNNING)
@@ -165,8 +161,7 @@ def test_a_job_that_was_launched_with_other_shards_ends(site: Site, shards: int)
 
 def test_reconcile_delivers_what_an_ended_job_has_left(site: Site) -> None:
     """Its shards had not stopped when it was cancelled. A file of a writer that was killed goes with the drop."""
-    site.submit(sets_of(4))
-    site.work(0)
+    site.run(sets_of(4), 0)
     site.registry.cancel_job("job")
     (site.directory.drop / "0" / "p0123456789abcdef").touch()
     assert counts(site.reconcile(COMPLETE)) == ("cancelled", 2, 0)
@@ -211,8 +206,7 @@ def test_the_error_of_a_shard_is_that_of_the_job(site: Site) -> None:
 
 
 def test_files_are_for_their_owner_alone(site: Site) -> None:
-    site.submit(sets_of(2))
-    site.work(0)
+    site.run(sets_of(2), 0)
     modes = {os.stat(os.path.join(root, name)).st_mode & 0o077 for root, _, names in os.walk(site.directory.drop)
              for name in (".", *names)}  # fmt: skip
     assert modes == {0}
@@ -234,8 +228,7 @@ def test_events_that_are_delivered_late_are_seen(site: Site, tmp_path: Path) -> 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EACCES])
 def test_a_drop_that_cannot_be_read_stops_no_other_job(site: Site, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     """The registry answers, so the others are asked about. The job stays as it is."""
-    site.submit(sets_of(2))
-    site.work(0)
+    site.run(sets_of(2), 0)
     site.registry.register_job("other", engine="slurm")
     site.registry.update_status("other", "scheduled")
 
@@ -257,8 +250,7 @@ def test_a_drop_that_cannot_be_read_stops_no_other_job(site: Site, monkeypatch: 
 @pytest.mark.parametrize("status", ["scheduled", "running"])
 def test_a_machine_without_the_files_does_not_end_the_job(site: Site, status: str) -> None:
     """Such as cron without XDG_STATE_HOME, or another user. The record tells that there are files."""
-    site.submit(sets_of(2))
-    site.work(0)
+    site.run(sets_of(2), 0)
     site.registry.update_status("job", status)
     elsewhere = dataclasses.replace(site.session, env={"XDG_STATE_HOME": str(site.directory.path / "other")})
     (done,) = reconcile(elsewhere, {"slurm": Cluster(COMPLETE)}, [state_of(site.registry, "job")])
@@ -276,8 +268,7 @@ def test_a_job_may_have_no_files_before_its_launch_and_after_its_end(site: Site,
 
 def test_outputs_of_an_unknown_job_become_those_of_no_other(site: Site) -> None:
     """A drop without its manifest may be that of an earlier job of the id. The hint says how to deliver it."""
-    site.submit(sets_of(2))
-    site.work(0)
+    site.run(sets_of(2), 0)
     shutil.rmtree(site.directory.drop / "job")
     with pytest.raises(EngineError, match="belongs to another job of the id job") as raised:
         fill_drop(site.directory, site.manifest, site.store)
@@ -287,15 +278,13 @@ def test_outputs_of_an_unknown_job_become_those_of_no_other(site: Site) -> None:
 
 def test_the_drop_of_another_job_of_the_id_is_left_alone(site: Site) -> None:
     """Another registry may have a job of the same id: neither may get the outputs of the other."""
-    site.submit(sets_of(2))
-    site.work(0)
+    site.run(sets_of(2), 0)
     elsewhere = InMemoryVersionedStore()
     other = place(elsewhere, "job", study(sets_of(3)), site.calls.parent)
     with pytest.raises(EngineError, match="belongs to another job of the id job"):
         fill_drop(site.directory, other, elsewhere)
     key = next(key for key in site.store.list_keys("jobs/") if key.endswith("manifest.json"))
-    found = site.store.get(key)
-    assert found is not None
+    found = existing(site.store.get(key))
     site.store.put(key, other.to_json(), found.version)
     with pytest.raises(JobExistsError, match="it was not delivered"):
         site.deliver()
@@ -307,8 +296,7 @@ def test_outputs_that_are_missing_on_a_network_file_system_are_waited_for(
 ) -> None:
     """Another machine may see a name a minute late. Without missing outputs, the job ends at once."""
     monkeypatch.setattr(shard_drop, "network_file_system", lambda path: "nfs4")
-    site.submit(sets_of(4))
-    site.work(0)
+    site.run(sets_of(4), 0)
     cluster = Cluster(COMPLETE)
     ends: list[tuple[Callable[[], object], int, str]] = [
         (lambda: None, 10, "running"),
@@ -323,8 +311,7 @@ def test_outputs_that_are_missing_on_a_network_file_system_are_waited_for(
 
 def test_outputs_that_stay_missing_end_the_job_when_names_are_old(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shard_drop, "network_file_system", lambda path: "nfs4")
-    site.submit(sets_of(4))
-    site.work(0)
+    site.run(sets_of(4), 0)
     cluster = Cluster(COMPLETE)
     cluster.ran = EngineTimes(None, site.session.now() - timedelta(seconds=100))
     (done,) = reconcile(site.session, {"slurm": cluster}, [state_of(site.registry, "job")])
@@ -342,8 +329,7 @@ FOREIGN = [
 @pytest.fixture
 def ran(site: Site) -> Site:
     """Return the site, whose first shard has run."""
-    site.submit(sets_of(2))
-    site.work(0)
+    site.run(sets_of(2), 0)
     return site
 
 
@@ -379,8 +365,7 @@ def test_the_record_of_a_job_is_never_that_of_a_drop(ran: Site) -> None:
     """Its counts alone are taken, by the rules of the registry."""
     drop = ShardDrop(ran.directory.drop, 0)
     key = "jobs/job/state.json"
-    found = drop.get(key)
-    assert found is not None
+    found = existing(drop.get(key))
     assert drop.put(key, found.value.replace(b'"running"', b'"succeeded"'), found.version)
     assert counts(ran.deliver()) == ("running", 1, 0)
     assert ran.warnings == []
@@ -390,8 +375,7 @@ def test_the_record_of_a_job_is_never_that_of_a_drop(ran: Site) -> None:
 def test_a_precision_that_no_shard_reports_stops_no_delivery(ran: Site, added: object) -> None:
     """The other counts of the shard are taken."""
     drop = ShardDrop(ran.directory.drop, 0)
-    found = drop.get("jobs/job/state.json")
-    assert found is not None
+    found = existing(drop.get("jobs/job/state.json"))
     record = json.loads(found.value)
     sound = dict.fromkeys(precision_counts.COUNTS, 1)
     added = sound | added if isinstance(added, dict) and added else added
@@ -475,8 +459,7 @@ def test_a_file_that_changes_while_it_is_read_waits(ran: Site, monkeypatch: pyte
         ran.deliver()
     assert ran.store.get(key) is None
     ran.deliver()
-    found = ran.store.get(key)
-    assert found is not None
+    found = existing(ran.store.get(key))
     assert found.value == path.read_bytes()
 
 
@@ -519,8 +502,7 @@ def test_an_outbox_carries_a_manifest_and_true_bundles_of_its_job(tmp_path: Path
 
 def test_an_output_that_the_store_refuses_keeps_no_other(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is told of, and removed with the drop."""
-    site.submit(sets_of(4))
-    site.work(0)
+    site.run(sets_of(4), 0)
     create = site.store.create_if_absent
     refused = next(iter(ShardDrop(site.directory.drop, 0).list_keys("results/")))
 
@@ -540,9 +522,7 @@ def test_the_end_of_a_job_that_slurm_has_forgotten_is_that_of_its_record(
 ) -> None:
     """A cluster may forget jobs within seconds (MinJobAge), while names are not seen yet."""
     monkeypatch.setattr(shard_drop, "network_file_system", lambda path: "nfs4")
-    site.submit(sets_of(4))
-    site.work(0)
-    site.work(1)
+    site.run(sets_of(4), 0, 1)
     site.deliver()
     drop = ShardDrop(site.directory.drop, 0)
     unseen = next(drop.list_keys("results/"))
@@ -556,8 +536,7 @@ def test_the_end_of_a_job_that_slurm_has_forgotten_is_that_of_its_record(
 
 def test_a_report_that_comes_after_the_end_is_left_out(site: Site) -> None:
     """Another process ends the job between the outputs and the report. Its end counts."""
-    site.submit(sets_of(2))
-    site.work(0)
+    site.run(sets_of(2), 0)
     state = state_of(site.registry, "job")
     site.registry.cancel_job("job")
     assert deliver_shards(state, site.session, RUNNING).status == "cancelled"
@@ -566,8 +545,7 @@ def test_a_report_that_comes_after_the_end_is_left_out(site: Site) -> None:
 
 def test_the_manifest_stays_while_a_file_is_left(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """It tells whose outputs they are. A name that another machine has just made may not be seen, but is there."""
-    site.submit(sets_of(4))
-    site.work(0)
+    site.run(sets_of(4), 0)
     state = site.registry.cancel_job("job")
     scan, unseen = ShardDrop.scan, str(site.directory.drop / "0")
     with monkeypatch.context() as patched:

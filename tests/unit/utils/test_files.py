@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +15,7 @@ from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from mopsjobs.utils import files
 from mopsjobs.utils.scratch import PREFIX, scratch_directory
 from support.docs import ROOT
-from support.runs import PATIENCE
+from support.runs import PATIENCE, at_once
 
 
 def names(directory: Path) -> list[str]:
@@ -65,11 +64,7 @@ def test_many_at_once_write_one_after_the_other(tmp_path: Path) -> None:
     """What is there in the end is the whole of one of them."""
     path = tmp_path / "file"
     contents = [bytes([number]) * 100_000 for number in range(8)]
-    threads = [threading.Thread(target=files.replace_file, args=(str(path), content)) for content in contents]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(lambda content: files.replace_file(str(path), content), contents)
     assert path.read_bytes() in contents
     assert names(tmp_path) == ["file"]
 

@@ -11,16 +11,7 @@ import statistics
 import pytest
 
 from mopsjobs.utils.forecast import Forecaster
-from reliability.forecast import (
-    KINDS,
-    LEAST_COVERAGE,
-    MINUTES,
-    Judged,
-    coverage,
-    judge,
-    make_run,
-    too_soon_seconds,
-)
+from reliability.forecast import KINDS, LEAST_COVERAGE, MINUTES, Judged, coverage, judge, make_run, too_soon_seconds
 
 
 @functools.cache  # two tests look at them

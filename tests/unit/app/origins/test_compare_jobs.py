@@ -11,8 +11,7 @@ from support.runs import sets_of, study
 
 def test_equal_studies_have_no_difference() -> None:
     """The order of the parameter sets does not count."""
-    found = compare_studies(study(sets_of(3)), study(sets_of(3)[::-1]))
-    assert found == ({}, 0, 0, 3, [], [])
+    assert compare_studies(study(sets_of(3)), study(sets_of(3)[::-1])) == ({}, 0, 0, 3, [], [])
 
 
 def test_each_field_of_a_study_is_compared() -> None:

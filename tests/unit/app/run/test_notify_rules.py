@@ -21,11 +21,7 @@ def test_a_rule_says_what_it_says(home: Home) -> None:
         '[notify.desk]\ntype = "command"\ncommand = ["notify-me", "--now"]\n'
     )
     team, me, desk = home.load().rules
-    assert (team.occasions, team.jobs, team.labels) == (
-        ("failed", "suspect"),
-        "all",
-        ("exp=7", "nightly"),
-    )
+    assert (team.occasions, team.jobs, team.labels) == (("failed", "suspect"), "all", ("exp=7", "nightly"))
     assert (team.variable, team.needs_secret) == ("MOPS_JOBS_NOTIFY_TEAM_A", True)
     assert (me.to, me.sender, me.server, me.user) == (
         ("me@example.org",), "me@example.org", ("smtp.example.org", 587), "me",

@@ -143,10 +143,7 @@ def test_what_is_kept_goes_with_the_ledger(remote: Remote, mirror: sqlite3.Conne
 
 JOBS = st.lists(
     made_of(
-        status=STATUSES,
-        tasks_failed=st.integers(0, 2),
-        changed=st.integers(0, 9),
-        owner=st.sampled_from([None, "ada"]),
+        status=STATUSES, tasks_failed=st.integers(0, 2), changed=st.integers(0, 9), owner=st.sampled_from([None, "ada"])
     ),
     max_size=20,
 )

@@ -8,6 +8,7 @@ from mopsjobs.cache.queries import families
 from mopsjobs.cache.queries.families import Member
 from mopsjobs.registry.job_registry import JobRegistry
 from support.cli import Cli, add
+from support.existing import existing
 
 NIGHTLY = (
     Member("nightly", None, "partial", 14, 9, 0, 1.0),
@@ -18,8 +19,7 @@ NIGHTLY = (
 
 def test_the_sum_is_what_the_newest_job_leaves_undone() -> None:
     """A child has the tasks that its parent lacked: of 14 tasks, the third job still lacks 3."""
-    family = families.make_family("nightly.2", NIGHTLY)
-    assert family is not None
+    family = existing(families.make_family("nightly.2", NIGHTLY))
     assert (family.tasks_completed, family.tasks_total) == (11, 14)
     assert (family.newest, family.children) == ("nightly.3", ("nightly.3",))
 
@@ -37,25 +37,21 @@ def test_all_tasks_are_done_if_a_child_only_reduces(status: str) -> None:
         Member("nightly.4", "nightly.3", status, 0, 0, 0, 4.0),
     )
     for members in ((NIGHTLY[0], done, reducing[0]), (NIGHTLY[0], done, *reducing)):
-        family = families.make_family("nightly.3", members)
-        assert family is not None
+        family = existing(families.make_family("nightly.3", members))
         assert (family.tasks_completed, family.tasks_total) == (14, 14)
 
 
 def test_tasks_that_a_child_leaves_to_a_later_resume_are_undone() -> None:
     """Of the five tasks that its parent lacked, the child has run two, and leaves three."""
     child = Member("nightly.2", "nightly", "partial", 2, 2, 3, 2.0)
-    family = families.make_family("nightly.2", (NIGHTLY[0], child))
-    assert family is not None
+    family = existing(families.make_family("nightly.2", (NIGHTLY[0], child)))
     assert (family.tasks_completed, family.tasks_total) == (11, 14)
 
 
 def test_the_newest_has_no_child_whatever_the_clocks_say() -> None:
     """A child whose machine's clock was behind its parent's still continues the parent."""
     early = NIGHTLY[2]._replace(created=0.5)
-    family = families.make_family("nightly", (*NIGHTLY[:2], early))
-    assert family is not None
-    assert family.newest == "nightly.3"
+    assert existing(families.make_family("nightly", (*NIGHTLY[:2], early))).newest == "nightly.3"
 
 
 @pytest.mark.parametrize(
@@ -69,9 +65,7 @@ def test_the_newest_has_no_child_whatever_the_clocks_say() -> None:
     ids=["first job missing", "total unknown", "total of the newest unknown", "descends from itself"],
 )
 def test_a_sum_that_is_unknown_is_none(members: tuple[Member, ...]) -> None:
-    family = families.make_family("nightly.2", members)
-    assert family is not None
-    assert family.tasks_completed is None
+    assert existing(families.make_family("nightly.2", members)).tasks_completed is None
 
 
 def test_a_family_is_found_from_each_of_its_members(cli: Cli, jobs: JobRegistry) -> None:
@@ -90,18 +84,18 @@ def test_a_family_that_descends_from_itself_ends(cli: Cli, jobs: JobRegistry) ->
     for job_id, parent in (("a", "c"), ("b", "a"), ("c", "b")):
         add(jobs, job_id, parent_job_id=parent)
     cli.ok("list")
-    members = cli.app().cache.read_cached(lambda cache: families.read_members(cache, "a"))
-    assert members is not None
+    members = existing(cli.app().cache.read_cached(lambda cache: families.read_members(cache, "a")))
     assert {member.job_id for member in members} == {"a", "b", "c"}
 
 
 def test_no_search_reads_the_whole_table(cli: Cli) -> None:
     """Children are found by an index."""
     cli.ok("list")
-    plan = cli.app().cache.read_cached(
-        lambda cache: cache.execute(f"EXPLAIN QUERY PLAN {families._MEMBERS}", ("a", 9)).fetchall()
+    plan = existing(
+        cli.app().cache.read_cached(
+            lambda cache: cache.execute(f"EXPLAIN QUERY PLAN {families._MEMBERS}", ("a", 9)).fetchall()
+        )
     )
-    assert plan is not None
     steps = [row[-1] for row in plan]
     assert any("idx_job_parent" in step for step in steps)
     assert not any(step.startswith("SCAN job") for step in steps)

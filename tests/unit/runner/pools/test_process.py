@@ -14,17 +14,7 @@ from mopsjobs.ledger.attempt import Outcome
 from mopsjobs.runner.pools.base import TaskResult
 from mopsjobs.runner.pools.process import KEPT_BYTES, LATER, MAX_CHARACTERS, MAX_LINE_BYTES, LogLines
 from mopsjobs.utils import measurement
-from support.runs import (
-    HOG,
-    MIB,
-    all_of,
-    code,
-    ends,
-    final,
-    pool_of,
-    study,
-    until,
-)
+from support.runs import HOG, MIB, all_of, code, ends, final, pool_of, study, until
 
 Kept = list[tuple[int | None, str]]
 

@@ -15,6 +15,7 @@ from mopsjobs.runner.pools import shared_cores
 from mopsjobs.runner.pools.base import TaskResult
 from mopsjobs.runner.pools.local import IDLE_SECONDS, WorkerPool
 from mopsjobs.runner.pools.shared_cores import SharedCores, release
+from support.existing import existing
 from support.runs import all_of, callers, calls, is_alive, pool_of, sets_of, study, until
 
 
@@ -81,8 +82,7 @@ def test_no_more_cores_are_taken_than_there_are(place: Path) -> None:
     assert third.take(is_first=True) is None
     assert (first.is_waiting, third.is_waiting) == (False, True)
     release(one)
-    three = third.take(is_first=True)
-    assert three is not None
+    three = existing(third.take(is_first=True))
     assert not third.is_waiting
     for core in (two, three):
         release(core)
@@ -103,8 +103,7 @@ def test_fifty_killed_holders_leave_their_core_to_the_next(place: Path, holders:
 def test_the_first_in_line_is_the_next_to_get_a_core(place: Path, holders: list[Holder]) -> None:
     """Even if another one looks earlier. The ticket of a process that was killed while it waited is removed."""
     busy = SharedCores(place, 1)
-    core = busy.take(is_first=True)
-    assert core is not None
+    core = existing(busy.take(is_first=True))
     for _ in range(3):
         holders.append(Holder(place))
         assert holders[-1].look() == "w"
@@ -127,8 +126,7 @@ def test_a_runner_with_a_core_takes_no_other_while_one_waits(place: Path) -> Non
     assert rich.are_wanted()
     release(cores.pop())  # type: ignore[arg-type]
     assert rich.take(is_first=False) is None
-    taken = poor.take(is_first=True)
-    assert taken is not None
+    taken = existing(poor.take(is_first=True))
     now[0] += 1
     assert not rich.are_wanted()
     for core in (*cores, taken):
@@ -156,8 +154,7 @@ def test_a_runner_without_a_task_sees_that_another_one_wants_more(place: Path) -
 
 def test_a_file_of_a_core_is_for_its_owner_alone(place: Path) -> None:
     """Others can neither read it nor hold it."""
-    core = SharedCores(place, 1).take(is_first=True)
-    assert core is not None
+    core = existing(SharedCores(place, 1).take(is_first=True))
     assert {path.stat().st_mode & 0o077 for path in (place, *place.rglob("*"))} == {0}
     release(core)
 

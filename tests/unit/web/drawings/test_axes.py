@@ -10,16 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mopsjobs.cache.queries.task_filters import parse_condition
-from mopsjobs.web.drawings.axes import (
-    BINS,
-    MAX_DATES,
-    MAX_PLACES,
-    MAX_STEPS,
-    Axis,
-    count_scale,
-    day_texts,
-    round_range,
-)
+from mopsjobs.web.drawings.axes import BINS, MAX_DATES, MAX_PLACES, MAX_STEPS, Axis, count_scale, day_texts, round_range
 
 VALUES = st.one_of(
     st.integers(-(10**20), 10**20),

@@ -7,6 +7,7 @@ from typing import Any
 
 from mopsjobs.web.drawings.axes import Axis
 from mopsjobs.web.drawings.plots import MAX_DOTS, Plot, Series, draw, draw_means, plotted
+from support.existing import existing
 
 
 def _draw(job: dict[Any, list[float]]) -> Plot | None:
@@ -21,9 +22,7 @@ def _draw(job: dict[Any, list[float]]) -> Plot | None:
 
 
 def _drawn(job: dict[Any, list[float]]) -> Plot:
-    plot = _draw(job)
-    assert plot is not None
-    return plot
+    return existing(_draw(job))
 
 
 def _spots(plot: Plot) -> list[tuple[int, int]]:
@@ -49,8 +48,7 @@ def test_the_means_of_jobs_share_their_axes() -> None:
     first = Series([{"x": 0}, {"x": 10}], [0, 0, 1], [0.0, 2.0, 4.0])
     second = Series([{"x": 5}, {"x": 10}], [0, 1, 1], [0.0, 1.0, math.nan])
     axis = Axis("x", [*first.sets, *second.sets])
-    found = draw_means("y", axis, [first, second, Series()])
-    assert found is not None
+    found = existing(draw_means("y", axis, [first, second, Series()]))
     assert found.paths == ["M8.0 236.0L712.0 8.0", "M360.0 312.0L712.0 236.0", ""]
     assert draw_means("y", axis, [Series(), second._replace(values=[math.nan] * 3)]) is None
 
@@ -103,8 +101,7 @@ def test_values_at_which_tasks_failed_have_bands() -> None:
         [{"x": value} for value in (1, 2, 3)], [0, 0, 1, 1, 2, 2, 2], [5.0, 6.0, 7.0, nan, nan, nan, nan],
         range(7), [False, False, False, True, True, True, False],
     )  # fmt: skip
-    plot = draw("y", Axis("x", series.sets), series)
-    assert plot is not None
+    plot = existing(draw("y", Axis("x", series.sets), series))
     assert [(band.label, band.failed, band.tasks) for band in plot.failed] == [("2", 1, 2), ("3", 2, 3)]
     assert plot.failed[0].opacity < plot.failed[1].opacity
     assert plot.failed[1].path == "M588.8 0V320H720.0V0Z"
