@@ -785,7 +785,7 @@ class Job:
         """Return the failed tasks by their errors, and what separates them: the document of `failures --json`.
 
         Raises:
-            NoManifestError: if mops-jobs did not submit the job.
+            NoManifestError: if mops-jobs did not submit the job, and its record has no error.
             StoreError: if the registry cannot be read, and the cache does not have the tasks.
         """
         from mopsjobs.app.tasks.failures import failures_of_jobs

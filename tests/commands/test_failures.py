@@ -20,7 +20,7 @@ Cause = Callable[[int, dict[str, Any]], tuple[str, str | None, str] | None]
 
 HEAD = [
     "schema_version", "generated_at", "synced_at", "age_seconds", "stale", "foreign_writes_known_to", "registry",
-    "registry_from", "jobs", "failed", "failed_without_reason", "more_groups", "groups",
+    "registry_from", "jobs", "jobs_without_error", "failed", "failed_without_reason", "more_groups", "groups",
 ]  # fmt: skip
 
 GROUP = ["key", "count", "type", "where", "message", "jobs", "tasks", "first_at", "last_at", "separates", "suspected"]
@@ -303,13 +303,39 @@ def test_a_design_is_the_study_with_further_sets_near_a_corner(cli: Cli, remote:
     assert f"{more} further parameter sets ({more} tasks), inside and beside {suspected['condition']}" in ran.err
 
 
-def test_a_job_that_mops_jobs_did_not_submit_is_left_out(cli: Cli, remote: Remote) -> None:
-    """Nothing says which tasks it has. Asked for by name, it is an error."""
-    add(remote.jobs, "theirs", "failed")
+def test_a_reported_job_counts_with_the_error_of_its_record(cli: Cli, remote: Remote) -> None:
+    """Its tasks are not known. Without an error, it is named; asked for by its name alone, it has no ledger."""
     run_job(remote, "job", draw_sets(5), lambda *_: ("E", None, "bad"), status="failed")
+    add(remote.jobs, "silent", "failed")
+    for number in range(2):
+        add(
+            remote.jobs,
+            f"theirs-{number}",
+            "running",
+            error_code="INCOMPLETE",
+            error_message=f"{number} of 9 left none",
+        )
+        remote.jobs.update_progress(f"theirs-{number}", tasks_failed=2)
+        remote.jobs.update_status(f"theirs-{number}", "failed")
     cli.ok("sync", "-q")
-    assert cli.ok("failures", "--json").json["jobs"] == ["job"]
-    assert "no ledger" in cli("failures", "theirs").err
+    document = cli.ok("failures", "--json").json
+    assert sorted(document["jobs"]) == ["job", "silent", "theirs-0", "theirs-1"]
+    assert (document["failed"], document["failed_without_reason"]) == (5, 4)
+    assert document["jobs_without_error"] == ["silent"]
+    assert [(one["count"], one["type"], one["tasks"]) for one in document["groups"]] == [
+        (5, "E", [0, 1, 2, 3, 4]),
+        (2, "INCOMPLETE", []),
+    ]
+    ran = cli.ok("failures")
+    head = "5 of 5 tasks of job and 2 jobs without known failed tasks failed, for 2 reasons."
+    assert ran.lines[0] == f"{head} 4 more failed, for reasons that are not known."
+    assert "1 job failed without a known error: silent.\n" in ran.err
+    assert "the reasons of 2 failed tasks are not known: another program reported them.\n" in ran.err
+    ran = cli.ok("failures", "theirs-1")
+    assert ran.lines[0].startswith("1 job failed, for 1 reason.")
+    assert ran.lines[-1] == "See what is known of a job: mops-jobs status theirs-1"
+    assert "no ledger" in cli("failures", "silent").err
+    assert cli.ok("failures", "--name", "silent").lines == ["1 job failed without a known error: silent."]
 
 
 def test_filters_select_the_jobs_and_contradict_a_job(cli: Cli, remote: Remote) -> None:
@@ -327,15 +353,15 @@ def test_filters_select_the_jobs_and_contradict_a_job(cli: Cli, remote: Remote) 
 
 
 def test_an_outage_shows_what_the_cache_has(cli: Cli, remote: Remote) -> None:
-    """The kept failures stay readable; a warning counts the jobs whose ledgers were never read."""
+    """The kept failures stay readable; a warning counts the jobs whose ledgers were never read: their records count."""
     run_job(remote, "seen", draw_sets(5), lambda *_: ("E", None, "bad"), status="failed")
     run_job(remote, "unseen", draw_sets(5), lambda *_: ("E", None, "bad"), status="failed")
     cli.ok("sync", "-q")
     cli.ok("failures", "seen")
     remote.store.down = True
     ran = cli.ok("failures", "--json")
-    assert ran.json["jobs"] == ["seen"]
-    assert "1 job left out, since the tasks were never synced" in ran.err
+    assert (ran.json["failed"], ran.json["jobs_without_error"]) == (5, ["unseen"])
+    assert "The tasks of 1 job were never synced to this machine.\n" in ran.err
 
 
 def test_more_groups_than_are_shown_are_counted(cli: Cli, remote: Remote) -> None:

@@ -68,7 +68,7 @@ SUMMARY_FIELDS = [
 ]  # fmt: skip
 FAILURES_FIELDS = [
     "schema_version", "generated_at", "synced_at", "age_seconds", "stale", "foreign_writes_known_to", "registry",
-    "registry_from", "jobs", "failed", "failed_without_reason", "more_groups", "groups",
+    "registry_from", "jobs", "jobs_without_error", "failed", "failed_without_reason", "more_groups", "groups",
 ]  # fmt: skip
 QUERY_FIELDS = [
     "schema_version", "synced_at", "age_seconds", "stale", "foreign_writes_known_to", "results", "columns",

@@ -148,8 +148,16 @@ def test_a_job_of_another_program_is_not_asked_for_again(web: Web, kind: str) ->
     assert (answer.status_code, "did not submit this job" in answer.get_json()["detail"]) == (404, True)
 
 
-def test_failures_of_the_api_are_those_of_the_command(web: Web, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of named jobs and of filtered ones, group by group; what was compared is kept for the next view."""
+def test_failures_of_the_api_are_those_of_the_command(
+    web: Web, cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of named jobs and of filtered ones, also reported ones; what was compared is kept for the next view."""
+    add(remote.jobs, "theirs", "failed", error_code="E", error_message="bad")
+    cli.ok("sync", "-q")
+    for query, flags in (("job=theirs", ["theirs"]), ("", ["--limit", "100"])):
+        document = web.get(f"/api/v1/failures?{query}").get_json()
+        assert document == cli.ok("failures", *flags, "--json").json
+        assert document["groups"][-1]["jobs"] == ["theirs"]
     assert web.get("/api/v1/failures?job=night").get_json() == cli.ok("failures", "night", "--json").json
     assert web.get("/api/v1/failures?name=nig*").get_json() == cli.ok("failures", "--name", "nig*", "--json").json
     [group] = web.get("/api/v1/failures?job=night").get_json()["groups"]
@@ -162,7 +170,7 @@ def test_failures_of_the_api_are_those_of_the_command(web: Web, cli: Cli, monkey
 
 
 def test_a_job_whose_ledger_was_never_synced_is_told(web: Web, cli: Cli, remote: Remote) -> None:
-    """With the command that syncs it; no request asks the registry. Filters leave such a job out."""
+    """With the command that syncs it; no request asks the registry. Filters count a job by its record."""
     add_job(remote.jobs, "unseen", [{"params": {"beta": 1.0}}])
     cli.ok("sync")
     before = dict(remote.store.calls)
@@ -171,7 +179,7 @@ def test_a_job_whose_ledger_was_never_synced_is_told(web: Web, cli: Cli, remote:
         assert answer.status_code == 503
         assert answer.get_json()["hint"] == "Run: mops-jobs tasks unseen"
         assert web.get(f"/api/v1/{path}?job=nope").status_code == 404
-    assert web.get("/api/v1/failures?status=failed").get_json()["jobs"] == []
+    assert web.get("/api/v1/failures?status=failed").get_json()["jobs"] == ["failed-1"]
     assert remote.store.calls == before
 
 

@@ -59,7 +59,7 @@ MAX_LEDGER_AGE = 60.0
 
 
 class MergedGroup(NamedTuple):
-    """The tasks that failed with one error, in one job or in several."""
+    """The tasks that failed with one error, in one job or in several; without tasks, the jobs whose records have it."""
 
     first: FailureGroup
     """The group of the job with the most of them."""
@@ -99,8 +99,11 @@ class Failures(NamedTuple):
     """The failed tasks of some jobs."""
 
     by_job: dict[str, JobFailures]
+    """All jobs that were looked at. One whose tasks are not known has none."""
     groups: list[MergedGroup]
     """The largest first."""
+    unexplained: list[str]
+    """Ended jobs without a known failed task and without an error."""
     freshness: Freshness
     warnings: list[str]
     notes: list[str]
@@ -108,6 +111,11 @@ class Failures(NamedTuple):
     which tasks count twice."""
     without_reason: int
     """Failed tasks beyond these, whose reasons are not known: only the records count them."""
+
+    @property
+    def by_record(self) -> int:
+        """Return the number of jobs that count with the error of their records."""
+        return sum(len(group.jobs) for group in self.groups if not group.first.tasks)
 
     def to_json(self, app: App) -> dict[str, Any]:
         """Return the document of `failures --json`."""
@@ -118,6 +126,7 @@ class Failures(NamedTuple):
         return {
             **app.document_head(SCHEMA_VERSION, self.freshness),
             "jobs": list(self.by_job),
+            "jobs_without_error": self.unexplained,
             "failed": sum(one.failed for one in self.by_job.values()),
             "failed_without_reason": self.without_reason,
             "more_groups": sum(one.more_groups for one in self.by_job.values()),
@@ -125,7 +134,7 @@ class Failures(NamedTuple):
 
 
 def failures_of_jobs(names: Sequence[str], app: App, policy: FreshnessPolicy) -> Failures:
-    """Return the failed tasks of these jobs.
+    """Return the failed tasks of these jobs. A job that was only reported counts with the error of its record.
 
     Args:
         names: the jobs, as `find_job` takes them.
@@ -134,11 +143,18 @@ def failures_of_jobs(names: Sequence[str], app: App, policy: FreshnessPolicy) ->
 
     Raises:
         JobNotFoundError: if the job does not exist.
-        NoManifestError: if mops-jobs did not submit a job, so that its tasks are not known.
+        NoManifestError: if mops-jobs did not submit a job, and its record has no error.
         StoreError: if the registry cannot be read, and the cache has nothing of a ledger.
     """
     settled = _settled(names, app, policy)
-    looks = [_Look(name, [], None) if name in settled else _look(name, app, policy) for name in names]
+    looks = []
+    for name in names:
+        try:
+            looks.append(_Look(name, [], None) if name in settled else _look(name, app, policy))
+        except NoManifestError as error:
+            if not app.cache.read_cached(functools.partial(counts_by_record, job_id=error.job_id)):
+                raise
+            looks.append(_Look(error.job_id, [], None))
     warnings = [warning for look in looks for warning in look.warnings]
     return _read({look.job_id: look.failed for look in looks}, app, policy, warnings)
 
@@ -146,8 +162,8 @@ def failures_of_jobs(names: Sequence[str], app: App, policy: FreshnessPolicy) ->
 def failures_of_filter(job_filter: Filter, limit: int, app: App, policy: FreshnessPolicy, *, resumed: bool) -> Failures:
     """Return the failed tasks of the jobs that pass a filter.
 
-    A job whose tasks are not known is left out, and a warning counts those whose ledgers cannot be read. Tasks that a
-    resume has taken up are left out without a word.
+    A job without known failed tasks counts with the error of its record, and a warning counts the jobs whose ledgers
+    cannot be read. Tasks that a resume has taken up are left out without a word.
 
     Args:
         job_filter: which jobs.
@@ -170,27 +186,33 @@ def failures_of_filter(job_filter: Filter, limit: int, app: App, policy: Freshne
     warnings = freshness.warnings()
     if freshness.problem is not None:
         known = FreshnessPolicy(offline=True)
-    found, left_out = [], 0
+    unread = 0
     settled = _settled([*job_ids, *later], app, known)
-    for job_id in (*job_ids, *later):
+    for job in app.cache.read_cached(lambda cache: read_failed_jobs(cache, [*job_ids, *later])) or ():
+        if job.job_id in settled or not job.is_submitted:
+            continue
         try:
-            look = _Look(job_id, [], None) if job_id in settled else _look(job_id, app, known)
+            look = _look(job.job_id, app, known)
         except (NoManifestError, RecordError):
             continue
         except (StoreUnavailableError, StoreAccessError, CacheError):
-            left_out += job_id in job_ids
+            unread += job.job_id in job_ids
             known = FreshnessPolicy(offline=True)  # one attempt is enough
             continue
-        found += [job_id] if job_id in job_ids else []
         warnings += [warning for warning in look.warnings if warning not in warnings]
-    if left_out:
-        warnings.append(f"{pluralize(left_out, 'job')} left out, since the tasks were never synced to this machine.")
+    if unread:
+        warnings.append(f"The tasks of {pluralize(unread, 'job')} were never synced to this machine.")
     if len(job_ids) < total:
         older = pluralize(total - len(job_ids), "older job")
         warnings.append(f"{older} with failed tasks left out (--limit 0 reads all).")
-    failures = _read(dict.fromkeys(found), app, known, warnings, resumed=resumed)
+    failures = _read(dict.fromkeys(job_ids), app, known, warnings, resumed=resumed)
     failures.freshness.exit_code = freshness.exit_code
     return failures
+
+
+def counts_by_record(connection: sqlite3.Connection, job_id: str) -> bool:
+    """Return whether a job was only reported, and counts with the error of its record."""
+    return any(not job.is_submitted and job.error for job in read_failed_jobs(connection, [job_id]))
 
 
 def keep_job_failures(job_id: str, app: App) -> None:
@@ -303,7 +325,7 @@ def failures_of_cache(
     *,
     resumed: bool = True,
 ) -> Failures:
-    """Return the failed tasks of jobs whose ledgers are in the cache.
+    """Return the failed tasks of jobs by the cache. A job without known ones counts with the error of its record.
 
     Args:
         connection: the cache.
@@ -311,21 +333,14 @@ def failures_of_cache(
         freshness: the age of the cache.
         new: takes what was compared now, for `keep_new_failures`.
         resumed: also the tasks that a resume has taken up.
-
-    Raises:
-        StoreUnavailableError: if the cache lacks the ledger of a job.
     """
     by_job = {}
     for job_id in job_ids:
-        found = read_failures(connection, job_id)
-        if found is None:
-            from mopsjobs.app.jobs.job_tasks import never_mirrored_error
-
-            raise never_mirrored_error(job_id)
-        by_job[job_id], state = found
+        by_job[job_id], state = read_failures(connection, job_id) or (JobFailures([], 0, 0, 0, 0), None)
         if state is not None:
             new[job_id] = by_job[job_id], state
     without_reason = failures_without_reason(connection, by_job, job_ids)
+    by_record, unexplained = _count_by_record(read_failed_jobs(connection, list(job_ids)), by_job)
     if not resumed:
         by_job = {job_id: open_failures(connection, job_id, found) for job_id, found in by_job.items()}
     notes = [
@@ -339,7 +354,8 @@ def failures_of_cache(
         *(_family_notes(connection, list(by_job)) if resumed else []),
     ]
     count = sum(max(0, count) for _, count, _ in without_reason)
-    return Failures(by_job, merge_groups(by_job), freshness, [], notes, count)
+    groups = merge_groups([*by_job.items(), *by_record.items()])
+    return Failures(by_job, groups, unexplained, freshness, [], notes, count)
 
 
 def keep_new_failures(new: NewFailures, app: App) -> None:
@@ -366,7 +382,9 @@ def commands_after(failures: Failures, app: App) -> list[tuple[str, str]]:
     from mopsjobs.app.jobs.next_steps import failure_commands  # here: JSON has none
     from mopsjobs.cache.queries.ledgers import memory_ends
 
-    largest = failures.groups[0]
+    largest = next((group for group in failures.groups if group.first.tasks), None)
+    if largest is None:
+        return [("See what is known of a job", command_line("status", failures.groups[0].jobs[0]))]
     job_id, now = largest.jobs[0], app.now().timestamp()
     more = []
     if further := further_sets(failures, job_id):
@@ -420,10 +438,10 @@ def _family_notes(connection: sqlite3.Connection, job_ids: Sequence[str]) -> lis
     ]
 
 
-def merge_groups(by_job: Mapping[str, JobFailures]) -> list[MergedGroup]:
+def merge_groups(by_job: Iterable[tuple[str, JobFailures]]) -> list[MergedGroup]:
     """Return the groups of several jobs, those of one error as one; the largest first."""
     by_key: dict[str, list[tuple[str, FailureGroup]]] = {}
-    for job_id, failures in by_job.items():
+    for job_id, failures in by_job:
         for group in failures.groups:
             by_key.setdefault(group.key, []).append((job_id, group))
     merged = [_merge(sorted(groups, key=lambda one: -one[1].size)) for groups in by_key.values()]
@@ -493,7 +511,7 @@ def overview_of_filter(
     job_ids, total = jobs_with_failures(connection, job_filter, limit, resumed=resumed)
     jobs = read_failed_jobs(connection, job_ids)
     known = {job.job_id: job.failures for job in jobs if job.failures is not None and job.failures.failed}
-    others = [job for job in jobs if job.has_ended and job.job_id not in known]
+    by_record, unexplained = _count_by_record(jobs, known)
     by_tasks, later = known, []
     if not resumed:
         is_open = {job_id: open_failures(connection, job_id, failures) for job_id, failures in known.items()}
@@ -501,17 +519,26 @@ def overview_of_filter(
         later = [
             job for job in read_failed_jobs(connection, jobs_that_take_up(connection, job_ids)) if not job.failures
         ]
-    by_record = {job.job_id: _from_record(job, job.error) for job in others if job.error is not None}
     return FailureOverview(
-        merge_groups({**by_tasks, **by_record}),
+        merge_groups([*by_tasks.items(), *by_record.items()]),
         sum(one.failed for one in by_tasks.values()),
         len(by_tasks),
         sum(one.more_groups for one in by_tasks.values()),
         {job.job_id: job.owner for job in jobs},
         [job for job in (*jobs, *later) if job.is_submitted and not job.is_current],
-        [job.job_id for job in others if job.error is None],
+        unexplained,
         total - len(jobs),
     )
+
+
+def _count_by_record(
+    jobs: Sequence[FailedJob], known: Mapping[str, JobFailures]
+) -> tuple[dict[str, JobFailures], list[str]]:
+    """Return ended jobs without known failed tasks with the errors of their records, and those without an error."""
+    failed = {job_id for job_id, failures in known.items() if failures.failed}
+    others = [job for job in jobs if job.has_ended and job.has_failed and job.job_id not in failed]
+    by_record = {job.job_id: _from_record(job, job.error) for job in others if job.error is not None}
+    return by_record, [job.job_id for job in others if job.error is None]
 
 
 def _from_record(job: FailedJob, error: str) -> JobFailures:

@@ -58,6 +58,7 @@ MAX_NOTES = 3
 NOT_WRITTEN = "its runner has not written them yet"
 NOT_READ = "they were not read yet, or prune --store has removed them"
 LOST = "its ledger lacks them, or prune --store has removed it"
+REPORTED = "another program reported them"
 """Why the reason of a failed task is not known."""
 
 TRIED_AGAIN = "may succeed at a further attempt"
@@ -379,8 +380,10 @@ class FailedJob(NamedTuple):
     has_ended: bool
     ended_ts: float
     """When it ended, or changed last, in seconds since 1970."""
+    has_failed: bool
+    """Whether its record says that it, or a task of it, has failed."""
     error: str | None
-    """The error of its record in one line, `CODE: message`; None if it was cancelled, for then it says why."""
+    """The error of its record in one line, `CODE: message`, if it ended `failed` or `partial`."""
     tasks_total: int
     is_submitted: bool
     """Whether its record names a bundle, as those of jobs that mops-jobs submitted do."""
@@ -394,8 +397,9 @@ class FailedJob(NamedTuple):
 def read_failed_jobs(connection: sqlite3.Connection, job_ids: Sequence[str]) -> list[FailedJob]:
     """Return these jobs, in their order."""
     rows = connection.execute(
-        "SELECT job.job_id, owner, NOT is_active, coalesce(ended_ts, changed_ts),"
-        " iif(status = 'cancelled', NULL, error), job.tasks_total,"
+        "SELECT job.job_id, owner, NOT is_active, coalesce(ended_ts, changed_ts),"  # noqa: S608 - constant names
+        f" status IN ('failed', 'partial') OR coalesce({_HAVE_FAILED_TASKS}, 0),"
+        " iif(status IN ('failed', 'partial'), error, NULL), job.tasks_total,"
         " json_type(record, '$.metadata.bundle') IS NOT NULL, json_extract(record, '$.updated_at'),"
         " ledger.job_id IS NOT NULL"
         " FROM json_each(?) AS wanted CROSS JOIN job ON job.job_id = wanted.value LEFT JOIN ledger USING (job_id)"
@@ -430,17 +434,19 @@ def failures_without_reason(
         pruned: these counts, for jobs whose records the cache does not have.
     """
     rows = connection.execute(
-        "SELECT wanted.value, json_extract(record, '$.tasks_failed'), is_active, is_complete"
+        "SELECT wanted.value, json_extract(record, '$.tasks_failed'), is_active, is_complete,"
+        " json_type(record, '$.metadata.bundle') IS NULL AND ledger.job_id IS NULL"
         " FROM json_each(?) AS wanted LEFT JOIN job ON job.job_id = wanted.value"
         " LEFT JOIN ledger ON ledger.job_id = wanted.value ORDER BY wanted.key",
         (json.dumps(list(by_job)),),
     )
     found = []
-    for job_id, recorded, is_active, is_complete in rows:
+    for job_id, recorded, is_active, is_complete, is_reported in rows:
         failed = recorded if is_active is not None else pruned.get(job_id)
         count = (failed or 0) - by_job[job_id].failed
         if count > 0:
-            found.append((job_id, count, NOT_WRITTEN if is_active else LOST if is_complete else NOT_READ))
+            why = NOT_WRITTEN if is_active else LOST if is_complete else NOT_READ
+            found.append((job_id, count, REPORTED if is_reported else why))
         elif count < 0 and is_active:
             found.append((job_id, count, TRIED_AGAIN))
     return found

@@ -15,7 +15,7 @@ from mopsjobs.app.jobs.find_job import FoundJob, Job, with_family
 from mopsjobs.app.jobs.job_tasks import JobTasks, never_mirrored_error
 from mopsjobs.app.run.freshness import Freshness
 from mopsjobs.app.run.job_arguments import API
-from mopsjobs.app.tasks.failures import NewFailures, failures_of_cache, keep_new_failures
+from mopsjobs.app.tasks.failures import NewFailures, counts_by_record, failures_of_cache, keep_new_failures
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries.events import cache_id, parse_cursor, public_event, read_events
 from mopsjobs.cache.queries.failures import jobs_with_failures
@@ -209,7 +209,7 @@ class _Handlers:
         return _page(_document(head, "rows", taken), "after", after)
 
     def failures(self) -> Response:
-        """Return the document of `failures --json`. Jobs whose ledgers are not in the cache are left out."""
+        """Return the document of `failures --json`, by the ledgers that are in the cache."""
         site = self._site
         query = JobsQuery(API, FAILURES, request.args.items(multi=True), site.app.now())
         check_failures(query)
@@ -219,11 +219,11 @@ class _Handlers:
         def view(connection: sqlite3.Connection, freshness: Freshness) -> tuple[str, str | None]:
             jobs = [job_queries.find_job(connection, name, now=0.0) for name in named]
             for job in jobs:
-                _check_mirrored(connection, job)
+                if not counts_by_record(connection, str(job["job_id"])):
+                    _check_mirrored(connection, job)
             names = [str(job["job_id"]) for job in jobs]
             if not names:
-                found, _ = jobs_with_failures(connection, query.filter, query.values["limit"], resumed=resumed)
-                names = [name for name in found if read_ledger(connection, name) is not None]
+                names, _ = jobs_with_failures(connection, query.filter, query.values["limit"], resumed=resumed)
             with_resumed = resumed or bool(named)
             failures = failures_of_cache(connection, dict.fromkeys(names), freshness, new, resumed=with_resumed)
             keys = [group.first.key for group in failures.groups]

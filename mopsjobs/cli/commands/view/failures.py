@@ -31,14 +31,15 @@ from mopsjobs.cli.flags import (
 from mopsjobs.console.result import Document, RawText, Result, Text
 from mopsjobs.console.terminal import style_text
 from mopsjobs.errors import UsageError, command_line
-from mopsjobs.utils.text import cut_to_length, pluralize
+from mopsjobs.utils.text import cut_to_length, join_first, pluralize
 from mopsjobs.utils.times import human_age
 
 HELP = "group failed tasks by their errors, and say what they have in common"
 
 DESCRIPTION = (
     "Group the failed tasks of jobs by their errors. Of each group, print the condition on parameters that separates"
-    " it from the tasks that succeeded, unless chance may explain it. Without a JOB, the filters select the jobs"
+    " it from the tasks that succeeded, unless chance may explain it. A job without known failed tasks counts with the"
+    " error of its record. Without a JOB, the filters select the jobs"
     " (default: all that no resume has taken up)."
 )
 
@@ -139,6 +140,7 @@ def _notes(failures: Failures) -> list[str]:
     return [
         *(f"{one} has more parameters or tasks than are compared." for one in too_large[:SHOWN_JOBS]),
         *failures.notes,
+        *([_unexplained(failures)] if failures.unexplained and failures.groups else []),
         *([f"and {hidden:,} more groups; --json lists them"] if hidden > 0 else []),
         f"Data: {failures.freshness.describe_with_staleness()}",
     ]
@@ -146,25 +148,35 @@ def _notes(failures: Failures) -> list[str]:
 
 def _lines(failures: Failures, app: App) -> Iterator[Sequence[str]]:
     """Yield the failures for people: a summary, a block for each group, and what to type."""
-    jobs = list(failures.by_job)
+    jobs = [job_id for job_id, one in failures.by_job.items() if one.total]
     failed = sum(one.failed for one in failures.by_job.values())
     where = jobs[0] if len(jobs) == 1 else pluralize(len(jobs), "job")
     unknown = failures.without_reason
-    if not failed and unknown:
+    if not failures.groups and unknown:
+        where = where if jobs else pluralize(len(failures.by_job), "job")
         yield [f"{pluralize(unknown, 'task')} of {where} failed, for reasons that are not known."]
         return
-    if not failed:
-        yield [f"No task of {where} has failed." if jobs else "No task has failed."]
+    if not failures.groups:
+        none = f"No task of {where} has failed." if jobs else "No task has failed."
+        yield [_unexplained(failures) if failures.unexplained else none]
         return
     total, groups = sum(one.total for one in failures.by_job.values()), len(failures.groups)
     more = f" {unknown:,} more failed, for reasons that are not known." if unknown else ""
-    yield [f"{failed:,} of {pluralize(total, 'task')} of {where} failed, for {pluralize(groups, 'reason')}.{more}"]
+    counts = [f"{failed:,} of {pluralize(total, 'task')} of {where}"] if failed else []
+    if failures.by_record:
+        counts.append(pluralize(failures.by_record, "job") + (" without known failed tasks" if failed else ""))
+    yield [f"{' and '.join(counts)} failed, for {pluralize(groups, 'reason')}.{more}"]
     for group in failures.groups[:SHOWN_GROUPS]:
         yield [""]
         yield from _block(group, app, has_one_job=len(jobs) == 1)
     yield [""]
     for purpose, command in commands_after(failures, app):
         yield [style_text(f"{purpose}: ", "dim"), command]
+
+
+def _unexplained(failures: Failures) -> str:
+    names = failures.unexplained
+    return f"{pluralize(len(names), 'job')} failed without a known error: {join_first(names)}."
 
 
 def _block(group: MergedGroup, app: App, *, has_one_job: bool) -> Iterator[Sequence[str]]:
@@ -189,7 +201,9 @@ def _samples(group: MergedGroup, app: App, *, has_one_job: bool) -> str:
     tasks = group.first.tasks
     more = ", …" if group.first.size > len(tasks) else ""
     text = f"{'task' if len(tasks) == 1 else 'tasks'} {', '.join(map(str, tasks))}{more}"
-    if not has_one_job:
+    if not tasks:
+        text = join_first(group.jobs)
+    elif not has_one_job:
         text += f" of {group.jobs[0]}"
         others = group.jobs[1:SHOWN_JOBS]
         if others:
