@@ -59,6 +59,11 @@ MODELOPS_REGISTRY = ".modelops-bundle/registry.yaml"
 ALWAYS_IN = (".modelops/manifest.json", ".modelops/modelops.toml", MODELOPS_REGISTRY)
 """Files that ModelOps reads in a bundle. Its own templates list their directories in `.gitignore`."""
 
+METADATA_FILE = "ro-crate-metadata.json"
+
+CRATE_FILES = (METADATA_FILE, "provenance.json")
+"""Files that every RO-Crate has that mops-jobs wrote. A directory with them is left out."""
+
 NEVER_IN = (".git", ".mops-jobs.toml")
 """Names that are never packed: they are about the directory, not about the model."""
 
@@ -75,8 +80,8 @@ class PackedBundle(NamedTuple):
     """Paths of the files, relative to the packed directory, with slashes; each with `MODE HASH`, as git has it."""
     withheld: tuple[str, ...] = ()
     """Paths that were left out as `SECRETS`, a directory with a slash at its end."""
-    tables: tuple[str, ...] = ()
-    """Paths that were left out as tables of results."""
+    written: tuple[str, ...] = ()
+    """Paths that were left out, since mops-jobs has written them: tables of results, and RO-Crates with a slash."""
     git: GitState | None = None
     """The commit of the directory, if the caller has looked for it."""
 
@@ -127,8 +132,9 @@ def pack(
             Also if a file has the name of an added one.
     """
     withheld: list[str] = []
+    crates: list[str] = []
     try:
-        found = [] if directory is None else [*_find_files(os.path.abspath(directory), leave_out, withheld.append)]
+        found = [] if directory is None else [*_find_files(os.path.abspath(directory), leave_out, withheld, crates)]
         root = os.path.realpath(directory or "")
         left_out = [file for file in found if not file.is_wanted and _is_written(os.path.join(root, file.name), tables)]
         found = [file for file in found if file not in left_out]
@@ -143,9 +149,9 @@ def pack(
             cleanup.pop_all()
     except OSError as error:
         raise UsageError(f"The directory {directory} cannot be packed: {error}.") from None
-    left_names = tuple(sorted(file.name for file in left_out))
+    written = tuple(sorted([*crates, *(file.name for file in left_out)]))
     digest = f"sha256:{hashing.sha256.hexdigest()}"
-    return PackedBundle(archive, digest, len(files), hashing.count, blobs, tuple(sorted(withheld)), left_names)
+    return PackedBundle(archive, digest, len(files), hashing.count, blobs, tuple(sorted(withheld)), written)
 
 
 class _File(NamedTuple):
@@ -282,7 +288,8 @@ class _ReportingReader(io.RawIOBase):
         return data
 
 
-def _find_files(top: str, leave_out: Collection[str], on_withheld: Callable[[str], None]) -> Iterator[_File]:
+def _find_files(top: str, leave_out: Collection[str], withheld: list[str], crates: list[str]) -> Iterator[_File]:
+    """Yield the files to pack. Add those that were left out as secrets, and as crates, to the lists."""
     root = os.path.realpath(top)
     excluded = {os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path)) for path in leave_out}
     above = rules_above(top, LEFT_OUT + SECRETS)
@@ -301,13 +308,15 @@ def _find_files(top: str, leave_out: Collection[str], on_withheld: Callable[[str
                 rule = rules.find_rule(entry.path, is_dir=is_dir)
                 if rule is not None and rule.excludes:
                     if any(rule is secret for secret in secrets):
-                        on_withheld(name + "/" * is_dir)
+                        withheld.append(name + "/" * is_dir)
                     continue
                 if os.path.join(root, name) in excluded:
                     continue
                 if not is_dir:
                     count += 1
                     yield _inspect(root, top, name)._replace(is_wanted=rule is not None)
+                elif rule is None and _is_crate(entry.path):
+                    crates.append(name + "/")
                 else:
                     pending.append((name + "/", rules))
                 if count > MAX_FILES:
@@ -320,6 +329,10 @@ def _find_files(top: str, leave_out: Collection[str], on_withheld: Callable[[str
 
 def _is_venv(directory: str) -> bool:
     return os.path.lexists(os.path.join(directory, "pyvenv.cfg"))
+
+
+def _is_crate(directory: str) -> bool:
+    return all(os.path.lexists(os.path.join(directory, name)) for name in CRATE_FILES)
 
 
 def _inspect(root: str, top: str, name: str) -> _File:

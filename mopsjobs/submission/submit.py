@@ -240,9 +240,9 @@ def pack_code(code: Code, session: Session) -> PackedBundle:
             tables=written_tables(session.env),
             on_progress=on_progress,
         )
-    if packed.tables:
+    if packed.written:
         session.note(
-            f"Left out of the bundle, as tables of results: {join_first(packed.tables)}. To pack one, add it to"
+            f"Left out of the bundle, as written by mops-jobs: {join_first(packed.written)}. To pack one, add it to"
             " .modelopsignore with ! in front."
         )
     if packed.withheld:

@@ -186,10 +186,11 @@ def test_tables_and_downloads_beside_the_model_are_not_code(ran: Desk, calls_fil
     table = ran.home / "r.csv"
     ran.ok("results", "job", "--table", str(table))
     ran.ok("results", "job", "--download", str(ran.home))
+    ran.ok("provenance", "job", "--ro-crate", str(ran.home / "crate"))
     study = ran.write(sets_of(SETS, calls=str(calls_file)), n_replicates=REPLICATES)
     again = ("submit", study, "--auto", "--dry-run", "--extend", "job")
     said = ran.ok(*again).err
-    assert "Left out of the bundle, as tables of results: r.csv, tasks.csv. To pack one, add it to .modelops" in said
+    assert "Left out of the bundle, as written by mops-jobs: crate/, r.csv, tasks.csv. To pack one, add" in said
     assert "12 of 12 tasks reused from job\n" in said
     (ran.home / ".modelopsignore").write_text("!r.csv\n")
     assert "No task of job is reused: its code differs in r.csv; " in ran.ok(*again).err

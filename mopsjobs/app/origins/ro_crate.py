@@ -30,6 +30,7 @@ from mopsjobs.app.origins.provenance import (
 from mopsjobs.app.run.app import App
 from mopsjobs.app.tasks.journals import best_sets
 from mopsjobs.bundles.extraction import BundleFile, extract
+from mopsjobs.bundles.packing import METADATA_FILE
 from mopsjobs.errors import MopsJobsError, NoOutputsError, UsageError
 from mopsjobs.ledger.environment import Environment
 from mopsjobs.registry.status import JobStatus
@@ -37,8 +38,6 @@ from mopsjobs.studies.journal import read_journal
 from mopsjobs.studies.results import TABLE
 from mopsjobs.utils.text import join_first
 from mopsjobs.utils.times import parse_time
-
-METADATA_FILE = "ro-crate-metadata.json"
 
 CALIBRATION = "calibration.json"
 

@@ -63,6 +63,17 @@ def test_directories_of_downloads_stay_out(tmp_path: Path) -> None:
     assert names[0] in _names(root)
 
 
+def test_directories_of_crates_stay_out_and_are_named(tmp_path: Path) -> None:
+    """They have the code of a model once more. A rule brings them back; other crates are the user's own."""
+    crate = dict.fromkeys(["out/job/provenance.json", "out/job/ro-crate-metadata.json", "out/job/code/model.py"], "")
+    theirs = dict.fromkeys(["data/ro-crate-metadata.json", "data/cases.csv"], "")
+    root = tree(tmp_path / "tree", crate | theirs)
+    with pack(root) as packed:
+        assert (sorted(packed.names), packed.written) == (sorted(theirs), ("out/job/",))
+    tree(root, {".modelopsignore": "!job/\n"})
+    assert set(_names(root)) == {".modelopsignore", *crate, *theirs}
+
+
 @pytest.mark.skipif(shutil.which("git") is None, reason="there is no git to compare with")
 def test_what_goes_in_is_what_git_lists(tmp_path: Path) -> None:
     root = tree(tmp_path / "tree", NASTY)

@@ -78,7 +78,8 @@ def run(args: argparse.Namespace, app: App) -> Result:
 
 
 def _export(args: argparse.Namespace, app: App) -> Result:
-    from mopsjobs.app.origins.ro_crate import METADATA_FILE, write_crate
+    from mopsjobs.app.origins.ro_crate import write_crate
+    from mopsjobs.bundles.packing import METADATA_FILE
 
     directory = Path(args.ro_crate)
     with app.out.progress("files") as on_progress:
