@@ -217,7 +217,7 @@ class StoreAccessError(StoreError):
 
 
 class InvalidKeyError(StoreError, ValueError):
-    """A key is outside the contract: 1 to 900 printable characters, no leading `/`, no empty, `.` or `..` segment."""
+    """A key is outside the contract: 1 to 900 bytes, printable, no leading `/`, no empty, `.` or `..` segment."""
 
     exit_code = EXIT_USAGE
 

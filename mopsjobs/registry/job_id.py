@@ -12,8 +12,8 @@ from mopsjobs.errors import UsageError, shorten
 MAX_JOB_ID_LENGTH = 128
 """Characters. This leaves room in a key for the names beside the record."""
 
-MAX_FOREIGN_ID_LENGTH = 512
-"""Characters of an id that another program gave."""
+MAX_FOREIGN_ID_BYTES = 512
+"""Of UTF-8, of an id that another program gave: each key with it is one that every store takes."""
 
 _NEW_JOB_ID = r"[A-Za-z0-9][A-Za-z0-9._+=-]*"
 
@@ -37,16 +37,16 @@ def check_new_job_id(job_id: str) -> str:
 def check_job_id(job_id: str) -> str:
     """Return `job_id` if a record may have it, of mops-jobs or of another program.
 
-    It has 1 to 512 characters that print, no backslash, and no part between slashes that is empty, `.` or `..`.
-    Ids of mops-jobs have no slash, so no other key of a job is that of a record.
+    It has 1 to 512 bytes of UTF-8, of characters that print, no backslash, and no part between slashes that is empty,
+    `.` or `..`. Ids of mops-jobs have no slash, so no other key of a job is that of a record.
 
     Raises:
         UsageError: if no key can hold it.
     """
-    is_printable = 1 <= len(job_id) <= MAX_FOREIGN_ID_LENGTH and job_id.isprintable()
-    if not is_printable or "\\" in job_id or {"", ".", ".."} & set(job_id.split("/")):
+    is_short = job_id.isprintable() and 1 <= len(job_id.encode()) <= MAX_FOREIGN_ID_BYTES
+    if not is_short or "\\" in job_id or {"", ".", ".."} & set(job_id.split("/")):
         raise UsageError(
-            f"invalid job id {shorten(job_id, 80)!r}: expected at most {MAX_FOREIGN_ID_LENGTH} characters, "
+            f"invalid job id {shorten(job_id, 80)!r}: expected at most {MAX_FOREIGN_ID_BYTES} bytes, "
             "without backslash, control characters and empty parts."
         )
     return job_id

@@ -15,8 +15,8 @@ from typing import NamedTuple, Protocol
 
 from mopsjobs.errors import InvalidKeyError
 
-MAX_KEY_LENGTH = 900
-"""Characters. Azure allows 1,024, less what percent-encoding may add."""
+MAX_KEY_BYTES = 900
+"""Of UTF-8. DynamoDB and S3 allow 1,024, S3 with the prefix of the store."""
 
 USUAL_WINDOW = 32
 """Concurrent reads that suffice if replies come within `pacer.LONG_SECONDS`."""
@@ -126,15 +126,16 @@ class RangedStore(Protocol):
 def check_key(key: str) -> str:
     """Return `key` if the contract allows it.
 
-    A key has 1 to 900 characters that print, no backslash, and no leading `/`. No segment is empty, `.` or `..`.
+    A key has 1 to 900 bytes of UTF-8, of characters that print, no backslash, and no leading `/`. No segment is empty,
+    `.` or `..`.
 
     Raises:
         InvalidKeyError: if the contract forbids it.
     """
-    if not key or len(key) > MAX_KEY_LENGTH:
-        raise InvalidKeyError(f"invalid key of {len(key)} characters: expected 1 to {MAX_KEY_LENGTH}.")
     if not key.isprintable():
         raise InvalidKeyError(f"invalid key {key!r}: expected printable characters only.")
+    if not key or len(key.encode()) > MAX_KEY_BYTES:
+        raise InvalidKeyError(f"invalid key of {len(key.encode()):,} bytes: expected 1 to {MAX_KEY_BYTES}.")
     if "\\" in key:
         # Azure replaces it by a slash: two keys would be one blob.
         raise InvalidKeyError(f"invalid key {key!r}: expected no backslash, which some backends take for a slash.")

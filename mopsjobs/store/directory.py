@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from stat import S_ISREG
 
 from mopsjobs.errors import InvalidKeyError, StoreAccessError, StoreError, StoreUnavailableError, ValueTooLargeError
-from mopsjobs.store.base import MAX_KEY_LENGTH, Entry, Versioned, VersionToken, WantsValues, always, check_key
+from mopsjobs.store.base import MAX_KEY_BYTES, Entry, Versioned, VersionToken, WantsValues, always, check_key
 from mopsjobs.utils.files import FILE_FLAGS, NO_WAIT, directory_lock, make_directory, private_opener, sync_directory
 from mopsjobs.utils.user_dirs import trusted_owners
 
@@ -219,7 +219,7 @@ def _files_below(directory: str, start: str, left_out: list[str]) -> Iterator[tu
             kind, key = name[:1], start + name[1:]
             if kind == "f":
                 yield key, path
-            elif kind in ("c", "d") and is_directory and len(key) < MAX_KEY_LENGTH:
+            elif kind in ("c", "d") and is_directory and len(os.fsencode(key)) < MAX_KEY_BYTES:
                 waiting.append((path, f"{key}/" if kind == "d" else key))
             elif kind in ("c", "d"):
                 left_out.append(path)

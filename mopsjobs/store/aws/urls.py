@@ -67,7 +67,7 @@ S3_ENDPOINT = "AWS_ENDPOINT_URL_S3"
 FORM = "s3://BUCKET/PREFIX"
 
 MAX_PREFIX = 120
-"""Characters. S3 allows 1,024 bytes for a key, of which the keys of a store take up to 900 characters."""
+"""Characters. S3 allows 1,024 bytes for a key, of which the keys of a store take up to 900."""
 
 DIRECTORY_BUCKETS = ("--x-s3", "--xa-s3")
 """Ends of the names of directory buckets, and of access points to them."""

@@ -25,7 +25,7 @@ import time
 import zlib
 from typing import TYPE_CHECKING, Any
 
-from mopsjobs.errors import InvalidKeyError, MopsJobsError, StoreError, StoreUnavailableError, ValueTooLargeError
+from mopsjobs.errors import MopsJobsError, StoreError, StoreUnavailableError, ValueTooLargeError
 from mopsjobs.store.aws import client as aws
 from mopsjobs.store.aws.urls import DYNAMODB_ENDPOINT
 from mopsjobs.store.base import Entry, Versioned, VersionToken, WantsValues, always, check_key
@@ -91,8 +91,8 @@ VALUE = "mops_value"
 MAX_ITEM_BYTES = 400 * 2**10
 """DynamoDB's limit for an item: its values, and the names of its attributes."""
 
-MAX_KEY_BYTES = 1024
-"""DynamoDB's limit for a sort key. 900 characters may be 3,600 bytes."""
+MAX_PREFIX_BYTES = 1024
+"""DynamoDB's limit for a sort key, and for what one is compared with."""
 
 TABLE_SECONDS = 60
 """How long a writer waits for a new table. AWS takes about ten seconds."""
@@ -293,19 +293,11 @@ def _partition(segment: str) -> str:
 
 def _head(text: str) -> str:
     """Return as much of a prefix, or of the key before a listing, as a condition may have."""
-    return text.encode()[:MAX_KEY_BYTES].decode(errors="ignore")
+    return text.encode()[:MAX_PREFIX_BYTES].decode(errors="ignore")
 
 
 def _place(key: str) -> dict[str, Any]:
-    """Return the primary key of the item for `key`.
-
-    Raises:
-        InvalidKeyError: if it is longer than a sort key may be.
-    """
-    if len(key.encode()) > MAX_KEY_BYTES:
-        raise InvalidKeyError(
-            f"invalid key of {len(key.encode())} bytes: expected at most {MAX_KEY_BYTES} in DynamoDB."
-        )
+    """Return the primary key of the item for `key`."""
     return {PARTITION: {"S": _partition(key.partition("/")[0])}, KEY: {"S": key}}
 
 

@@ -143,9 +143,6 @@ def explain(error: Exception, location: str, credential_source: str) -> MopsJobs
     return aws.explain(error, location, credential_source, S3_ENDPOINT, _PERMISSIONS)
 
 
-MAX_KEY_BYTES = 1024
-"""S3's limit, with the prefix of the store. 900 characters may be 3,600 bytes."""
-
 MAX_VALUE_BYTES = 256 * 2**20
 
 LARGE_BYTES = 64 * 2**10
@@ -433,13 +430,9 @@ class S3VersionedStore(aws.AwsStore):
         """Return the name of the object for a key.
 
         Raises:
-            InvalidKeyError: if the contract, or S3, forbids it.
+            InvalidKeyError: if the contract forbids it.
         """
-        name = self._root + check_key(key)
-        if len(name.encode()) > MAX_KEY_BYTES:
-            most = MAX_KEY_BYTES - len(self._root)
-            raise InvalidKeyError(f"invalid key of {len(key.encode())} bytes: expected at most {most} in S3.")
-        return name
+        return self._root + check_key(key)
 
     def _entry(self, item: Mapping[str, Any], prefix: str) -> Entry:
         name, version = item.get("Key", ""), bare_etag(item.get("ETag"))

@@ -12,6 +12,7 @@ from mopsjobs.errors import UsageError
 from mopsjobs.registry import keys
 from mopsjobs.registry.job_id import check_job_id, check_new_job_id
 from mopsjobs.registry.keys import FORMS, MACHINE, RECORD, SHARD, KeyForm, belongs_to, may_carry
+from mopsjobs.store.base import check_key
 from support.keys import PARTS, key_of, keys_of
 
 OTHER_JOBS = [
@@ -106,14 +107,15 @@ def test_any_other_new_id_is_refused_by_name(job_id: str) -> None:
     assert repr(job_id) in str(caught.value)
 
 
-@pytest.mark.parametrize("job_id", ["a b", "é", "-a", ".a", "...", "a:b", "@latest", "x" * 512])
+@pytest.mark.parametrize("job_id", ["a b", "é", "-a", ".a", "...", "a:b", "@latest", "x" * 512, "é" * 256])
 def test_an_existing_id_may_be_anything_that_fits_into_a_key(job_id: str) -> None:
     """Other programs have given jobs their ids by other rules; those jobs can be shown and changed too."""
     assert check_job_id(job_id) == job_id
+    assert all(check_key(key) for key in keys_of(job_id).values())
 
 
 @pytest.mark.parametrize(
-    "job_id", ["", ".", "..", "a//b", "a/", "/a", "a/../b", "/", "a\n", "a\x1b[31m", "\u202e", "x" * 513]
+    "job_id", ["", ".", "..", "a//b", "a/", "/a", "a/../b", "/", "a\n", "a\x1b[31m", "\u202e", "x" * 513, "é" * 257]
 )
 def test_what_no_key_can_hold_is_no_id(job_id: str) -> None:
     """The sentence shows it escaped: nothing in it reaches a terminal."""
