@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from mopsjobs.utils.intervals import Interval, careful_interval, quantile_interval
+from mopsjobs.utils.intervals import Interval, careful_interval, least_sample, quantile_interval
 from mopsjobs.utils.scalar_keys import scalar_called
 
 PRECISE = "precise"
@@ -64,6 +64,11 @@ class Target(NamedTuple):
         if self.quantile is None:
             return careful_interval(values, self.confidence)
         return quantile_interval(values, self.quantile, self.confidence)
+
+    @property
+    def least(self) -> int:
+        """Return the fewest replicates that have an interval, whatever their values are."""
+        return 2 if self.quantile is None else least_sample(self.quantile, self.confidence)
 
     @property
     def goal(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -223,6 +224,15 @@ def quantile_interval(values: Sequence[float], share: float, confidence: float) 
         return None
     ordered = sorted(values)
     return Interval(ordered[math.ceil(share * n) - 1], ordered[low - 1], ordered[n - high])
+
+
+def least_sample(share: float, confidence: float) -> int:
+    """Return the fewest values that have an interval of this quantile; see `quantile_interval`."""
+    share, tail = min(share, 1 - share), (1 - confidence) / 2  # the rarer side has the lower rank
+    high = 1
+    while _rank(high, share, tail) <= FURTHER:
+        high *= 2
+    return bisect_left(range(high), FURTHER + 1, key=lambda n: _rank(n, share, tail))
 
 
 @lru_cache(maxsize=1_000)

@@ -231,7 +231,8 @@ def test_a_precision_is_read_and_written() -> None:
     assert (study.tasks_total, study.max_replicates) == (9, 9)
     assert parse_study(study.to_dict()) == study
     until = {"peak": {"quantile": 0.9, "confidence": 0.9, "absolute": 2.0}}
-    study = parse_study({"model": "m:f", "parameter_sets": [{"a": 1}], "n_replicates": {**PRECISION, "until": until}})
+    asked = {"min": 3, "max": 70, "until": until}
+    study = parse_study({"model": "m:f", "parameter_sets": [{"a": 1}], "n_replicates": asked})
     assert study.precision.until == (Target("peak", 0.9, None, 2.0, 0.9),)
     assert study.to_dict()["n_replicates"]["until"] == until
 

@@ -49,6 +49,11 @@ WRONG = [
     ("n_replicates", until(within=0.1), "n_replicates.until.peak.within: unknown field, expected quantile, "),
     ("n_replicates", until(relative=5), "n_replicates.until.peak.relative: expected a number above 0 and below 1, not"),
     ("n_replicates", until(relative=0.1, quantile=1), "n_replicates.until.peak.quantile: expected a number above 0 "),
+    (
+        "n_replicates",
+        until(relative=0.1, quantile=0.9) | {"max": 69},
+        "n_replicates.max: expected at least 70 for the 95 % interval of peak q0.9, not 69",
+    ),
     ("parameter_sets", None, "parameter_sets: expected a list of at least one object of parameters, but it is missing"),
     ("parameter_sets", [], "parameter_sets: expected a list of at least one object of parameters, not an empty list"),
     ("parameter_sets", [4], "parameter_sets[0]: expected an object of parameters, not 4"),

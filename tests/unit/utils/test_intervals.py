@@ -11,6 +11,7 @@ from scipy import stats
 from mopsjobs.utils.intervals import (
     careful_interval,
     difference_of,
+    least_sample,
     mean_difference,
     mean_text,
     quantile_interval,
@@ -80,6 +81,14 @@ def test_the_ends_of_the_interval_of_a_quantile_are_values() -> None:
     assert quantile_interval(values[:50], 0.9, 0.95) is None
     assert quantile_interval([3.0] * 20, 0.5, 0.95) == (3, 3, 3)
     assert quantile_interval([3.0] * 10, 0.5, 0.95) is None
+
+
+@pytest.mark.parametrize("share", [0.5, 0.1, 0.9, 0.999])
+@pytest.mark.parametrize("confidence", [0.5, 0.95, 0.999])
+def test_the_least_sample_is_the_first_with_an_interval(share: float, confidence: float) -> None:
+    least = least_sample(share, confidence)
+    assert quantile_interval(range(least), share, confidence) is not None
+    assert quantile_interval(range(least - 1), share, confidence) is None
 
 
 def test_numbers_that_are_not_finite_are_counted_and_left_out() -> None:
