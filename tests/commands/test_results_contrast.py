@@ -159,17 +159,17 @@ def test_all_forms_have_the_same_differences(cli: Cli, compared: str, tmp_path: 
     assert cli.ok("results", compared, *CONTRAST, "--json", "--limit", "1").json["returned"] == 1
 
 
-def test_jobs_are_compared_by_id_and_by_label(cli: Cli, jobs: JobRegistry) -> None:
+def test_jobs_are_compared_by_id_label_and_scenario(cli: Cli, jobs: JobRegistry) -> None:
     """Tasks that both share count on both sides."""
     for number, job_id in enumerate(("a", "b")):
-        manifest = add_job(jobs, job_id, [{"x": 1}, {"x": 2}], n_replicates=2)
+        manifest = add_job(jobs, job_id, [{"x": 1}, {"x": 2}], n_replicates=2, scenario=f"{job_id}-2")
         Ledger(jobs.store, job_id)(*(attempt(task) for task in range(4)))
         leave_scalars(jobs, job_id, {task: {"loss": task * (1.0 + number)} for task in range(4)})
         for task in range(4):
             leave_output(jobs, manifest, task, loss=task * (1.0 + number))
         jobs.finalize_job(job_id, "succeeded")
         cli("label", job_id, f"site={'ab'[number] * 3}")
-    for name, values in (("job", "a,b"), ("site", "aaa,bbb")):
+    for name, values in (("job", "a,b"), ("site", "aaa,bbb"), ("scenario", "a-2,b-2")):
         document = cli.ok("results", "a", "b", "--contrast", f"{name}={values}", "--json").json
         assert [pair["loss.difference"] for pair in document["pairs"]] == [0.5, 2.5]
         assert document["overall"][0]["sets"] == 2
@@ -192,7 +192,7 @@ def test_a_parameter_that_only_tells_two_jobs_apart_is_what_is_compared(cli: Cli
     [
         ("scenario", "invalid contrast 'scenario': expected NAME=FIRST,SECOND"),
         ("scenario=base,base", "invalid contrast 'scenario=base,base': expected NAME=FIRST,SECOND"),
-        ("scenaro=base,vaccine", "invalid contrast of 'scenaro': expected job, a parameter or a label: scenario, beta"),
+        ("scenaro=base,vaccine", "invalid contrast of 'scenaro': expected job, a parameter, a label or scenario: scen"),
         ("scenario=base,vaccin", "invalid value 'vaccin' of scenario: expected one of base, vaccine. Did you mean"),
         ("beta=1.0,9", "invalid value '9' of beta: expected one of 1, 2, 3."),
     ],

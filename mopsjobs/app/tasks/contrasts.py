@@ -32,6 +32,9 @@ CONTRASTS_VERSION = 1
 OF_JOBS = "job"
 """The name of a contrast between two jobs."""
 
+OF_STUDIES = "scenario"
+"""The name of a contrast between jobs whose studies have these scenarios."""
+
 STATISTICS = (
     ("n_first", "integer"), ("n_second", "integer"), ("first", "number"), ("second", "number"),
     ("difference", "number"), ("half_width", "number"), ("variance_ratio", "number"),
@@ -339,9 +342,11 @@ def _without(places: Sequence[int], side: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _facts(family: Sequence[JobTasks]) -> dict[str, list[str]]:
-    """Return what a contrast of jobs may name: their ids, and the labels of the newest."""
-    labels: Any = family[0].job["labels"]
-    return {name: [value] for name, value in labels.items()} | {OF_JOBS: [job.job_id for job in family]}
+    """Return what a contrast of jobs may name: their ids, and labels and scenario of the newest."""
+    newest: Any = family[0].job
+    scenario = newest["metadata"].get("scenario")
+    named = newest["labels"] if scenario is None else {OF_STUDIES: scenario, **newest["labels"]}
+    return {name: [value] for name, value in named.items()} | {OF_JOBS: [job.job_id for job in family]}
 
 
 def _values(found: Sequence[object]) -> list[float | None]:
@@ -373,7 +378,7 @@ def _check(
     """
     if not values:
         known = list(dict.fromkeys([*parameters, *(name for of_job in facts.values() for name in of_job)]))
-        expected = f"expected {OF_JOBS}, a parameter or a label: {join_first(known)}"
+        expected = f"expected {OF_JOBS}, a parameter, a label or {OF_STUDIES}: {join_first(known)}"
         raise UsageError(f"invalid contrast of '{choice.name}': {expected}.{did_you_mean(choice.name, known)}")
     for value, side in zip(choice[1:], sides, strict=True):
         if not side and any(_is_called(one, value) for one in values):

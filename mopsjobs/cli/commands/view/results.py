@@ -175,8 +175,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--contrast",
         metavar="NAME=A,B",
         type=argument_type(parse_contrast),
-        help="print by how much results are larger with the second value of a parameter or a label than with the first,"
-        " or in the second job (job=A,B)",
+        help="print by how much results are larger with the second value of a parameter, a label or the scenario of a"
+        " study than with the first, or in the second job (job=A,B)",
     )
     table.add_argument("--offline", action="store_true", help="never use the network: write what the cache has")
     sql = parser.add_argument_group("SQL")
