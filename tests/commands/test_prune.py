@@ -15,6 +15,7 @@ from mopsjobs.cache import database as cache_database
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.studies.manifest import Reuse
 from support.cli import REMOTE_URL, Cli, Remote, add, foreign, key, sentences
+from support.events import Writer
 from support.ledgers import BUNDLE, Ledger, add_job, attempt
 from support.runs import sets_of
 
@@ -45,19 +46,28 @@ def aged(cli: Cli, remote: Remote) -> Remote:
     return remote
 
 
-def test_pruned_jobs_stay_away_until_their_records_change(cli: Cli, aged: Remote) -> None:
+def test_pruned_jobs_stay_away_until_their_records_change(
+    cli: Cli, aged: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What ended long ago goes, with its labels; active jobs stay. No sync brings it back, not even a full one.
 
+    Nor does one read its events again.
     A record that changes brings its job back. A key that the registry has lost is forgotten. No counter goes back.
     """
+    Writer(aged.store.inner, cli.clock, "old-1")("started", "ended")
+    cli.ok("sync", "-q")
     counted = _counted(cli)
     assert counted[counters.FINISHED] == {("succeeded", ""): 1, ("failed", ""): 2}
     ran = cli.ok("prune", "--older-than", "90d", "--yes")
-    assert ran.err == "Removed 2 jobs and 0 events from the cache.\n"
+    assert ran.err == "Removed 2 jobs and 2 events from the cache.\n"
+    read: list[str] = []
+    get = aged.store.get
+    monkeypatch.setattr(aged.store, "get", lambda key: read.append(key) or get(key))
     for words in ((), ("--full",)):
         report = cli.ok("sync", "--json", *words).json
         assert report["added"] == 0
         assert cli.ids("--limit", "0") == ["new", "old-active"]
+    assert not [key for key in read if key.startswith("events/")]
     assert _asked(cli, "SELECT count(DISTINCT job_id) FROM job_labels") == 1
     aged.put(key("old-2"), foreign("old-2", "failed"))
     aged.store.delete(key("new"))

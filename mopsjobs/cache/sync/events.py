@@ -120,14 +120,16 @@ def _list_keys(store: VersionedStore, prefixes: Iterable[str], report: ChunkRepo
 def _missing_chunks(
     connection: sqlite3.Connection, keys: Iterable[str], job_id: str | None, *, retry: bool
 ) -> Iterator[tuple[str, ChunkKey]]:
-    """Yield key and parts of the chunks that the cache lacks. Keys that are not those of chunks are skipped."""
+    """Yield key and parts of the chunks that the cache lacks, without other keys and those of pruned jobs."""
     listed = ((key, parts) for key in keys if (parts := parse_chunk_key(key)) is not None)
     of_job = ((key, parts) for key, parts in listed if job_id is None or parts.job_id == job_id)
     while batch := list(islice(of_job, 500)):
         marks = ", ".join("?" * len(batch))
         sql = f"SELECT name, problem FROM event_chunk WHERE name IN ({marks})"  # noqa: S608 - question marks
         known: dict[str, str | None] = dict(connection.execute(sql, [parts.name for _, parts in batch]))
-        yield from ((key, parts) for key, parts in batch if is_missing(parts.name, known, retry=retry))
+        missing = [(key, parts) for key, parts in batch if is_missing(parts.name, known, retry=retry)]
+        pruned = {job for job in {parts.job_id for _, parts in missing} if is_pruned(connection, job)}
+        yield from ((key, parts) for key, parts in missing if parts.job_id not in pruned)
 
 
 def _parse(value: bytes, parts: ChunkKey) -> list[Event]:
