@@ -30,6 +30,11 @@ def test_labels_are_set_and_removed_after_the_end(cli: Cli, remote: Remote) -> N
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
+        (
+            [],
+            """No label is named: expected KEY=VALUE to set it, or KEY- to remove it.
+hint: For example: mops-jobs label job paper=fig2""",
+        ),
         (["paper"], "invalid label 'paper': expected key=value, or key- to remove it."),
         (["-"], "invalid label '-': expected key=value, or key- to remove it."),
         (["=1"], "invalid label '=1': expected key=value."),

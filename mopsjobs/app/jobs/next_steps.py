@@ -35,6 +35,32 @@ PEAK_RESERVE = 1.25
 """Times the measured peak of memory that a suggested limit has at least."""
 
 
+_PURPOSES = {
+    "sync": "Bring the data up to date",
+    "wait": "Wait for its end",
+    "status": "See its record",
+    "logs": "Read the log of the task that hangs",
+    "failures": "See why tasks failed",
+    "results": "List its best parameter sets",
+    "resume": "Run what is missing",
+    "calibrate": "Calibrate again",
+    "submit": "Submit the corrected study",
+}
+"""Purposes of the commands that `next_command` returns and `next_commands` does not."""
+
+
+def next_steps(job: Job, newest: Job | None, *, stale: bool, ends: MemoryEnds | None) -> list[tuple[str, str]]:
+    """Return the most useful command for a job and other ones: the purpose and the command of each.
+
+    Takes arguments as `next_command` and `next_commands` do.
+    """
+    first, others = next_command(newest or job, stale=stale, ends=ends), next_commands(job, newest, ends)
+    program, verb, *_ = first.split()
+    told = _PURPOSES[verb] if program == "mops-jobs" else "See what the cluster says"
+    purpose = next((why for why, command in others if command == first), told)
+    return [(purpose, first), *(one for one in others if one[1] != first)]
+
+
 def next_command(job: Job, *, stale: bool, is_dead: bool = False, ends: MemoryEnds | None = None) -> str:
     """Return the most useful command for a job.
 

@@ -20,7 +20,7 @@ from mopsjobs.app.jobs.job_card import (
     metadata_of,
     step_time,
 )
-from mopsjobs.app.jobs.next_steps import next_command, next_commands
+from mopsjobs.app.jobs.next_steps import next_steps
 from mopsjobs.app.run.freshness import Freshness
 from mopsjobs.app.tasks.failures import describe_condition
 from mopsjobs.app.tasks.journals import stored_journal, value_name
@@ -107,7 +107,6 @@ class JobPage:
                 family=family,
                 remarks=job_queries.remarks(connection, whole_id),
             )
-            first = next_command(last or job, stale=freshness.stale, ends=ends)
             title = metadata_of(job).get("title")
             events = event_queries.last_events(connection, whole_id, limit=SHOWN_EVENTS)
             others = {name: section for name, section in card.items() if name not in ELSEWHERE}
@@ -124,8 +123,7 @@ class JobPage:
                 "comparisons": _comparisons(connection, job, family),
                 "notes": annotations_of(job),
                 "timeline": _timeline(job, now),
-                "next": first,
-                "commands": [(why, command) for why, command in next_commands(job, last, ends) if command != first],
+                "commands": next_steps(job, last, stale=freshness.stale, ends=ends),
                 "unreadable": job_queries.unreadable_records(connection, whole_id),
                 "events": [event(one) for one in sorted(events, key=event_time)],
                 "calibration": _draw_calibration(self._site, connection, job),

@@ -13,7 +13,7 @@ from mopsjobs.cache.rows import job_json_from_state
 from mopsjobs.cli.flags import full_id_type, parse_label_changes
 from mopsjobs.cli.record_flags import report_result
 from mopsjobs.console.result import JsonLines, Result
-from mopsjobs.errors import EXIT_PARTLY_DONE, MopsJobsError, StoreError, UsageError
+from mopsjobs.errors import EXIT_PARTLY_DONE, MopsJobsError, StoreError, UsageError, command_line
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.utils.text import pluralize
 
@@ -53,7 +53,10 @@ def run(args: argparse.Namespace, app: App) -> Result:
     """Change labels of jobs."""
     changes = [*([args.job] if args.match else []), *args.changes]
     if not changes:
-        raise UsageError("the following arguments are required: KEY=VALUE|KEY-")
+        example = command_line("label", args.job, "paper=fig2")
+        raise UsageError(
+            "No label is named: expected KEY=VALUE to set it, or KEY- to remove it.", hint=f"For example: {example}"
+        )
     labels, removed = parse_label_changes(changes)
     if args.match:
         return _change_matching(args, app, labels, removed)
