@@ -124,7 +124,7 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
             return super()._format_action(action)
         format_one = super()._format_action
         lines = {command.dest: format_one(command) for command in self._iter_indented_subactions(action)}
-        groups = {title: "".join(lines.get(name, "") for name in names) for title, names in GROUPS.items()}
+        groups = {title: "".join(lines.get(name, "") for name in names) for title, (_, names) in GROUPS.items()}
         return "\n".join(f"  {title}:\n{text}" for title, text in groups.items())
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:

@@ -90,7 +90,7 @@ def test_a_listing_imports_next_to_nothing(cli: Cli, remote: Remote, argv: tuple
     assert not {name for name in imported if name.partition(".")[0] in HEAVY}
     assert _ours(imported) - {"cache.queries.matching"} == OF_A_LISTING | {
         "app.jobs.current_jobs",
-        "cli.commands.view.listing",
+        "cli.commands.view.list",
     }
 
 
@@ -116,7 +116,7 @@ def test_a_listing_of_an_unchanged_embedded_registry_imports_no_registry(cli: Cl
     assert not {name for name in imported if name.partition(".")[0] in HEAVY}
     assert _ours(imported) - {"cache.queries.matching"} == OF_A_LISTING | {
         "app.jobs.current_jobs",
-        "cli.commands.view.listing",
+        "cli.commands.view.list",
     }
 
 

@@ -36,61 +36,23 @@ if TYPE_CHECKING:
             """Run the command."""
 
 
-GROUPS: dict[str, dict[str, str]] = {
-    "see jobs": {
-        "list": "view.listing",
-        "status": "view.status",
-        "wait": "view.wait",
-        "watch": "view.watch",
-        "summary": "view.summary",
-    },
-    "look inside": {
-        "tasks": "view.tasks",
-        "failures": "view.failures",
-        "logs": "view.logs",
-        "events": "view.events",
-        "results": "view.results",
-        "provenance": "view.provenance",
-        "diff": "view.diff",
-        "query": "view.query",
-    },
-    "submit and steer": {
-        "submit": "run.submit",
-        "calibrate": "run.calibrate",
-        "resume": "run.resume",
-        "cancel": "run.cancel",
-        "validate": "run.validate",
-        "replay": "run.replay",
-        "note": "run.note",
-        "label": "run.label",
-        "run": "run.run",
-    },
-    "report from scripts": {
-        "register": "report.register",
-        "update": "report.update",
-        "progress": "report.progress",
-        "reconcile": "report.reconcile",
-    },
-    "share": {
-        "serve": "report.serve",
-        "metrics": "report.metrics",
-    },
-    "take care": {
-        "sync": "care.sync",
-        "prune": "care.prune",
-        "doctor": "care.doctor",
-        "config": "care.config",
-        "version": "care.version",
-        "schema": "care.schema",
-        "completion": "care.completion",
-        "help": "care.help",
-    },
+GROUPS = {
+    "see jobs": ("view", ("list", "status", "wait", "watch", "summary")),
+    "look inside": ("view", ("tasks", "failures", "logs", "events", "results", "provenance", "diff", "query")),
+    "submit and steer": (
+        "run",
+        ("submit", "calibrate", "resume", "cancel", "validate", "replay", "note", "label", "run"),
+    ),
+    "report from scripts": ("report", ("register", "update", "progress", "reconcile")),
+    "share": ("report", ("serve", "metrics")),
+    "take care": ("care", ("sync", "prune", "doctor", "config", "version", "schema", "completion", "help")),
 }
-"""Each command and its module, as the help shows them: by what a user looks for."""
+"""The commands as the help shows them, by what a user looks for. Each group has the folder of its modules."""
 
-COMMANDS = {name: module for group in GROUPS.values() for name, module in group.items()}
+COMMANDS = {name: folder for folder, names in GROUPS.values() for name in names}
+"""Each command and the folder of its module, which has its name."""
 
 
 def load(name: str) -> CommandModule:
     """Import the module of a command."""
-    return importlib.import_module(f"mopsjobs.cli.commands.{COMMANDS[name]}")
+    return importlib.import_module(f"mopsjobs.cli.commands.{COMMANDS[name]}.{name}")
