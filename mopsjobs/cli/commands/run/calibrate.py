@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from functools import partial
 from pathlib import Path
 
 from mopsjobs.app.following.calibrate import (
@@ -20,18 +19,16 @@ from mopsjobs.app.following.calibrate import (
 )
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.user_trust import user_trust
-from mopsjobs.cli.commands.run.submit import AUTO_HELP, BUNDLE_HELP, add_job_flags
-from mopsjobs.cli.flags import add_trust, flag_of, full_id_type, labels_of, positive_number
-from mopsjobs.cli.launch_flags import add_launch_flags, code_to_pack
+from mopsjobs.cli.commands.run.submit import add_job_flags, require_code, submit_request
+from mopsjobs.cli.flags import add_trust, flag_of, full_id_type, positive_number
+from mopsjobs.cli.launch_flags import add_launch_flags
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.errors import UsageError, command_line
 from mopsjobs.registry.calibration_counts import failed_text, params_text, round_word
 from mopsjobs.studies.calibration import read_calibration
 from mopsjobs.studies.field_values import MAX_TASKS
 from mopsjobs.studies.journal import Journal, counts_of
-from mopsjobs.studies.study import Study
 from mopsjobs.studies.study_parser import StudyError, read_document
-from mopsjobs.submission.submit import SubmitRequest
 from mopsjobs.utils.text import parse_whole_number, pluralize
 
 HELP = "search parameters round by round, in one job"
@@ -55,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SPEC|JOB",
         help="file of a calibration, whose name ends in .json, .yaml or .yml; or the full id of one to go on with",
     )
-    add_job_flags(parser, "that of --extend JOB")
+    add_job_flags(parser)
     parser.add_argument(
         "--extend",
         metavar="JOB",
@@ -86,15 +83,15 @@ def run(args: argparse.Namespace, app: App) -> Result:
     if names_file:  # to go on with it, its id would be read as a file
         raise UsageError(f"invalid --job-id '{args.job_id}': expected another ending, since SPEC ends so.")
     calibration = read_calibration(args.spec) if is_file else None
-    if is_file and not args.auto and args.bundle is args.extend is None:
-        raise UsageError(f"one of these flags is required: --auto ({AUTO_HELP}), --bundle ({BUNDLE_HELP}).")
-    if not is_file:
+    if is_file:
+        require_code(args)
+    else:
         _check_going_on(args)
     then = None if args.then is None else _read_then(*args.then)
     request = CalibrateRequest(
         calibration=calibration,
         job_id=None if is_file else args.spec,
-        submit=partial(_submit_request, args, app),
+        submit=lambda study: submit_request(args, app, study, args.spec),
         extends=args.extend,
         rounds=args.rounds,
         draws=then is not None and then.kind == DRAWS,
@@ -130,20 +127,6 @@ def _check_going_on(args: argparse.Namespace) -> None:
         raise UsageError("--extend has no effect with the id of a calibration.")
     if given and args.rounds is None:
         raise UsageError(f"{flag_of(given[0])} has no effect with the id of a calibration, unless --rounds is given.")
-
-
-def _submit_request(args: argparse.Namespace, app: App, study: Study) -> SubmitRequest:
-    return SubmitRequest(
-        study=study,
-        code=code_to_pack(args, app),
-        bundle=args.bundle,
-        engine=args.engine,
-        options=app.launch_options(vars(args)),
-        job_id=args.job_id,
-        owner=args.owner,
-        labels=labels_of(args),
-        study_directory=Path(args.spec).resolve().parent,
-    )
 
 
 def _read_then(sets: str, path: str) -> Then:

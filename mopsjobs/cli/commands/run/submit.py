@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -41,16 +42,11 @@ AUTO_HELP = "pack the current directory as the model's code"
 BUNDLE_HELP = "use this bundle, which the registry already has"
 
 
-def add_job_flags(parser: argparse.ArgumentParser, bundle_default: str) -> None:
-    """Declare the flags of a new job: its code, its engine, its id, its owner and its labels.
-
-    Args:
-        parser: the parser of the command.
-        bundle_default: what is used without `--bundle`.
-    """
+def add_job_flags(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags of a new job: its code, its engine, its id, its owner and its labels."""
     code = parser.add_mutually_exclusive_group()
     code.add_argument("--auto", action="store_true", help=AUTO_HELP)
-    code.add_argument("--bundle", metavar="SHA256", help=f"{BUNDLE_HELP} (default: {bundle_default})")
+    code.add_argument("--bundle", metavar="SHA256", help=f"{BUNDLE_HELP} (default: that of --extend JOB)")
     parser.add_argument(
         "--engine",
         metavar="ENGINE",
@@ -63,10 +59,35 @@ def add_job_flags(parser: argparse.ArgumentParser, bundle_default: str) -> None:
     add_label_flags(parser)
 
 
+def require_code(args: argparse.Namespace) -> None:
+    """Refuse a new job without code.
+
+    Raises:
+        UsageError: if no flag names some.
+    """
+    if not args.auto and args.bundle is args.extend is None:
+        raise UsageError(f"one of these flags is required: --auto ({AUTO_HELP}), --bundle ({BUNDLE_HELP}).")
+
+
+def submit_request(args: argparse.Namespace, app: App, study: Study, file: str) -> SubmitRequest:
+    """Return the request for a study by the flags of a new job. The file is that of the study or its calibration."""
+    return SubmitRequest(
+        study=study,
+        code=code_to_pack(args, app),
+        bundle=args.bundle,
+        engine=args.engine,
+        options=app.launch_options(vars(args)),
+        job_id=args.job_id,
+        owner=args.owner,
+        labels=labels_of(args),
+        study_directory=None if file == "-" else Path(file).resolve().parent,
+    )
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("study", metavar="STUDY", help="study file, JSON or YAML; - for standard input")
-    add_job_flags(parser, "that of --extend JOB")
+    add_job_flags(parser)
     parser.add_argument(
         "--extend",
         metavar="JOB",
@@ -105,24 +126,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, app: App) -> Result:
     """Submit a study."""
-    if not args.auto and args.bundle is args.extend is None:
-        raise UsageError(f"one of these flags is required: --auto ({AUTO_HELP}), --bundle ({BUNDLE_HELP}).")
+    require_code(args)
     if args.probe is not None and not args.dry_run:
         raise UsageError("--probe has no effect without --dry-run.")
     study = load_study(sys.stdin.buffer.read(), "-") if args.study == "-" else read_study(args.study)
-    request = SubmitRequest(
-        study=study,
-        code=code_to_pack(args, app),
-        bundle=args.bundle,
-        engine=args.engine,
-        options=app.launch_options(vars(args)),
-        job_id=args.job_id,
-        owner=args.owner,
-        labels=labels_of(args),
+    request = dataclasses.replace(
+        submit_request(args, app, study, args.study),
         foreground=args.wait and args.engine in LOCAL_ENGINES,
         without_targets=args.without_targets,
         extend=args.extend,
-        study_directory=None if args.study == "-" else Path(args.study).resolve().parent,
     )
     if args.print_manifest and args.engine != "kubernetes":
         raise no_effect_error("print_manifest", args.engine)
