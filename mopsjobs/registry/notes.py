@@ -65,6 +65,17 @@ MAX_ENTRIES = 20
 """Entries of a history. Older ones are among the events."""
 
 
+def metadata_of(job: Mapping[str, object]) -> Mapping[str, Any]:
+    """Return the metadata of a job, in which other programs may have written anything; empty without a mapping."""
+    metadata = job["metadata"]
+    return metadata if isinstance(metadata, Mapping) else {}
+
+
+def is_submitted(job: Mapping[str, object]) -> bool:
+    """Return whether mops-jobs submitted a job, so that its tasks are known. Other jobs were only reported."""
+    return "bundle" in metadata_of(job)
+
+
 class Author(NamedTuple):
     """The user who changes notes and labels, the time, and the write."""
 

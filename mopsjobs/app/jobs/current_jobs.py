@@ -75,13 +75,12 @@ def _may_know_more(job: Job) -> bool:
     one whose shards report by files.
     """
     from mopsjobs.engines import LOCAL_ENGINES, has_drop
-    from mopsjobs.registry.notes import WAITS_FOR
+    from mopsjobs.registry.notes import WAITS_FOR, metadata_of
     from mopsjobs.registry.status import BEFORE_RUNNING
 
     if not job["is_active"]:
         return False
-    metadata = job["metadata"]
-    waits = isinstance(metadata, dict) and metadata.get(WAITS_FOR) is not None
+    waits = metadata_of(job).get(WAITS_FOR) is not None
     is_silent = job["status"] in BEFORE_RUNNING or job["suspect"] is not None or waits
     return job["engine"] in LOCAL_ENGINES or is_silent or has_drop(job)
 

@@ -19,6 +19,7 @@ from mopsjobs.registry.notes import (
     has_unrecorded_note,
     label_history,
     lost_shards,
+    metadata_of,
     note_history,
     own_write_text,
 )
@@ -496,9 +497,3 @@ def label_change_text(labels: Mapping[str, object]) -> str:
     """Return a change of labels in words, such as `paper=fig2, without draft`."""
     changes = sorted(labels.items())
     return ", ".join(f"without {label}" if value is None else f"{label}={value}" for label, value in changes)
-
-
-def metadata_of(job: Mapping[str, object]) -> Mapping[str, Any]:
-    """Return the metadata of a job, in which other programs may have written anything; empty without a mapping."""
-    metadata = job["metadata"]
-    return metadata if isinstance(metadata, Mapping) else {}

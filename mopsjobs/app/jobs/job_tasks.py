@@ -30,7 +30,7 @@ from mopsjobs.errors import (
     command_line,
 )
 from mopsjobs.registry.job_id import check_job_id
-from mopsjobs.registry.notes import GROWS
+from mopsjobs.registry.notes import GROWS, metadata_of
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.outputs import Sizes
 from mopsjobs.utils.text import join_first, pluralize
@@ -113,14 +113,12 @@ class JobTasks:
         Raises:
             UsageError, StoreUnavailableError: see `read`.
         """
-        metadata = self.job["metadata"]
-        duplicates = metadata.get("n_duplicate_tasks") if isinstance(metadata, Mapping) else None
         ledger = read_ledger(connection, self.job_id)
         if ledger is None:
             raise never_mirrored_error(self.job_id)
         return TaskList(
             connection, self.job_id, ledger, query,
-            is_active=self.may_lack_ends(ledger), has_duplicates=bool(duplicates),
+            is_active=self.may_lack_ends(ledger), has_duplicates=bool(metadata_of(self.job).get("n_duplicate_tasks")),
         )  # fmt: skip
 
     def may_lack_ends(self, ledger: Ledger) -> bool:
@@ -319,8 +317,7 @@ def mirror_failures(job: Mapping[str, object], app: App) -> None:
 
 def absence_text(job: Mapping[str, object], ledger: Ledger) -> str | None:
     """Return what a job does not have, as a predicate: tasks, or a ledger of them; None if it has both."""
-    metadata = job["metadata"]
-    if not ledger.tasks_total and isinstance(metadata, Mapping) and metadata.get(GROWS) is not None:
+    if not ledger.tasks_total and metadata_of(job).get(GROWS) is not None:
         return "has no tasks: its client has asked for none so far."
     if not ledger.tasks_total:
         return "has no tasks: it only runs the reduce function."

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mopsjobs.engines import LOCAL_ENGINES
 from mopsjobs.errors import CacheError, command_line
-from mopsjobs.registry.notes import CLIENT_TEXT, TASK_HANGS
+from mopsjobs.registry.notes import CLIENT_TEXT, TASK_HANGS, WAITS_FOR, is_submitted, metadata_of
 
 if TYPE_CHECKING:
     from mopsjobs.app.jobs.find_job import FoundJob
@@ -74,10 +74,10 @@ def next_command(job: Job, *, stale: bool, is_dead: bool = False, ends: MemoryEn
     if stale:
         return command_line("sync")
     if job["is_active"]:
-        is_left = bool(job.get("calibration")) and job["metadata"].get("waits_for") == CLIENT_TEXT
+        is_left = bool(job.get("calibration")) and metadata_of(job).get(WAITS_FOR) == CLIENT_TEXT
         verb = "resume" if job["suspect"] or is_dead else "calibrate" if is_left else "wait"
         return _look_command(job) or command_line(verb, job_id)
-    if _is_submitted(job):
+    if is_submitted(job):
         return _calibrate_command(job) or _command_after_end(job, ends)
     return (job["status"] == "failed" and _kubectl_describe(job)) or command_line("status", job_id, "--json")
 
@@ -98,10 +98,10 @@ def _look_command(job: Job) -> str | None:
 
     The runner of a task that hangs is at work, so nothing is to be resumed.
     """
-    metadata, late = job["metadata"], job.get("stragglers")
+    late = job.get("stragglers")
     if job["suspect"] == TASK_HANGS and isinstance(late, Mapping):
         return command_line("logs", job["job_id"], f"--task {late['oldest']}")
-    is_told = isinstance(metadata, Mapping) and isinstance(metadata.get("waits_for"), str)
+    is_told = isinstance(metadata_of(job).get(WAITS_FOR), str)
     return (_kubectl_describe(job) or _scontrol_show(job)) if job["suspect"] and is_told else None
 
 
@@ -179,7 +179,7 @@ def memory_command(job: Job, ends: MemoryEnds | None) -> str | None:
     A limit grows to twice what it was, or to what the measured peak asks for. Without a limit on this machine, one
     task at a time has all the memory that there is.
     """
-    if ends is None or not ends.tasks or job["is_active"] or not _is_submitted(job):
+    if ends is None or not ends.tasks or job["is_active"] or not is_submitted(job):
         return None
     from mopsjobs.utils.sizes import parse_size  # here: few jobs need it
 
@@ -220,7 +220,7 @@ def next_commands(job: Job, newest: Job | None = None, ends: MemoryEnds | None =
         found.append(("Fetch its results", command_line("results", last["job_id"], "--download DIR")))
     if last["is_active"]:
         found.append(("Wait for the job that continues it", command_line("wait", last["job_id"])))
-    elif last["status"] != "succeeded" and _is_submitted(last):
+    elif last["status"] != "succeeded" and is_submitted(last):
         found += _resume_commands(last, ends)
     return found
 
@@ -256,15 +256,9 @@ def failure_commands(job: Job, newest: Job, task: int, ends: MemoryEnds | None =
     ]
 
 
-def _is_submitted(job: Job) -> bool:
-    """Return whether mops-jobs submitted the job, and can resume it. Other jobs were only reported."""
-    metadata = job["metadata"]
-    return isinstance(metadata, Mapping) and "bundle" in metadata
-
-
 def has_failed_tasks(job: Job) -> bool:
     """Return whether tasks of the job failed, and mops-jobs knows which."""
-    return bool(job.get("tasks_failed")) and _is_submitted(job)
+    return bool(job.get("tasks_failed")) and is_submitted(job)
 
 
 def _last_launch(job: Job) -> dict[str, str]:

@@ -24,6 +24,7 @@ from mopsjobs.cache.queries.ledgers import read_ledger
 from mopsjobs.cache.queries.task_filters import invalid_cursor
 from mopsjobs.console.result import Document
 from mopsjobs.errors import NoManifestError, command_line
+from mopsjobs.registry.notes import is_submitted
 from mopsjobs.utils.table_files import json_objects, type_of
 from mopsjobs.utils.times import json_time, json_timestamp
 from mopsjobs.web.api.openapi import (
@@ -36,7 +37,7 @@ from mopsjobs.web.api.openapi import (
     document,
     tasks_query,
 )
-from mopsjobs.web.pages.readings import Reading, find_results, is_submitted, reason_to_wait, with_retry
+from mopsjobs.web.pages.readings import Reading, find_results, reason_to_wait, with_retry
 from mopsjobs.web.pages.result_rows import NO_TASKS
 from mopsjobs.web.queries.query_params import JobsQuery, parse_query
 from mopsjobs.web.site.kept import Results

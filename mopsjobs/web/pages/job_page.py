@@ -17,7 +17,6 @@ from mopsjobs.app.jobs.job_card import (
     annotations_of,
     describe_lost_outputs,
     job_card,
-    metadata_of,
     step_time,
 )
 from mopsjobs.app.jobs.next_steps import next_steps
@@ -33,6 +32,7 @@ from mopsjobs.cache.queries.overview import jobs_of_study
 from mopsjobs.cache.rows import study_of
 from mopsjobs.cache.sync_state import known_to
 from mopsjobs.registry.calibration_counts import round_word
+from mopsjobs.registry.notes import metadata_of
 from mopsjobs.studies.journal import Journal
 from mopsjobs.utils.text import cut_to_length, pluralize
 from mopsjobs.utils.times import from_timestamp, human_duration, whole_seconds

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from flask import Response
 
-from mopsjobs.app.jobs.job_card import metadata_of
 from mopsjobs.app.tasks.results_table import results_state
 from mopsjobs.errors import NoManifestError, command_line
+from mopsjobs.registry.notes import is_submitted
 from mopsjobs.web.queries.view_models import Job
 from mopsjobs.web.site.job_reads import RESULTS
 from mopsjobs.web.site.kept import Results
@@ -58,11 +58,6 @@ def ask(
     if state.is_waiting:
         return Reading("Being read from the registry.", is_waiting=True)
     return None if state.problem is None else Reading(state.problem)
-
-
-def is_submitted(job: Job) -> bool:
-    """Return whether mops-jobs submitted a job, so that its tasks are known."""
-    return "bundle" in metadata_of(job)
 
 
 def find_results(

@@ -13,6 +13,7 @@ from mopsjobs.console.result import JsonLines, Result, Table
 from mopsjobs.console.table import format_table
 from mopsjobs.engines.base import engine_of
 from mopsjobs.errors import EXIT_INTERRUPTED, EXIT_PARTLY_DONE, UsageError
+from mopsjobs.registry.notes import metadata_of
 from mopsjobs.submission.cancel import CancelResult, cancel
 from mopsjobs.utils.text import pluralize
 from mopsjobs.utils.times import parse_duration
@@ -121,7 +122,6 @@ def _place(job: dict[str, object]) -> str:
     """Return what is deleted of a cluster with a job: the context, if its record names one, and the Kubernetes Job."""
     if engine_of(job) != "kubernetes":
         return ""
-    metadata = job.get("metadata")
-    context = metadata.get("k8s_context") if isinstance(metadata, dict) else None
+    context = metadata_of(job).get("k8s_context")
     prefix = f"{context}: " if context else ""
     return f"{prefix}Job {job.get('k8s_namespace') or '(default)'}/{job.get('k8s_name') or job['job_id']}"
