@@ -245,21 +245,11 @@ def task_query(status: Choices | None, param: Choices, sort: str | None) -> Task
     Raises:
         UsageError: if one is malformed.
     """
-    from mopsjobs.cache.queries.task_filters import (
-        Order,
-        check_count,
-        parse_condition,
-        parse_order,
-        parse_task_statuses,
-    )
-    from mopsjobs.cache.queries.tasks import TaskQuery
+    from mopsjobs.cache.queries.tasks import read_task_query
 
-    conditions = tuple(parse_condition(text) for text in _texts(param, "param"))
+    conditions = _texts(param, "param")
     check_texts(sort=sort)
-    check_count(conditions)
-    order = Order() if sort is None else parse_order(sort)
-    statuses = choices_text(status)
-    return TaskQuery(None if statuses is None else parse_task_statuses(statuses), conditions, order)
+    return read_task_query(choices_text(status), conditions, sort)
 
 
 def task_set(task: int | Iterable[int] | None) -> frozenset[int] | None:

@@ -10,7 +10,7 @@ import contextlib
 import functools
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -21,9 +21,13 @@ from mopsjobs.cache.queries.task_filters import (
     Condition,
     Order,
     as_number,
+    check_count,
     check_names,
     check_order,
     near_misses,
+    parse_condition,
+    parse_order,
+    parse_task_statuses,
 )
 from mopsjobs.cache.stored_study import StoredSet, StoredStudy, to_stored_seed
 from mopsjobs.utils.text import error_line
@@ -122,6 +126,23 @@ class TaskQuery(NamedTuple):
     order: Order = Order()
     after: int | None = None
     """Only tasks with larger numbers. For the order by their numbers."""
+
+
+def read_task_query(
+    status: str | None, conditions: Sequence[str], sort: str | None = None, after: int | None = None
+) -> TaskQuery:
+    """Return the query that texts ask for, as a flag, a page or a program has them.
+
+    Raises:
+        UsageError: if a text is malformed, or if there are too many conditions.
+    """
+    check_count(conditions)
+    return TaskQuery(
+        None if status is None else parse_task_statuses(status),
+        tuple(map(parse_condition, conditions)),
+        Order() if sort is None else parse_order(sort),
+        after,
+    )
 
 
 class TaskList:

@@ -22,6 +22,7 @@ from mopsjobs.cache.queries.failures import jobs_with_failures
 from mopsjobs.cache.queries.filters import hide_archived, parse_sort
 from mopsjobs.cache.queries.ledgers import read_ledger
 from mopsjobs.cache.queries.task_filters import invalid_cursor
+from mopsjobs.cache.queries.tasks import read_task_query
 from mopsjobs.console.result import Document
 from mopsjobs.errors import NoManifestError, command_line
 from mopsjobs.registry.notes import is_submitted
@@ -35,7 +36,6 @@ from mopsjobs.web.api.openapi import (
     TASKS,
     check_failures,
     document,
-    tasks_query,
 )
 from mopsjobs.web.pages.readings import Reading, find_results, reason_to_wait, with_retry
 from mopsjobs.web.pages.result_rows import NO_TASKS
@@ -158,7 +158,7 @@ class _Handlers:
     def tasks(self) -> Response:
         """Return the document of `tasks --json`."""
         query = parse_query(TASKS, request.args.items(multi=True))
-        which, limit = tasks_query(query), query["limit"]
+        which, limit = read_task_query(query["status"], query["param"], after=query["after"]), query["limit"]
 
         def view(connection: sqlite3.Connection, freshness: Freshness) -> tuple[str, int | None]:
             job = job_queries.find_job(connection, query["job"], now=self._site.app.now().timestamp())

@@ -11,7 +11,6 @@ from typing import Any
 from mopsjobs.app.jobs.log_selection import MAX_TASK
 from mopsjobs.app.run.job_arguments import API, DEFAULT_LIMIT, filters_on
 from mopsjobs.cache.queries import filters, task_filters
-from mopsjobs.cache.queries.tasks import TaskQuery
 from mopsjobs.errors import UsageError
 from mopsjobs.utils.schemas import load_schema
 from mopsjobs.utils.text import parse_whole_number
@@ -113,20 +112,6 @@ FAILURES = {
     ),
     "after": AFTER,
 }
-
-
-def tasks_query(values: Mapping[str, Any]) -> TaskQuery:
-    """Return which tasks a query of `/api/v1/tasks` asks for.
-
-    Raises:
-        UsageError: if a value is invalid.
-    """
-    task_filters.check_count(values["param"])
-    return TaskQuery(
-        None if values["status"] is None else task_filters.parse_task_statuses(values["status"]),
-        tuple(map(task_filters.parse_condition, values["param"])),
-        after=values["after"],
-    )
 
 
 def check_failures(query: JobsQuery) -> None:

@@ -19,7 +19,8 @@ from mopsjobs.app.tasks.failures import describe_left_out
 from mopsjobs.app.tasks.results_table import cached_lineage, results_state
 from mopsjobs.app.tasks.task_outputs import no_such_task_error
 from mopsjobs.cache.queries.families import read_family
-from mopsjobs.cache.queries.task_filters import STATUSES, check_count, parse_condition, parse_task_statuses
+from mopsjobs.cache.queries.task_filters import STATUSES
+from mopsjobs.cache.queries.tasks import read_task_query
 from mopsjobs.cache.stored_study import StoredStudy
 from mopsjobs.errors import UsageError, command_line, shorten
 from mopsjobs.studies.field_values import is_output_name
@@ -118,10 +119,8 @@ class ResultsPage:
         """Return the page of a job's results."""
         params = list(request.args.items(multi=True))
         query = parse_query(PARAMETERS, params)
-        conditions = tuple(parse_condition(text) for text in query["param"])
-        check_count(conditions)
-        statuses = parse_task_statuses(query["status"]) if query["status"] else None
-        chosen = {**query, "param": conditions, "status": statuses}
+        which = read_task_query(query["status"] or None, query["param"])
+        chosen = {**query, "param": which.conditions, "status": which.statuses}
         of_tasks = chosen | {"sort": query["sort"] if query["rows"] == TASKS else None}
 
         def view(connection: sqlite3.Connection, job: Job, now: float) -> dict[str, Any]:
