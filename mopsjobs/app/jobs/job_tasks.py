@@ -34,7 +34,7 @@ from mopsjobs.registry.notes import GROWS, metadata_of
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.outputs import Sizes
 from mopsjobs.utils.text import join_first, pluralize
-from mopsjobs.utils.times import human_age, json_time, json_timestamp, parse_time
+from mopsjobs.utils.times import human_age, json_timestamp, parse_time
 
 T = TypeVar("T")
 
@@ -130,14 +130,13 @@ class JobTasks:
     def document_head(self, tasks: TaskList, returned: int, total: int | None) -> dict[str, object]:
         """Return the document of `tasks --json` without its tasks, which come last in it."""
         ledger = tasks.ledger
-        return {
-            "schema_version": TASKS_VERSION,
-            "generated_at": json_time(self._app.now()),
+        age = {
             "synced_at": json_timestamp(ledger.synced_ts),
             "age_seconds": self.age_seconds(ledger),
             "stale": self.is_stale(ledger),
-            "registry": self._app.settings.registry_id,
-            "registry_from": self._app.settings.registry.origin,
+        }
+        return {
+            **self._app.document_head(TASKS_VERSION, age),
             "job_id": self.job_id,
             "status": self.job["status"],
             "basis": ledger.basis,

@@ -146,22 +146,19 @@ class App:
         state = state_directory(self.env)
         return [*names, state, os.path.realpath(state)]
 
-    def document_head(self, schema_version: int, freshness: Freshness) -> dict[str, object]:
+    def document_head(self, schema_version: int, age: Mapping[str, object]) -> dict[str, object]:
         """Return the first fields of a JSON document of what the cache holds: version, age and registry."""
         return {
             "schema_version": schema_version,
             "generated_at": json_time(self.now()),
-            "synced_at": freshness.synced_at,
-            "age_seconds": freshness.age_seconds,
-            "stale": freshness.stale,
-            "foreign_writes_known_to": freshness.foreign_writes_known_to,
+            **age,
             "registry": self.settings.registry_id,
             "registry_from": self.settings.registry.origin,
         }
 
     def list_header(self, page: job_queries.JobList, freshness: Freshness) -> dict[str, object]:
         """Return the JSON document of a listing without its jobs, which come last in it."""
-        return {**self.document_head(LIST_VERSION, freshness), "total": page.total, "returned": len(page)}
+        return {**self.document_head(LIST_VERSION, freshness.to_json()), "total": page.total, "returned": len(page)}
 
     def ids_with_prefix(self, prefix: str) -> tuple[str, ...]:
         """Return ids of the cache that begin with a prefix, as far as it can be read, for an error or a hint."""

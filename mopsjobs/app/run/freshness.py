@@ -72,6 +72,11 @@ class Freshness:
         is_lasting = isinstance(error, (StoreAccessError, UnusableStoreError))
         self.exit_code = error.exit_code if is_lasting else EXIT_UNREACHABLE
 
+    def to_json(self) -> dict[str, object]:
+        """Return the age as JSON documents have it."""
+        names = ("synced_at", "age_seconds", "stale", "foreign_writes_known_to")
+        return {name: getattr(self, name) for name in names}
+
     def describe(self) -> str:
         """Return the age in words."""
         return "live" if self.is_local else self.describe_sync()
@@ -146,10 +151,7 @@ def query_document(
     """
     return {
         "schema_version": QUERY_VERSION,
-        "synced_at": freshness.synced_at,
-        "age_seconds": freshness.age_seconds,
-        "stale": freshness.stale,
-        "foreign_writes_known_to": freshness.foreign_writes_known_to,
+        **freshness.to_json(),
         "results": results,
         **rows_document(columns, rows, is_cut=is_cut),
     }

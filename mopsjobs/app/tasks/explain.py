@@ -21,7 +21,6 @@ from mopsjobs.ledger.attempt import FAILED_OUTCOMES
 from mopsjobs.studies.conditions import is_number
 from mopsjobs.studies.separating import Finding, Separation, SetOutcomes, exposure
 from mopsjobs.utils.text import pluralize
-from mopsjobs.utils.times import json_time
 
 SCHEMA_VERSION = 1
 
@@ -44,11 +43,7 @@ class Explained(NamedTuple):
     def to_json(self, app: App) -> dict[str, Any]:
         """Return the document of `results --explain --json`."""
         return {
-            "schema_version": SCHEMA_VERSION,
-            "generated_at": json_time(app.now()),
-            "data": self.age,
-            "registry": app.settings.registry_id,
-            "registry_from": app.settings.registry.origin,
+            **app.document_head(SCHEMA_VERSION, {"data": self.age}),
             "jobs": self.jobs,
             "complete": self.is_complete,
             "scalar": self.scalar,

@@ -124,7 +124,7 @@ class Failures(NamedTuple):
     def document_head(self, app: App) -> dict[str, Any]:
         """Return the document of `failures --json` without its groups, which come last in it."""
         return {
-            **app.document_head(SCHEMA_VERSION, self.freshness),
+            **app.document_head(SCHEMA_VERSION, self.freshness.to_json()),
             "jobs": list(self.by_job),
             "jobs_without_error": self.unexplained,
             "failed": sum(one.failed for one in self.by_job.values()),

@@ -27,7 +27,7 @@ from mopsjobs.console.result import Document
 from mopsjobs.errors import NoManifestError, command_line
 from mopsjobs.registry.notes import is_submitted
 from mopsjobs.utils.table_files import json_objects, type_of
-from mopsjobs.utils.times import json_time, json_timestamp
+from mopsjobs.utils.times import json_timestamp
 from mopsjobs.web.api.openapi import (
     EVENTS,
     FAILURES,
@@ -191,15 +191,13 @@ class _Handlers:
         objects = json_objects(results.columns, results.rows.read(-1 if query["after"] is None else query["after"]))
         listed = list(islice(objects, query["limit"] + 1))  # one more, to know whether there are more
         taken = _take_bytes(iter(listed[: query["limit"]]), MAX_ANSWER_BYTES)
-        now = site.app.now()
-        head = {
-            "schema_version": RESULTS_VERSION,
-            "generated_at": json_time(now),
+        age = {
             "synced_at": json_timestamp(results.made_at),
-            "age_seconds": max(0.0, round(now.timestamp() - results.made_at, 3)),
+            "age_seconds": max(0.0, round(site.app.now().timestamp() - results.made_at, 3)),
             "stale": reading is not None,  # more is known by now
-            "registry": site.app.settings.registry_id,
-            "registry_from": site.app.settings.registry.origin,
+        }
+        head = {
+            **site.app.document_head(RESULTS_VERSION, age),
             "job_id": job_id,
             "problems": results.problems,
             "columns": [{"name": column.name, "type": type_of(column.kinds)} for column in results.columns],

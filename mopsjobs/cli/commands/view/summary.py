@@ -77,7 +77,7 @@ def _document(cache: sqlite3.Connection, job_filter: filters.Filter, app: App, f
     budget, used = statistics.budget(cache, job_filter), statistics.usage(cache, job_filter)
     oldest = job_queries.page_of_jobs(cache, active, order=order, limit=1, offset=0, now=now.timestamp())
     return {
-        **app.document_head(SCHEMA_VERSION, freshness),
+        **app.document_head(SCHEMA_VERSION, freshness.to_json()),
         "total": sum(counts.values()),
         "by_status": {**{str(status): 0 for status in JobStatus}, **counts},
         "by_owner": [one._asdict() for one in statistics.by_owner(cache, job_filter)],
