@@ -276,20 +276,15 @@ def describe_round(journal: Journal) -> str:
     return f"{word} {journal.rounds_done} of {journal.rounds_planned}: {found}{sets}{failed_text(counts)}."
 
 
-def count_evaluations(journal: Journal) -> dict[str, int]:
-    """Count the sets that were told, and those among them that failed."""
-    counts = counts_of(journal)
-    return {"evaluations": counts["sets"], "failed": counts["failed"]}
-
-
 def document_of(done: Calibrated) -> dict[str, Any]:
     """Return a calibration as one JSON object."""
-    best = done.journal.best
+    best, counts = done.journal.best, counts_of(done.journal)
     return {
         "job_id": done.job_id,
         "status": done.status,
         "rounds": done.journal.rounds_done,
-        **count_evaluations(done.journal),
+        "evaluations": counts["sets"],
+        "failed": counts["failed"],
         "best": None if best is None else evaluation_json(best),
     }
 

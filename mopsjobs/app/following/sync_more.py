@@ -26,8 +26,8 @@ def mirror_events_and_ledgers(app: App, *, full: bool) -> tuple[ChunkReport | No
         what = "events" if events is None else "ledgers"
         return events, None, [f"{error} All jobs are mirrored, but not all {what}."]
     return events, ledgers, [
-        *_problem_texts(events.problems, ALL_EVENT_PROBLEMS),
-        *_problem_texts(ledgers.problems, ALL_LEDGER_PROBLEMS),
+        *problem_texts(events.problems, ALL_EVENT_PROBLEMS),
+        *problem_texts(ledgers.problems, ALL_LEDGER_PROBLEMS),
     ]  # fmt: skip
 
 
@@ -47,7 +47,8 @@ def sync_json(report: SyncReport, events: ChunkReport | None, ledgers: ChunkRepo
     }
 
 
-def _problem_texts(problems: list[tuple[str, str]], all_of_them: str) -> list[str]:
+def problem_texts(problems: list[tuple[str, str]], all_of_them: str) -> list[str]:
+    """Return the first problems, each a key and a reason, and how many more there are."""
     texts = [f"{key}: {reason}" for key, reason in problems[:SHOWN_PROBLEMS]]
     if len(problems) > SHOWN_PROBLEMS:
         texts.append(f"and {len(problems) - SHOWN_PROBLEMS} more; all of them: {command_line(all_of_them)}")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 
 from mopsjobs.app.following.notify.notifier import CacheNotifier
-from mopsjobs.app.following.sync_more import SCHEMA_VERSION, SHOWN_PROBLEMS, mirror_events_and_ledgers, sync_json
+from mopsjobs.app.following.sync_more import SCHEMA_VERSION, mirror_events_and_ledgers, problem_texts, sync_json
 from mopsjobs.app.run.app import App
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.sync.chunks import ChunkReport
 from mopsjobs.cache.sync.records import SyncReport
 from mopsjobs.console.result import Document, Result, Text
-from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, StoreError, command_line
+from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, StoreError
 from mopsjobs.utils.text import pluralize
 from mopsjobs.utils.times import json_time
 
@@ -52,9 +52,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
         warnings = [*warnings, *untold]
         return Result(Document(sync_json(report, events, ledgers)), warnings=warnings, exit_code=exit_code)
     problems = report.unreadable if app.out.quiet else report.news
-    named = [f"{problem.key}: {problem.reason}" for problem in problems[:SHOWN_PROBLEMS]]
-    if len(problems) > SHOWN_PROBLEMS:
-        named.append(f"and {len(problems) - SHOWN_PROBLEMS} more; all of them: {command_line('doctor --json')}")
+    named = problem_texts([(problem.key, problem.reason) for problem in problems], "doctor --json")
     text = None if app.out.quiet else Text([_summary(report, events, ledgers)], indent=2)
     return Result(text, warnings=[*named, *warnings, *untold], exit_code=exit_code)
 

@@ -235,13 +235,7 @@ def _of_calibration(args: argparse.Namespace, app: App) -> Result:
     result = Result(notes=[note], warnings=calibration.warnings)
     if args.json:
         result.body = Document(calibration.document(found, app))
-    elif args.tsv or args.csv:
-        columns, rows = best_columns(journal, found)
-        if args.tsv:
-            result.body = Tsv(rows)
-        else:
-            _write_rows("-", columns, rows, app)
-    elif found:
+    elif not _write_flat(*best_columns(journal, found), [], args, app) and found:
         names = round_word(counts_of(journal)), value_name(journal)
         headers = ("RANK", *(name.upper() for name in names), "REPLICATES", "PARAMETERS")
         result.body = Table(headers, [one.row(journal) for one in found])
