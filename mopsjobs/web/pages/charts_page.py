@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from itertools import pairwise
+from typing import Any
 
 from flask import Response, request
 
@@ -15,9 +16,9 @@ from mopsjobs.cache.queries import statistics
 from mopsjobs.registry.status import BEFORE_RUNNING, STATUSES
 from mopsjobs.utils.text import pluralize
 from mopsjobs.utils.times import from_timestamp, human_duration, json_time
-from mopsjobs.web.drawings.axes import AxisTexts, Scale, count_scale, day_texts
+from mopsjobs.web.drawings.axes import count_scale, day_texts
 from mopsjobs.web.queries import query_params, view_models
-from mopsjobs.web.site.rendering import Renderer, link
+from mopsjobs.web.site.rendering import Page, link
 
 WIDTH = 720.0
 HEIGHT = 160.0
@@ -26,81 +27,30 @@ HEIGHT = 160.0
 PARTS_PER_DAY = {7: 24, 30: 8, 90: 4}
 """Parts of a day in the chart of queued and running jobs, for each period."""
 
-DayLink = Callable[[float, float], str]
-"""Returns the address of the jobs of a time: its begin and its end."""
 
-
-class Place(NamedTuple):
-    """A part of a drawing that leads to its jobs."""
-
-    path: str
-    to: str
-    title: str
-
-
-class Chart(NamedTuple):
-    """A drawing."""
-
-    title: str
-    words: str
-    """What it shows, for people who do not see it."""
-    x: AxisTexts
-    y: AxisTexts
-    grid: str
-    paths: list[tuple[str, str]]
-    """Classes and data, from the bottom."""
-    places: list[Place]
-    keys: list[tuple[str, str, str]]
-    """What the colours mean: class, name, mark."""
-
-
-def line(points: Sequence[tuple[float, float]], *, x: tuple[float, float], y_max: float) -> str:
-    """Return a line, as data of a path.
-
-    Args:
-        points: pairs of x and y.
-        x: the values at the left and at the right edge.
-        y_max: the value at the top; 0 is at the bottom.
-    """
-    span, top = (x[1] - x[0]) or 1.0, y_max or 1.0
-    places = (((at - x[0]) / span * WIDTH, HEIGHT - value / top * HEIGHT) for at, value in points)
-    return "M" + "L".join(f"{across:.1f} {down:.1f}" for across, down in places) if points else ""
-
-
-def steps(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Return the points of a line that keeps each value until the next one."""
-    corners: list[tuple[float, float]] = []
-    for at, value in points:
-        if corners:
-            corners.append((at, corners[-1][1]))
-        corners.append((at, value))
-    return corners
-
-
-def grid(rows: int, columns: int = 1) -> str:
-    """Return the lines between equal rows and columns."""
-    across = (f"M0 {HEIGHT * row / rows:.1f}h{WIDTH:g}" for row in range(1, rows))
-    down = (f"M{WIDTH * column / columns:.1f} 0v{HEIGHT:g}" for column in range(1, columns))
-    return "".join([*across, *down])
-
-
-def level_chart(parts: Sequence[statistics.Level], days: Sequence[float], to: DayLink, now: Mapping[str, int]) -> Chart:
-    """Return queued and running jobs over time.
+def level_chart(
+    parts: Sequence[statistics.Level],
+    length: float,
+    days: Sequence[float],
+    to: Callable[[float, float], str],
+    now: Mapping[str, int],
+) -> dict[str, Any]:
+    """Return the drawing of queued and running jobs over time, for the template.
 
     Args:
         parts: the largest numbers in each part of the window, which may end before the last day does.
+        length: the seconds of a part.
         days: when the days begin.
-        to: returns the address of the jobs that were there at some time.
+        to: returns the address of the jobs that were there at some time, by its begin and its end.
         now: how many jobs are `queued` and `running`.
     """
     window = (days[0], days[-1] + statistics.SECONDS_PER_DAY)
-    length = parts[1].start - parts[0].start if len(parts) > 1 else statistics.SECONDS_PER_DAY
     scale = count_scale("Jobs at the same time", max(max(one.queued, one.running) for one in parts))
     paths = []
     for name, kind in (("queued", "line scheduled dashed"), ("running", "line running")):
         values = [(level.start, getattr(level, name)) for level in parts]
-        corners = steps([*values, (parts[-1].start + length, values[-1][1])])
-        paths.append((kind, line(corners, x=window, y_max=scale.top)))
+        values.append((parts[-1].start + length, values[-1][1]))
+        paths.append((kind, _path_of_steps(values, window, scale.top)))
     by_day: dict[float, list[statistics.Level]] = {day: [] for day in days}
     for level in parts:
         by_day.setdefault(level.start // statistics.SECONDS_PER_DAY * statistics.SECONDS_PER_DAY, []).append(level)
@@ -109,40 +59,55 @@ def level_chart(parts: Sequence[statistics.Level], days: Sequence[float], to: Da
         f" {max((one.running for one in here), default=0):,} running"
         for day, here in by_day.items()
     ]
-    return Chart(
-        f"Queued and running jobs, maximum per {human_duration(length)}",
-        f"Now {now['queued']:,} queued and {now['running']:,} running jobs.",
-        *_axes(days, scale),
-        paths,
-        _places(days, titles, to),
-        [
+    width = WIDTH / len(days)
+    return {
+        "title": f"Queued and running jobs, maximum per {human_duration(length)}",
+        "words": f"Now {now['queued']:,} queued and {now['running']:,} running jobs.",
+        "x": day_texts(list(days)),
+        "y": scale.texts,
+        "grid": _grid(scale.steps, len(days) if len(days) < 10 else 1),
+        "paths": paths,
+        "days": [
+            (
+                f"M{width * place:.1f} 0h{width:.1f}v{HEIGHT:g}h-{width:.1f}z",
+                to(day, day + statistics.SECONDS_PER_DAY),
+                title,
+            )
+            for place, (day, title) in enumerate(zip(days, titles, strict=True))
+        ],
+        "marks": [
             ("running", f"{now['running']:,} running now", "━"),
             ("scheduled", f"{now['queued']:,} queued now", "╍"),
         ],
-    )
+    }
+
+
+def _path_of_steps(points: Sequence[tuple[float, float]], window: tuple[float, float], top: float) -> str:
+    """Return a line that keeps each value until the next one, as data of a path.
+
+    Args:
+        points: times and values.
+        window: the times at the left and at the right edge.
+        top: the value at the upper edge; 0 is at the lower one.
+    """
+    corners = [points[0]]
+    for (_, before), (at, value) in pairwise(points):
+        corners += [(at, before), (at, value)]
+    begin, end = window
+    places = (((at - begin) / (end - begin) * WIDTH, HEIGHT - value / top * HEIGHT) for at, value in corners)
+    return "M" + "L".join(f"{across:.1f} {down:.1f}" for across, down in places)
+
+
+def _grid(rows: int, columns: int) -> str:
+    """Return the lines between equal rows and columns."""
+    across = (f"M0 {HEIGHT * row / rows:.1f}h{WIDTH:g}" for row in range(1, rows))
+    down = (f"M{WIDTH * column / columns:.1f} 0v{HEIGHT:g}" for column in range(1, columns))
+    return "".join([*across, *down])
 
 
 def date(seconds: float) -> str:
     """Return the date of a time, in UTC."""
     return f"{from_timestamp(seconds):%Y-%m-%d}"
-
-
-def _axes(starts: Sequence[float], scale: Scale) -> tuple[AxisTexts, AxisTexts, str]:
-    return day_texts(list(starts)), scale.texts, grid(scale.steps, len(starts) if len(starts) < 10 else 1)
-
-
-def _places(starts: Sequence[float], titles: Sequence[str], to: DayLink) -> list[Place]:
-    """Return the columns of the days that have a title."""
-    width = WIDTH / len(starts)
-    return [
-        Place(
-            f"M{width * place:.1f} 0h{width:.1f}v{HEIGHT:g}h-{width:.1f}z",
-            to(at, at + statistics.SECONDS_PER_DAY),
-            title,
-        )
-        for place, (at, title) in enumerate(zip(starts, titles, strict=True))
-        if title
-    ]
 
 
 SHOWN_GROUPS = 15
@@ -151,15 +116,12 @@ MAX_CHARTS_AGE = 60.0
 """Seconds until the charts are rendered again; they read every job, so changes do not matter."""
 
 
-class ChartsPage:
+class ChartsPage(Page):
     """The handler of `/charts`."""
-
-    def __init__(self, renderer: Renderer) -> None:
-        self._renderer = renderer
 
     def answer(self) -> Response:
         """Return the statistics."""
-        now = self._renderer.site.app.now()
+        now = self._site.app.now()
         query = query_params.ChartsQuery(request.args.items(multi=True), now)
 
         def view(connection: sqlite3.Connection, _freshness: Freshness) -> dict[str, Any]:
@@ -207,7 +169,7 @@ def _view(connection: sqlite3.Connection, query: query_params.ChartsQuery, until
     unknown = sum(counts.values()) - total.jobs
     return {
         "begin": date(query.since),
-        "levels": level_chart(levels, days, present, now),
+        "levels": level_chart(levels, length, days, present, now),
         "undated": undated,
         "of_owner": of_owner,
         "used": f"{usage_text(total._asdict()) or UNKNOWN} ({pluralize(total.jobs, 'job')})" if total.jobs else None,

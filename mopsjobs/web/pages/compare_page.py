@@ -37,7 +37,7 @@ from mopsjobs.web.queries.view_models import MAX_COMPARED, Job, job_path, moment
 from mopsjobs.web.site.job_reads import PROVENANCE
 from mopsjobs.web.site.kept import Results
 from mopsjobs.web.site.memo import Memo
-from mopsjobs.web.site.rendering import Renderer
+from mopsjobs.web.site.rendering import Page, Renderer
 
 MAX_TEXT = 300
 
@@ -284,12 +284,11 @@ def _replicates(results: Results, names: Sequence[str]) -> dict[str, Replicates]
     return dict(zip(results.set_ids, of_set, strict=True))
 
 
-class ComparePage:
+class ComparePage(Page):
     """The handler of `/compare`."""
 
     def __init__(self, renderer: Renderer) -> None:
-        self._renderer = renderer
-        self._site = renderer.site
+        super().__init__(renderer)
         self._numbers: Memo[list[tuple[Mapping[str, Scalar], JobContrast | None] | None]]
         self._numbers = Memo(self._site.app.monotonic, 8)
         self._plots: Memo[dict[str, Any]] = Memo(self._site.app.monotonic, 8)

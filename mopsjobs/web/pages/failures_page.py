@@ -24,7 +24,7 @@ from mopsjobs.web.queries.search_box import Params, describe_filters
 from mopsjobs.web.queries.view_models import choices
 from mopsjobs.web.site.job_reads import FAILURES
 from mopsjobs.web.site.memo import Memo
-from mopsjobs.web.site.rendering import Renderer, link, paging
+from mopsjobs.web.site.rendering import Head, Page, Renderer, link, paging
 
 PAGE_SIZE = 25
 
@@ -85,7 +85,7 @@ def failure_row(
         "condition": describe_condition(group.separates[0]) if group.separates else None,
         "named": list(zip(group.jobs, group.sizes, strict=True))[:SHOWN_JOBS],
         "jobs_to": _jobs_link(group, params, default_hours),
-        "owners": [(owner, link(list(params), {"owner": owner})) for owner, _ in shown],
+        "owners": [(owner, link(params, {"owner": owner})) for owner, _ in shown],
         "more_owners": len(by_owner) - len(shown),
     }
 
@@ -105,12 +105,11 @@ def _jobs_link(group: MergedGroup, params: Params, hours: float | None) -> str |
     return "/jobs" + link(others, {"hours": "" if hours is None else f"{hours:g}", "error": text})
 
 
-class FailuresPage:
+class FailuresPage(Page):
     """The handler of `/failures`."""
 
     def __init__(self, renderer: Renderer) -> None:
-        self._renderer = renderer
-        self._site = renderer.site
+        super().__init__(renderer)
         self._memo: Memo[FailureOverview] = Memo(renderer.site.app.monotonic, 16)
 
     def answer(self) -> Response:
@@ -135,7 +134,7 @@ class FailuresPage:
         """Return the failures. They are merged again after a change, but for a twentieth of the time at most."""
         minute = int(self._site.app.now().timestamp() // 60)  # the window moves, even if nothing changes
         return self._memo.get(
-            link(list(params), {"sort": ""}),
+            link(params, {"sort": ""}),
             (self._site.state(), minute),
             lambda: overview_of_filter(
                 connection, query.filter, query.values["limit"], resumed=query.values["resumed"]
@@ -194,17 +193,17 @@ def _listed(found: FailureOverview, params: Params, query: FailuresPageQuery) ->
         "last": max(ends, default=None),
         "rows": [failure_row(group, found.owners, params, query.default_hours) for group in shown],
         "unexplained": join_first(found.unexplained),
-        "all_jobs": link(list(params), {"limit": str(most)}) if query.values["limit"] < most else None,
+        "all_jobs": link(params, {"limit": str(most)}) if query.values["limit"] < most else None,
         "columns": [
-            {
-                "name": name,
-                "title": title,
-                "order": "descending" if name == query.values["sort"] else None,
-                "to": link(list(params), {"sort": name}) if name in SORT_KEYS else None,
-            }
+            Head(
+                name,
+                title,
+                "descending" if name == query.values["sort"] else None,
+                link(params, {"sort": name}) if name in SORT_KEYS else None,
+            )
             for name, title in COLUMNS.items()
         ],
-        "paging": paging(list(params), query.values["page"], -(-len(ordered) // PAGE_SIZE)),
+        "paging": paging(params, query.values["page"], -(-len(ordered) // PAGE_SIZE)),
     }
 
 
@@ -213,6 +212,7 @@ def _form(params: Params, query: FailuresPageQuery) -> dict[str, Any]:
     hours = "" if query.values["hours"] is None else f"{query.values['hours']:g}"
     since, status = query.values["since"], query.values["status"] or ""
     when = f"since {since}" if since else f"within {HOURS.get(hours, f'{hours} hours')}"
+    in_form = [(name, value) for name, value in params if name in IN_FORM and value]
     others = [(name, value) for name, value in params if name not in (*IN_FORM, "page") and value]
     return {
         "query": query.values,
@@ -222,7 +222,7 @@ def _form(params: Params, query: FailuresPageQuery) -> dict[str, Any]:
         "chosen_hours": hours,
         "statuses": [*STATUSES, *([status] if status and status not in STATUSES else [])],
         "hidden": others,
-        "chips": [(text, "?" + urlencode([*_in_form(params), *rest])) for text, rest in describe_filters(others)],
+        "chips": [(text, "?" + urlencode([*in_form, *rest])) for text, rest in describe_filters(others)],
     }
 
 
@@ -236,7 +236,3 @@ def _describe_jobs(query: FailuresPageQuery, when: str) -> str:
         "with resumed ones" if values["resumed"] else "without resumed ones",
     ]
     return ", ".join(words)
-
-
-def _in_form(params: Params) -> list[tuple[str, str]]:
-    return [(name, value) for name, value in params if name in IN_FORM and value]

@@ -53,7 +53,7 @@ from mopsjobs.web.queries.view_models import (
     status,
 )
 from mopsjobs.web.site.job_reads import FAILURES, JOURNAL
-from mopsjobs.web.site.rendering import Renderer
+from mopsjobs.web.site.rendering import Page
 from mopsjobs.web.site.site import Site
 
 SHOWN_EVENTS = 200
@@ -82,12 +82,8 @@ STANDING = (
 ELSEWHERE = (*STANDING, "Status", "Progress", "Failed", "Stragglers", "Error", "Family")
 
 
-class JobPage:
+class JobPage(Page):
     """The handler of `/jobs/JOB`."""
-
-    def __init__(self, renderer: Renderer) -> None:
-        self._renderer = renderer
-        self._site = renderer.site
 
     def answer(self, job_id: str) -> Response:
         """Return the page of a job."""
@@ -233,7 +229,11 @@ def _draw_calibration(site: Site, connection: sqlite3.Connection, job: Job) -> d
     reading = None
     if (journal.rounds_done if journal else 0) < job["calibration"]["rounds"]:
         reading = ask(site, JOURNAL, job, "results", "--best")
-    names = [] if journal is None else [*plotted([*journal.calibration.parameters], _evaluated(journal))]
+    names = (
+        []
+        if journal is None
+        else [*plotted([*journal.calibration.parameters], [one.params for one in journal.evaluations()])]
+    )
     return {
         "reading": reading,
         "over_time": None if journal is None else _over_time(journal, round_word(job["calibration"])),
@@ -261,7 +261,3 @@ def _by_parameter(journal: Journal, names: list[str]) -> list[tuple[str, Plot]]:
     drawn = ((name, draw(value_name(journal), Axis(name, sets), Series(sets, numbers, values, numbers, failed)))
              for name in names)  # fmt: skip
     return [(name, plot) for name, plot in drawn if plot is not None]
-
-
-def _evaluated(journal: Journal) -> list[Any]:
-    return [one.params for one in journal.evaluations()]

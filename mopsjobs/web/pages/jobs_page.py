@@ -23,7 +23,7 @@ from mopsjobs.utils.text import pluralize
 from mopsjobs.utils.times import from_timestamp, human_duration, json_time
 from mopsjobs.web.queries import query_params, view_models
 from mopsjobs.web.queries.search_box import Params, describe_filters, expand_search
-from mopsjobs.web.site.rendering import Renderer, link, paging
+from mopsjobs.web.site.rendering import Head, Page, link, paging
 
 SHOWN_ROWS = {"running": 8, "waiting": 3}
 """Rows of a section, at most, while sections below it have rows too. A link leads to the others."""
@@ -50,16 +50,13 @@ MAX_CHIPS = 50
 """Parameters of which the filters have chips. Each chip has a link with all others."""
 
 
-class JobsPage:
+class JobsPage(Page):
     """The handler of `/jobs`."""
-
-    def __init__(self, renderer: Renderer) -> None:
-        self._renderer = renderer
 
     def answer(self) -> Response | tuple[str, int]:
         """Return the page, or lead to its address: filters in the search box stand for other parameters."""
         params = list(request.args.items(multi=True))
-        now = self._renderer.site.app.now()
+        now = self._site.app.now()
         try:
             expanded = expand_search(params)
             if expanded is not None:
@@ -80,7 +77,7 @@ class JobsPage:
         values = dict(params)
         return self._renderer.render(
             "jobs.html",
-            header=self._renderer.site.header(),
+            header=self._site.header(),
             problem=str(error),
             hint=error.hint,
             **self._form(params, values),
@@ -93,7 +90,7 @@ class JobsPage:
         query: query_params.JobsPageQuery,
         params: Params,
     ) -> dict[str, Any]:
-        now = self._renderer.site.app.now().timestamp()
+        now = self._site.app.now().timestamp()
         counts = statistics.by_status(connection, query.filter)
         failures = overview.open_failures(connection, _recent(query.filter_any_status, now))
         active = overview.active_jobs(connection, query.filter_any_status, now)
@@ -106,7 +103,7 @@ class JobsPage:
             "archived_to": link([*params, ("label", f"{ARCHIVED}=true")], {}),
             "columns": _columns(query, params),
             "first_commands": [(why, command_line(command)) for why, command in FIRST_COMMANDS],
-            "paging": paging(list(params), query.page, max(1, -(-paged // query_params.PAGE_SIZE))),
+            "paging": paging(params, query.page, max(1, -(-paged // query_params.PAGE_SIZE))),
             "broken": statistics.count_unreadable_records(connection),
             "sections": sections,
             **self._form(params, query.values),
@@ -114,7 +111,7 @@ class JobsPage:
 
     def _form(self, params: Params, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the search and the chips need, also for values that could not be read."""
-        user = self._renderer.site.user
+        user = self._site.user
         owner = next((value for name, value in reversed(params) if name == "owner" and value), "")
         others = [one for one in params if one[0] != "compare"]
         return {
@@ -124,7 +121,7 @@ class JobsPage:
                 "has_boxes": values.get("compare") in (True, "true"),
                 "to_boxes": "?" + urlencode([*others, ("compare", "true")]),
                 "without_boxes": "?" + urlencode(others),
-                "mine": None if user is None else link(list(params), {"owner": user}),
+                "mine": None if user is None else link(params, {"owner": user}),
                 "owner": owner if "," not in owner else None,
             },
             "chips": [(text, "?" + urlencode(others)) for text, others in describe_filters(params[:MAX_CHIPS])],
@@ -220,14 +217,14 @@ def _sections(
             found = [*page_of_jobs(connection, chosen, order=order, now=now, **shown)]
         rows = [_row(one, now, known, params) for one in found]
         _add_details(connection, [row for row in rows if row["sweep"] is None])
-        others = link(list(params), {"status": ",".join(names)})
+        others = link(params, {"status": ",".join(names)})
         sections.append(
             {
                 "phase": phase,
                 "total": total,
                 "row_total": row_total,
                 "statuses": [
-                    (view_models.status(name), names[name], link(list(params), {"status": name}))
+                    (view_models.status(name), names[name], link(params, {"status": name}))
                     for name in filters.URGENCY
                     if name in names
                 ],
@@ -267,7 +264,7 @@ def _add_details(connection: sqlite3.Connection, rows: Sequence[dict[str, Any]])
         row["error"] = known or row["error"] or count
 
 
-def _columns(query: query_params.JobsPageQuery, params: Params) -> list[dict[str, Any]]:
+def _columns(query: query_params.JobsPageQuery, params: Params) -> list[Head]:
     """Return the heads of the table. Some link to the order by their column, or to the reverse of that."""
     first = (query.sort or "").partition(",")[0].strip().lstrip("+")
     columns = []
@@ -275,8 +272,8 @@ def _columns(query: query_params.JobsPageQuery, params: Params) -> list[dict[str
         order = None if column is None else {column: "ascending", f"-{column}": "descending"}.get(first)
         is_descending = order == "ascending" or (order is None and column in ("progress", "updated"))
         chosen = f"{'-' * is_descending}{column}" + ",-updated" * (column == "status")
-        to = None if column is None else link(list(params), {"sort": chosen})
-        columns.append({"name": name, "title": title, "order": order, "to": to})
+        to = None if column is None else link(params, {"sort": chosen})
+        columns.append(Head(name, title, order, to))
     if query.values["compare"]:
-        columns.insert(2, {"name": "compare", "title": "Compare", "order": None, "to": None})
+        columns.insert(2, Head("compare", "Compare", None, None))
     return columns

@@ -18,7 +18,7 @@ from mopsjobs.utils.text import parse_whole_number, strip_control_characters
 from mopsjobs.utils.times import whole_seconds
 from mopsjobs.web.queries.query_params import Parameter, parse_query
 from mopsjobs.web.queries.view_models import Job, event_time, job_path
-from mopsjobs.web.site.rendering import Renderer, as_file, link
+from mopsjobs.web.site.rendering import Page, as_file, link
 
 PAGE_EVENTS = 200
 """Lines of a page; a traceback is one."""
@@ -60,12 +60,8 @@ class _Lines(NamedTuple):
         return lines if any(self.words in line.casefold() for line in lines) else []
 
 
-class LogsPage:
+class LogsPage(Page):
     """The handlers of `/jobs/JOB/logs` and `/jobs/JOB/logs.txt`."""
-
-    def __init__(self, renderer: Renderer) -> None:
-        self._renderer = renderer
-        self._site = renderer.site
 
     def answer(self, job_id: str) -> Response:
         """Return a page of lines."""

@@ -22,7 +22,7 @@ from mopsjobs.web.queries.search_box import Params
 from mopsjobs.web.queries.view_models import CLASSES, Job, value_text
 from mopsjobs.web.site.job_reads import FAILURES
 from mopsjobs.web.site.kept import Results
-from mopsjobs.web.site.rendering import link, paging
+from mopsjobs.web.site.rendering import Head, link, paging
 from mopsjobs.web.site.site import Site
 
 PAGE_SIZE = 50
@@ -58,7 +58,8 @@ def task_rows(
     Raises:
         UsageError: if tasks cannot be sorted as the query says.
     """
-    tasks_query = TaskQuery(query["status"], query["param"], parse_order(query["sort"] or "task"))
+    sort = query["sort"] or "task"
+    tasks_query = TaskQuery(query["status"], query["param"], parse_order(sort))
     ledger = read_ledger(connection, str(job["job_id"]))
     if ledger is None:
         is_coming = reading is not None and reading.is_waiting
@@ -71,35 +72,24 @@ def task_rows(
     rows, has_more = shown[:PAGE_SIZE], len(shown) > PAGE_SIZE
     names = ledger.varying[:MAX_PARAMETERS]
     absence = absence_text(job, ledger)
-    pages = paging(list(params), query["page"], MAX_PAGE)
     notes = [*([f"This job {absence}"] if absence else []), *job_tasks.record_note(ledger), *found.near_misses()]
     sorts = {"Task": "task", "Time": "-seconds", "Memory": "-memory", "Attempts": "-attempt"}
+    order = "descending" if sort.startswith("-") else "ascending"
     return {
         "reading": None,
         "note": " ".join(notes) or None,
         "names": names,
         "heads": {
-            title: {
-                "title": title,
-                "name": "",
-                "order": ("descending" if name[0] == "-" else "ascending")
-                if name == str(query["sort"] or "task")
-                else None,
-                "to": link(list(params), {"sort": name}),
-            }
+            title: Head("", title, order if name == sort else None, link(params, {"sort": name}))
             for title, name in sorts.items()
         },
         "has_seed": not names or len({one.row.first_task for one in rows}) < len(rows),
         "rows": [
             (one, CLASSES.get(one.row.outcome, "pending" if one.row.outcome == WAITING else "failed")) for one in rows
         ],
-        "paging": {
-            "begin": begin + 1,
-            "end": begin + len(rows),
-            "total": None if query["error"] else found.count(),
-            "before": pages["before"],
-            "after": pages["after"] if has_more else None,
-        },
+        "paging": _paging(
+            params, query["page"], len(rows), None if query["error"] else found.count(), has_more=has_more
+        ),
     }
 
 
@@ -164,7 +154,6 @@ def set_rows(
     varying = sets.varying()[:MAX_PARAMETERS]
     examples = _examples(results, [row["param_id"] for row in shown])
     chosen = None if task is None or task not in results.tasks else results.set_of[results.tasks.index(task)]
-    pages = paging(list(params), query["page"], MAX_PAGE)
     columns = {} if scalar is None else {name: sets.column_of(scalar, name) for name in STATISTICS}
     if not any(row[columns["n_nan"]] for row in shown if columns):
         columns.pop("n_nan", None)
@@ -174,7 +163,7 @@ def set_rows(
     counts = [name for name in COUNTS[1:] if name == "done" or getattr(totals, name)]
     return {
         "heads": [
-            {"title": "Set", "order": None if order else "ascending", "to": link(list(params), {"sort": ""}) + "#rows"},
+            Head("", "Set", None if order else "ascending", link(params, {"sort": ""}) + "#rows"),
             *(_head(name, name, name, order, params, "value") for name in varying),
             *(_head(name, name.capitalize(), f"-{name}", order, params, "number") for name in counts),
             *(
@@ -209,14 +198,15 @@ def set_rows(
             for row in shown
         ],
         "end": order and order.scalar and next(word for word, down in ENDS.items() if down is order.is_descending),
-        "paging": {
-            "begin": begin + 1,
-            "end": begin + len(shown),
-            "total": total,
-            "before": pages["before"],
-            "after": pages["after"] if begin + len(shown) < total else None,
-        },
+        "paging": _paging(params, query["page"], len(shown), total, has_more=begin + len(shown) < total),
     }
+
+
+def _paging(params: Params, page: int, rows: int, total: int | None, *, has_more: bool) -> dict[str, Any]:
+    """Return which rows a page shows, and the links to those before and after them."""
+    begin, to = (page - 1) * PAGE_SIZE, paging(params, page, MAX_PAGE)
+    after = to["after"] if has_more else None
+    return {"begin": begin + 1, "end": begin + rows, "total": total, "before": to["before"], "after": after}
 
 
 def ends_of(results: Results, scalar: str | None) -> list[dict[str, Any]]:
@@ -297,7 +287,7 @@ def _examples(results: Results, ids: Collection[str]) -> dict[int, list[int | No
     return {place: [firsts[place] if one is None else one, failed] for place, (one, failed) in found.items()}
 
 
-def _head(column: str, title: str, first: str, order: SetOrder | None, params: Params, kind: str) -> dict[str, Any]:
+def _head(column: str, title: str, first: str, order: SetOrder | None, params: Params, kind: str) -> Head:
     """Return the head of a column: a link that sorts by it, and turns the order that there is.
 
     Args:
@@ -312,9 +302,5 @@ def _head(column: str, title: str, first: str, order: SetOrder | None, params: P
     is_descending = order is not None and order.is_descending
     other = first.removeprefix("-") if first.startswith("-") else f"-{first}"
     asked = (other if is_descending == first.startswith("-") else first) if is_sorted else first
-    return {
-        "name": kind,
-        "title": title,
-        "order": ("descending" if is_descending else "ascending") if is_sorted else None,
-        "to": link(list(params), {"sort": asked}) + "#rows",
-    }
+    direction = ("descending" if is_descending else "ascending") if is_sorted else None
+    return Head(kind, title, direction, link(params, {"sort": asked}) + "#rows")

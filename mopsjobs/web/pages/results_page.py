@@ -47,7 +47,7 @@ from mopsjobs.web.queries.view_models import (
 from mopsjobs.web.site.job_reads import OUTPUT
 from mopsjobs.web.site.kept import KeptOutput, Results
 from mopsjobs.web.site.memo import Memo
-from mopsjobs.web.site.rendering import Renderer, as_file, link
+from mopsjobs.web.site.rendering import Page, Renderer, as_file, link
 
 MAX_PARAMETERS = 100
 
@@ -102,12 +102,11 @@ class _Drawings(NamedTuple):
     """As `ends_of` returns them."""
 
 
-class ResultsPage:
+class ResultsPage(Page):
     """The handlers of `/jobs/JOB/results`, `/jobs/JOB/results.csv` and `/jobs/JOB/output`."""
 
     def __init__(self, renderer: Renderer) -> None:
-        self._renderer = renderer
-        self._site = renderer.site
+        super().__init__(renderer)
         self._drawn: Memo[_Drawings] = Memo(renderer.site.app.monotonic, 16)
 
     def tasks(self, job_id: str) -> ResponseReturnValue:
@@ -246,7 +245,7 @@ class ResultsPage:
             "lines": [] if there is None else last_lines(connection, owner, there, SHOWN_LINES),
             "owner": owner,
             "number_there": there,
-            "close": link(list(params), {"task": "", "output": ""}) + "#rows",
+            "close": link(params, {"task": "", "output": ""}) + "#rows",
         }
         if kept is None:
             return found
@@ -338,7 +337,7 @@ def _replicates(results: Results, number: int) -> list[tuple[int, str, str]]:
 def _select(params: Params, query: Mapping[str, Any]) -> str:
     """Return the address of the page up to the number of another task."""
     page = str(query["page"]) if query["page"] > 1 else ""
-    query_string = link(list(params), {"task": "", "output": "", "page": page})
+    query_string = link(params, {"task": "", "output": "", "page": page})
     return query_string if query_string == "?" else f"{query_string}&"
 
 

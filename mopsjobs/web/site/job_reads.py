@@ -76,7 +76,7 @@ class _Ended(NamedTuple):
 class JobReads:
     """The requests of pages to read jobs, and how they ended."""
 
-    def __init__(self, app: App, changes: ChangeSignal, actions: Mapping[str, Callable[..., None]]) -> None:
+    def __init__(self, app: App, changes: ChangeSignal, actions: Mapping[str, Callable[..., object]]) -> None:
         """Prepare.
 
         Args:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
 from flask import Flask, Response, request
@@ -17,6 +17,7 @@ from flask import Flask, Response, request
 from mopsjobs.app.run.freshness import Freshness
 from mopsjobs.cache.queries.jobs import find_job
 from mopsjobs.version import __version__
+from mopsjobs.web.queries.search_box import Params
 from mopsjobs.web.queries.view_models import Job
 from mopsjobs.web.site.site import MAX_PAGE_AGE, Site
 
@@ -104,7 +105,27 @@ class Renderer:
         return self.page(template, with_job)
 
 
-def paging(params: list[tuple[str, str]], page: int, pages: int) -> dict[str, Any]:
+class Page:
+    """Handlers of requests for a page, and what they share."""
+
+    def __init__(self, renderer: Renderer) -> None:
+        self._renderer = renderer
+        self._site = renderer.site
+
+
+class Head(NamedTuple):
+    """The head of a column of a table that can be sorted."""
+
+    name: str
+    """The class of its cells."""
+    title: str
+    order: str | None
+    """`ascending` or `descending` if the table is sorted by it."""
+    to: str | None
+    """Where a click leads to."""
+
+
+def paging(params: Params, page: int, pages: int) -> dict[str, Any]:
     """Return which page a list is at, and the links to those before and after it."""
 
     def to(number: int) -> str | None:
@@ -113,7 +134,7 @@ def paging(params: list[tuple[str, str]], page: int, pages: int) -> dict[str, An
     return {"page": page, "pages": pages, "before": to(min(page - 1, pages)), "after": to(page + 1)}
 
 
-def link(params: list[tuple[str, str]], changes: Mapping[str, str]) -> str:
+def link(params: Params, changes: Mapping[str, str]) -> str:
     """Return the query string with changed values, without empty ones, and for the first page."""
     others = [(name, value) for name, value in params if name not in changes and name != "page" and value]
     return "?" + urlencode([*others, *((name, value) for name, value in changes.items() if value)])

@@ -133,17 +133,14 @@ class Site:
 
     def make_reads(self) -> JobReads:
         """Return what reads the jobs that pages ask for."""
-        actions: dict[str, Callable[..., None]] = {
+        actions: dict[str, Callable[..., object]] = {
             FAILURES: lambda job_id: keep_job_failures(job_id, self.app),
             RESULTS: lambda job_id: self.results.put(job_id, read_results(job_id, self.app)),
             PROVENANCE: lambda job_id: self.provenances.put(job_id, read_provenance(job_id, self.app)),
-            JOURNAL: self._read_journal,
+            JOURNAL: lambda job_id: mirror_journal(job_id, self.app),
             OUTPUT: self._read_output,
         }
         return JobReads(self.app, self.changes, actions)
-
-    def _read_journal(self, job_id: str) -> None:
-        mirror_journal(job_id, self.app)
 
     def _read_output(self, job_id: str, number: str, name: str) -> None:
         kept = read_kept_output(job_id, number, name, self.app)
