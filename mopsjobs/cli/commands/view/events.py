@@ -53,36 +53,27 @@ def run(args: argparse.Namespace, app: App) -> Result:
     """Print events."""
     kinds = frozenset().union(*args.kind) if args.kind else None
     feed = EventFeed(app, args.job, offline=args.offline, follow=args.follow, kinds=kinds)
-    after = feed.start(args.since)
-    printer = _Printer(args, app)
-    if args.follow:
-        feed.follow(after, printer.show)
-    else:
-        feed.sync_if_possible()
-        for page in feed.pages(after):
-            printer.show(page)
-    if kinds and not printer.has_shown and args.since is None:
-        app.out.note(f"There are no events of kind {' or '.join(sorted(kinds))}.")
-    return Result()
+    after, has_shown = feed.start(args.since), False
 
-
-class _Printer:
-    """Prints pages of events."""
-
-    def __init__(self, args: argparse.Namespace, app: App) -> None:
-        self._app = app
-        self._is_json = args.json
-        self.has_shown = False
-
-    def show(self, page: Sequence[StoredEvent]) -> None:
-        """Print a page of events."""
-        self.has_shown = self.has_shown or bool(page)
-        if self._is_json:
-            cache = self._app.cache.read_cached(cache_id) or ""
+    def show(page: Sequence[StoredEvent]) -> None:
+        nonlocal has_shown
+        has_shown = has_shown or bool(page)
+        if args.json:
+            cache = app.cache.read_cached(cache_id) or ""
             body: Body = JsonLines(public_event(cache, one) for one in page)
         else:
             body = Text((_line(one.event) for one in page), indent=4)
-        self._app.out.show(Result(body))
+        app.out.show(Result(body))
+
+    if args.follow:
+        feed.follow(after, show)
+    else:
+        feed.sync_if_possible()
+        for page in feed.pages(after):
+            show(page)
+    if kinds and not has_shown and args.since is None:
+        app.out.note(f"There are no events of kind {' or '.join(sorted(kinds))}.")
+    return Result()
 
 
 def _line(event: dict[str, object]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import sqlite3
+from functools import partial
 
 from mopsjobs.app.jobs.current_jobs import read_current
 from mopsjobs.app.run.app import App
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
     job_filter = filter_of(args, app.now())
     refreshes = app.out.can_redraw and not args.json
     limit_malloc_arenas()
-    show = _RefreshedTable(app, job_filter) if refreshes else _ChangeLines(app, job_filter, as_json=args.json)
+    show = partial(_refresh_table if refreshes else _ChangeLines(as_json=args.json), app, job_filter)
     last_problem: str | None = None
     while True:
         problem = read_current(app, show, freshness_policy(args))
@@ -59,48 +60,41 @@ def run(args: argparse.Namespace, app: App) -> Result:
         app.sleep(interval)
 
 
-class _RefreshedTable:
+def _refresh_table(app: App, job_filter: filters.Filter, cache: sqlite3.Connection, freshness: Freshness) -> str | None:
     """Show as many jobs as fit on the terminal, in place of the ones before."""
-
-    def __init__(self, app: App, job_filter: filters.Filter) -> None:
-        self._app = app
-        self._job_filter = job_filter
-
-    def __call__(self, cache: sqlite3.Connection, freshness: Freshness) -> str | None:
-        """Print the table."""
-        app, now = self._app, self._app.now()
-        filters.hide_archived(cache, self._job_filter)
-        late: list[str] = []
-        by = app.settings.redirected_by
-        named = [] if by is None else [f"registry named by {by}"]
-        order = filters.parse_sort(filters.DEFAULT_SORT)
-        room = max(1, app.out.lines - OTHER_LINES - len(named))
-        page, sweeps = job_queries.list_rows(cache, self._job_filter, order=order, limit=room, now=now.timestamp())
-        jobs = list(itertools.islice(page.jobs(), room))
-        head = f"{page.total:,} jobs, {freshness.describe_with_staleness()}, {whole_seconds(json_time(now))}"
-        table = job_table(note_late(jobs, late, app), app, freshness, sweeps[:room])
-        app.out.redraw((Text([head, *named, *late, ""], indent=2), table))
-        return None
+    now = app.now()
+    filters.hide_archived(cache, job_filter)
+    late: list[str] = []
+    by = app.settings.redirected_by
+    named = [] if by is None else [f"registry named by {by}"]
+    order = filters.parse_sort(filters.DEFAULT_SORT)
+    room = max(1, app.out.lines - OTHER_LINES - len(named))
+    page, sweeps = job_queries.list_rows(cache, job_filter, order=order, limit=room, now=now.timestamp())
+    jobs = list(itertools.islice(page.jobs(), room))
+    head = f"{page.total:,} jobs, {freshness.describe_with_staleness()}, {whole_seconds(json_time(now))}"
+    table = job_table(note_late(jobs, late, app), app, freshness, sweeps[:room])
+    app.out.redraw((Text([head, *named, *late, ""], indent=2), table))
+    return None
 
 
 class _ChangeLines:
     """Print a line for each job that is new or changed since the last call."""
 
-    def __init__(self, app: App, job_filter: filters.Filter, *, as_json: bool) -> None:
-        self._app = app
-        self._job_filter = job_filter
+    def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
         self._mark: job_queries.ChangeMark | None = None
 
-    def __call__(self, cache: sqlite3.Connection, freshness: Freshness) -> str | None:
+    def __call__(
+        self, app: App, job_filter: filters.Filter, cache: sqlite3.Connection, freshness: Freshness
+    ) -> str | None:
         """Print the lines."""
-        now = self._app.now().timestamp()
+        now = app.now().timestamp()
         known = known_to(cache, now)
-        changed, self._mark = job_queries.changed_jobs(cache, self._job_filter, self._mark)
+        changed, self._mark = job_queries.changed_jobs(cache, job_filter, self._mark)
         if self._as_json:
             text = "".join(f"{job_json.job_text(facts, now=now, known_to=known)}\n" for facts in changed)
-            self._app.out.show(Result(RawText(text)))
+            app.out.show(Result(RawText(text)))
         else:
             jobs = [job_json.job_json(facts, now=now, known_to=known) for facts in changed]
-            self._app.out.show(Result(Tsv([job_row(job, self._app) for job in jobs])))
+            app.out.show(Result(Tsv([job_row(job, app) for job in jobs])))
         return freshness.problem
