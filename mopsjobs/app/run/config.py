@@ -39,8 +39,6 @@ NO_HOME_ORIGIN = "default without a home directory"
 class Setting:
     """The value of a setting and its origin, in words for `config show`."""
 
-    __slots__ = ("origin", "value")
-
     def __init__(self, value: str, origin: str) -> None:
         self.value = value
         self.origin = origin
@@ -48,11 +46,6 @@ class Setting:
 
 class Settings:
     """All settings of one run. Nothing changes them after `load`."""
-
-    __slots__ = (
-        "cache", "color", "files", "ignored", "max_local_workers", "prices", "registry", "registry_id", "rules",
-        "stale_after", "trusted",
-    )  # fmt: skip
 
     def __init__(
         self,

@@ -18,11 +18,6 @@ QUERY_VERSION = 1
 class Freshness:
     """The age of the data that a view shows."""
 
-    __slots__ = (
-        "age_seconds", "exit_code", "foreign_age_seconds", "foreign_writes_known_to", "is_ahead", "is_local", "problem",
-        "stale", "sync_age_seconds", "sync_failed", "synced_at", "unknown_since",
-    )  # fmt: skip
-
     def __init__(
         self, meta: Mapping[str, str], now: datetime, *, stale_after: float, is_local: bool, problem: str | None
     ) -> None:
@@ -106,8 +101,6 @@ class Freshness:
 
 class FreshnessPolicy:
     """The required freshness of the data of a view."""
-
-    __slots__ = ("max_age", "offline", "refresh", "sync")
 
     def __init__(
         self, *, refresh: bool = False, max_age: float | None = None, sync: bool = False, offline: bool = False

@@ -58,10 +58,6 @@ _SERVER = re.compile(r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::(\d{1,5}))?", re.A
 class Rule:
     """One rule. `jobs` is `NAMED` for those that `submit --notify` names, `MINE` for those of the user, or `ALL`."""
 
-    __slots__ = (
-        "command", "jobs", "labels", "name", "occasions", "sender", "server", "to", "type", "user",
-    )  # fmt: skip
-
     def __init__(self, name: str, kind: str) -> None:
         self.name = name
         self.type = kind

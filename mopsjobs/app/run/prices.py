@@ -20,8 +20,6 @@ _KEYS = ("currency", "core_hour", "gib_month")
 class Prices:
     """The prices of a user. None: the table does not say."""
 
-    __slots__ = ("core_hour", "currency", "gib_month")
-
     def __init__(self, currency: str, core_hour: float | None, gib_month: float | None) -> None:
         self.currency = currency
         """Any text, like `EUR`."""
