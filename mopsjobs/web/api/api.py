@@ -37,10 +37,9 @@ from mopsjobs.web.api.openapi import (
     check_failures,
     document,
 )
-from mopsjobs.web.pages.readings import Reading, find_results, reason_to_wait, with_retry
+from mopsjobs.web.pages.readings import read_results, reason_to_wait, with_retry
 from mopsjobs.web.pages.result_rows import NO_TASKS
 from mopsjobs.web.queries.query_params import JobsQuery, parse_query
-from mopsjobs.web.site.kept import Results
 from mopsjobs.web.site.site import Site
 
 RESULTS_VERSION = 1
@@ -180,11 +179,7 @@ class _Handlers:
         """Return the table of `results --table` as a document; 503 while it is being read."""
         site = self._site
         query = parse_query(RESULTS, request.args.items(multi=True))
-
-        def view(connection: sqlite3.Connection, job: Job, now: float) -> tuple[str, Results | None, Reading | None]:
-            return str(job["job_id"]), *find_results(site, connection, job, now)
-
-        job_id, results, reading = site.read_job(query["job"], view)
+        job_id, results, reading = read_results(site, query["job"])
         if results is None:
             why = reason_to_wait(job_id, reading)
             return with_retry(problem(503, "Unavailable", f"The results of {job_id}: {why.text}", None), why)

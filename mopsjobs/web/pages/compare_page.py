@@ -308,9 +308,7 @@ class ComparePage(Page):
                 raise UsageError(f"invalid number of jobs '{len(names)}': {expected}.", hint=hint)
             return self._renderer.page("compare.html", view)
         except (JobError, UsageError) as error:
-            page = self._renderer.render(
-                "compare.html", header=self._site.header(), problem=str(error), hint=error.hint, form=_form(names)
-            )
+            page = self._refuse("compare.html", error, form=_form(names))
             return page, 400 if isinstance(error, UsageError) else 404
 
     def _view(self, connection: sqlite3.Connection, names: Sequence[str], query: Mapping[str, Any]) -> dict[str, Any]:

@@ -63,7 +63,7 @@ class JobsPage(Page):
                 return redirect("/jobs" + link(expanded, {}), 302)  # type: ignore[return-value]
             query = query_params.JobsPageQuery(params, now)
         except UsageError as error:
-            return self._refuse(params, error), 400
+            return self._refuse("jobs.html", error, **self._form(params, dict(params))), 400
 
         def view(connection: sqlite3.Connection, freshness: Freshness) -> dict[str, Any]:
             filters.hide_archived(connection, query.filter, query.filter_any_status)
@@ -71,17 +71,6 @@ class JobsPage(Page):
                 return self._view(connection, freshness, query, params)
 
         return self._renderer.page("jobs.html", view)
-
-    def _refuse(self, params: Params, error: UsageError) -> str:
-        """Return the page for invalid filters: the form as it was sent, and what is wrong, without jobs."""
-        values = dict(params)
-        return self._renderer.render(
-            "jobs.html",
-            header=self._site.header(),
-            problem=str(error),
-            hint=error.hint,
-            **self._form(params, values),
-        )
 
     def _view(
         self,

@@ -78,6 +78,11 @@ def find_results(
     return results, ask(site, RESULTS, job, "results", "--table FILE.csv") or waiting(job)
 
 
+def read_results(site: Site, name: str) -> tuple[str, Results | None, Reading | None]:
+    """Return the id of a job, and its results as `find_results` does."""
+    return site.read_job(name, lambda cache, job, now: (str(job["job_id"]), *find_results(site, cache, job, now)))
+
+
 def waiting(job: Job) -> Reading:
     """Return the sentence about results that are not asked for now, since others wait or they were read just now."""
     return Reading("Waiting to be read from the registry.", is_waiting=True) if is_submitted(job) else NO_RESULTS

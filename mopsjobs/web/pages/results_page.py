@@ -30,7 +30,7 @@ from mopsjobs.web.drawings import plots
 from mopsjobs.web.drawings.axes import Axis
 from mopsjobs.web.drawings.heat_map import KINDS, Axes, HeatMap, choose_axes, lay_out, map_values
 from mopsjobs.web.pages.logs_page import last_lines
-from mopsjobs.web.pages.readings import Reading, ask, find_results, not_read_yet, waiting
+from mopsjobs.web.pages.readings import Reading, ask, find_results, not_read_yet, read_results, waiting
 from mopsjobs.web.pages.result_rows import MAX_PAGE, ends_of, set_rows, task_rows
 from mopsjobs.web.queries.query_params import Parameter, choice, parse_query
 from mopsjobs.web.queries.search_box import Params
@@ -208,15 +208,11 @@ class ResultsPage(Page):
     def file(self, job_id: str) -> Response:
         """Return the table of results as CSV; 503 while it is being read."""
         parse_query({}, request.args.items(multi=True))
-
-        def view(connection: sqlite3.Connection, job: Job, now: float) -> tuple[Job, Results | None, Reading | None]:
-            return job, *find_results(self._site, connection, job, now)
-
-        job, results, reading = self._site.read_job(job_id, view)
+        whole_id, results, reading = read_results(self._site, job_id)
         if results is None:
-            return not_read_yet(str(job["job_id"]), reading)
+            return not_read_yet(whole_id, reading)
         response = Response(csv_pieces(results.columns, results.rows.read()), mimetype="text/csv")
-        return as_file(response, f"{job['job_id']}.csv")
+        return as_file(response, f"{whole_id}.csv")
 
     def _task(
         self,

@@ -241,11 +241,6 @@ class TableRows:
         self.held = 0
         """Bytes of memory."""
 
-    @property
-    def first_task(self) -> int | None:
-        """Return the number of the first task; None without rows."""
-        return self._firsts[0] if self._firsts else None
-
     def add(self, rows: Sequence[Sequence[object]]) -> None:
         """Add rows, which follow the others by the numbers of their tasks."""
         text = "\n".join(json.dumps(row, separators=(",", ":")) for row in rows)  # also with NaN: it stays here

@@ -16,6 +16,7 @@ from flask import Flask, Response, request
 
 from mopsjobs.app.run.freshness import Freshness
 from mopsjobs.cache.queries.jobs import find_job
+from mopsjobs.errors import MopsJobsError
 from mopsjobs.version import __version__
 from mopsjobs.web.queries.search_box import Params
 from mopsjobs.web.queries.view_models import Job
@@ -111,6 +112,11 @@ class Page:
     def __init__(self, renderer: Renderer) -> None:
         self._renderer = renderer
         self._site = renderer.site
+
+    def _refuse(self, template: str, error: MopsJobsError, **form: Any) -> str:
+        """Return the page for an invalid query: its form as it was sent, and what is wrong."""
+        header = self._site.header()
+        return self._renderer.render(template, header=header, problem=str(error), hint=error.hint, **form)
 
 
 class Head(NamedTuple):
