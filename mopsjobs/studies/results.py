@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import heapq
 import io
@@ -35,6 +34,7 @@ from mopsjobs.studies.reductions import outdated_sets
 from mopsjobs.studies.seeds import SeedIndex
 from mopsjobs.studies.study import ParameterSet, Task, param_id
 from mopsjobs.utils.csv_safe import csv_header, csv_text
+from mopsjobs.utils.files import translate_write_errors
 from mopsjobs.utils.table_files import free_name
 from mopsjobs.utils.text import pluralize
 
@@ -342,7 +342,7 @@ def _write_output(
     if found is None:
         return False
     earlier = (read_output(store, f"{results_prefix(generation.job_id)}{output.name}") for generation in family[1:])
-    with _translate_write_errors(directory.path / output.name):
+    with translate_write_errors(directory.path / output.name):
         directory.write(output.name, found.value, (one.value for one in earlier if one is not None))
     return True
 
@@ -419,16 +419,8 @@ def read_reduced(store: VersionedStore, job_id: str, params: Mapping[str, Any] |
 
 
 def _replace_table(directory: OutputDirectory, write: Callable[[Path], TableSummary]) -> TableSummary:
-    with _translate_write_errors(directory.path / TABLE):
+    with translate_write_errors(directory.path / TABLE):
         return directory.replace(TABLE, TABLE_BEGINNING, write)
-
-
-@contextlib.contextmanager
-def _translate_write_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise MopsJobsError(f"Cannot write {path}: {error.strerror}.") from None
 
 
 def why_not_an_output(output: Output, family: Sequence[Manifest]) -> str:

@@ -11,6 +11,8 @@ import os
 import time
 from collections.abc import Iterator
 
+from mopsjobs.errors import MopsJobsError
+
 try:
     import fcntl
 except ModuleNotFoundError:  # on Windows
@@ -80,6 +82,15 @@ def replace_file(path: str, content: bytes, *, mode: int = 0o600) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
+
+
+@contextlib.contextmanager
+def translate_write_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Raise a `MopsJobsError` if the block cannot write a file."""
+    try:
+        yield
+    except OSError as error:
+        raise MopsJobsError(f"Cannot write {path}: {error.strerror}.") from None
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from mopsjobs.errors import MopsJobsError, UsageError
 from mopsjobs.utils import parquet_script
 from mopsjobs.utils.csv_safe import csv_header, csv_text
-from mopsjobs.utils.files import atomic_file
+from mopsjobs.utils.files import atomic_file, translate_write_errors
 from mopsjobs.utils.text import last_line
 
 NOT_FINITE = "$not_finite"
@@ -183,12 +183,9 @@ def write_table_file(
         MopsJobsError: if the file cannot be written.
     """
     write = functools.partial(_write_parquet, python=python) if form_of(path) == "parquet" else _WRITERS[form_of(path)]
-    try:
-        with atomic_file(path, 0o666) as part:
-            write(part, columns, rows)
-            os.replace(part, path)
-    except OSError as error:
-        raise MopsJobsError(f"Cannot write {path}: {error.strerror}.") from None
+    with translate_write_errors(path), atomic_file(path, 0o666) as part:
+        write(part, columns, rows)
+        os.replace(part, path)
 
 
 def csv_pieces(columns: Sequence[Column], rows: Iterable[Row]) -> Iterator[str]:

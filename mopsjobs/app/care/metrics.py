@@ -22,9 +22,8 @@ from mopsjobs.cache.database import SCHEMA_VERSION
 from mopsjobs.cache.job_json import RUNNER_ENDED
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries import statistics
-from mopsjobs.errors import MopsJobsError
 from mopsjobs.registry.status import END_STATUSES, STATUSES
-from mopsjobs.utils.files import replace_file
+from mopsjobs.utils.files import replace_file, translate_write_errors
 from mopsjobs.utils.text import strip_control_characters
 from mopsjobs.utils.times import parse_time
 from mopsjobs.version import __version__
@@ -57,10 +56,8 @@ def write_textfile(path: str, connection: sqlite3.Connection, *, now: float) -> 
     Raises:
         MopsJobsError: if it cannot be written. A file that was there before is unchanged.
     """
-    try:
+    with translate_write_errors(path):
         replace_file(path, render(connection, now=now), mode=0o666)
-    except OSError as error:
-        raise MopsJobsError(f"Cannot write {path}: {error.strerror}.") from None
 
 
 class _CacheCollector(Collector):

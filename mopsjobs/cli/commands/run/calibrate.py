@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from mopsjobs.app.following.calibrate import (
     DRAWS,
@@ -28,7 +27,7 @@ from mopsjobs.registry.calibration_counts import failed_text, params_text, round
 from mopsjobs.studies.calibration import read_calibration
 from mopsjobs.studies.field_values import MAX_TASKS
 from mopsjobs.studies.journal import Journal, counts_of
-from mopsjobs.studies.study_parser import StudyError, read_document
+from mopsjobs.studies.study_parser import StudyError, read_document, read_file
 from mopsjobs.utils.text import parse_whole_number, pluralize
 
 HELP = "search parameters round by round, in one job"
@@ -134,10 +133,7 @@ def _read_then(sets: str, path: str) -> Then:
     size = parse_whole_number(number, 1, MAX_TASKS)
     if kind not in (TOP, DRAWS) or size is None:
         raise UsageError(f"invalid --then '{sets[:100]}': expected top=N or draws=N, with a number of parameter sets.")
-    try:
-        document = read_document(Path(path).read_bytes(), path)
-    except OSError as error:
-        raise UsageError(f"Cannot read the study {path}: {error.strerror}.") from None
+    document = read_document(read_file(path, "study"), path)
     if not isinstance(document, dict):
         raise StudyError(path, ["expected an object"])
     return Then(kind, size, document, path)
