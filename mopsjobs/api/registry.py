@@ -213,7 +213,7 @@ class Registry:
             newest = 'The newest job is reg.jobs(sort="-created", limit=1).'
             raise UsageError(f"invalid job '{name}': expected a full id.", hint=newest)
         found = find_current_job(name, self.app, policy_of(freshness, Registry.job))
-        _warn(self.app, found.warnings)
+        self.app.out.warn_each(found.warnings)
         return Job(self, str(found.job["job_id"]))
 
     def jobs(  # noqa: PLR0913 - one argument a filter, all by name
@@ -272,7 +272,7 @@ class Registry:
         order = filters.parse_sort(sort or filters.DEFAULT_SORT)
 
         def view(connection: sqlite3.Connection, age: freshness_module.Freshness) -> Table:
-            _warn(app, job_queries.unreadable_warning(connection))
+            app.out.warn_each(job_queries.unreadable_warning(connection))
             filters.hide_archived(connection, chosen)
             page = job_queries.list_jobs(connection, chosen, order=order, limit=limit, now=now.timestamp())
             return table_of_dicts("jobs", job_json.job_fields(), page.jobs(None), age=self._age(age))
@@ -341,7 +341,7 @@ class Registry:
             return None
         events, ledgers, warnings = mirror_events_and_ledgers(app, full=full)
         news = (f"{problem.key}: {problem.reason}" for problem in report.news)
-        _warn(app, (*news, *warnings, *CacheNotifier(app).tell()))
+        app.out.warn_each((*news, *warnings, *CacheNotifier(app).tell()))
         return sync_json(report, events, ledgers)
 
     def as_completed(
@@ -416,7 +416,7 @@ class Registry:
         session = self.app.session()
         with prepare(request, session) as prepared:
             submitted = submit_prepared(prepared, session)
-        _warn(self.app, submitted.warnings)
+        self.app.out.warn_each(submitted.warnings)
         return Job(self, submitted.job_id)
 
     def session(  # noqa: PLR0913 - all but the model and its code by name
@@ -507,7 +507,7 @@ class Registry:
         )
         with prepare(request, self.app.session()) as prepared:
             plan = make_plan(prepared, self.app, probe=probe)
-            _warn(self.app, plan_warnings(plan, prepared.launch.max_cpu_hours))
+            self.app.out.warn_each(plan_warnings(plan, prepared.launch.max_cpu_hours))
             return plan_document(prepared, plan)
 
     def calibrate(  # noqa: PLR0913 - all but the calibration and its code by name
@@ -651,7 +651,7 @@ class Registry:
 
     def _age(self, age: freshness_module.Freshness) -> str:
         """Return the age of a view in words, and warn if its sync failed."""
-        _warn(self.app, age.warnings())
+        self.app.out.warn_each(age.warnings())
         return age.describe()
 
 
@@ -687,7 +687,7 @@ class Job:
         from mopsjobs.app.jobs.current_jobs import find_current_job
 
         found = find_current_job(self.id, self._app, policy_of(freshness, Job.status))
-        _warn(self._app, found.warnings)
+        self._app.out.warn_each(found.warnings)
         return JobInfo(found.job, "live" if found.freshness is None else found.freshness.describe())
 
     def wait(self, timeout: Duration | None = None, *, interval: Duration | None = None) -> JobInfo:
@@ -775,7 +775,7 @@ class Job:
         job = find_tasks(self.id, self._app, policy_of(freshness, Job.tasks))
 
         def view(tasks: TaskList) -> Table:
-            _warn(self._app, job.warnings_with(tasks))
+            self._app.out.warn_each(job.warnings_with(tasks))
             items = (task.to_json() for task in tasks.tasks(limit))
             return table_of_dicts(f"tasks of {self.id}", TASK_FIELDS, items, age=job.describe_age(tasks.ledger))
 
@@ -791,7 +791,7 @@ class Job:
         from mopsjobs.app.tasks.failures import failures_of_jobs
 
         failures = failures_of_jobs([self.id], self._app, policy_of(freshness, Job.failures))
-        _warn(self._app, failures.warnings)
+        self._app.out.warn_each(failures.warnings)
         return Failures(failures.to_json(self._app))
 
     def explain(self, result: str, *, offline: bool = False) -> dict[str, Any]:
@@ -903,7 +903,7 @@ class Job:
                 return view(results.columns, results.rows()), results.problems()
 
             found, problems = read_results_table(families, app, view_results, policy)
-            _warn(app, problems)
+            app.out.warn_each(problems)
             return found
 
         def read_sets(choice: SetChoice) -> Table:
@@ -934,7 +934,7 @@ class Job:
         from mopsjobs.app.origins.provenance import read_provenance
 
         found = read_provenance(self.id, self._app)
-        _warn(self._app, found.problems)
+        self._app.out.warn_each(found.problems)
         return found.to_json()
 
     def reduced(self, params: Mapping[str, Any] | None = None) -> dict[str, bytes]:
@@ -1003,7 +1003,7 @@ class Job:
             raise error
         for note in done.notes:
             app.out.note(note)
-        _warn(app, done.problems)
+        app.out.warn_each(done.problems)
         return self._live(done.jobs[0].state)
 
     def note(self, text: str) -> JobInfo:
@@ -1075,7 +1075,7 @@ class Job:
             sizes_of=partial(ledger_sizes, app=app),
         )
         resumed = resume(request, app.session(), user_trust(trust, app), yes=yes)
-        _warn(self._app, resumed.warnings)
+        self._app.out.warn_each(resumed.warnings)
         return None if resumed.job_id is None else Job(self.registry, resumed.job_id)
 
     # --- show ------------------------------------------------------------------------------------------------
@@ -1122,7 +1122,7 @@ def _find_results(names: Sequence[str], app: App, policy: freshness_module.Fresh
     from mopsjobs.app.tasks.results_table import find_results
 
     families = find_results(names, app, policy)
-    _warn(app, (warning for family in families for job in family for warning in job.warnings))
+    app.out.warn_each(warning for family in families for job in family for warning in job.warnings)
     return families
 
 
@@ -1136,10 +1136,5 @@ def _read_sets(
     from mopsjobs.app.tasks.result_sets import read_result_sets
 
     found, problems = read_result_sets(families, app, lambda sets: (view(sets), sets.problems), policy)
-    _warn(app, problems)
+    app.out.warn_each(problems)
     return found
-
-
-def _warn(app: App, warnings: Iterable[str]) -> None:
-    for warning in warnings:
-        app.out.warn(warning)

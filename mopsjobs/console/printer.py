@@ -91,8 +91,7 @@ class Printer:
 
     def show(self, result: Result) -> None:
         """Print a result: warnings, the body, then notes."""
-        for warning in result.warnings:
-            self.warn(warning)
+        self.warn_each(result.warnings)
         if result.body is not None:
             self._stdout.writelines(self._pieces(result.body))
             self._stdout.flush()
@@ -118,6 +117,11 @@ class Printer:
     def warn(self, text: str) -> None:
         """Print a warning on stderr, even with `--quiet`."""
         self._write_message(text, terminal.style_text("warning: ", "yellow"))
+
+    def warn_each(self, texts: Iterable[str]) -> None:
+        """Print several warnings."""
+        for text in texts:
+            self.warn(text)
 
     def ask(self, question: str, details: Sequence[str] = ()) -> bool | None:
         """Ask the user a question, after lines of details about it.

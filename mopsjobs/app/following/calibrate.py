@@ -97,8 +97,7 @@ def calibrate(
         note_counts(request.job_id, counts_of(known), app.session())
         return _ended(request.job_id, known, app)
     with _open(request, app, trust, known, has_ended=has_ended) as begun:
-        for warning in begun.warnings:
-            app.out.warn(warning)
+        app.out.warn_each(begun.warnings)
         on_begin(begun.job_id)
         if (earlier := request.job_id if has_ended else request.extends) is not None:
             _join_sweep(earlier, begun.job_id, app)

@@ -122,8 +122,7 @@ def wait_for(
             elif not pauses.sleep(outage):
                 result = WaitResult(tuple(state for state in jobs.states if state is not None), EXIT_NOT_FINISHED)
     # Messages under way are waited for, within a bound.
-    for problem in () if watched is None else watched.finish():
-        out.warn(problem)
+    out.warn_each([] if watched is None else watched.finish())
     return result
 
 

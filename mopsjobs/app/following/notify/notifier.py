@@ -361,8 +361,7 @@ class CacheNotifier:
 
     def tell_at_once(self) -> None:
         """Tell what is due, and wait for nothing. What the user should know is a warning, at the next call."""
-        for problem in self.tell(seconds=0):
-            self._app.out.warn(problem)
+        self._app.out.warn_each(self.tell(seconds=0))
 
     def _tell(self, notifier: Notifier, seconds: float | None) -> list[str]:
         app, now = self._app, self._app.now().timestamp()
@@ -439,8 +438,7 @@ def telling_of_run(job_id: str, app: App) -> Iterator[None]:
         thread.join(END_SECONDS + BOUND_SECONDS)
         with contextlib.suppress(MopsJobsError, OSError):  # else the next sync tells
             problems.extend(_tell_of_sweep(job_id, app))
-        for problem in problems:
-            app.out.warn(problem)
+        app.out.warn_each(problems)
 
 
 def _tell_of_sweep(job_id: str, app: App) -> list[str]:

@@ -95,8 +95,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
         resumed = resume_job(job, session, agreed, yes=True)
     if not args.wait:
         return _result(args, resumed)
-    for warning in resumed.warnings:
-        app.out.warn(warning)
+    app.out.warn_each(resumed.warnings)
     app.out.note(_describe(args, resumed))
     ended = follow_record(str(resumed.job_id), app)
     return Result(_body(args, resumed), notes=ended.notes, exit_code=ended.exit_code)

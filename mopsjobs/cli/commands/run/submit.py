@@ -146,8 +146,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
             return _plan(prepared, app, args.probe, as_json=args.json)
         submitted = submit_prepared(prepared, session)
     if args.wait:
-        for warning in submitted.warnings:
-            app.out.warn(warning)
+        app.out.warn_each(submitted.warnings)
         app.out.note(f"{submitted.job_id}: {_tasks_text(prepared)}")
         ending = follow(submitted.launch, app)
         body = _body(prepared, ending.status, as_json=args.json)
