@@ -61,9 +61,8 @@ def run(args: argparse.Namespace, app: App) -> Result:
         if not interruptions:
             raise UsageError(f"invalid --interrupt '{args.interrupt}': expected 1 to {MAX_INTERRUPTIONS}.")
     found = replay(args.job, task, args.python, app, interruptions)
-    if args.json:
-        return Result(Document(found.to_json()), exit_code=found.exit_code)
-    return Result(Text(_lines(found), indent=TITLE_WIDTH), exit_code=found.exit_code)
+    body = Document(found.to_json()) if args.json else Text(_lines(found), indent=TITLE_WIDTH)
+    return Result(body, exit_code=found.exit_code)
 
 
 def _lines(found: Replay) -> list[Line]:

@@ -43,7 +43,5 @@ def run(args: argparse.Namespace, app: App) -> Result:
     with app.out.progress("tasks") as on_progress:
         found = compare_jobs(args.first, args.second, app, **parts, on_progress=on_progress)
     warnings = list(dict.fromkeys([*found.first.problems, *found.second.problems]))
-    exit_code = EXIT_PARTLY_DONE if warnings else EXIT_DONE
-    if args.json:
-        return Result(Document(found.to_json()), warnings=warnings, exit_code=exit_code)
-    return Result(Text(difference_lines(found), indent=TITLE_WIDTH), warnings=warnings, exit_code=exit_code)
+    body = Document(found.to_json()) if args.json else Text(difference_lines(found), indent=TITLE_WIDTH)
+    return Result(body, warnings=warnings, exit_code=EXIT_PARTLY_DONE if warnings else EXIT_DONE)

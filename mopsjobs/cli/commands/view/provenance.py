@@ -71,10 +71,8 @@ def run(args: argparse.Namespace, app: App) -> Result:
     if args.ro_crate is not None:
         return _export(args, app)
     found = read_provenance(args.job, app)
-    exit_code = EXIT_PARTLY_DONE if found.problems else EXIT_DONE
-    if args.json:
-        return Result(Document(found.to_json()), warnings=found.problems, exit_code=exit_code)
-    return Result(Text(_lines(found), indent=TITLE_WIDTH), warnings=found.problems, exit_code=exit_code)
+    body = Document(found.to_json()) if args.json else Text(_lines(found), indent=TITLE_WIDTH)
+    return Result(body, warnings=found.problems, exit_code=EXIT_PARTLY_DONE if found.problems else EXIT_DONE)
 
 
 def _export(args: argparse.Namespace, app: App) -> Result:
