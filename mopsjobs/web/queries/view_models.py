@@ -146,7 +146,6 @@ def row(job: Job, now: float, known_to: float) -> dict[str, Any]:
         "waits": job["status"] in BEFORE_RUNNING,
         # The page of the job has these too.
         "created": created,
-        "updated": moment(job["updated_at"], now),
         "duration": human_duration(job["duration_seconds"]),
     }
 
