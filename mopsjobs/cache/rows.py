@@ -156,7 +156,7 @@ def write_rows(connection: sqlite3.Connection, records: Iterable[MirroredJob]) -
     rows = [record.row for record in records]
     keys = [row.key for row in rows]
     labels = [label for record in records for label in record.labels]
-    _delete_earlier_ledgers(connection, rows)
+    _update_ledgers(connection, rows)
     counters.count_rows(connection, rows)
     pruning.unmark_pruned(connection, keys)
     with totals.track_changes(connection, keys):
@@ -165,19 +165,27 @@ def write_rows(connection: sqlite3.Connection, records: Iterable[MirroredJob]) -
     connection.executemany(_INSERT_LABEL, labels)
 
 
-def _delete_earlier_ledgers(connection: sqlite3.Connection, rows: Iterable[JobRow]) -> None:
-    """Delete the ledgers of earlier jobs whose ids were registered again.
+def _update_ledgers(connection: sqlite3.Connection, rows: Iterable[JobRow]) -> None:
+    """Delete the ledgers of earlier jobs whose ids were registered again. Those of changed jobs are to be listed again.
 
+    Attempts of a job that has ended may still be delivered, which changes its record.
     Without a row, as of a pruned job, the first look at the ledger tells whether it was before the registration.
     """
     if connection.execute("SELECT 1 FROM ledger LIMIT 1").fetchone() is None:
         return
-    registrations = [(row.job_id, row.created_ts) for row in rows]
+    new = _ENCODER.encode([(row.job_id, row.created_ts, row.version) for row in rows])
     found = connection.execute(
         "SELECT ledger.job_id FROM json_each(?) AS new CROSS JOIN ledger LEFT JOIN job USING (job_id)"
         " WHERE ledger.job_id = json_extract(new.value, '$[0]')"
         " AND iif(job.job_id IS NULL, looked_at < json_extract(new.value, '$[1]'),"
         " abs(created_ts - json_extract(new.value, '$[1]')) >= ?)",
-        (_ENCODER.encode(registrations), ROUNDING_SECONDS),
+        (new, ROUNDING_SECONDS),
     )
     pruning.delete_ledgers(connection, [job_id for (job_id,) in found.fetchall()])
+    connection.execute(
+        "UPDATE ledger SET is_complete = 0 WHERE is_complete AND job_id IN ("
+        "SELECT json_extract(new.value, '$[0]') FROM json_each(?) AS new"
+        " LEFT JOIN job ON job.job_id = json_extract(new.value, '$[0]')"
+        " WHERE job.version IS NOT json_extract(new.value, '$[2]'))",
+        (new,),
+    )

@@ -20,6 +20,7 @@ from mopsjobs.cache.sync.lock import sync_lock
 from mopsjobs.store.base import Versioned, VersionedStore, VersionToken
 from mopsjobs.store.dynamodb.store import DynamoDBVersionedStore
 from mopsjobs.store.memory import InMemoryVersionedStore
+from mopsjobs.studies.validation import end_by_outputs
 from support.cli import REMOTE_URL, Cli, Remote, add, foreign, key, put, sentences
 from support.events import Writer
 from support.ledgers import Ledger, add_job, attempt, leave_outputs
@@ -331,6 +332,41 @@ def test_sync_refreshes_what_was_looked_at_until_it_is_complete(
     assert cli.ok("sync", "--json").json["attempts_added"] == 0
     assert listed != []
     assert not any(prefix.startswith("ledger/") for prefix in listed)
+
+
+@pytest.mark.parametrize("command", ["sync", "validate job"])
+def test_attempts_that_are_delivered_late_reach_a_complete_ledger(
+    cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """What a killed runner kept changes the record of its cancelled job, also while its ledger is listed."""
+    add_job(remote.jobs, "job", sets_of(3))
+    remote.jobs.cancel_job("job")
+    cli.ok("sync")
+    cli.clock.advance(seconds=120)
+    assert cli.ok("tasks", "job", "--json").json["complete"]
+    deliver = Ledger(remote.store.inner)
+    deliver(attempt(0, "failed"))
+    if command == "sync":
+        end_by_outputs(remote.store.inner, remote.jobs, remote.jobs.require_job("job"), failed={0: True})
+    cli.ok(*command.split())
+    assert "ValueError" in cli.ok("failures", "job").out
+    assert cli.ok("tasks", "job", "--json", "--offline").json["complete"]
+
+    list_keys = remote.store.list_keys
+
+    def list_before_delivery(prefix: str = "") -> Iterator[str]:
+        listed = list(list_keys(prefix))
+        if not prefix.startswith("ledger/"):
+            return iter(listed)
+        monkeypatch.setattr(remote.store, "list_keys", list_keys)
+        deliver(attempt(1, "failed"))
+        end_by_outputs(remote.store.inner, remote.jobs, remote.jobs.require_job("job"), failed={0: True, 1: True})
+        cli.ok("status", "job", "--refresh")
+        return iter(listed)
+
+    monkeypatch.setattr(remote.store, "list_keys", list_before_delivery)
+    cli.ok("tasks", "job", "--refresh")
+    assert cli.ok("failures", "job", "--json").json["failed"] == 2
 
 
 def test_tasks_without_an_attempt_are_told_by_outputs_at_the_end(cli: Cli, remote: Remote) -> None:

@@ -1,7 +1,8 @@
 """Sync of ledgers: bring the attempts at the tasks of a job from the store into the cache.
 
 Only ledgers that a view has looked at are mirrored. The first look reads the manifest, lists the chunks and reads them.
-A later one lists them again, and reads new ones. After the end of a job, a ledger is complete, and costs nothing more.
+A later one lists them again, and reads new ones. After the end of a job, a ledger is complete, and costs nothing more
+until the record of the job changes: `mopsjobs.cache.rows` then lets the next look list it again.
 
 A job may have no ledger: an older version ran it. Then its outputs tell which tasks succeeded, by one listing. They
 also tell that of tasks whose attempts were lost with their runner. See docs/decisions/0044-the-ledger.md.
@@ -104,7 +105,8 @@ def sync_ledger(
     """
     report = report or ChunkReport()
     started = now().timestamp()
-    ended = _end_of(connection, job_id, started)  # before the listing, so that no later chunk is taken for the last
+    # Before the listing, so that no later chunk is taken for the last.
+    version, ended = _version_of(connection, job_id), _end_of(connection, job_id, started)
     study = StoredStudy.load(connection, job_id)
     manifest = None
     if study is None:
@@ -140,9 +142,15 @@ def sync_ledger(
         connection.execute(
             "UPDATE ledger SET synced_ts = max(coalesce(synced_ts, 0), ?), basis = ?, is_complete = ?, problem = NULL"
             " WHERE job_id = ?",
-            (started, basis, is_complete, job_id),
+            (started, basis, is_complete and version == _version_of(connection, job_id), job_id),
         )
     return report
+
+
+def _version_of(connection: sqlite3.Connection, job_id: str) -> str | None:
+    """Return the version of the record of a job in the cache."""
+    row = connection.execute("SELECT version FROM job WHERE job_id = ?", (job_id,)).fetchone()
+    return None if row is None else str(row[0])
 
 
 def _grow(store: VersionedStore, connection: sqlite3.Connection, study: StoredStudy) -> StoredStudy:
