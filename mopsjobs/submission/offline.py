@@ -23,6 +23,7 @@ from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import (
     InvalidTransitionError,
     JobExistsError,
+    NoManifestError,
     StoreError,
     TooManyRetriesError,
 )
@@ -288,6 +289,30 @@ def deliver_kept(job_id: str, directory: JobDir, session: Session) -> None:
         is_delivered |= _deliver_journal(directory, number, job_id, session)
     if is_delivered:
         session.note(f"{job_id}: delivered what its runner kept on this machine")
+
+
+def complete_cancelled(state: JobState, directory: JobDir, session: Session, *, is_delivered: bool = False) -> JobState:
+    """Deliver what this machine keeps of a cancelled job, and count it. Only a runner that was killed leaves any.
+
+    Args:
+        state: the record of the job, whose runner has ended.
+        directory: the job's.
+        session: the registry, the environment and the messages.
+        is_delivered: whether some of it was delivered just now.
+
+    Returns:
+        The record after that.
+
+    Raises:
+        StoreError: if the store does not answer or refuses; see `deliver_offline`.
+    """
+    if keeps_of_runner(directory):
+        deliver_kept(state.job_id, directory, session)
+    elif not is_delivered:
+        return state
+    with contextlib.suppress(InvalidTransitionError, NoManifestError):
+        return infer_end(state, RunnerEnd(), session).state
+    return state
 
 
 def _warner(session: Session, what: str) -> OnRefused:

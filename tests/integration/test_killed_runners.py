@@ -180,12 +180,13 @@ def test_a_killed_runner_ends_its_job_as_partial(env: dict[str, str], tmp_path: 
     assert calls(lab.calls) == {**dict.fromkeys(range(DONE), 1), DONE: 2, DONE + 1: 1}
 
 
-@pytest.mark.parametrize("argv", [("cancel", "job", "--yes"), ("validate", "job")])
+@pytest.mark.parametrize("argv", [("cancel", "job", "--yes"), ("validate", "job"), ("resume", "job", "--wait")])
 def test_what_a_killed_runner_of_a_cancelled_job_kept_is_delivered(
     env: dict[str, str], tmp_path: Path, argv: tuple[str, ...]
 ) -> None:
     """Its registry was away when it was killed, and the job was cancelled on another machine."""
     lab = _killed(env, tmp_path)
+    (tmp_path / "gate").touch()
     with contextlib.closing(open_store(env["MOPS_JOBS_REGISTRY"], env)) as store:
         JobRegistry(store).cancel_job("job")
         task = next(one for one in load_manifest(store, "job").study.tasks() if one.number == DONE)

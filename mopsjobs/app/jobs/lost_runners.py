@@ -25,7 +25,7 @@ from mopsjobs.cache.write_through import mark_suspect
 from mopsjobs.engines import LOCAL_ENGINES, runner_process
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.local import LocalEngine, last_words, launched_at, registry_of_runner, runner_end
-from mopsjobs.errors import InvalidTransitionError, MopsJobsError, NoManifestError
+from mopsjobs.errors import InvalidTransitionError, MopsJobsError
 from mopsjobs.events.format import RUNNER
 from mopsjobs.events.writer import record_event
 from mopsjobs.registry.job_state import JobState
@@ -40,7 +40,7 @@ from mopsjobs.registry.status import (
 )
 from mopsjobs.submission.cancel import records_to_stop
 from mopsjobs.submission.infer_end import RunnerEnd, end_growth, infer_end
-from mopsjobs.submission.offline import deliver_kept, keeps_of_runner
+from mopsjobs.submission.offline import complete_cancelled, deliver_kept, keeps_of_runner
 from mopsjobs.utils.files import directory_lock
 from mopsjobs.utils.times import parse_time
 
@@ -83,7 +83,7 @@ def end_lost_runner(job: Mapping[str, object], app: App) -> JobState | None:
         if end is None or state is None or (not state.is_terminal and not _is_lost(state, end, directory, app)):
             return None
         if state.status == JobStatus.CANCELLED:
-            return _complete(state, directory, app)
+            return complete_cancelled(state, directory, app.session())
         return state if state.is_terminal else _end(state, directory, app)
 
 
@@ -117,17 +117,6 @@ def end_lost_runners(job_ids: Iterable[str], app: App) -> None:
             with contextlib.suppress(OSError):
                 directory.end_tried.touch()
                 os.utime(directory.end_tried, (app.now().timestamp(),) * 2)
-
-
-def _complete(state: JobState, directory: JobDir, app: App) -> JobState:
-    """Deliver what this machine keeps of a cancelled job, and count it. Only a runner that was killed leaves any."""
-    if not keeps_of_runner(directory):
-        return state
-    session = app.session()
-    deliver_kept(state.job_id, directory, session)
-    with contextlib.suppress(InvalidTransitionError, NoManifestError):
-        return infer_end(state, RunnerEnd(), session).state
-    return state
 
 
 def _end(state: JobState, directory: JobDir, app: App) -> JobState | None:
