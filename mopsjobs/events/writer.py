@@ -123,17 +123,23 @@ class EventLog:
             if is_first or self._bytes >= FLUSH_BYTES:
                 self._writer.changed.notify()
 
-    def close(self, seconds: float | None = None, longest: float | None = None) -> bool:
+    def close(
+        self,
+        seconds: float | None = None,
+        longest: float | None = None,
+        is_stopping: Callable[[], bool] = lambda: False,
+    ) -> bool:
         """Write what waits. Closing twice is harmless.
 
         Args:
             seconds: how long to write, at most; None: `CLOSE_SECONDS`.
             longest: the same while the store takes events, only slowly; None: no longer.
+            is_stopping: see `BackgroundWriter.close`.
 
         Returns:
             True if everything is written.
         """
-        return self._writer.close(CLOSE_SECONDS if seconds is None else seconds, longest)
+        return self._writer.close(CLOSE_SECONDS if seconds is None else seconds, longest, is_stopping)
 
     def _count(self) -> int:
         return len(self._logs) + len(self._others)

@@ -13,7 +13,6 @@ import json
 import logging
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -23,6 +22,7 @@ from mopsjobs.errors import RecordError, StoreUnavailableError
 from mopsjobs.registry.job_id import check_job_id
 from mopsjobs.registry.keys import ENVIRONMENT, belongs_to
 from mopsjobs.store.base import VersionedStore
+from mopsjobs.utils.backoff import LOOK_SECONDS, sleep_unless
 from mopsjobs.utils.files import replace_file
 from mopsjobs.utils.json_strict import read_json
 from mopsjobs.utils.text import strip_control_characters
@@ -203,11 +203,18 @@ class EnvironmentNotes:
             self._is_described.wait(DESCRIPTION_SECONDS)
         return self._packages
 
-    def close(self, seconds: float = DESCRIPTION_SECONDS) -> None:
-        """Wait for the notes that are under way, for some seconds at most. Closing twice is harmless."""
-        until = time.monotonic() + seconds
-        for thread in self._threads:
-            thread.join(max(0.0, until - time.monotonic()))
+    def close(self, is_stopping: Callable[[], bool] = lambda: False) -> None:
+        """Wait for the notes that are under way, from when on `is_stopping()` less long. Closing twice is harmless."""
+
+        def is_over() -> bool:
+            return is_stopping() or not any(thread.is_alive() for thread in self._threads)
+
+        def join(seconds: float) -> None:
+            for thread in self._threads:
+                thread.join(seconds)
+
+        sleep_unless(is_over, DESCRIPTION_SECONDS - STOP_SECONDS, join, LOOK_SECONDS)
+        join(STOP_SECONDS)
 
     def _note(self, answer: object) -> None:
         try:

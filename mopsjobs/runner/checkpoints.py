@@ -500,17 +500,20 @@ class Checkpoints:
                         shutil.rmtree(origin.root / name, ignore_errors=True)
                 self._wait_for(key, is_removal=True)
 
-    def close(self, seconds: float, longest: float | None = None) -> None:
+    def close(
+        self, seconds: float, longest: float | None = None, is_stopping: Callable[[], bool] = lambda: False
+    ) -> None:
         """Send what waits. Closing twice is harmless.
 
         Args:
             seconds: how long to send, at most.
             longest: the same while the store takes it, only slowly; None: no longer.
+            is_stopping: see `BackgroundWriter.close`.
         """
         self._closes.set()
         self._remove_ended()
         if self._store is not None and self._writer.is_closing is False:
-            self._writer.close(seconds, longest)
+            self._writer.close(seconds, longest, is_stopping)
         for origin in self._origins:
             with contextlib.suppress(OSError):  # it is not empty
                 origin.root.rmdir()

@@ -14,7 +14,7 @@ from typing import TypeVar
 from mopsjobs.errors import NoManifestError, StoreUnavailableError, TooManyRetriesError, command_line
 from mopsjobs.store.base import ReadableStore
 from mopsjobs.studies.manifest import Manifest, load_manifest
-from mopsjobs.utils.backoff import NO_JITTER, Backoff, sleep_unless
+from mopsjobs.utils.backoff import LOOK_SECONDS, NO_JITTER, Backoff, sleep_unless
 
 T = TypeVar("T")
 
@@ -26,10 +26,6 @@ FIRST_PAUSE = 1.0
 
 MAX_PAUSE = 30.0
 """Seconds between two attempts, at most."""
-
-SLICE_SECONDS = 0.1
-"""How soon a pause ends after a request to stop. A pause polls for it: the request comes from a signal handler, which
-may take no lock (`Event.set` would)."""
 
 LAST_SECONDS = 10.0
 """How long work that does not wait may go on after a request to stop. Kubernetes grants 30 s in all
@@ -103,7 +99,7 @@ class OutageRetry:
 
     def pause(self, seconds: float, is_over: Callable[[], bool] = lambda: False) -> None:
         """Wait, but no longer than until a request to stop, or until `is_over()`."""
-        sleep_unless(lambda: self.is_stopping or is_over(), seconds, self._sleep, SLICE_SECONDS)
+        sleep_unless(lambda: self.is_stopping or is_over(), seconds, self._sleep, LOOK_SECONDS)
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ from mopsjobs.errors import (
 from mopsjobs.events.format import LOG, RUNNER, STATE
 from mopsjobs.events.writer import EventLog, state_fields
 from mopsjobs.ledger.attempt import Outcome
-from mopsjobs.ledger.environment import DESCRIPTION_SECONDS, STOP_SECONDS, EnvironmentNotes
+from mopsjobs.ledger.environment import EnvironmentNotes
 from mopsjobs.ledger.writer import Ledger
 from mopsjobs.registry import transitions
 from mopsjobs.registry.job_registry import JobRegistry
@@ -211,7 +211,7 @@ class _Run:
             raise problem from None
         finally:
             self._reporter.stop()
-            self._events.close(longest=None if self._retry.is_stopping else LAST_EVENTS_SECONDS)
+            self._events.close(None, LAST_EVENTS_SECONDS, self._is_stopping)
 
     def _run(self) -> ShardResult:
         self._early = FailEarly(self._shard, self._manifest.tasks_total, self._counts, self._reporter, self._retry)
@@ -233,8 +233,8 @@ class _Run:
                     if self._channel is not None:
                         self._channel.close()
                     if self._checkpoints is not None:  # before tasks are given back: their owners go on from these
-                        longest = None if self._retry.is_stopping else LAST_CHECKPOINTS_SECONDS
-                        self._checkpoints.close(self._shard.grace_seconds, longest)
+                        grace = self._shard.grace_seconds
+                        self._checkpoints.close(grace, LAST_CHECKPOINTS_SECONDS, self._is_stopping)
             if self._counts.is_lower_bound and not self._retry.is_stopping:
                 # The store did not answer at the start. It cannot be told whose outputs are there now: those of an
                 # earlier run, most likely. So they count as that. If the store is still away, the next run does it.
@@ -250,7 +250,7 @@ class _Run:
         try:
             yield
         finally:
-            self._notes.close(STOP_SECONDS if self._retry.is_stopping else DESCRIPTION_SECONDS)
+            self._notes.close(self._is_stopping)
 
     def _note_report(self, sent_at: str, reported_at: str | None) -> None:
         """Note a report on this machine, and a signal that stops the run.
@@ -261,6 +261,10 @@ class _Run:
             path = str(self._directory.report_file(self._shard.number))
             with contextlib.suppress(OSError), open(path, "w", encoding="ascii", opener=private_opener) as file:
                 file.write(f"{sent_at} {reported_at} {self._retry.signal_name}")
+
+    def _is_stopping(self) -> bool:
+        """Return whether a stop was requested, also after the run has begun to close."""
+        return self._retry.is_stopping
 
     def _register(self) -> None:
         """Register the job, if the registry did not answer when the job was submitted."""

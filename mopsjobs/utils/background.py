@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from mopsjobs.utils.backoff import HALF_JITTER, Backoff
+from mopsjobs.utils.backoff import HALF_JITTER, LOOK_SECONDS, Backoff, sleep_unless
 
 log = logging.getLogger(__name__)
 
@@ -108,24 +108,33 @@ class BackgroundWriter(Generic[T]):
             self.failure = error
             self._away_until = self._clock() + self._backoff.next_delay()
 
-    def close(self, seconds: float, longest: float | None = None) -> bool:
+    def close(
+        self, seconds: float, longest: float | None = None, is_stopping: Callable[[], bool] = lambda: False
+    ) -> bool:
         """Write what waits. Return True if all is written. Closing twice is harmless.
 
         Args:
-            seconds: how long to write, at most, if a write fails.
+            seconds: how long to write, at most, if a write fails, or from when on `is_stopping()`.
             longest: the same while all writes succeed; None: `seconds`, too.
+            is_stopping: whether there is little time, by a flag that a signal may set meanwhile.
         """
         with self.changed:
             self.is_closing = True
             self._give_up_at = min(self._give_up_at, self._clock() + seconds)
             self.changed.notify_all()
-        return self.join(max(0.0, seconds if longest is None else longest)) and not self._has_given_up
+        if longest is not None:
+            sleep_unless(lambda: is_stopping() or not self._is_alive, longest - seconds, self.join, LOOK_SECONDS)
+        return self.join(max(0.0, seconds)) and not self._has_given_up
+
+    @property
+    def _is_alive(self) -> bool:
+        return any(thread.is_alive() for thread in self._threads)
 
     def join(self, seconds: float | None = None) -> bool:
         """Wait for the end of the threads, for some seconds at most. Return whether they have ended."""
         for thread in self._threads:
             thread.join(seconds)
-        return not any(thread.is_alive() for thread in self._threads)
+        return not self._is_alive
 
     def _run(self) -> None:
         while (item := self._next()) is not None:

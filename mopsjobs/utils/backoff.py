@@ -72,7 +72,11 @@ class Backoff:
         self.failures = 0
 
 
-def sleep_unless(is_over: Callable[[], bool], seconds: float, sleep: Callable[[float], None], step: float) -> None:
+LOOK_SECONDS = 0.1
+"""How soon a wait ends after a request to stop, which comes from the handler of a signal."""
+
+
+def sleep_unless(is_over: Callable[[], bool], seconds: float, sleep: Callable[[float], object], step: float) -> None:
     """Sleep for `seconds`, in steps, but no longer than until `is_over()`.
 
     `is_over` reads a flag. The handler of a signal may set a flag, but must not take a lock, as `Event.set` does.

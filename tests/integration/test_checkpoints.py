@@ -16,6 +16,7 @@ from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.errors import StoreUnavailableError
 from mopsjobs.events.format import parse_chunk
 from mopsjobs.ledger.attempt import Attempt, Outcome, Resumed
+from mopsjobs.runner.checkpoints import Checkpoints
 from mopsjobs.runner.pools.base import TaskLimits
 from mopsjobs.runner.shard import TaskProgress
 from mopsjobs.store.base import Versioned, VersionToken
@@ -310,6 +311,31 @@ class _Slow(LineStore):
         if key.startswith("checkpoints/"):
             self.gate.wait()
         return super().get(key)
+
+
+class _Stopped(LineStore):
+    """A store that takes a checkpoint after `gate`, and whose runner is told to stop when it has begun to close."""
+
+    closes, gate = threading.Event(), threading.Event()
+
+    def create_if_absent(self, key: str, value: bytes) -> VersionToken | None:
+        if key.startswith("checkpoints/") and not self.gate.is_set():
+            self.closes.wait(PATIENCE)
+            os.kill(os.getpid(), signal.SIGTERM)
+            self.gate.wait(PATIENCE)
+        return super().create_if_absent(key, value)
+
+
+def test_a_stop_shortens_the_wait_of_a_run_that_closes(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its tasks have ended, and a slow store would have minutes for the last checkpoints of those that failed."""
+    close = Checkpoints.close
+    monkeypatch.setattr(Checkpoints, "close", lambda *how: _Stopped.closes.set() or close(*how))
+    bench.given(sets_of(1, steps=str(tmp_path / "steps"), steps_total=50, die=[34]))
+    ran, _ = bench.work("here", store=_Stopped(bench.line.inner), retries=0, shards=2, grace=0.0)
+    assert (ran.signal, _keys(bench)) == (signal.SIGTERM, [])
+    _Stopped.gate.set()
 
 
 def test_other_tasks_go_on_while_a_checkpoint_is_fetched(

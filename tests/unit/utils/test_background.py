@@ -96,6 +96,8 @@ def test_slow_writes_get_the_time_at_the_end_that_failures_do_not_get() -> None:
     owner = Owner(lambda item: written.append(item) if gate.wait(PATIENCE) else None)
     owner.give(1, 2)
     assert not owner.writer.close(0.0)
+    looks = iter([False, False, True])
+    assert not owner.writer.close(0.0, PATIENCE, lambda: next(looks))  # a signal has come meanwhile
     gate.set()
     assert owner.writer.close(0.0, PATIENCE)
     assert written == [1, 2]
