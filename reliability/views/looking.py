@@ -253,7 +253,9 @@ def of_inside(world: World, name: str, job_id: str) -> dict[str, Any]:
         "rows": tuple((task, *row) for task, row in sorted(rows.items())) if is_whole else UNKNOWN,
         "means": means if is_whole else UNKNOWN,
         "contrast": compared[1] if is_whole and compared is not None else UNKNOWN,
-        "seeds": tuple((task, job.study.seed(task)) for task in sorted(rows)) if job.study.seeds else UNKNOWN,
+        "seeds": tuple((task, job.study.seed(task)) for task in sorted(rows))
+        if job.study.seeds and (is_whole or job.study.least is None)  # lost outputs of an adaptive study ask for fewer
+        else UNKNOWN,
         "values that are missing, and not told": (),
         "values": tuple(sorted(job.study.value(task) for task in world.outputs(job_id))),
     }

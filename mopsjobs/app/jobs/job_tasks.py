@@ -150,12 +150,16 @@ class JobTasks:
 
     def record_note(self, ledger: Ledger) -> list[str]:
         """Return why the record of an adaptive study counts other tasks than are listed, if it does."""
-        told = self.job["tasks_total"]
+        told, validate = self.job["tasks_total"], command_line("validate", self.job_id)
         if self._known_to_runners(ledger) > ledger.tasks_total:
             return [f"The record counts {told:,} tasks. The others are listed as their sets go on."]
-        if ledger.precision is not None and self.job["status"] == "cancelled" and told != ledger.tasks_total:
-            command = command_line("validate", self.job_id)
-            return [f"The record counts {told:,} tasks, the outputs ask for {ledger.tasks_total:,}: run {command}"]
+        if ledger.precision is None or self.may_lack_ends(ledger) or not isinstance(told, int):
+            return []
+        # Outputs that are lost ask for fewer tasks than at the end. A cancelled record counts those of the last report.
+        if told > ledger.tasks_total or (self.job["status"] == "cancelled" and told != ledger.tasks_total):
+            lost = ledger.outputs_lost
+            why = f"those of {pluralize(lost, 'task')} were lost" if lost else f"run {validate}"
+            return [f"The record counts {told:,} tasks, the outputs ask for {ledger.tasks_total:,}: {why}"]
         return []
 
     def _known_to_runners(self, ledger: Ledger) -> int:

@@ -322,13 +322,16 @@ class ResultsTable:
                 self._collected.want(row.member.number, task.row.task, task.param_id, task.row.seed)
         for member in itertools.chain.from_iterable(self._families):
             if count := missing[member.number]:  # later jobs may have done again what this one has lost
-                self._tasks_lost += min(count, count_lost(connection, member.job.job))
+                self._tasks_lost += min(count + _unneeded(member), count_lost(connection, member.job.job))
         for newest, *_ in self._families:
-            # Tasks that only outputs called succeeded, as reused ones, are missing by now. An adaptive study needs
-            # fewer tasks without the lost values, and the table lacks the others.
-            unneeded = max(0, int(str(newest.job.job["tasks_completed"])) - newest.tasks.ledger.tasks_total)
-            lost = newest.tasks.ledger.outputs_lost - missing[newest.number] - unneeded
+            # Tasks that only outputs called succeeded, as reused ones, are missing by now.
+            lost = newest.tasks.ledger.outputs_lost - missing[newest.number] - _unneeded(newest)
             self._outputs_lost += max(0, lost)
+
+
+def _unneeded(member: Member) -> int:
+    """Count the complete tasks that an adaptive study needs no longer without lost values. The table lacks them."""
+    return max(0, int(str(member.job.job["tasks_completed"])) - member.tasks.ledger.tasks_total)
 
 
 def plain_columns(kinds: Iterable[tuple[str, str]]) -> list[Column]:

@@ -1,8 +1,8 @@
 """Sync of ledgers: bring the attempts at the tasks of a job from the store into the cache.
 
 Only ledgers that a view has looked at are mirrored. The first look reads the manifest, lists the chunks and reads them.
-A later one lists them again, and reads new ones. After the end of a job, a ledger is complete, and costs nothing more
-until the record of the job changes: `mopsjobs.cache.rows` then lets the next look list it again.
+A later one lists them again, and reads new ones. After the end of a job, a ledger is complete, and costs nothing more.
+If the record of the job changes later, `mopsjobs.cache.rows` lets the next look list it again.
 
 A job may have no ledger: an older version ran it. Then its outputs tell which tasks succeeded, by one listing. They
 also tell that of tasks whose attempts were lost with their runner. See docs/decisions/0044-the-ledger.md.
