@@ -26,6 +26,7 @@ from mopsjobs.errors import (
     NoManifestError,
     StoreError,
     TooManyRetriesError,
+    command_line,
 )
 from mopsjobs.ledger.writer import Ledger
 from mopsjobs.registry.job_registry import JobRegistry
@@ -114,8 +115,8 @@ def register_offline(directory: JobDir, manifest: Manifest, registry: JobRegistr
     _deliver_launch(directory, manifest.job_id, registry)
 
 
-def record_launch(registry: JobRegistry, job_id: str, fields: Mapping[str, object]) -> None:
-    """Move a record to `scheduled`, unless the runner was faster and has moved it further.
+def record_launch(registry: JobRegistry, job_id: str, fields: Mapping[str, object]) -> bool:
+    """Move a record to `scheduled`. Return False if the runner was faster and has moved it further, or if it has ended.
 
     Raises:
         StoreError, TooManyRetriesError: if the record could not be written.
@@ -126,15 +127,21 @@ def record_launch(registry: JobRegistry, job_id: str, fields: Mapping[str, objec
         if fields:
             with contextlib.suppress(InvalidTransitionError):
                 registry.update_fields(job_id, **fields)
+        return False
+    return True
 
 
 def try_record_launch(registry: JobRegistry, job_id: str, fields: Mapping[str, object]) -> tuple[str, ...]:
-    """Record a launch as `record_launch` does. Return a warning if the record could not be written."""
+    """Record a launch as `record_launch` does. Return a warning if the record could not be written, or has ended."""
     try:
-        record_launch(registry, job_id, fields)
+        ended = None if record_launch(registry, job_id, fields) else registry.get_job(job_id)
     except (StoreError, TooManyRetriesError) as error:
         return (f"{error} The job is launched; its record follows.",)
-    return ()
+    if ended is None or not (ended.is_terminal and ended.error_code == LAUNCH_FAILED):
+        return ()
+    # The launch took so long that another process has given it up. Its runner stops at the first report.
+    why = f"The job was given up before it was launched: {str(ended.error_message).rstrip('.')}."
+    return (f"{why} To run it: {command_line('resume', job_id)}",)
 
 
 def _deliver_launch(directory: JobDir, job_id: str, registry: JobRegistry) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -153,7 +154,10 @@ def test_a_resumed_job_names_the_newest_of_its_family(cli: Cli, jobs: JobRegistr
 
 
 def test_an_outage_is_survived(cli: Cli, remote: Remote) -> None:
-    """A registry that stops answering is asked again, with pauses that grow; the job's end is then told as ever."""
+    """A registry that stops answering is asked again, with pauses that grow; the job's end is then told as ever.
+
+    Every ten minutes, a line says that it still does not answer.
+    """
     add(remote.jobs, "job", "running")
 
     def cut() -> None:
@@ -163,9 +167,10 @@ def test_an_outage_is_survived(cli: Cli, remote: Remote) -> None:
         remote.store.down = False
         remote.jobs.update_status("job", "succeeded")
 
-    during_sleeps(cli, _2=cut, _12=mend)
+    during_sleeps(cli, _2=cut, _8=lambda: cli.clock.advance(minutes=10), _12=mend)
     ran = cli.ok("wait", "job")
     assert len(cli.clock.slept) == 12
+    assert len(re.findall(r"No answer for 1\dm.*, still trying\.", ran.err)) == 1
     assert max(cli.clock.slept[2:]) <= 30
     assert ran.err.count("Trying again until it answers.") == 1
     assert ran.err.splitlines()[-2:] == ["job: succeeded", "Next: mops-jobs status job --json"]

@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 
+from mopsjobs.app.following.wait import OutageWarnings
 from mopsjobs.app.jobs.find_job import find_by_name, find_cached, find_state
 from mopsjobs.app.jobs.job_card import label_change_text
 from mopsjobs.app.jobs.lost_runners import end_lost_runner_if_possible
@@ -200,7 +201,7 @@ class EventFeed:
         """
         end_detector = _EndDetector(self._app)
         # Full jitter, so that the followers of a whole team do not come back all at once.
-        backoff = Backoff(2 * POLL_SECONDS, MAX_OUTAGE_DELAY)
+        backoff, warnings = Backoff(2 * POLL_SECONDS, MAX_OUTAGE_DELAY), OutageWarnings(self._app, self._app.out)
         while True:
             state, outage = None, None
             try:
@@ -223,8 +224,8 @@ class EventFeed:
                 self._app.sleep(min(MAX_POLL_SECONDS, POLL_SECONDS * max(1.0, self._listed / CHEAP_LISTING)))
                 continue
             delay = backoff.next_delay()
+            warnings.tell(outage, backoff.failures)
             if backoff.failures == 1:
-                self._app.out.warn(f"{outage} Trying again until it answers.")
                 on_outage()
             self._app.sleep(delay)
 

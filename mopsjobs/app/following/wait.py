@@ -46,6 +46,9 @@ INTERVAL_SECONDS = 5.0
 LOCAL_INTERVAL_SECONDS = 1.0
 """The default interval for an embedded registry, which costs little to read."""
 
+OUTAGE_WARNING_SECONDS = 600.0
+"""How often a follower says that the registry still does not answer."""
+
 MAX_OUTAGE_DELAY = 30.0
 """Seconds. The longest pause between two attempts while the registry does not answer."""
 
@@ -183,6 +186,27 @@ def describe_ended(states: Sequence[JobState], app: App, *, has_said_why: bool =
     return (*notes, f"Next: {following}") if following and len(states) == 1 else tuple(notes)
 
 
+class OutageWarnings:
+    """Warnings of a follower about an outage: at its beginning, and again from time to time."""
+
+    def __init__(self, app: App, out: Printer) -> None:
+        self._app = app
+        self._out = out
+        self._began_at = self._told_at = 0.0
+
+    def tell(self, outage: StoreUnavailableError, failures: int) -> None:
+        """Warn if it is time, after this many failures in a row."""
+        now = self._app.monotonic()
+        if failures == 1:
+            self._began_at = now
+            self._out.warn(f"{outage} Trying again until it answers.")
+        elif now - self._told_at >= OUTAGE_WARNING_SECONDS:
+            self._out.warn(f"{outage} No answer for {human_duration(now - self._began_at)}, still trying.")
+        else:
+            return
+        self._told_at = now
+
+
 class Pauses:
     """The pauses between two reads of the registry, until the time is up."""
 
@@ -204,6 +228,7 @@ class Pauses:
             interval = LOCAL_INTERVAL_SECONDS if app.settings.is_local else INTERVAL_SECONDS
         self._app = app
         self._out = out
+        self._warnings = OutageWarnings(app, out)
         self._interval = interval
         self._timeout = timeout
         self._deadline = None if timeout is None else app.monotonic() + timeout
@@ -221,8 +246,7 @@ class Pauses:
             pause = self._interval
         else:
             pause = self._backoff.next_delay()
-            if self._backoff.failures == 1:
-                self._out.warn(f"{outage} Trying again until it answers.")
+            self._warnings.tell(outage, self._backoff.failures)
         if self._deadline is not None:
             left = self._deadline - self._app.monotonic()
             if left <= 0:

@@ -15,7 +15,8 @@ HELP = "wait until jobs end; the exit code tells how"
 
 DESCRIPTION = (
     "Wait until jobs end. The exit code tells how: succeeded 0, failed 100, cancelled 103, partial 104, and 8 if the"
-    " timeout passes first. If the registry does not answer, wait tries again until the timeout."
+    " timeout passes first. If the registry does not answer, wait tries again until the timeout, and says so"
+    " every 10 minutes."
 )
 
 EXAMPLES = (

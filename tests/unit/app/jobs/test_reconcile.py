@@ -33,6 +33,7 @@ from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.studies import validation
 from mopsjobs.studies.manifest import Manifest, manifest_key
 from mopsjobs.studies.study_parser import parse_study
+from mopsjobs.submission.offline import try_record_launch
 from mopsjobs.submission.session import Session
 from mopsjobs.utils.times import parse_time
 from support.cli import START, Clock, foreign, put
@@ -338,7 +339,10 @@ def test_the_start_of_another_pod_is_a_sign_of_life(registry: JobRegistry, clock
 
 
 def test_a_launch_that_the_cluster_never_took_is_ended(registry: JobRegistry, clock: Clock) -> None:
-    """Once no request of it can be under way, also of a launch that is repeated. `resume` then starts a child."""
+    """Once no request of it can be under way, also of a launch that is repeated. `resume` then starts a child.
+
+    A launch that was only late, since its machine slept, tells so: its runner will stop.
+    """
     add_kubernetes_job(registry, "submitting", metadata={"bundle": "b"})
     _manifest(registry, "a", 0)
     clock.advance(seconds=100)
@@ -353,6 +357,9 @@ def test_a_launch_that_the_cluster_never_took_is_ended(registry: JobRegistry, cl
     assert "the cluster did not answer the launch, and Job a was not found in namespace models" in str(
         ended.error_message
     )
+    (told,) = try_record_launch(registry, "a", {})
+    assert told.startswith("The job was given up before it was launched: the cluster did not answer")
+    assert told.endswith(". To run it: mops-jobs resume a")
 
 
 def test_a_job_that_somebody_ends_meanwhile_is_no_error(registry: JobRegistry, clock: Clock) -> None:
