@@ -139,8 +139,7 @@ def test_the_registry_is_asked_first(cli: Cli, remote: Remote) -> None:
 
 
 def test_the_job_of_the_cluster_is_deleted(cli: Cli, remote: Remote, cluster: Api) -> None:
-    ran = cli.ok("cancel", "seir-1", "--json")
-    assert ran.json["engine_stop"] == "stopped"
+    assert cli.ok("cancel", "seir-1", "--json").json["engine_stop"] == "stopped"
     assert len(cluster.requests("delete", JOB_PATH)) == 1
     assert _status(remote.jobs, "seir-1") == ["cancelled"]
 
@@ -149,8 +148,7 @@ def test_cancel_without_its_cluster_says_what_to_type(cli: Cli, remote: Remote, 
     """The record is cancelled all the same. And cancelling again, when it is back, stops what still runs."""
     add(remote.jobs, "seir-2", "running", engine="kubernetes", k8s_name="seir-2", namespace="models")
     cluster.refuse(503, "not now", "/apis")
-    ran = cli("cancel", "seir-1", "seir-2")
-    assert ran.code == 7
+    ran = cli.ends(7, "cancel", "seir-1", "seir-2")
     assert "seir-1 is cancelled, but could not be stopped: The cluster at" in ran.err
     assert "By hand: kubectl -n models delete job seir-1" in ran.err
     assert "By hand: kubectl -n models delete job seir-2" in ran.err
@@ -187,8 +185,7 @@ def test_a_job_that_has_ended_keeps_what_is_left_of_it_in_the_cluster(cli: Cli, 
 def test_the_context_that_a_record_names_is_used(cli: Cli, remote: Remote, cluster: Api) -> None:
     """One that this machine's kubeconfig does not have is named; the environment goes before it."""
     remote.jobs.update_fields("seir-1", metadata={"k8s_context": "elsewhere"})
-    ran = cli("cancel", "seir-1")
-    assert ran.code == 7
+    ran = cli.ends(7, "cancel", "seir-1")
     assert "has no context elsewhere." in ran.err
     assert "kubectl --context elsewhere -n models delete job seir-1" in ran.err
     assert cli("cancel", "seir-1", MOPS_JOBS_KUBE_CONTEXT="here").err == "seir-1: cancelled, stopped\n"
@@ -217,8 +214,7 @@ def test_cancel_takes_several_jobs(cli: Cli, jobs: JobRegistry) -> None:
     """Each is cancelled or refused by itself: 7 when only some were, and the reason is kept."""
     for name, status in (("a", "running"), ("b", "succeeded"), ("c", "cancelled")):
         add(jobs, name, status)
-    ran = cli("cancel", "a", "b", "c", "--reason", "wrong seed", "--json")
-    assert ran.code == 7
+    ran = cli.ends(7, "cancel", "a", "b", "c", "--reason", "wrong seed", "--json")
     assert [json.loads(line)["job_id"] for line in ran.lines] == ["a", "c"]
     assert json.loads(ran.lines[0])["error_message"] == "Cancelled: wrong seed"
     assert "Job b has ended (succeeded)" in ran.err

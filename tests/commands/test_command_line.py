@@ -152,8 +152,7 @@ def test_a_registry_that_is_a_directory_is_told_in_one_sentence(cli: Cli, argv: 
     """It cannot be used, now or later: exit code 4, and a hint, and it stays empty."""
     place = cli.cache.parent / "directory"
     place.mkdir()
-    ran = cli(*argv, "--registry", f"sqlite://{place}")
-    assert ran.code == 4
+    ran = cli.ends(4, *argv, "--registry", f"sqlite://{place}")
     assert f"invalid registry {place}: expected a file, not a directory." in ran.out + ran.err
     assert "--registry sqlite:///path/registry.db" in ran.out + ran.err
     if argv != ("doctor",):

@@ -95,8 +95,7 @@ def test_a_cache_rebuilt_meanwhile_ends_a_follower(cli: Cli, remote: Remote, wri
     add(remote.jobs, "job", "running")
     write("a")
     during_sleeps(cli, _2=lambda: [one.unlink() for one in cli.cache.parent.glob("cache.db*")])
-    ran = cli("events", "job", "--follow", "--json")
-    assert ran.code == 1
+    ran = cli.ends(1, "events", "job", "--follow", "--json")
     assert "rebuilt" in ran.err
     assert event_texts(ran) == ["a"]
 
@@ -187,8 +186,7 @@ def test_following_one_job_ends_when_all_was_printed(cli: Cli, remote: Remote, w
         _3=lambda: (write("c"), remote.jobs.update_status("job", "succeeded")),
         _4=lambda: write("d", "e"),
     )
-    ran = cli.ok("events", "job", "--follow", "--json")
-    assert event_texts(ran) == ["a", "b", "c", "d", "e"]
+    assert event_texts(cli.ok("events", "job", "--follow", "--json")) == ["a", "b", "c", "d", "e"]
     assert cli.clock.slept == [2.0] * 6
 
 
@@ -261,8 +259,7 @@ def test_a_follower_of_one_kind_ends_with_the_job(cli: Cli, remote: Remote, writ
         _1=lambda: write("a", kind="task_failed"),
         _2=lambda: (remote.jobs.update_status("job", "failed"), write("b"), write("", kind="state", status="failed")),
     )
-    ran = cli.ok("events", "job", "--follow", "--json", "--kind", "task_failed")
-    assert event_texts(ran) == ["a"]
+    assert event_texts(cli.ok("events", "job", "--follow", "--json", "--kind", "task_failed")) == ["a"]
     assert cli.clock.slept == [2.0] * 3
 
 

@@ -89,8 +89,7 @@ def test_five_causes_with_numbers_in_their_messages_are_five_groups(cli: Cli, re
         ("Timeout", None): [],
     }
     assert document["failed"] == sum(group["count"] for group in document["groups"])
-    text = cli.ok("failures", "job").out
-    assert 'beta > 0.9 and mode == "x"; no' in text
+    assert 'beta > 0.9 and mode == "x"; no' in cli.ok("failures", "job").out
 
 
 def test_failures_are_told_in_blocks_with_what_to_type(cli: Cli, remote: Remote) -> None:
@@ -387,8 +386,7 @@ def test_failures_of_a_family_say_which_tasks_they_count(cli: Cli, remote: Remot
     """A job alone names the others. Of a job and its child, tasks that failed twice count twice, and a note says so."""
     sets = draw_sets(4)
     run_job(remote, "job", sets, lambda *_: ("E", None, "bad"), status="failed")
-    add_job(remote.jobs, "job.2", sets, only=[0, 1])
-    Ledger(remote.store.inner, "job.2")(failed(0, "E", None, "bad"), attempt(1))
+    add_job(remote.jobs, "job.2", sets, only=[0, 1], attempts=[failed(0, "E", None, "bad"), attempt(1)])
     remote.jobs.update_status("job.2", "partial")
     cli.ok("sync", "-q")
     assert "These are the failures of job alone. Its family: job.2\n" in cli.ok("failures", "job").err

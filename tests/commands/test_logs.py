@@ -107,9 +107,7 @@ def test_the_log_of_a_runner_is_named_for_a_job_that_the_cache_knows(cli: Cli, r
     ran = cli.ok("logs", "job")
     assert (ran.lines, ran.err.splitlines()[-1]) == (["from an event"], hint)
     during_sleeps(
-        cli,
-        _2=lambda: setattr(remote.store, "down", False),
-        _3=lambda: remote.jobs.update_status("job", "succeeded"),
+        cli, _2=lambda: setattr(remote.store, "down", False), _3=lambda: remote.jobs.update_status("job", "succeeded")
     )
     assert cli.ok("logs", "job", "-f").err.splitlines()[-1] == hint
 

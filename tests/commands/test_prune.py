@@ -16,7 +16,7 @@ from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.studies.manifest import Reuse
 from support.cli import REMOTE_URL, Cli, Remote, add, foreign, key, sentences
 from support.events import Writer
-from support.ledgers import BUNDLE, Ledger, add_job, attempt
+from support.ledgers import BUNDLE, add_job, attempt
 from support.runs import sets_of
 
 
@@ -207,8 +207,7 @@ def test_who_writes_meanwhile_only_keeps_the_file_large(cli: Cli, monkeypatch: p
 def test_tasks_and_failures_of_a_pruned_job_are_read_again(cli: Cli, remote: Remote) -> None:
     """They are those of a new cache, and are read for a minute. The next pruning removes them."""
     for name in ("old", "new"):
-        add_job(remote.jobs, name, sets_of(3))
-        Ledger(remote.store.inner, name)(attempt(0), attempt(1, "failed"))
+        add_job(remote.jobs, name, sets_of(3), attempts=[attempt(0), attempt(1, "failed")])
         remote.jobs.update_status(name, "partial")
         cli.ok("tasks", name)
         cli.clock.advance(days=40)
@@ -229,8 +228,7 @@ def test_a_pruned_job_that_is_registered_again_has_its_own_tasks(
 ) -> None:
     """A look after the pruning left the ledger of the earlier job in the cache."""
     add(remote.jobs, "other")
-    add_job(remote.jobs, "job", sets_of(3))
-    Ledger(remote.store.inner, "job")(attempt(0, "failed"))
+    add_job(remote.jobs, "job", sets_of(3), attempts=[attempt(0, "failed")])
     remote.jobs.update_status("job", "failed")
     cli.ok("sync", "-q")
     cli.clock.advance(days=40)
@@ -262,8 +260,7 @@ def test_a_registry_whose_jobs_were_all_pruned_is_not_empty(cli: Cli) -> None:
 def test_pruning_a_ledger_names_the_jobs_that_reuse_it(cli: Cli, remote: Remote) -> None:
     """Before anything is removed. Outputs stay, so nothing is lost."""
     for name, reused in (("source", ()), ("user", (Reuse("source", BUNDLE, ((0, 1),)),))):
-        add_job(remote.jobs, name, sets_of(2), reused=reused)
-        Ledger(remote.store.inner, name)(attempt(1))
+        add_job(remote.jobs, name, sets_of(2), reused=reused, attempts=[attempt(1)])
         cli.ok("update", name, "succeeded")
         cli.clock.advance(days=20)
     cli.ok("sync", "-q")

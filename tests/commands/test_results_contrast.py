@@ -178,8 +178,7 @@ def test_jobs_are_compared_by_id_label_and_scenario(cli: Cli, jobs: JobRegistry)
 def test_a_parameter_that_only_tells_two_jobs_apart_is_what_is_compared(cli: Cli, jobs: JobRegistry) -> None:
     """The other parameters pair their sets, also if one of the jobs lacks the parameter."""
     for job_id, more in (("base", {}), ("vaccine", {"coverage": 0.5})):
-        add_job(jobs, job_id, [{"x": 1, **more}, {"x": 2, **more}], seeds="common")
-        Ledger(jobs.store, job_id)(attempt(0), attempt(1))
+        add_job(jobs, job_id, [{"x": 1, **more}, {"x": 2, **more}], seeds="common", attempts=[attempt(0), attempt(1)])
         leave_scalars(jobs, job_id, {task: {"loss": task + len(more)} for task in range(2)})
         jobs.finalize_job(job_id, "succeeded")
     document = cli.ok("results", "base", "vaccine", "--contrast", "job=base,vaccine", "--json").json

@@ -71,9 +71,7 @@ def test_the_document_has_the_condition_and_the_counts_offline_too(cli: Cli) -> 
     first = cli.ok("results", "job", "--explain", "loss", "--json").json
     second = cli.ok("results", "job", "--explain", "loss", "--json", "--offline").json
     assert {**first, "generated_at": None} == {**second, "generated_at": None}
-    assert first["separates"] == [
-        {"condition": "beta > 49", "sets": 10, "others": 0, "support": 1.0, "lift": 5.7},
-    ]
+    assert first["separates"] == [{"condition": "beta > 49", "sets": 10, "others": 0, "support": 1.0, "lift": 5.7}]
     counts = {"failed": 1, "missing": 1, "waiting": 0, "not_finite": 3}
     assert first["left_out"] == counts | {"sets_with_too_few": 2, "parameters": 0}
 
@@ -87,8 +85,7 @@ def test_equal_parameters_of_two_jobs_are_one_set(cli: Cli, jobs: JobRegistry) -
 
 def test_too_few_sets_say_so(cli: Cli, remote: Remote) -> None:
     """A condition could not be told from chance, even one that holds for the lowest alone."""
-    add_job(remote.jobs, "few", [{"beta": number} for number in range(8)])
-    Ledger(remote.store.inner, "few")(*map(attempt, range(8)))
+    add_job(remote.jobs, "few", [{"beta": number} for number in range(8)], attempts=map(attempt, range(8)))
     leave_scalars(remote.jobs, "few", {number: {"loss": number} for number in range(8)})
     [line] = cli.ok("results", "few", "--explain", "loss").lines
     assert line == "8 parameter sets are too few to explain the lowest 2 (loss <= 1): chance would do as well."
@@ -97,8 +94,7 @@ def test_too_few_sets_say_so(cli: Cli, remote: Remote) -> None:
 
 def test_a_job_without_differences_has_nothing_to_explain(cli: Cli, remote: Remote) -> None:
     """All sets have the same loss."""
-    add_job(remote.jobs, "flat", [{"beta": number} for number in range(4)])
-    Ledger(remote.store.inner, "flat")(*map(attempt, range(4)))
+    add_job(remote.jobs, "flat", [{"beta": number} for number in range(4)], attempts=map(attempt, range(4)))
     leave_scalars(remote.jobs, "flat", dict.fromkeys(range(4), json.loads('{"loss": 2}')))
     ran = cli.ok("results", "flat", "--explain", "loss")
     assert ran.lines == ["4 parameter sets, and no two differ in loss: 2."]
@@ -112,8 +108,7 @@ def test_python_has_the_document_of_the_command(cli: Cli) -> None:
         job = registry.job("job")
         for result in ("loss", "-loss"):
             document = cli.ok("results", "job", f"--explain={result}", "--json").json
-            found = job.explain(result, offline=True)
-            assert {**found, **own} == {**document, **own}
+            assert {**job.explain(result, offline=True), **own} == {**document, **own}
 
 
 def test_a_set_of_an_adaptive_study_has_the_mean_that_other_views_show(cli: Cli, remote: Remote) -> None:

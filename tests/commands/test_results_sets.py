@@ -38,19 +38,14 @@ SETS = [{"x": 1, "mode": "a"}, {"x": 2, "mode": "a"}, {"x": 1, "mode": "a"}, {"x
 LOSSES = {0: 1.5, 1: math.nan, 2: 2.5, 3: 4.0, 4: 5.0, 9: 7.25, 10: -math.inf}
 """Of `job.2` and its parent: tasks 6 to 8 repeat 0 to 2, task 5 failed, 11 is missing."""
 
-EXPECTED = {
-    1: (3, 3, 0, 0, 0, 2, 1, 2.0),
-    2: (3, 2, 1, 0, 0, 2, 0, 4.5),
-    3: (3, 2, 0, 0, 1, 1, 1, 7.25),
-}
+EXPECTED = {1: (3, 3, 0, 0, 0, 2, 1, 2.0), 2: (3, 2, 1, 0, 0, 2, 0, 4.5), 3: (3, 2, 0, 0, 1, 1, 1, 7.25)}
 """By x: tasks, done, failed, missing, waiting, and of the loss n, n_nan, mean."""
 
 
 @pytest.fixture
 def family(cli: Cli, jobs: JobRegistry) -> str:
     """Return a job that was resumed, and that reuses a task: with failures, repeats and values that are not numbers."""
-    source = add_job(jobs, "source", [{"x": 3, "mode": "b"}], n_replicates=3)
-    Ledger(jobs.store, "source")(attempt(0), attempt(1))
+    source = add_job(jobs, "source", [{"x": 3, "mode": "b"}], n_replicates=3, attempts=[attempt(0), attempt(1)])
     leave_scalars(jobs, "source", {0: {"loss": LOSSES[9]}, 1: {"loss": 0.5}})
     leave_output(jobs, source, 0, loss=LOSSES[9])
     jobs.finalize_job("source", "partial")
@@ -79,9 +74,7 @@ def test_a_job_that_has_got_the_id_of_another_has_its_own_numbers(cli: Cli, jobs
         for key in list(jobs.store.list_keys()):
             jobs.store.delete(key)
         cli.clock.advance(minutes=1)
-        manifest = add_job(jobs, "job", [{"x": 1}])
-        Ledger(jobs.store)(attempt(0))
-        leave_scalars(jobs, "job", {0: {"loss": loss}})
+        manifest = add_job(jobs, "job", [{"x": 1}], attempts=[attempt(0)], scalars={0: {"loss": loss}})
         leave_output(jobs, manifest, 0, loss=loss)
         jobs.finalize_job("job", "succeeded")
         cli("sync", "--full")
@@ -481,8 +474,7 @@ def test_a_kept_table_goes_with_the_ledgers_of_reused_tasks(cli: Cli, jobs: JobR
 
 def test_a_kept_table_goes_with_outputs_of_a_source(cli: Cli, jobs: JobRegistry) -> None:
     """After a prune, the outputs of a source tell which reused tasks are complete. Each view follows."""
-    source = add_job(jobs, "source", [{"x": 1}, {"x": 2}])
-    Ledger(jobs.store, "source")(attempt(0), attempt(1))
+    source = add_job(jobs, "source", [{"x": 1}, {"x": 2}], attempts=[attempt(0), attempt(1)])
     leave_scalars(jobs, "source", {number: {"loss": float(number)} for number in range(2)})
     for number in range(2):
         leave_output(jobs, source, number, loss=float(number))

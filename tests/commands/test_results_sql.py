@@ -47,8 +47,7 @@ def three_tasks(jobs: JobRegistry) -> Manifest:
 
 def test_numbers_that_are_not_finite_stay_what_they_are(cli: Cli, jobs: JobRegistry, engine: str) -> None:
     """SQLite takes NaN for null. The answer counts them, since avg() does not say so."""
-    add_job(jobs, "job", [{"x": 1}, {"x": 2}, {"x": 3}])
-    Ledger(jobs.store)(*map(attempt, range(3)))
+    add_job(jobs, "job", [{"x": 1}, {"x": 2}, {"x": 3}], attempts=map(attempt, range(3)))
     leave_scalars(jobs, "job", {0: {"loss": math.nan}, 1: {"loss": -math.inf}, 2: {"loss": 0.5}})
     found = ask(cli, "SELECT loss FROM results ORDER BY task")
     nan = {"loss": None, "$not_finite": {"/loss": "nan"}} if engine == "duckdb" else {"loss": None}
@@ -63,8 +62,7 @@ def test_numbers_that_are_not_finite_stay_what_they_are(cli: Cli, jobs: JobRegis
 
 def test_a_series_has_numbers_that_are_not_finite(cli: Cli, jobs: JobRegistry) -> None:
     """As a worker marks them, and as Python and numpy write them. A null is none."""
-    manifest = add_job(jobs, "job", [{"x": 1}, {"x": 2}])
-    Ledger(jobs.store)(attempt(0), attempt(1))
+    manifest = add_job(jobs, "job", [{"x": 1}, {"x": 2}], attempts=[attempt(0), attempt(1)])
     marked = b'{"$not_finite": {"/day/1": "nan"}, "day": [0.5, null, null]}'
     for task, value in zip(manifest.study.tasks(), (marked, b'{"day": [-Infinity, NaN]}'), strict=True):
         jobs.store.create_if_absent(output_key("job", task, "result.json"), value)
@@ -171,8 +169,7 @@ def test_parameters_with_names_of_a_series_stand_beside_its_columns(cli: Cli, jo
 
 def test_columns_of_csv_and_parquet_are_series(cli: Cli, jobs: JobRegistry, tmp_path: Path) -> None:
     """A row is a place. Cells that are not numbers are null, and columns of texts are left out."""
-    manifest = add_job(jobs, "job", [{"r0": 1}], outputs=["daily.csv", "week.parquet"])
-    Ledger(jobs.store)(attempt(0))
+    manifest = add_job(jobs, "job", [{"r0": 1}], outputs=["daily.csv", "week.parquet"], attempts=[attempt(0)])
     (task,) = manifest.study.tasks()
     csv = b'day,infected,place\r\n0,1e2,"a,b"\r\n1,,c\r\n2,nan,d\r\n'
     pd.DataFrame({"dead": [1, 2], "week": ["a", "b"]}).to_parquet(tmp_path / "week.parquet")
@@ -213,8 +210,7 @@ def test_columns_of_jobs_that_were_asked_for_last_are_kept(
     """Those of a query stay also if they are too large."""
     monkeypatch.setattr(series_module, "MAX_KEPT_BYTES", 0)
     for job_id in ("job", "other"):
-        manifest = add_job(jobs, job_id, [{"r0": 1}])
-        Ledger(jobs.store, job_id)(attempt(0))
+        manifest = add_job(jobs, job_id, [{"r0": 1}], attempts=[attempt(0)])
         leave_output(jobs, manifest, 0, infected=[1])
         cli.ok("results", job_id, "--sql", LONG.format("infected"))
     (kept,) = Path(cli.env["MOPS_JOBS_CACHE"]).parent.glob("*-series/*")
@@ -239,8 +235,7 @@ def test_query_and_results_have_the_same_table(cli: Cli, jobs: JobRegistry) -> N
 
 def test_a_series_tells_which_tasks_repeat_an_earlier_one(cli: Cli, jobs: JobRegistry) -> None:
     """So a mean over a series leaves them out by the same condition as over `results`."""
-    manifest = add_job(jobs, "job", [{"r0": 1}, {"r0": 2}, {"r0": 1}])
-    Ledger(jobs.store)(*map(attempt, range(3)))
+    manifest = add_job(jobs, "job", [{"r0": 1}, {"r0": 2}, {"r0": 1}], attempts=map(attempt, range(3)))
     leave_output(jobs, manifest, 0, infected=[1])
     leave_output(jobs, manifest, 1, infected=[4])
     sql = "SELECT count(*), avg(value) FROM series('infected')"
@@ -250,12 +245,10 @@ def test_a_series_tells_which_tasks_repeat_an_earlier_one(cli: Cli, jobs: JobReg
 
 def test_a_family_has_the_series_of_the_job_that_did_the_task(cli: Cli, jobs: JobRegistry) -> None:
     sets = [{"r0": 1}, {"r0": 2}]
-    parent = add_job(jobs, "job", sets, status="partial")
-    Ledger(jobs.store)(attempt(0), attempt(1, "failed"))
+    parent = add_job(jobs, "job", sets, status="partial", attempts=[attempt(0), attempt(1, "failed")])
     leave_output(jobs, parent, 0, infected=[1])
     cli.clock.advance(seconds=60)
-    child = add_job(jobs, "job.2", sets, only=(1,))
-    Ledger(jobs.store, "job.2")(attempt(1))
+    child = add_job(jobs, "job.2", sets, only=(1,), attempts=[attempt(1)])
     leave_output(jobs, child, 1, infected=[2])
     ran = cli.ok("results", "job.2", "--tsv", "--sql", "SELECT job_id, r0, value FROM series('infected') ORDER BY ALL")
     assert ran.out == "job\t1\t1.0\njob.2\t2\t2.0\n"
@@ -278,9 +271,7 @@ def test_unreadable_outputs_are_named_and_the_others_read(cli: Cli, jobs: JobReg
 def test_an_output_that_the_store_does_not_send_is_read_by_the_next_query(
     cli: Cli, jobs: JobRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    manifest = add_job(jobs, "job", [{"r0": 1}, {"r0": 2}])
-    Ledger(jobs.store)(attempt(0), attempt(1))
-    leave_scalars(jobs, "job", {0: {}, 1: {}})
+    manifest = add_job(jobs, "job", [{"r0": 1}, {"r0": 2}], attempts=[attempt(0), attempt(1)], scalars={0: {}, 1: {}})
     for number in (0, 1):
         leave_output(jobs, manifest, number, infected=[number])
     sql = ("results", "job", "--tsv", "--sql", "SELECT r0 FROM series('infected') ORDER BY r0")

@@ -102,8 +102,7 @@ def test_a_family_is_one_table(cli: Cli, jobs: JobRegistry) -> None:
     Ledger(jobs.store)(attempt(0), attempt(1, "failed"), attempt(2, "failed"), attempt(3, "failed"))
     leave_output(jobs, parent, 0, peak=0)
     cli.clock.advance(seconds=60)
-    child = add_job(jobs, "job.2", sets, only=(1, 2, 3))
-    Ledger(jobs.store, "job.2")(attempt(1), attempt(2, "oom"))
+    child = add_job(jobs, "job.2", sets, only=(1, 2, 3), attempts=[attempt(1), attempt(2, "oom")])
     leave_output(jobs, child, 1, peak=1)
     found = [(row["task"], row["job_id"], row["status"], row["peak"]) for row in results_table(cli, "job.2")]
     assert found == [
@@ -136,8 +135,7 @@ def test_a_record_names_its_parent_by_its_whole_id_alone(cli: Cli, jobs: JobRegi
 def test_several_jobs_share_a_table(cli: Cli, jobs: JobRegistry) -> None:
     """A parameter or a scalar that one of them lacks is empty there."""
     for job_id, name in (("a", "x"), ("b", "y")):
-        manifest = add_job(jobs, job_id, [{name: 1}])
-        Ledger(jobs.store, job_id)(attempt(0))
+        manifest = add_job(jobs, job_id, [{name: 1}], attempts=[attempt(0)])
         leave_output(jobs, manifest, 0, **{f"{job_id}_out": 2})
     assert without(results_table(cli, "b", "a"), "param_id", "seed", "seconds", "error", "task", "status") == [
         {"job_id": "b", "x": "", "y": "1", "a_out": "", "b_out": "2"},
@@ -184,8 +182,7 @@ def test_a_text_like_a_formula_is_made_safe(cli: Cli, jobs: JobRegistry) -> None
 
 def test_chunks_spare_the_reads_of_outputs(cli: Cli, jobs: JobRegistry) -> None:
     """No output is there to be read. A task that did not succeed has no scalars, whatever a chunk says."""
-    add_job(jobs, "job", [{"x": 1}, {"x": 2}])
-    Ledger(jobs.store)(attempt(0), attempt(1, "failed"))
+    add_job(jobs, "job", [{"x": 1}, {"x": 2}], attempts=[attempt(0), attempt(1, "failed")])
     leave_scalars(jobs, "job", {0: {"peak": 1}, 1: {"peak": "x", "other": 2}})
     rows = results_table(cli, "job")
     assert [row["peak"] for row in rows] == ["1", ""]
@@ -205,8 +202,7 @@ def test_two_chunks_that_differ_leave_it_to_the_outputs(cli: Cli, jobs: JobRegis
 
 def test_a_chunk_that_cannot_be_read_is_named(cli: Cli, jobs: JobRegistry) -> None:
     """The outputs tell the same."""
-    manifest = add_job(jobs, "job", [{"x": 1}])
-    Ledger(jobs.store)(attempt(0))
+    manifest = add_job(jobs, "job", [{"x": 1}], attempts=[attempt(0)])
     key = chunk_key("job", 0, "ab", 0, "scalars")
     jobs.store.create_if_absent(key, b"theirs")
     leave_output(jobs, manifest, 0, peak=3)
@@ -219,8 +215,7 @@ def test_a_chunk_that_cannot_be_read_is_named(cli: Cli, jobs: JobRegistry) -> No
 
 def test_what_is_left_out_is_told_once(cli: Cli, jobs: JobRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scalars_module, "MAX_KEYS", 2)
-    manifest = add_job(jobs, "job", [{"x": 1}, {"x": 2}])
-    Ledger(jobs.store)(attempt(0), attempt(1))
+    manifest = add_job(jobs, "job", [{"x": 1}, {"x": 2}], attempts=[attempt(0), attempt(1)])
     leave_output(jobs, manifest, 0, long="x" * 2000, a=1, b=2, c=3)
     leave_scalars(jobs, "job", {1: {"long": "x" * 2000, "a": 4}})
     ran = cli.ok("results", "job", "--table", "-")
@@ -256,8 +251,7 @@ def test_an_output_that_the_store_does_not_send_is_named(
 
     monkeypatch.setattr(remote.store, "get", refuse)
     monkeypatch.setattr(remote.store, "scan", lambda *of: (one._replace(value=None) for one in scan(*of)))
-    ran = cli("results", "job", "--table", "-")
-    assert ran.code == 7
+    ran = cli.ends(7, "results", "job", "--table", "-")
     assert f"warning: {key} cannot be read: The reply was cut." in " ".join(ran.err.split())
     assert [row["peak"] for row in csv.DictReader(io.StringIO(ran.out))] == ["", "1", "2"]
 
@@ -301,8 +295,7 @@ def test_numbers_that_are_not_finite_are_in_every_form(
     cli: Cli, jobs: JobRegistry, tmp_path: Path, *, has_chunk: bool
 ) -> None:
     """Empty in CSV, null with its kind in JSON, itself where numbers have it. Means count those that they leave out."""
-    manifest = add_job(jobs, "job", [{"x": 1}, {"x": 2}], n_replicates=5)
-    Ledger(jobs.store)(*map(attempt, range(10)))
+    manifest = add_job(jobs, "job", [{"x": 1}, {"x": 2}], n_replicates=5, attempts=map(attempt, range(10)))
     if has_chunk:
         leave_scalars(jobs, "job", {number: {"loss": loss} for number, loss in enumerate(LOSSES)})
     for number, loss in enumerate([] if has_chunk else LOSSES):
@@ -397,15 +390,7 @@ def test_what_makes_no_table_is_refused(cli: Cli, jobs: JobRegistry, argv: list[
     assert sentence in " ".join(cli.fails(2, "results", *argv).split())
 
 
-VALUES = {
-    "task": " 0",
-    "limit": " 0",
-    "contrast": " x=a,b",
-    "table": " -",
-    "offline": "",
-    "tsv": "",
-    "csv": "",
-}
+VALUES = {"task": " 0", "limit": " 0", "contrast": " x=a,b", "table": " -", "offline": "", "tsv": "", "csv": ""}
 """Of flags, where another value than `y` is needed."""
 
 
@@ -423,8 +408,7 @@ def test_parquet_is_written_by_the_python_of_the_model(
 ) -> None:
     """If that of the command lacks pyarrow: that of the launch from here, whatever a record says."""
     params = {"x": 1.5, "mode": "ä\n", "big": 2**63, "list": [1], "on": True}
-    manifest = add_job(jobs, "job", [params, {"x": None}])
-    Ledger(jobs.store)(attempt(0), attempt(1, "failed"))
+    manifest = add_job(jobs, "job", [params, {"x": None}], attempts=[attempt(0), attempt(1, "failed")])
     leave_output(jobs, manifest, 0, loss=float("nan"), n=7)
     here, there = tmp_path / "here.parquet", tmp_path / "there.parquet"
     cli.ok("results", "job", "--table", str(here))
@@ -433,8 +417,7 @@ def test_parquet_is_written_by_the_python_of_the_model(
     python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     python.chmod(0o700)
     remember_launch(JobDir.for_job("job", cli.env), "local", {"python": str(python)})
-    ran = cli.ok("results", "job", "--table", str(there))
-    assert ran.err == f"2 rows in {there}\n"
+    assert cli.ok("results", "job", "--table", str(there)).err == f"2 rows in {there}\n"
     monkeypatch.undo()
     assert pl.read_parquet(there).equals(pl.read_parquet(here))
     assert pl.read_parquet(there).schema == pl.read_parquet(here).schema
@@ -526,14 +509,12 @@ def test_a_lost_record_of_a_parent_is_told(cli: Cli, remote: Remote) -> None:
 
 def test_a_lost_embedded_registry_leaves_the_table(cli: Cli, jobs: JobRegistry) -> None:
     """Offline, an embedded registry is read if it is there, outputs included; else the cache tells."""
-    manifest = add_job(jobs, "job", [{"x": one} for one in range(3)])
-    Ledger(jobs.store)(*(attempt(one) for one in range(3)))
+    manifest = add_job(jobs, "job", [{"x": one} for one in range(3)], attempts=(attempt(one) for one in range(3)))
     leave_scalars(jobs, "job", {0: {"peak": 0}, 1: {"peak": 1}})
     leave_output(jobs, manifest, 2, peak=2)
     assert [row["peak"] for row in results_table(cli, "job", "--offline")] == ["0", "1", "2"]
     (cli.cache.parent / "registry.db").unlink()
-    ran = cli("results", "job", "--table", "-", "--offline")
-    assert ran.code == 7
+    ran = cli.ends(7, "results", "job", "--table", "-", "--offline")
     assert [row["peak"] for row in csv.DictReader(io.StringIO(ran.out))] == ["0", "1", ""]
 
 
@@ -553,8 +534,7 @@ def _lose(jobs: JobRegistry, prefix: str) -> None:
 
 
 def _rows(cli: Cli, *argv: str) -> list[dict[str, str]]:
-    ran = cli("results", "job", "--table", "-", *argv)
-    assert ran.code == 7
+    ran = cli.ends(7, "results", "job", "--table", "-", *argv)
     assert ran.err.startswith("warning: The outputs of 2 tasks are gone, with their values.\n")
     return list(csv.DictReader(io.StringIO(ran.out)))
 
@@ -606,8 +586,7 @@ def test_a_child_tells_what_its_parent_has_lost(cli: Cli, remote: Remote) -> Non
     source = add_job(jobs, "source", SETS[:2])
     _leave_results(jobs, source, 0, 1)
     jobs.finalize_job("source", "succeeded")
-    add_job(jobs, "job", SETS, reused=(Reuse("source", BUNDLE, ((0, 2),)),))
-    Ledger(jobs.store, "job")(attempt(2, "failed"))
+    add_job(jobs, "job", SETS, reused=(Reuse("source", BUNDLE, ((0, 2),)),), attempts=[attempt(2, "failed")])
     cli("validate", "job")
     child = add_job(jobs, "job.2", SETS, only=[2], parent="job")
     _leave_results(jobs, child, 2)
@@ -641,8 +620,7 @@ def test_lost_outputs_of_attempts_are_no_values(cli: Cli, remote: Remote) -> Non
 
 def test_a_task_without_scalars_has_lost_nothing(cli: Cli, remote: Remote) -> None:
     """A model may leave pictures, or nothing at all."""
-    manifest = add_job(remote.jobs, "job", SETS[:2], outputs=None)
-    Ledger(remote.store.inner)(attempt(0), attempt(1))
+    manifest = add_job(remote.jobs, "job", SETS[:2], outputs=None, attempts=[attempt(0), attempt(1)])
     leave_output(remote.jobs, manifest, 0, name="picture.png")
     leave_output(remote.jobs, manifest, 1, name="_outputs.json")
     remote.jobs.finalize_job("job", "succeeded")
@@ -720,6 +698,5 @@ def test_the_loss_of_all_outputs_is_told(cli: Cli, remote: Remote, tmp_path: Pat
     listed = cli("results", "job")
     assert (listed.code, listed.err) == (7, f"warning: {said}\n")
     assert cli("results", "job", "--download", str(tmp_path / "out")).err.startswith(f"error: {said}\n")
-    crate = cli("provenance", "job", "--ro-crate", str(tmp_path / "crate"))
-    assert crate.code == 7
+    crate = cli.ends(7, "provenance", "job", "--ro-crate", str(tmp_path / "crate"))
     assert f"warning: {said}\n" in crate.err

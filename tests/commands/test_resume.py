@@ -154,8 +154,7 @@ def test_a_child_on_another_engine_keeps_the_limits_of_the_tasks(cli: Cli, remot
     add(remote.jobs, "job", "running", engine="slurm")
     noted = {"slurm_partition": "spot", "slurm_workers": "3", "slurm_python": "/none", "slurm_task_timeout": "300"}
     remote.jobs.update_fields("job", metadata={**noted, "slurm_retries": "4", "slurm_retry_on": "died"})
-    refused = cli("resume", "job", *KUBERNETES)
-    assert refused.code == 2
+    refused = cli.ends(2, "resume", "job", *KUBERNETES)
     assert sentences(refused.err)[0] == "error: Job job has not ended: it continues on the slurm engine."
     remote.jobs.update_status("job", "failed")
     child = cli.ok("resume", "job", *KUBERNETES).out.strip()
@@ -374,8 +373,7 @@ def test_where_pods_run_is_not_taken_from_a_record(cli: Cli, remote: Remote, clu
     _refuse(cluster)
     _launch(cli, *OPTIONS)
     JobDir.for_job("job", cli.env).own_launch.unlink()
-    ran = cli("resume", "job")
-    assert ran.code == 6
+    ran = cli.ends(6, "resume", "job")
     for choice in ("queue:team-a", "priority-class:low", "node-selector:pool=gpu", "toleration:sku=gpu,spot"):
         assert f"--trust {choice}" in ran.err
     assert len(cluster.requests("post", JOBS_PATH)) == 1

@@ -243,8 +243,7 @@ def test_status_says_which_tasks_failed_and_why(cli: Cli, remote: Remote) -> Non
 
 def test_failed_tasks_that_only_the_record_counts_are_told(cli: Cli, remote: Remote) -> None:
     """The record is newer than what was read of the ledger. Two lines of one view name the same number."""
-    add_job(remote.jobs, "job", sets_of(50))
-    Ledger(remote.store.inner)(attempt(0, "failed"), attempt(1, "oom"))
+    add_job(remote.jobs, "job", sets_of(50), attempts=[attempt(0, "failed"), attempt(1, "oom")])
     cli.ok("tasks", "job")
     remote.jobs.report_shard("job", 0, 1, ShardReport(30, 5))
     cli.ok("sync")
@@ -644,8 +643,7 @@ def test_the_cluster_is_asked_and_its_word_marked(cli: Cli, far_cluster: Api) ->
 def test_scripts_get_the_job_with_what_is_known(cli: Cli, far_cluster: Api) -> None:
     """Every field of a job is there, and the mark."""
     _put(far_cluster, conditions=[{"type": "Failed", "status": "True", "reason": "DeadlineExceeded"}])
-    ran = cli("status", "seir-1", "--json", "--exit-status")
-    assert ran.code == 100
+    ran = cli.ends(100, "status", "seir-1", "--json", "--exit-status")
     assert list(ran.json) == [*job_fields(), "engine_says"]
     assert (ran.json["status"], ran.json["engine"], ran.json["created_at"]) == ("failed", "kubernetes", None)
     assert ran.json["engine_says"]["look"] == "kubectl -n from-kubeconfig get job seir-1"

@@ -37,8 +37,7 @@ def test_a_flag_for_a_cluster_is_refused_where_there_is_none(cli: Cli) -> None:
     """It would have no effect."""
     Path("study.json").write_text('{"model": "m", "parameter_sets": [{"x": 1}]}')
     for flag in CLUSTER_FLAGS:
-        ran = cli("submit", "study.json", "--auto", flag, "2")
-        assert ran.code == 2
+        ran = cli.ends(2, "submit", "study.json", "--auto", flag, "2")
         assert f"{flag} has no effect with the local engine" in ran.err
 
 
@@ -62,8 +61,7 @@ def test_what_makes_no_sense_is_refused_before_anything_is_stored(
     with open("study.json", "w", encoding="utf-8") as file:
         file.write('{"model": "m:f", "scenario": "s", "parameter_sets": [{"x": 1}]}')
     for more in ([], ["--dry-run"]):
-        ran = cli("submit", "study.json", "--auto", "--engine", "kubernetes", *flags, *more)
-        assert ran.code == 2
+        ran = cli.ends(2, "submit", "study.json", "--auto", "--engine", "kubernetes", *flags, *more)
         assert said in ran.err
     assert list(remote.store.inner.list_keys()) == []
 

@@ -54,8 +54,7 @@ def test_the_ledger_of_an_earlier_job_is_the_basis(desk: Desk) -> None:
     """The range is around what its sets have used. Once the code has changed, the plan says so."""
     code(desk.home, COSTLY)
     sets = [{"x": x} for x in range(1, 6)]
-    desk.submit(sets, n_replicates=2)
-    assert desk.ended() == "succeeded"
+    desk.run("succeeded", sets, n_replicates=2)
     path = desk.write(sets, n_replicates=3)
     plan = planned(desk, path)
     basis = plan["basis"]
@@ -76,8 +75,7 @@ def test_the_ledger_of_an_earlier_job_is_the_basis(desk: Desk) -> None:
 
 def test_an_extension_plans_what_is_left(desk: Desk) -> None:
     """Reused tasks cost nothing. If all are, nothing is left to measure."""
-    desk.submit(sets_of(2), n_replicates=2)
-    assert desk.ended() == "succeeded"
+    desk.run("succeeded", sets_of(2), n_replicates=2)
     plan = planned(desk, desk.write(sets_of(2), n_replicates=5), "--extend", "job")
     assert (plan["tasks"], plan["reused_tasks"]) == ({"low": 6, "high": 6}, 4)
     assert plan["basis"]["tasks"] == 4
@@ -90,8 +88,7 @@ def test_an_extension_plans_what_is_left(desk: Desk) -> None:
 
 def test_where_a_precision_decides_the_plan_has_the_fewest_and_the_most(desk: Desk) -> None:
     """The ranges reach from the lower end for the fewest replicates to the upper end for all that are allowed."""
-    desk.submit(sets_of(2), n_replicates=3)
-    assert desk.ended() == "succeeded"
+    desk.run("succeeded", sets_of(2), n_replicates=3)
     least, most = (planned(desk, desk.write(sets_of(2), n_replicates=count)) for count in (3, 40))
     until = {"min": 3, "max": 40, "until": {"x": {"relative": 0.1}}}
     plan = planned(desk, desk.write(sets_of(2), n_replicates=until))
@@ -189,8 +186,7 @@ def test_jobs_of_a_registry_in_a_network_tell_requests_too(cli: Cli, remote: Rem
 
 
 def test_a_program_gets_the_same_plan(desk: Desk) -> None:
-    desk.submit(sets_of(3), n_replicates=2)
-    assert desk.ended() == "succeeded"
+    desk.run("succeeded", sets_of(3), n_replicates=2)
     shown = planned(desk, desk.write(sets_of(3), n_replicates=4))
     study = mopsjobs.Study("model:simulate", sets_of(3), replicates=4, outputs=["result.json"])
     with mopsjobs.connect(env=desk.env) as registry:
@@ -238,8 +234,7 @@ def test_shards_and_workers_decide_how_many_tasks_run_at_once(
 
 
 def test_a_study_in_the_code_does_not_make_it_other_code(desk: Desk) -> None:
-    desk.submit(sets_of(2))
-    assert desk.ended() == "succeeded"
+    desk.run("succeeded", sets_of(2))
     path = desk.write(sets_of(2), n_replicates=2)
     (desk.home / "study.json").write_text(Path(path).read_text())
     assert planned(desk, path)["basis"]["same_code"] is True
@@ -247,8 +242,7 @@ def test_a_study_in_the_code_does_not_make_it_other_code(desk: Desk) -> None:
 
 def test_other_seeds_are_other_tasks(desk: Desk) -> None:
     """With the same seeds, the plan of the same study is surer: each of its tasks was measured."""
-    desk.submit(sets_of(2), n_replicates=3)
-    assert desk.ended() == "succeeded"
+    desk.run("succeeded", sets_of(2), n_replicates=3)
     same, other = (
         planned(desk, desk.write(sets_of(2), n_replicates=3, **seeds))["output_bytes"]
         for seeds in ({}, {"seeds": "common"})
@@ -273,14 +267,11 @@ def test_a_probe_whose_tasks_all_fail_is_no_plan(desk: Desk) -> None:
     ],
 )
 def test_a_probe_that_makes_no_plan_is_refused(desk: Desk, words: tuple[str, ...], message: str) -> None:
-    ran = desk("submit", desk.write(sets_of(1)), "--auto", *words)
-    assert ran.code == 2
-    assert message in ran.err
+    assert message in desk.ends(2, "submit", desk.write(sets_of(1)), "--auto", *words).err
 
 
 def test_values_beyond_the_measured_ones_are_a_warning(desk: Desk) -> None:
     code(desk.home, COSTLY)
-    desk.submit([{"x": 1}, {"x": 2}])
-    assert desk.ended() == "succeeded"
+    desk.run("succeeded", [{"x": 1}, {"x": 2}])
     ran = desk.ok("submit", desk.write([{"x": 2}, {"x": 4}]), "--auto", "--dry-run")
     assert "warning: Values of x lie beyond those that were measured." in ran.err

@@ -21,7 +21,7 @@ from mopsjobs.store.base import Versioned, VersionedStore, VersionToken
 from mopsjobs.store.dynamodb.store import DynamoDBVersionedStore
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.studies.validation import end_by_outputs
-from support.cli import REMOTE_URL, Cli, Remote, add, foreign, key, put, sentences
+from support.cli import REMOTE_URL, Cli, Remote, add, foreign, key, put, put_foreign, sentences
 from support.events import Writer
 from support.ledgers import Ledger, add_job, attempt, leave_outputs
 from support.runs import sets_of
@@ -62,29 +62,20 @@ def _problems(document: dict[str, list[dict[str, str]]]) -> dict[str, tuple[str,
     return {problem["key"]: (problem["kind"], problem["reason"]) for problem in document["problems"]}
 
 
-def _fill(store: VersionedStore, names: str) -> None:
-    for name in names.split():
-        put(store, key(name), foreign(name))
-
-
-def _held(cli: Cli) -> list[str]:
-    return sorted(cli.ids("--offline", "--limit", "0"))
-
-
 def test_sync_mirrors_every_record(cli: Cli, anywhere: VersionedStore) -> None:
     """After a sync of records that another program wrote, the cache has all of them, and says so in one line."""
-    _fill(anywhere, "a b c d e")
+    put_foreign(anywhere, "a b c d e")
     ran = cli.ok("sync")
     assert ran.err == ""
     (line,) = ran.lines
     assert line.startswith("Synced 5 jobs in ")
     assert line.endswith(": 5 added")
-    assert _held(cli) == ["a", "b", "c", "d", "e"]
+    assert cli.held() == ["a", "b", "c", "d", "e"]
 
 
 def test_a_second_sync_writes_only_what_changed(cli: Cli, anywhere: VersionedStore) -> None:
     """Rows whose version is the listed one are left alone; a changed, a new and a vanished record are counted."""
-    _fill(anywhere, "a b c d e")
+    put_foreign(anywhere, "a b c d e")
     cli.ok("sync")
     put(anywhere, key("b"), foreign("b", "succeeded"))
     put(anywhere, key("f"), foreign("f"))
@@ -92,7 +83,7 @@ def test_a_second_sync_writes_only_what_changed(cli: Cli, anywhere: VersionedSto
     report = cli.ok("sync", "--json").json
     counts = {name: report[name] for name in ("seen", "added", "changed", "unchanged", "removed")}
     assert counts == {"seen": 5, "added": 1, "changed": 1, "unchanged": 3, "removed": 1}
-    assert _held(cli) == ["a", "b", "d", "e", "f"]
+    assert cli.held() == ["a", "b", "d", "e", "f"]
     assert cli.ok("sync").lines[0].endswith(": nothing new")
 
 
@@ -106,14 +97,13 @@ def test_every_kind_of_bad_blob_is_reported_and_stops_nothing(cli: Cli, anywhere
         del bad_blobs["jobs/bad-huge/state.json"]
     for place, (value, _, _) in bad_blobs.items():
         put(anywhere, place, value)
-    _fill(anywhere, "good-1 good-2 good-3")
-    ran = cli("sync", "--json")
-    assert ran.code == 7
+    put_foreign(anywhere, "good-1 good-2 good-3")
+    ran = cli.ends(7, "sync", "--json")
     told = _problems(ran.json)
     assert {place: kind for place, (kind, _) in told.items()} == {at: kind for at, (_, kind, _) in bad_blobs.items()}
     for place, (_, _, reason) in bad_blobs.items():
         assert reason in told[place][1]
-    assert _held(cli) == ["good-1", "good-2", "good-3", "odd-code", "odd-loss", "odd-progress", "odd-status"]
+    assert cli.held() == ["good-1", "good-2", "good-3", "odd-code", "odd-loss", "odd-progress", "odd-status"]
     again = cli("sync", "--json")
     assert (again.code, _problems(again.json)) == (7, told)
     doctor = cli("doctor", "--json")
@@ -147,8 +137,7 @@ def test_bad_records_are_named_on_stderr(cli: Cli, remote: Remote) -> None:
     for number in range(30):
         remote.put(key(f"bad-{number:02}"), "{")
     remote.put(key("good"), foreign("good"))
-    ran = cli("sync")
-    assert ran.code == 7
+    ran = cli.ends(7, "sync")
     assert ran.err.startswith("warning: jobs/bad-00/state.json: not JSON")
     assert ran.err.count("not JSON") == 10
     assert "and 20 more; all of them: mops-jobs doctor --json" in ran.err
@@ -173,7 +162,7 @@ def test_a_value_read_differently_is_named_once(cli: Cli, remote: Remote) -> Non
 
 def test_an_unreadable_record_keeps_its_last_good_row(cli: Cli, anywhere: VersionedStore) -> None:
     """A record that turns bad is shown as it last was, until it is repaired; then the problem is gone."""
-    _fill(anywhere, "a b")
+    put_foreign(anywhere, "a b")
     cli.ok("sync")
     put(anywhere, key("a"), "not JSON at all")
     put(anywhere, key("b"), foreign("b", "failed"))
@@ -228,7 +217,7 @@ def test_a_name_that_no_key_may_have_stops_nothing(cli: Cli, azurite: Azurite) -
     ran = cli("sync", "--json")
     assert ran.code in (0, 7), ran.err
     assert {key("txt\u202eexe"), "jobs//state.json"} <= set(_problems(ran.json))
-    assert _held(cli) == ["good", "other"]
+    assert cli.held() == ["good", "other"]
     assert "\u202e" not in cli("sync").err + cli("doctor").out
 
 
@@ -259,7 +248,7 @@ def test_inline_values_are_used_and_others_fetched(cli: Cli, remote: Remote) -> 
 
     One more finds that this is the registry that the cache mirrors.
     """
-    _fill(remote.store.inner, "a b c")
+    put_foreign(remote.store.inner, "a b c")
     assert cli.ok("sync", "--json").json["fetched"] == 0
     assert remote.store.calls["get"] == 0
     put(remote.store.inner, key("b"), foreign("b", "failed"))
@@ -271,7 +260,7 @@ def test_inline_values_are_used_and_others_fetched(cli: Cli, remote: Remote) -> 
 
 def test_full_reads_everything_again(cli: Cli, remote: Remote) -> None:
     """`--full` replaces even rows whose version has not changed, and counts by the version."""
-    _fill(remote.store.inner, "a b")
+    put_foreign(remote.store.inner, "a b")
     cli.ok("sync")
     with closing(cache_database.open_to_write(str(cli.cache), REMOTE_URL)) as connection:
         connection.execute("UPDATE job SET status = 'wrong' WHERE job_id = 'a'")
@@ -314,8 +303,7 @@ def test_sync_refreshes_what_was_looked_at_until_it_is_complete(
 ) -> None:
     """A ledger is complete a minute after the end of its job. A job that no view looked at costs nothing."""
     for name in ("looked", "other"):
-        add_job(remote.jobs, name, sets_of(3))
-        Ledger(remote.store.inner, name)(attempt(0))
+        add_job(remote.jobs, name, sets_of(3), attempts=[attempt(0)])
     cli.ok("tasks", "looked")
     runner = Ledger(remote.store.inner, "looked", run="cd")
     runner(attempt(1, "failed"))
@@ -371,8 +359,7 @@ def test_attempts_that_are_delivered_late_reach_a_complete_ledger(
 
 def test_tasks_without_an_attempt_are_told_by_outputs_at_the_end(cli: Cli, remote: Remote) -> None:
     """The disk of a runner, and its last attempts with it, may be lost; the outputs are there."""
-    manifest = add_job(remote.jobs, "job", sets_of(4))
-    Ledger(remote.store.inner)(attempt(0), attempt(1, "lost"))
+    manifest = add_job(remote.jobs, "job", sets_of(4), attempts=[attempt(0), attempt(1, "lost")])
     leave_outputs(remote.store.inner, manifest, 0, 1, 2)
     cli.ok("tasks", "job")
     assert _outcomes(cli) == [["0", "succeeded", "ledger"], ["1", "lost", "ledger"]]
@@ -396,8 +383,7 @@ def test_a_manifest_that_is_gone_does_not_stop_a_sync(cli: Cli, remote: Remote) 
 def test_pruned_and_removed_jobs_take_their_ledgers_along(cli: Cli, remote: Remote) -> None:
     """The cache keeps nothing of the tasks of a job that it no longer has."""
     for name in ("pruned", "deleted"):
-        add_job(remote.jobs, name, sets_of(2))
-        Ledger(remote.store.inner, name)(attempt(0), attempt(1, "failed"))
+        add_job(remote.jobs, name, sets_of(2), attempts=[attempt(0), attempt(1, "failed")])
         remote.jobs.update_status(name, "failed")
         cli.ok("tasks", name)
     remote.store.inner.delete("jobs/deleted/state.json")
@@ -424,8 +410,7 @@ def test_a_write_succeeds_without_its_event(cli: Cli, remote: Remote) -> None:
     """A registry that takes the record and then goes away has the record: the command ends with 0, quietly."""
     cli.ok("register", "job")
     remote.store.before_put = lambda _key: remote.store.fail_next(1, "create_if_absent")
-    ran = cli.ok("update", "job", "running")
-    assert "warning" not in ran.err
+    assert "warning" not in cli.ok("update", "job", "running").err
     assert remote.jobs.get_job("job").status == "running"  # type: ignore[union-attr]
     assert len(cli.ok("events", "job").lines) == 1
 
@@ -523,8 +508,7 @@ def test_a_sync_at_work_is_told_with_its_age(cli: Cli, remote: Remote, monkeypat
             "stalled": True,
         }
         jsonschema.Draft202012Validator(cli.ok("schema", "sync").json).validate(document)
-        ran = cli("list", "--refresh", "-q")
-        assert f"Another sync {told}." in ran.err
+        assert f"Another sync {told}." in cli("list", "--refresh", "-q").err
     assert cli.ok("sync", "-q")[1:] == ("", "")
 
 

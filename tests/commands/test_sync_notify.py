@@ -156,8 +156,7 @@ def test_a_registry_that_takes_no_claims_is_named(cli: Cli, remote: Remote, hook
     cli.ok("sync")
     add(remote.jobs, "job", "succeeded")
     remote.store.fail_next(1, "create_if_absent")
-    ran = cli.ok("sync", "-q")
-    assert "The rule hook has not told of job: it could not be claimed" in ran.err
+    assert "The rule hook has not told of job: it could not be claimed" in cli.ok("sync", "-q").err
     assert hook.received == []
 
 

@@ -28,8 +28,7 @@ def _outcomes(cli: Cli, *argv: str) -> dict[int, str]:
 
 def test_a_table_has_the_parameters_that_vary(cli: Cli, remote: Remote) -> None:
     """Each task is shown with its outcome, what it used, and its error on one line."""
-    add_job(remote.jobs, "job", GRID)
-    Ledger(remote.store.inner)(attempt(0), attempt(1, "failed"), attempt(1, "failed", attempt=2))
+    add_job(remote.jobs, "job", GRID, attempts=[attempt(0), attempt(1, "failed"), attempt(1, "failed", attempt=2)])
     ran = cli.ok("tasks", "job", "--limit", "3")
     assert [line.rstrip() for line in ran.lines] == [
         "TASK  beta  mode  STATUS     TIME   MEMORY  ATTEMPT  ERROR",
@@ -77,8 +76,7 @@ def test_filters_and_orders_choose_tasks(cli: Cli, remote: Remote, argv: tuple[s
 
 def test_after_the_end_a_task_without_an_attempt_is_missing(cli: Cli, remote: Remote) -> None:
     """While the job is active, it is waiting."""
-    add_job(remote.jobs, "job", sets_of(2))
-    Ledger(remote.store.inner)(attempt(0))
+    add_job(remote.jobs, "job", sets_of(2), attempts=[attempt(0)])
     assert _outcomes(cli) == {0: "succeeded", 1: "waiting"}
     remote.jobs.update_status("job", "partial")
     cli.ok("sync")
@@ -106,8 +104,7 @@ def test_no_task_is_missing_before_the_ledger_is_read_after_the_end(cli: Cli, re
 def test_tasks_are_those_of_the_last_registration_of_an_id(cli: Cli, remote: Remote) -> None:
     """A job is removed from the store, and another study is submitted under its id, between two looks."""
     add(remote.jobs, "other", "running")
-    add_job(remote.jobs, "job", sets_of(3))
-    Ledger(remote.store.inner)(attempt(0), attempt(1, "failed"))
+    add_job(remote.jobs, "job", sets_of(3), attempts=[attempt(0), attempt(1, "failed")])
     assert cli.ok("failures", "job", "--json").json["failed"] == 1
     for key in [*remote.store.inner.list_keys("jobs/job/"), *remote.store.inner.list_keys("ledger/job/")]:
         remote.store.inner.delete(key)
@@ -154,8 +151,7 @@ def test_a_task_that_repeats_an_earlier_one_has_its_outcome(cli: Cli, remote: Re
 def test_a_child_has_its_own_tasks_and_names_its_family(cli: Cli, remote: Remote) -> None:
     """Its tasks have the numbers of the study, which its parent has too."""
     add_job(remote.jobs, "job", sets_of(6), status="partial")
-    add_job(remote.jobs, "job.2", sets_of(6), only=[1, 4, 5])
-    Ledger(remote.store.inner, "job.2")(attempt(4, "died"))
+    add_job(remote.jobs, "job.2", sets_of(6), only=[1, 4, 5], attempts=[attempt(4, "died")])
     ran = cli.ok("tasks", "job.2", "--tsv")
     assert [line.split("\t")[:2] for line in ran.lines] == [["1", "waiting"], ["4", "died"], ["5", "waiting"]]
     assert "These are the tasks of job.2 alone. Its family: job\n" in cli.ok("tasks", "job.2").err
@@ -180,8 +176,7 @@ def test_ten_million_tasks_are_shown_in_part_at_once(cli: Cli, remote: Remote) -
 
 def test_a_second_look_needs_no_network(cli: Cli, remote: Remote) -> None:
     """Offline, the cache answers with what was looked at, and says how old it is."""
-    add_job(remote.jobs, "job", sets_of(2))
-    Ledger(remote.store.inner)(attempt(0))
+    add_job(remote.jobs, "job", sets_of(2), attempts=[attempt(0)])
     cli.ok("sync")
     assert "never been synced to this machine" in cli.fails(5, "tasks", "job", "--offline")
     cli.ok("tasks", "job")
@@ -209,8 +204,7 @@ def test_an_outage_is_all_that_is_said_of_a_job_that_only_an_engine_knows(
 
 def test_tasks_of_an_ended_job_are_not_stale_for_an_old_mirror(cli: Cli, remote: Remote) -> None:
     """Its record stays as it is, and its ledger was read now. The mirror of the other jobs does not matter."""
-    add_job(remote.jobs, "job", sets_of(1), status="failed")
-    Ledger(remote.store.inner)(attempt(0, "failed"))
+    add_job(remote.jobs, "job", sets_of(1), status="failed", attempts=[attempt(0, "failed")])
     cli.ok("sync")
     for _ in range(2):
         cli.clock.advance(hours=1)
@@ -242,8 +236,7 @@ def test_a_job_that_was_only_reported_has_no_tasks(cli: Cli, remote: Remote) -> 
 
 def test_a_chunk_that_cannot_be_read_is_told(cli: Cli, remote: Remote) -> None:
     """The tasks of the other chunks are shown."""
-    add_job(remote.jobs, "job", sets_of(2))
-    Ledger(remote.store.inner)(attempt(1))
+    add_job(remote.jobs, "job", sets_of(2), attempts=[attempt(1)])
     remote.put("ledger/job/0.ff-000001.attempts.gz", b"")
     ran = cli.ok("tasks", "job", "-q", "--status", "succeeded")
     assert ran.lines == ["1"]

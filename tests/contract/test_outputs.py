@@ -318,8 +318,7 @@ def test_a_child_job_has_the_outputs_of_its_parent_too() -> None:
     first = fill(store, FIRST, {number: {"a": b"1"} for number in range(4)})
     fill(store, SECOND, {0: {"a": b"1"}, 1: {"b": b"half"}, 3: {"a": b"1"}})
     fill(store, child, {1: {"a": b"1"}, 2: {"a": b"1"}})
-    found = compare_results(store, first, JobOutputs("two.2", [child, SECOND]))
-    assert counts(found) == (4, 0, 0, 0)
+    assert counts(compare_results(store, first, JobOutputs("two.2", [child, SECOND]))) == (4, 0, 0, 0)
 
 
 def test_the_stream_agrees_with_a_comparison_in_memory() -> None:

@@ -73,8 +73,7 @@ def test_charts_without_figures_say_so(cli: Cli, remote: Remote, capsys: pytest.
     """Instead of an empty drawing or table."""
     add(remote.jobs, "new", "pending")
     cli.ok("sync", "-q")
-    page = Web(cli, capsys).ok("/charts")
-    assert "No job tells what it used." in page
+    assert "No job tells what it used." in Web(cli, capsys).ok("/charts")
 
 
 def test_cost_is_that_of_summary(web: Web, cli: Cli, remote: Remote) -> None:

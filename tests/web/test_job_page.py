@@ -324,8 +324,7 @@ def test_a_line_of_a_log_has_an_address(logged: Web) -> None:
         assert len(anchors) == len(links) > 0
         query, _, anchor = links[-1].partition("#")
         assert anchor == anchors[-1]
-        page = logged.ok(f"/jobs/grid/logs{query}")
-        assert f'<li id="{anchor}"' in page
+        assert f'<li id="{anchor}"' in logged.ok(f"/jobs/grid/logs{query}")
         assert ("q=step+44" in query) == ("q=" in path)
 
 
@@ -471,8 +470,7 @@ def test_results_too_large_for_a_page_name_the_command(grid: Web, monkeypatch: p
 
 def test_statistics_of_the_page_count_a_repeated_task_once(web: Web, cli: Cli, remote: Remote) -> None:
     """As means of the command do. The table has all rows."""
-    manifest = add_job(remote.jobs, "job", [{"x": 1}, {"x": 2}, {"x": 1}])
-    Ledger(remote.store.inner)(attempt(0), attempt(1))
+    manifest = add_job(remote.jobs, "job", [{"x": 1}, {"x": 2}, {"x": 1}], attempts=[attempt(0), attempt(1)])
     for number in (0, 1):
         leave_output(remote.jobs, manifest, number, y=number + 1)
     cli.ok("sync", "-q")
@@ -484,8 +482,7 @@ def test_statistics_of_the_page_count_a_repeated_task_once(web: Web, cli: Cli, r
 
 def test_numbers_that_are_not_finite_are_no_points(web: Web, cli: Cli, remote: Remote) -> None:
     """The plot says how many. The API names them, and the table on the page has the real values."""
-    manifest = add_job(remote.jobs, "job", [{"x": 1}, {"x": 2}, {"x": 3}, {"x": 4}])
-    Ledger(remote.store.inner)(*map(attempt, range(4)))
+    manifest = add_job(remote.jobs, "job", [{"x": 1}, {"x": 2}, {"x": 3}, {"x": 4}], attempts=map(attempt, range(4)))
     for number, y in enumerate((1.0, math.nan, -math.inf, 2.0)):
         leave_output(remote.jobs, manifest, number, y=y)
     cli.ok("sync", "-q")

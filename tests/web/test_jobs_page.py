@@ -171,8 +171,7 @@ def test_an_empty_registry_says_what_to_type(cli: Cli, remote: Remote, capsys: p
     """Three commands; with a filter, that nothing matches."""
     remote.put("jobs/.keep", b"")
     cli("sync", "-q")
-    page = Web(cli, capsys).ok("/jobs")
-    assert page.count("<dd><code>mops-jobs ") == 3
+    assert Web(cli, capsys).ok("/jobs").count("<dd><code>mops-jobs ") == 3
     assert "No job matches" in Web(cli, capsys).ok("/jobs?owner=ada")
 
 
