@@ -23,6 +23,7 @@ from reliability.trial import hold
 from reliability.views import model
 from reliability.views.commands import LIMIT_SECONDS, Machine, Ran
 from reliability.views.model import ENDS, EXIT_CODES, LOST, MISSING, ORDER, SUCCEEDED, SWEEP, Job, Search, Study, World
+from support.existing import existing
 
 IDS = ("exp-2", "exp-20", "exp-200", "exp", "run-1", "run-10", "run-1.20", "run")
 """Of these, one begins with another."""
@@ -237,8 +238,7 @@ class RecordActs(Actor):
             world.jobs[job.job_id] = job
         else:
             job = self._chance.choice(jobs)
-            held = self._store.get(_key(job.job_id))
-            assert held is not None
+            held = existing(self._store.get(_key(job.job_id)))
             later = [status for status in ("running", "validating") if ORDER.index(job.status) < ORDER.index(status)]
             job.status = self._chance.choice([*later, *ENDS])
             job.completed = self._chance.randint(job.completed, job.total or 10)
@@ -256,9 +256,7 @@ class RecordActs(Actor):
         words, change = (self._report if self._chance.random() < 0.5 else self._description)(job)
         change()
         self._machines["a"].kill(*words, after=self._chance.uniform(0, 1.5 * self._seconds))
-        held = self._store.get(_key(job.job_id))
-        assert held is not None
-        record = json.loads(held.value)
+        record = json.loads(existing(self._store.get(_key(job.job_id))).value)
         found = [record["status"], *(record.get(f"tasks_{name}") or 0 for name in ("completed", "failed"))]
         found += [record.get("labels") or {}, record["metadata"].get("note")]
         landed, lost = ([one.status, one.completed, one.failed, one.labels, one.note] for one in (job, before))
@@ -537,9 +535,7 @@ class StudyActs(Actor):
     def _task_of(self, job: Job, key: str) -> int:
         """Return the task whose output this is, by the value in it and the seeds of its set."""
         assert job.study is not None
-        held = self._store.get(key)
-        assert held is not None
-        y = json.loads(held.value)["y"]
+        y = json.loads(existing(self._store.get(key)).value)["y"]
         rows = self._machines["a"].look("results", job.job_id, "--json").objects
         (task,) = [row["task"] for row in rows if row["key"] == key]
         hold(job.study.value(task) == y, f"{key} has the value {y}, and is named as an output of task {task}")

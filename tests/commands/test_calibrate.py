@@ -181,14 +181,12 @@ def test_a_sampler_that_fails_ends_its_job(desk: Desk, spec: Path) -> None:
     code = "    def ask(self, n):\n        raise ValueError('as asked')\n"
     (desk.home / "own.py").write_text((desk.home / "own.py").read_text() + code)
     spec.write_text(json.dumps({**json.loads(spec.read_text()), "sampler": "own:Own"}))
-    ran = desk("calibrate", str(spec), "--auto", "--job-id", "fit")
-    assert ran.code == 1
+    ran = desk.ends(1, "calibrate", str(spec), "--auto", "--job-id", "fit")
     assert "error: The sampler has failed: ValueError: as asked" in ran.err
     assert desk.ended("fit") == "failed"
     state = record(desk.jobs, "fit")
     assert (state.error_code, state.error_message) == ("SAMPLER", "The sampler has failed: ValueError: as asked")
-    again = desk("calibrate", "fit")
-    assert again.code == 100
+    again = desk.ends(100, "calibrate", "fit")
     assert "fit: The sampler has failed: ValueError: as asked" in again.err
     assert "Next: mops-jobs calibrate SPEC --auto --extend fit" in again.err
 
@@ -197,9 +195,7 @@ def test_a_calibration_that_has_ended_is_not_resumed(desk: Desk, spec: Path) -> 
     """Its sampler would not be told. No view says that one should."""
     desk("calibrate", str(spec), "--auto", "--job-id", "fit")
     assert desk.ended("fit") == "partial"
-    ran = desk("resume", "fit")
-    assert ran.code == 2
-    assert "mops-jobs calibrate fit --rounds N" in ran.err
+    assert "mops-jobs calibrate fit --rounds N" in desk.ends(2, "resume", "fit").err
     for view in ("failures", "status"):
         told = desk.ok(view, "fit")
         assert "mops-jobs resume" not in told.out + told.err

@@ -35,12 +35,10 @@ def test_two_runs_differ_in_code_parameters_packages_and_results(desk: Desk, tmp
     (desk.home / "model.py").write_text(MODEL)
     one = str(make_venv(tmp_path / "one", numpy="1.26", scipy="1.0"))
     other = str(make_venv(tmp_path / "other", numpy="2.1", scipy="1.0"))
-    desk.submit(sets_of(3), "--python", one, job_id="one")
-    assert desk.ended("one") == "succeeded"
+    desk.run("succeeded", sets_of(3), "--python", one, job_id="one")
     (desk.home / "model.py").write_text(MODEL.replace("FACTOR = 1", "FACTOR = 2"))
     (desk.home / "new.py").touch()
-    desk.submit([{"x": 0}, {"x": 1}, {"x": 7}], "--python", other, job_id="two")
-    assert desk.ended("two") == "succeeded"
+    desk.run("succeeded", [{"x": 0}, {"x": 1}, {"x": 7}], "--python", other, job_id="two")
     found = desk.ok("diff", "one", "two", "--json").json
     assert found["code"] == {
         "added": ["new.py"],

@@ -41,8 +41,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
         tree(desk.home, {"lib/data.csv": "a,b\n", "na me.txt": ""})
         (desk.home / "link").symlink_to("model.py")
         python = make_venv(home / "venv", numpy="2.1", Other_One="0.1")
-        desk.submit(sets_of(2), "--python", str(python), "--owner", "ada")
-        assert desk.ended() == "succeeded"
+        desk.run("succeeded", sets_of(2), "--python", str(python), "--owner", "ada")
         yield desk
 
 
@@ -181,8 +180,7 @@ def test_what_an_earlier_version_did_not_note_is_not_recorded(jobs: JobRegistry,
     manifest = Manifest(job_id="old", study=study(sets_of(1)), bundle="sha256:" + "0" * 64)
     jobs.store.create_if_absent(manifest_key("old"), manifest.to_json())
     add(jobs, "old", "succeeded")
-    ran = cli("provenance", "old")
-    assert ran.code == 7
+    ran = cli.ends(7, "provenance", "old")
     assert "is not in the store" in ran.err
     lines = dict(line.split(None, 1) for line in ran.lines)
     assert {lines[name] for name in ("Git", "Hosts", "Python")} == {"not recorded"}
@@ -231,8 +229,7 @@ def test_hostile_notes_are_bounded_and_cleaned(jobs: JobRegistry, cli: Cli) -> N
     prefix = environments_prefix("job")
     jobs.store.create_if_absent(f"{prefix}{'0' * 16}.json", b"[" * 100_000)
     jobs.store.create_if_absent(f"{prefix}notes.txt", b"x")
-    ran = cli("provenance", "job")
-    assert ran.code == 7
+    ran = cli.ends(7, "provenance", "job")
     assert f"{prefix}{'0' * 16}.json" in ran.err
     assert not {"\x1b", "\x07"} & set(ran.out + ran.err)
     assert ran.out.count("Python") == 19

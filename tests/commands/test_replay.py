@@ -46,8 +46,7 @@ def home_of_job(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (desk.home / "model.py").write_text(MODEL)
         sets = sets_of(3, calls=str(home / "calls"))
         sets[1]["is_random"] = sets[2]["fail"] = True
-        desk.submit(sets, outputs=OUTPUTS)
-        assert desk.ended() == "partial"
+        desk.run("partial", sets, outputs=OUTPUTS)
     shutil.copy(home / "calls", home / "calls-of-job")
     return home
 
@@ -188,8 +187,7 @@ def interrupted(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, s
     def replayed_twice(source: str, lacks: str) -> tuple[int, dict[str, Any]]:
         (desk.home / "model.py").write_text(source)
         desk.env["PYTHONPATH"] = str(ROOT)
-        desk.submit([{"lacks": lacks}])
-        assert desk.ended() == "succeeded"
+        desk.run("succeeded", [{"lacks": lacks}])
         return replayed(desk, "job", "0", "--interrupt", "2")
 
     return replayed_twice
@@ -253,8 +251,7 @@ def test_a_program_that_asks_to_be_started_again_can_be_replayed(desk: Desk) -> 
         "    subprocess.run(['sh', '-c', SCRIPT], check=True)\n"
         "    return 1\n"
     )
-    desk.submit([{}])
-    assert desk.ended() == "succeeded"
+    desk.run("succeeded", [{}])
     assert replayed(desk, "job", "0")[0] == 0
     code, document = replayed(desk, "job", "0", "--interrupt", "1")
     assert (code, document["interruption"]["at"]) == (0, ["half"])

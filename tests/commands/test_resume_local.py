@@ -26,6 +26,7 @@ from support.checkpoints import STEPS, steps_of, undisturbed
 from support.cli import Cli, Remote, add, command, sentences
 from support.desk import Desk
 from support.docs import ROOT
+from support.existing import existing
 from support.ledgers import Ledger, add_job, attempt, leave_outputs
 from support.runs import (
     HOG,
@@ -50,8 +51,7 @@ def test_resuming_a_partial_job_submits_only_what_is_missing_as_its_child(desk: 
     sets = sets_of(6, calls=str(noted))
     for number in (1, 4):
         sets[number]["needs"] = str(mended)
-    desk.submit(sets, "--owner", "me", "--label", "exp=7")
-    assert desk.ended() == "partial"
+    desk.run("partial", sets, "--owner", "me", "--label", "exp=7")
     mended.touch()
     desk.ok("label", "job", "archived=true")  # the child is not archived
     ran = desk.ok("resume", "job", "--json")
@@ -72,8 +72,7 @@ def test_a_resume_that_waits_ends_as_wait_does(desk: Desk) -> None:
     mended = desk.home.with_name("mended")
     sets = sets_of(2)
     sets[1]["needs"] = str(mended)
-    desk.submit(sets)
-    assert desk.ended() == "partial"
+    desk.run("partial", sets)
     failed = desk("resume", "job", "--wait")
     assert (failed.code, failed.out) == (100, "job.2\n")
     assert "job.2: 1 task to do; a child of job, which has ended\n" in failed.err
@@ -86,8 +85,7 @@ def test_a_resume_that_waits_ends_as_wait_does(desk: Desk) -> None:
 
 
 def test_resuming_a_job_that_lacks_nothing_starts_nothing(desk: Desk) -> None:
-    desk.submit(sets_of(1))
-    assert desk.ended() == "succeeded"
+    desk.run("succeeded", sets_of(1))
     for argv in ([], ["--wait"]):
         ran = desk.ok("resume", "job", *argv)
         assert (ran.out, ran.err) == ("", "job: nothing is missing\n")
@@ -112,8 +110,7 @@ def test_a_job_whose_runner_was_killed_goes_on_itself(desk: Desk) -> None:
     before = {entry.key: entry.version for entry in desk.store.scan(results_prefix("job"))}
     until(lambda: not [pid for pid in callers(noted) if is_alive(pid)], "its workers to end by themselves")
     gate.touch()
-    ran = desk.ok("resume", "job", "--json")
-    assert ran.json == {"job_id": "job", "parent_job_id": None}
+    assert desk.ok("resume", "job", "--json").json == {"job_id": "job", "parent_job_id": None}
     assert desk.ended() == "succeeded"
     assert record(desk.jobs).metadata["suspect"] is None
     made = calls(noted)
@@ -161,8 +158,7 @@ def test_a_child_whose_runner_was_killed_still_leaves_what_was_not_chosen(desk: 
     sets = sets_of(2)
     sets[0]["fail"] = True
     sets[1] |= {"calls": str(noted), "gate": str(gate), "die": str(desk.home.with_name("died"))}
-    desk.submit(sets, "--retries", "0")
-    assert desk.ended() == "failed"
+    desk.run("failed", sets, "--retries", "0")
     gate.unlink()
     child = desk.ok("resume", "job", "--only", "died", "--json").json["job_id"]
     desk.until(lambda: calls(noted) == {1: 2}, "the chosen task to run", child)
@@ -192,8 +188,7 @@ def _interpreter(desk: Desk) -> Path:
 def test_a_job_goes_on_as_it_was_submitted(desk: Desk) -> None:
     """The record tells the interpreter, the workers and the time limit; flags go before them."""
     link, mended = _interpreter(desk), desk.home.with_name("mended")
-    desk.submit(sets_of(2, needs=str(mended)), "--python", str(link), "--task-timeout", "90s")
-    assert desk.ended() == "failed"
+    desk.run("failed", sets_of(2, needs=str(mended)), "--python", str(link), "--task-timeout", "90s")
     told = {"local_python": str(link), "local_workers": "2", "local_task_timeout": "90"}
     assert record(desk.jobs).metadata.items() >= told.items()
     mended.touch()
@@ -208,8 +203,7 @@ def test_a_job_goes_on_as_it_was_submitted(desk: Desk) -> None:
 
 def test_an_interpreter_that_is_gone_is_told_and_nothing_is_changed(desk: Desk) -> None:
     link = _interpreter(desk)
-    desk.submit(sets_of(1, needs="/nowhere"), "--python", str(link))
-    assert desk.ended() == "failed"
+    desk.run("failed", sets_of(1, needs="/nowhere"), "--python", str(link))
     link.unlink()
     before = list(desk.store.list_keys("jobs/"))
     ran = desk("resume", "job")
@@ -222,8 +216,7 @@ def test_an_interpreter_that_is_gone_is_told_and_nothing_is_changed(desk: Desk) 
 def test_a_parent_is_resumed_once_and_names_its_child(desk: Desk) -> None:
     """While the child is at work, when it has ended well, and when it has not; the child's child is numbered on."""
     mended = desk.home.with_name("mended")
-    desk.submit(sets_of(2, needs=str(mended)))
-    assert desk.ended() == "failed"
+    desk.run("failed", sets_of(2, needs=str(mended)))
     desk.ok("resume", "job")
     assert desk.ended("job.2") == "failed"
     ran = desk("resume", "job")
@@ -246,8 +239,7 @@ def test_resume_auto_runs_the_code_of_the_current_directory(desk: Desk) -> None:
     """Without it, the code is the one that was submitted."""
     good = (desk.home / "model.py").read_text()
     code(desk.home, "def simulate(params, seed):\n    raise ValueError('broken')\n")
-    desk.submit(sets_of(2))
-    assert desk.ended() == "failed"
+    desk.run("failed", sets_of(2))
     code(desk.home, good)
     desk.ok("resume", "job")
     assert desk.ended("job.2") == "failed"
@@ -399,8 +391,7 @@ def test_every_view_counts_the_tasks_that_a_child_runs(desk: Desk) -> None:
     sets = sets_of(6)
     sets[1]["needs"] = sets[2]["needs"] = str(mended)
     sets[3]["always_die"] = True
-    desk.submit(sets, "--retries", "0")
-    assert desk.ended() == "partial"
+    desk.run("partial", sets, "--retries", "0")
     mended.touch()
     child = desk.ok("resume", "job", "--only", "failed", "--json").json["job_id"]
     assert desk.ended(child) == "partial"
@@ -430,8 +421,7 @@ def test_tasks_are_chosen_by_the_key_of_their_error(desk: Desk, monkeypatch: pyt
     sets = sets_of(4)
     sets[1]["needs"] = str(mended)
     sets[2]["always_die"] = True
-    desk.submit(sets)
-    assert desk.ended() == "partial"
+    desk.run("partial", sets)
     ran = desk.ok("resume", "job", "--only", "timeout")
     assert (ran.out, ran.err) == ("", "job: no missing task has the outcome timeout\n")
     groups = desk.ok("failures", "job", "--json").json["groups"]
@@ -442,12 +432,10 @@ def test_tasks_are_chosen_by_the_key_of_their_error(desk: Desk, monkeypatch: pyt
     for name, value in desk.env.items():
         monkeypatch.setenv(name, value)
     with mj.connect() as registry:
-        child = registry.job("job").resume(only=key, retries=0, task_timeout=60)
-        assert child is not None
+        child = existing(registry.job("job").resume(only=key, retries=0, task_timeout=60))
         assert desk.ended(child.id) == "partial"
         assert [json.loads(value)["x"] for value in desk.results(child.id).values()] == [1]
-        following = child.resume(only=["died", "failed"], task_timeout="x2")
-        assert following is not None
+        following = existing(child.resume(only=["died", "failed"], task_timeout="x2"))
         assert desk.ended(following.id) == "failed"
     state = record(desk.jobs, following.id)
     assert (state.tasks_total, state.metadata["local_task_timeout"], state.metadata["local_retries"]) == (1, "120", "0")
@@ -475,12 +463,10 @@ def test_ends_that_no_ledger_tells_are_told_as_unknown(cli: Cli, remote: Remote,
 
 def test_a_runner_that_died_with_all_tasks_done_only_ends_its_job(desk: Desk) -> None:
     """The record does not tell of the end. So the job goes on, and no task is left for it."""
-    desk.submit(sets_of(2))
-    assert desk.ended() == "succeeded"
+    desk.run("succeeded", sets_of(2))
     until(lambda: not is_alive(desk.runner()), "the runner to be gone")
     key = desk.jobs.key_of("job")
-    stored = desk.store.get(key)
-    assert stored is not None
+    stored = existing(desk.store.get(key))
     document = json.loads(stored.value)
     document |= {"status": "running", "transitions": document["transitions"][:4]}
     assert desk.store.put(key, json.dumps(document).encode(), stored.version)
@@ -567,8 +553,7 @@ def test_a_cancellation_with_a_grace_lets_tasks_save(desk: Desk, steps: Path) ->
     sets = sets_of(1, steps=str(steps), steps_total=40, every=100, gates={"25": str(gate)})
     desk.submit(sets)
     desk.until(gate.with_name("gate-reached").exists, "the task to be in the middle")
-    told = desk.ok("cancel", "job", "--grace", "5m")
-    assert "Tasks with checkpoints may save, up to 5m." in told.err
+    assert "Tasks with checkpoints may save, up to 5m." in desk.ok("cancel", "job", "--grace", "5m").err
     assert desk.ended() == "cancelled"
     gate.touch()
     child = desk.ok("resume", "job").out.strip()

@@ -282,18 +282,15 @@ def test_submit_without_code_says_which_flags_name_it(cli: Cli) -> None:
 
 def test_a_missing_bundle_is_refused_before_anything_is_registered(cli: Cli, jobs: JobRegistry) -> None:
     Path("study.json").write_text(json.dumps(study(sets_of(1)).to_dict()))
-    ran = cli("submit", "study.json", "--bundle", UNKNOWN, "--job-id", "job")
-    assert ran.code == 2
+    ran = cli.ends(2, "submit", "study.json", "--bundle", UNKNOWN, "--job-id", "job")
     assert f"The bundle {UNKNOWN} is not in the store." in ran.err
     assert jobs.get_job("job") is None
 
 
 def test_an_id_that_is_taken_is_refused_and_its_job_left_alone(desk: Desk) -> None:
-    desk.submit(sets_of(2))
-    assert desk.ended() == "succeeded"
+    desk.run("succeeded", sets_of(2))
     before = {entry.key: entry.value for entry in desk.store.scan("jobs/")}
-    ran = desk("submit", desk.write(sets_of(5)), "--auto", "--job-id", "job")
-    assert ran.code == 6
+    ran = desk.ends(6, "submit", desk.write(sets_of(5)), "--auto", "--job-id", "job")
     assert sentences(ran.err) == ["error: Job job is already registered."]
     assert {entry.key: entry.value for entry in desk.store.scan("jobs/")} == before
 
@@ -335,8 +332,7 @@ def test_a_launch_that_fails_leaves_a_record_that_says_why(
 
 def test_a_budget_and_its_use_are_in_each_view(desk: Desk) -> None:
     """A resumed job has the same budget anew, unless a flag gives another one."""
-    desk.submit(sets_of(6), "--workers", "1", "--max-cpu-hours", "1e-7")
-    assert desk.ended() == "partial"
+    desk.run("partial", sets_of(6), "--workers", "1", "--max-cpu-hours", "1e-7")
     reason = "Ended by --max-cpu-hours 1e-07: "
     assert f"BUDGET: {reason}" in desk.ok("status", "job").out
     assert f"job: {reason}" in desk("wait", "job").err
@@ -374,14 +370,12 @@ def test_the_manifest_has_commit_and_changes_of_the_code(desk: Desk, tmp_path: P
     """Not the remote, whose URL may have a password. A resumed job without other code has the same commit."""
     commit = commit_all(desk)
     gate = tmp_path / "gate"
-    desk.submit([{"x": 0}, {"x": 1, "needs": str(gate)}])
-    assert desk.ended() == "partial"
+    desk.run("partial", [{"x": 0}, {"x": 1, "needs": str(gate)}])
     (desk.home / "model.py").write_text((desk.home / "model.py").read_text() + "\n# changed\n")
     gate.touch()
     desk.ok("resume", "job")
     assert desk.ended("job.2") == "succeeded"
-    desk.submit(sets_of(1), job_id="changed")
-    assert desk.ended("changed") == "succeeded"
+    desk.run("succeeded", sets_of(1), job_id="changed")
     for job_id, is_dirty in (("job", False), ("job.2", False), ("changed", True)):
         origin = load_manifest(desk.store, job_id).origin
         assert origin == Origin(mopsjobs.__version__, GitState(commit, is_dirty))
@@ -565,8 +559,7 @@ def test_a_relative_interpreter_is_resolved_at_submission(desk: Desk) -> None:
     environment_ = desk.home.with_name("env")
     environment_.mkdir()
     (environment_ / "python").symlink_to(sys.executable)
-    desk.submit(sets_of(2), "--python", "../env/python")
-    assert desk.ended() == "succeeded"
+    desk.run("succeeded", sets_of(2), "--python", "../env/python")
 
 
 def test_a_resumed_job_has_the_same_limits(desk: Desk) -> None:
@@ -574,8 +567,7 @@ def test_a_resumed_job_has_the_same_limits(desk: Desk) -> None:
     options = {"local_first": "4", "local_max_failures": "3"}
     noted, mended = desk.home.with_name("calls"), desk.home.with_name("mended")
     sets = [*sets_of(4, calls=str(noted)), *sets_of(30, calls=str(noted), needs=str(mended))[4:]]
-    desk.submit(sets, "--first", "4", "--max-failures", "3")
-    assert desk.ended() == "partial"
+    desk.run("partial", sets, "--first", "4", "--max-failures", "3")
     state = record(desk.jobs)
     assert state.metadata.items() >= options.items()
     assert (state.tasks_completed, state.tasks_failed) == (4, 4)

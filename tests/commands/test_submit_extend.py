@@ -31,8 +31,7 @@ def home_of_finished_job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     home = tmp_path_factory.mktemp("finished")
     with closing(make_desk(home)) as desk:
-        desk.submit(sets_of(SETS, calls=str(home / "calls")), n_replicates=REPLICATES)
-        assert desk.ended() == "succeeded"
+        desk.run("succeeded", sets_of(SETS, calls=str(home / "calls")), n_replicates=REPLICATES)
     assert calls(home / "calls").total() == SETS * REPLICATES
     shutil.copy(home / "calls", home / "calls-of-job")
     return home
@@ -99,8 +98,7 @@ def test_the_study_of_failures_with_more_sets_proves_their_region(desk: Desk, tm
     sets = [{"x": draw.randrange(5), "rate": round(draw.random(), 3), "mode": draw.choice("xyz")} for _ in range(20)]
     failing = 'if params["x"] >= 3 and params["rate"] > 0.5: raise ValueError("no bed")'
     (desk.home / "model.py").write_text(f"def simulate(params, seed):\n    {failing}\n    return {{}}\n")
-    desk.submit(sets, n_replicates=2)
-    assert desk.ended() == "partial"
+    desk.run("partial", sets, n_replicates=2)
     more = tmp_path / "more.json"
     ran = desk.ok("failures", "job")
     assert "8 failed sets are too few to name a region: about 8 more near x > 2 and rate > 0.4 would tell" in ran.out
@@ -120,13 +118,11 @@ def test_the_study_of_failures_with_more_replicates_reaches_its_width(desk: Desk
     """`failures --design --within` prints it, and each set has as many as it needs. Those that exist are reused."""
     noise = 'return {"result.json": json.dumps({"peak": 10 + params["x"] * random.Random(seed).gauss(0, 1)}).encode()}'
     (desk.home / "model.py").write_text(f"import json, random\ndef simulate(params, seed):\n    {noise}\n")
-    desk.submit([{"x": 0}, {"x": 2}], n_replicates=4)
-    assert desk.ended() == "succeeded"
+    desk.run("succeeded", [{"x": 0}, {"x": 2}], n_replicates=4)
     more = tmp_path / "more.json"
     more.write_text(desk.ok("failures", "job", "--design", "--within", "peak=10%").out)
     desk.launched.add("more")
-    said = desk.ok("submit", str(more), "--extend", "job", "--job-id", "more").err
-    assert "8 of " in said
+    assert "8 of " in desk.ok("submit", str(more), "--extend", "job", "--job-id", "more").err
     assert desk.ended("more") == "succeeded"
     state = record(desk.jobs, "more")
     precision = state.metadata["precision"]
@@ -213,8 +209,7 @@ def home_of_readers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("readers")
     with closing(make_desk(home)) as desk:
         _write_reader(desk)
-        desk.submit(sets_of(2))
-        assert desk.ended() == "succeeded"
+        desk.run("succeeded", sets_of(2))
     return home
 
 
@@ -392,8 +387,7 @@ def test_killed_half_way_no_task_runs_twice(desk: Desk, tmp_path: Path) -> None:
     """
     gate, calls_file = tmp_path / "gate", tmp_path / "calls"
     known = sets_of(SETS, calls=str(calls_file))
-    desk.submit(known)
-    assert desk.ended() == "succeeded"
+    desk.run("succeeded", known)
     sets = [*known, *({"x": x, "calls": str(calls_file)} for x in (10, 11, 12))]
     sets += [{"x": x, "calls": str(calls_file), "gate": str(gate)} for x in (20, 21, 22)]
     desk.launched.add("more")

@@ -90,8 +90,7 @@ def test_a_calibration_spec_is_refused_by_its_name(desk: Desk, tmp_path: Path, f
     """Recognised by its kind, or by its fields as in ModelOps; the hint names the command that runs it."""
     path = tmp_path / "calibration.json"
     path.write_text(json.dumps(CALIBRATION | fields))
-    ran = desk("submit", str(path), "--auto")
-    assert ran.code == 2
+    ran = desk.ends(2, "submit", str(path), "--auto")
     assert f"invalid study {path}: it is a calibration, whose sampler chooses the parameters" in ran.err
     assert f"Run it with mops-jobs calibrate {path} --auto." in ran.err
 

@@ -67,8 +67,7 @@ def test_a_rule_that_is_not_there_submits_nothing(cli: Cli, hook: Hook, desk: De
 @pytest.mark.claim("No record chooses who is told of a job")
 def test_neither_record_nor_manifest_has_the_rules(hook: Hook, desk: Desk) -> None:
     """They stay in the directory of the job on this machine. Claims have a digest, and events the type of the rule."""
-    desk.submit(sets_of(1), "--notify", "hook")
-    assert desk.ended() == "succeeded"
+    desk.run("succeeded", sets_of(1), "--notify", "hook")
     until(lambda: len(hook.received) == 1, "the message")
     values = {name: desk.store.get(name) for name in desk.store.list_keys()}
     texts = {name: b"" if value is None else value.value for name, value in values.items()}
@@ -78,12 +77,7 @@ def test_neither_record_nor_manifest_has_the_rules(hook: Hook, desk: Desk) -> No
     assert [name for name, value in texts.items() if b"hook" in value or "hook" in name or b"secret" in value] == []
 
 
-HOSTILE_METADATA = {
-    "notify": ["hook"],
-    "local_notify": "hook",
-    "k8s_notify": "hook",
-    "command": ["touch", "here"],
-}
+HOSTILE_METADATA = {"notify": ["hook"], "local_notify": "hook", "k8s_notify": "hook", "command": ["touch", "here"]}
 
 
 @pytest.mark.claim("No record chooses who is told of a job")

@@ -13,13 +13,7 @@ import pytest
 from botocore.credentials import SSOProvider
 from botocore.exceptions import EndpointConnectionError
 
-from mopsjobs.errors import (
-    ConfigError,
-    MopsJobsError,
-    StoreAccessError,
-    StoreError,
-    StoreUnavailableError,
-)
+from mopsjobs.errors import ConfigError, MopsJobsError, StoreAccessError, StoreError, StoreUnavailableError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.store.aws.client import explain
@@ -252,8 +246,7 @@ def test_without_the_library_one_sentence_says_how_to_get_it(
 ) -> None:
     # As the interpreter notes what cannot be imported. An older boto3 lacks an error of signing in.
     monkeypatch.setitem(sys.modules, f"mopsjobs.store.{service.name}.store", None)
-    ran = cli(*argv, MOPS_JOBS_REGISTRY=f"{service.name}://jobs")
-    assert ran.code == 2
+    ran = cli.ends(2, *argv, MOPS_JOBS_REGISTRY=f"{service.name}://jobs")
     assert "needs the package boto3 1.41 or later, which this Python does not have." in ran.out + ran.err
     assert f"{sys.executable} -m pip install 'boto3>=1.41'" in ran.out + ran.err
 

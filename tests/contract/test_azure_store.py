@@ -48,6 +48,7 @@ from mopsjobs.store.azure.store import AzureVersionedStore, open_azure_store
 from mopsjobs.store.base import Entry, VersionToken
 from support import services
 from support.doubles import RecordingSleep, hooked
+from support.existing import existing
 from support.replies import Reply, saying
 from support.runs import PATIENCE
 from support.servers import ACCOUNT, ACCOUNT_KEY, Azurite
@@ -282,9 +283,7 @@ def test_metadata_of_a_folder_hide_no_record(place: Place, value: bytes, *, has_
     expected = [*(["jobs/a/empty"] if has_empty_blob else []), record, "jobs/z"]
     assert list(store.list_keys()) == expected
     assert [entry.key for entry in store.scan()] == expected
-    found = store.get(record)
-    assert found is not None
-    assert found.value == value
+    assert existing(store.get(record)).value == value
 
 
 def test_a_blob_with_a_content_encoding_is_read_as_it_is_stored(place: Place) -> None:
@@ -301,8 +300,7 @@ def test_a_blob_with_a_content_encoding_is_read_as_it_is_stored(place: Place) ->
 def test_a_leased_blob_is_an_error_and_no_lost_race(place: Place) -> None:
     """Azure answers 412 to this as well; reported as a conflict it would be tried again for nothing."""
     store = place.open()
-    version = store.create_if_absent("a", b"1")
-    assert version is not None
+    version = existing(store.create_if_absent("a", b"1"))
     with place.server.client(place.name) as client:
         lease = BlobLeaseClient(client.get_blob_client("a"))
         lease.acquire()
@@ -422,8 +420,7 @@ def test_every_request_has_timeouts_that_add_up_to_less_than_five_seconds(
 
     monkeypatch.setattr(transport, "Timeout", note)
     store = place.open()
-    version = store.create_if_absent("a", b"")
-    assert version is not None
+    version = existing(store.create_if_absent("a", b""))
     store.put("a", b"", version)
     store.get("a")
     list(store.scan())
@@ -807,8 +804,7 @@ def test_a_read_only_sas_serves_all_reading_and_no_writing(place: Place) -> None
     env = {"AZURE_STORAGE_ACCOUNT": ACCOUNT, "AZURE_STORAGE_SAS_TOKEN": "?" + read_only_sas(place)}
     viewer = place.open(env)
     assert (list(viewer.scan()), viewer.get("a")) == ([], None)
-    version = place.open().create_if_absent("a", RECORD)
-    assert version is not None
+    version = existing(place.open().create_if_absent("a", RECORD))
     assert viewer.get("a") == (RECORD, version)
     assert viewer.get("missing") is None
     assert list(viewer.list_keys()) == ["a"]

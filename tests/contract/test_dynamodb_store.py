@@ -15,11 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from mopsjobs.errors import (
-    StoreError,
-    StoreUnavailableError,
-    ValueTooLargeError,
-)
+from mopsjobs.errors import StoreError, StoreUnavailableError, ValueTooLargeError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.base import VersionToken
 from mopsjobs.store.dynamodb import store as dynamodb
@@ -164,10 +160,7 @@ def test_an_item_of_another_program_is_no_value(place: Place) -> None:
 
 
 def test_a_reply_to_a_query_without_items_is_no_empty_listing(aws: Callable[[int], None]) -> None:
-    with (
-        scripted(aws, found(Count=0)) as (store, _, _sleep),
-        pytest.raises(StoreError, match="unexpected response"),
-    ):
+    with scripted(aws, found(Count=0)) as (store, _, _sleep), pytest.raises(StoreError, match="unexpected response"):
         list(store.scan("a/"))
 
 
@@ -178,11 +171,7 @@ def test_a_table_that_does_not_become_ready_is_not_waited_for_for_ever(
     monkeypatch.setattr(dynamodb, "TABLE_SECONDS", 1)
     creating = found(Table={"TableStatus": "CREATING"})
     exists = refused(400, "ResourceInUseException")
-    with scripted(aws, refused(400, "ResourceNotFoundException"), exists, creating) as (
-        store,
-        requests,
-        _,
-    ):
+    with scripted(aws, refused(400, "ResourceNotFoundException"), exists, creating) as (store, requests, _):
         with pytest.raises(StoreUnavailableError, match="being created or deleted"):
             store.create_if_absent("a", RECORD)
         assert len(requests) == 3

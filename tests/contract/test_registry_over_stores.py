@@ -27,6 +27,7 @@ from mopsjobs.store.base import VersionedStore
 from mopsjobs.utils.times import parse_time, utc_now
 from support.cli import Cli
 from support.doubles import FaultyStore
+from support.existing import existing
 from support.runs import PATIENCE
 from support.servers import PATIENT, Azurite, Backend
 
@@ -96,8 +97,7 @@ def another_program(backend: Backend, request: pytest.FixtureRequest) -> Write:
 
     def in_store(job_id: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         store = backend.open()
-        found = store.get(f"jobs/{job_id}/state.json")
-        assert found is not None
+        found = existing(store.get(f"jobs/{job_id}/state.json"))
         value = json.dumps(change(json.loads(found.value)), indent=2).encode()
         if not store.put(f"jobs/{job_id}/state.json", value, found.version):
             raise BeatenError
@@ -195,8 +195,7 @@ def test_a_writer_that_drops_our_fields_takes_nothing_but_them(registry: JobRegi
     """The status and ModelOps' fields stay right; our bookkeeping begins anew, and updates go on by the rules."""
     registry.register_job("a", "k8s-a", "ns", {"m": 1}, owner="ada")
     another_program("a", forgetful("submitting", k8s_uid="uid-1"))
-    found = registry.get_job("a")
-    assert found is not None
+    found = existing(registry.get_job("a"))
     assert (found.status, found.owner, found.revision, found.transitions) == ("submitting", None, 0, ())
     job = registry.update_status("a", "running", owner="ada")
     assert (job.owner, job.revision, statuses(job)) == ("ada", 1, ["submitting", "scheduled", "running"])
@@ -257,8 +256,7 @@ def test_another_program_is_told_when_we_were_faster(registry: JobRegistry, anot
 
     with pytest.raises(BeatenError):
         another_program("a", change)
-    found = registry.get_job("a")
-    assert found is not None
+    found = existing(registry.get_job("a"))
     assert (found.status, found.owner) == ("pending", "ada")
 
 
@@ -276,8 +274,7 @@ def test_many_processes_racing_for_one_record_lose_no_update(backend: Backend) -
     command = [sys.executable, "-c", PATIENT + RACE, backend.url, str(WRITERS), str(WRITES)]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert (ran.stdout, ran.stderr) == (f"{[0] * WRITERS}\n", "")
-    job = registry.get_job("a")
-    assert job is not None
+    job = existing(registry.get_job("a"))
     assert set(job.labels) == {f"w{writer}.{number}" for writer in range(WRITERS) for number in range(WRITES)}
     assert {name: job.metadata[name] for name in job.metadata if name != LABEL_HISTORY} == {
         str(writer): WRITES - 1 for writer in range(WRITERS)
@@ -285,9 +282,7 @@ def test_many_processes_racing_for_one_record_lose_no_update(backend: Backend) -
     assert job.revision == 2 + WRITERS * WRITES
 
 
-def test_a_registry_that_stops_works_again_when_it_is_back(
-    private_azurite: Azurite,
-) -> None:
+def test_a_registry_that_stops_works_again_when_it_is_back(private_azurite: Azurite) -> None:
     """Meanwhile it is unavailable.
 
     No method takes the outage for an empty registry; the same client goes on afterwards.
@@ -321,8 +316,7 @@ def test_a_program_of_modelops_opens_azure_by_its_own_names(azurite: Azurite) ->
     store = modelops.AzureVersionedStore(connection_string=azurite.connection_string, container=container)
     with contextlib.closing(store):
         state = modelops.JobRegistry(store).register_job("a", "k8s-a", "modelops", None, {"run": 7})
-        ours = JobRegistry(store).get_job("a")
-        assert ours is not None
+        ours = existing(JobRegistry(store).get_job("a"))
         assert (ours.k8s_name, ours.k8s_namespace, ours.metadata) == ("k8s-a", "modelops", {"run": 7})
         assert modelops.get_json(store, "jobs/a/state.json") == state.to_dict()
 
@@ -342,6 +336,5 @@ def test_a_runner_with_a_late_clock_is_not_silent(backend: Backend) -> None:
     began = utc_now()
     late = JobRegistry(store, now=lambda: utc_now() - timedelta(minutes=5))
     late.register_job("a")
-    heartbeat_at = late.report_shard("a", 0, 1, ShardReport(0, 0)).heartbeat_at
-    assert heartbeat_at is not None
+    heartbeat_at = existing(late.report_shard("a", 0, 1, ShardReport(0, 0)).heartbeat_at)
     assert parse_time(heartbeat_at) >= began.replace(microsecond=0)

@@ -16,11 +16,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from mopsjobs.errors import (
-    StoreError,
-    StoreUnavailableError,
-    UnusableStoreError,
-)
+from mopsjobs.errors import StoreError, StoreUnavailableError, UnusableStoreError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import network
 from mopsjobs.store.aws.urls import MAX_PREFIX, parse_s3_url
@@ -30,6 +26,7 @@ from mopsjobs.store.s3.store import LENGTH, S3VersionedStore
 from mopsjobs.store.urls import identity
 from support import services
 from support.cli import Cli
+from support.existing import existing
 from support.replies import Reply
 from support.runs import code
 from support.servers import S3
@@ -123,8 +120,7 @@ def test_an_operation_costs_no_more_requests_than_promised(place: Place) -> None
     assert len(list(paged.scan("pages/"))) == 5
     assert len(requests) == 3
     store = place.open()
-    version = store.create_if_absent("k/a", RECORD)
-    assert version is not None
+    version = existing(store.create_if_absent("k/a", RECORD))
     requests = noted(store)
     for name, (call, expected) in COSTS.items():
         requests.clear()
@@ -139,9 +135,7 @@ def test_an_operation_costs_no_more_requests_than_promised(place: Place) -> None
 def test_other_programs_read_records_as_json_and_outputs_as_they_are(place: Place) -> None:
     """JSON allows blanks behind an object. A value that is created has none."""
     store = place.open()
-    version = store.create_if_absent("jobs/a/state.json", RECORD)
-    assert version is not None
-    assert store.put("jobs/a/state.json", RECORD, version)
+    assert store.put("jobs/a/state.json", RECORD, existing(store.create_if_absent("jobs/a/state.json", RECORD)))
     assert json.loads(place.raw("jobs/a/state.json")) == json.loads(RECORD)
     assert len(place.raw("jobs/a/state.json")) == len(RECORD) + LENGTH
     for name, value in (("table.csv", b"a,b\n1,2\n"), ("result.json", b'{"a": 1}')):
@@ -153,8 +147,7 @@ def test_what_other_programs_write_is_read_as_it_is(place: Place) -> None:
     """A copy of an object has its blanks, and is read without them. An empty object for a folder is left out."""
     store = place.open()
     place.put_raw("jobs/a/state.json", RECORD + b"\n")
-    version = store.create_if_absent("jobs/b/state.json", b"{}")
-    assert version is not None
+    version = existing(store.create_if_absent("jobs/b/state.json", b"{}"))
     store.put("jobs/b/state.json", RECORD, version)
     place.put_raw("jobs/c/state.json", place.raw("jobs/b/state.json"))
     place.put_raw("jobs/", b"")
@@ -171,11 +164,8 @@ def test_a_value_put_back_as_it_was_lets_no_old_version_through(place: Place) ->
     A value that is removed and created again has the version that it had. Records have the id of their creation.
     """
     store = place.open()
-    first = store.create_if_absent("a", RECORD)
-    assert first is not None
-    second = store.put("a", b"{}", first)
-    assert second is not None
-    assert store.put("a", RECORD, second)
+    first = existing(store.create_if_absent("a", RECORD))
+    assert store.put("a", RECORD, existing(store.put("a", b"{}", first)))
     assert store.put("a", b"{}", first) is None
     store.delete("a")
     assert store.create_if_absent("a", RECORD) == first
@@ -183,8 +173,7 @@ def test_a_value_put_back_as_it_was_lets_no_old_version_through(place: Place) ->
     versions = []
     for _ in range(2):
         registry.register_job("a")
-        found = store.get("jobs/a/state.json")
-        assert found is not None
+        found = existing(store.get("jobs/a/state.json"))
         versions.append(found.version)
         store.delete("jobs/a/state.json")
     assert versions[0] != versions[1]
@@ -224,11 +213,7 @@ def test_a_write_that_overlaps_another_one_is_sent_again(aws: Callable[[int], No
     """
     overlap, lost = refused(409, "ConditionalRequestConflict"), refused(412, "PreconditionFailed")
     written = Reply(200, headers=(("ETag", '"9"'),))
-    with scripted(aws, overlap, written, overlap, lost, *[overlap] * s3.OVERLAPS) as (
-        store,
-        requests,
-        sleep,
-    ):
+    with scripted(aws, overlap, written, overlap, lost, *[overlap] * s3.OVERLAPS) as (store, requests, sleep):
         assert store.create_if_absent("a", RECORD) == VersionToken("9")
         assert store.put("a", RECORD, VERSION) is None
         with pytest.raises(StoreUnavailableError, match="while other writes to it are in progress") as caught:

@@ -25,6 +25,7 @@ from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.utils.times import parse_time, record_time
 from support.cli import REMOTE_URL, Cli, LineStore, Ran, foreign, key
+from support.existing import existing
 from support.machines import Machines, SyncMachine
 from support.servers import Azurite
 
@@ -100,8 +101,7 @@ class Views(SyncMachine):
     @rule(job=JOBS, status=STATUSES, drops=st.booleans(), behind=st.sampled_from([0.0, 300.0]), flags=FRESHNESS)
     def other_program_writes(self, job: str, status: str, drops: bool, behind: float, flags: tuple[str, ...]) -> None:
         """Write unannounced, with or without the fields of mops-jobs, by a clock that may be late."""
-        found = self._store.get(key(job))
-        assert found is not None
+        found = existing(self._store.get(key(job)))
         record = json.loads(found.value)
         if record["status"] in ("succeeded", "failed", "cancelled", "partial"):
             return
@@ -210,9 +210,7 @@ class Views(SyncMachine):
 
     def _note(self, job: str, *, is_foreign: bool) -> None:
         """Note the state of a job in the registry, if it is a new one."""
-        found = self._store.get(key(job))
-        assert found is not None
-        identity = _identity(json.loads(found.value))
+        identity = _identity(json.loads(existing(self._store.get(key(job))).value))
         if identity not in self._places[job]:
             self._places[job][identity] = len(self._landed[job])
             self._landed[job].append(Landed(self._clock.now(), is_foreign))
@@ -232,8 +230,7 @@ def _identity(record: dict[str, Any]) -> tuple[object, ...]:
 def _run(machine: Callable[[], Views], examples: int, steps: int) -> None:
     """Run examples. Shrinking a failure would take minutes, and a sequence is short enough to read."""
     run_state_machine_as_test(
-        machine,
-        settings=settings(max_examples=examples, stateful_step_count=steps, phases=[Phase.generate]),
+        machine, settings=settings(max_examples=examples, stateful_step_count=steps, phases=[Phase.generate])
     )
 
 

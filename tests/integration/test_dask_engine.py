@@ -35,7 +35,7 @@ from mopsjobs.runner.pools.dask import FUTURES_PER_THREAD, DaskProcess
 from mopsjobs.runner.shard import ShardResult, TaskProgress
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.studies.study import FIELDS
-from support.checkpoints import STEPS, steps_of, undisturbed
+from support.checkpoints import IN_VAIN, STEPS, steps_of, undisturbed
 from support.cli import Cli, Spawn, sentences
 from support.dask import Cluster
 from support.docs import ROOT
@@ -67,6 +67,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
+FINDS_MOPS_JOBS = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n"
 NO_SCHEDULER = "tcp://127.0.0.1:1"
 NO_HELP = {
     "DASK_DISTRIBUTED__SCHEDULER__WORK_STEALING": "False",
@@ -204,13 +205,7 @@ def test_each_task_comes_to_its_own_end(dask_cluster: Cluster, tmp_path: Path) -
     pool = _pool(dask_cluster, code(tmp_path / "code"), timeout=PATIENCE, on_log=lambda *line: said.append(line))
     finished = all_of(pool, sets)
     errors = [None if one.error is None else (one.error["type"], one.error["message"]) for one in finished]
-    assert errors == [
-        ("ValueError", "as asked"),
-        None,
-        ("WorkerDied", "its worker died (SIGKILL)"),
-        None,
-        None,
-    ]
+    assert errors == [("ValueError", "as asked"), None, ("WorkerDied", "its worker died (SIGKILL)"), None, None]
     assert finished[0].error is not None
     assert "model.py" in finished[0].error["traceback"]
     assert finished[0].error["at"].startswith("model.py:")
@@ -625,8 +620,7 @@ def test_what_is_missing_is_resumed_on_the_same_scheduler(
 def test_a_scheduler_that_does_not_answer_is_told_at_once(
     cli: Cli, local_registry: JobRegistry, seir: list[str]
 ) -> None:
-    ran = cli(*seir, "--job-id", "job", "--engine", "dask", "--scheduler", NO_SCHEDULER)
-    assert ran.code == 5
+    ran = cli.ends(5, *seir, "--job-id", "job", "--engine", "dask", "--scheduler", NO_SCHEDULER)
     assert len(sentences(ran.err)) == 1
     assert ran.err.startswith(f"error: The Dask scheduler {NO_SCHEDULER} does not answer: ")
     assert (record(local_registry).status, record(local_registry).error_code) == ("failed", "LAUNCH")
@@ -644,8 +638,7 @@ def test_without_the_library_one_sentence_says_how_to_get_it(
     cli: Cli, local_registry: JobRegistry, seir: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)  # as the interpreter notes what cannot be imported
-    ran = cli(*seir, "--job-id", "job", "--engine", "dask", "--scheduler", NO_SCHEDULER)
-    assert ran.code == 2
+    ran = cli.ends(2, *seir, "--job-id", "job", "--engine", "dask", "--scheduler", NO_SCHEDULER)
     assert ran.err.splitlines() == [
         "error: The dask engine needs the package distributed, which this Python does not have.",
         f"hint: Install the version of the cluster: {sys.executable} -m pip install distributed. {IF_PIP_REFUSES}",
@@ -690,7 +683,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     """Return a model of steps, which finds mops-jobs on a Dask worker."""
-    return code(tmp_path / "code", f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{STEPS}")
+    return code(tmp_path / "code", f"{FINDS_MOPS_JOBS}{STEPS}")
 
 
 @pytest.fixture
@@ -715,8 +708,7 @@ def test_a_task_whose_dask_worker_dies_goes_on_from_its_last_checkpoint(
 ) -> None:
     """On another one, without a retry: it had come on. Dask alone would begin it at its start."""
     gate = tmp_path / "gate"
-    sets = sets_of(1, steps=str(tmp_path / "steps"), steps_total=50, gates={"34": str(gate)})
-    bench.given(sets)
+    sets = bench.given(sets_of(1, steps=str(tmp_path / "steps"), steps_total=50, gates={"34": str(gate)}))
     run = begin(bench.work, scheduler=cluster.url, retries=0)
     until(lambda: "30" in _saved(tmp_path / "job"), "its checkpoint", run)
     cluster.add_worker()
@@ -736,8 +728,7 @@ def test_a_task_whose_dask_worker_dies_goes_on_from_its_last_checkpoint(
 
 def test_a_task_whose_process_dies_goes_on_on_the_same_worker(bench: Bench, cluster: Cluster, tmp_path: Path) -> None:
     """It loses the steps since its last checkpoint, and no others."""
-    sets = sets_of(2, steps=str(tmp_path / "steps"), steps_total=50, die=[34])
-    bench.given(sets)
+    sets = bench.given(sets_of(2, steps=str(tmp_path / "steps"), steps_total=50, die=[34]))
     ran, said = bench.work(scheduler=cluster.url)
     assert (ran.status, said) == ("succeeded", [])
     assert steps_of(tmp_path / "steps") == {x: [*range(35), *range(30, 50)] for x in range(2)}
@@ -748,19 +739,8 @@ def test_a_program_on_dask_that_saves_what_it_began_from_has_failed(
     bench: Bench, cluster: Cluster, tmp_path: Path
 ) -> None:
     """As on this machine: it would do the same steps for ever."""
-    code(
-        tmp_path / "code",
-        f"""
-import sys
-sys.path.insert(0, {str(ROOT)!r})
-import mopsjobs
-
-def simulate(params, seed):
-    mopsjobs.checkpoint().save({{"step": 0}}, at="0")
-    raise SystemExit(85)
-""",
-    )
-    bench.given([{}])
+    code(tmp_path / "code", f"{FINDS_MOPS_JOBS}{IN_VAIN}")
+    bench.given([{"saves": 1}])
     ran, said = bench.work(scheduler=cluster.url, retries=0)
     assert ran.status == "failed"
     assert "NoCheckpoint" in said[0]
@@ -790,8 +770,7 @@ def test_a_checkpoint_that_is_read_stays_while_later_ones_come(tmp_path: Path, m
 def test_a_runner_that_is_told_to_stop_lets_tasks_on_dask_save(bench: Bench, cluster: Cluster, tmp_path: Path) -> None:
     """The next run goes on from there, and no step is made twice."""
     gate = tmp_path / "gate"
-    sets = sets_of(1, steps=str(tmp_path / "steps"), steps_total=20, every=1000, gates={"5": str(gate)})
-    bench.given(sets)
+    sets = bench.given(sets_of(1, steps=str(tmp_path / "steps"), steps_total=20, every=1000, gates={"5": str(gate)}))
 
     def stop(_progress: TaskProgress) -> None:
         if list((tmp_path / "job").glob("checkpoints/*")):

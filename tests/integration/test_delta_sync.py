@@ -436,11 +436,7 @@ def test_no_change_is_missed_in_sqlite(template: str, tmp_path: Path) -> None:
 
 def test_no_change_is_missed_in_azure(template: str, azurite: Azurite) -> None:
     """Over Azurite, a few."""
-    _run(
-        lambda: DeltaSync(open_store(f"{azurite.endpoint}/{azurite.new_container()}", {}), template),
-        4,
-        15,
-    )
+    _run(lambda: DeltaSync(open_store(f"{azurite.endpoint}/{azurite.new_container()}", {}), template), 4, 15)
 
 
 def test_no_change_is_missed_in_dynamodb(template: str, dynalite: Dynalite) -> None:

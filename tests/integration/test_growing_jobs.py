@@ -26,6 +26,7 @@ from mopsjobs.submission.session import Session
 from mopsjobs.submission.submit import Code, SubmitRequest
 from support.calibrations import spec
 from support.docs import ROOT
+from support.existing import existing
 from support.runs import PATIENCE, callers, calls, code, kill, until
 
 pytestmark = [
@@ -319,15 +320,12 @@ def test_a_killed_runner_is_replaced_in_the_same_job(reg: mj.Registry, env: dict
     job.add([{"x": number, "calls": str(noted), "gate": str(gate)} for number in range(1, 4)])
     until(lambda: len(calls(noted)) > 1, "a task at work")  # as many as there are cores
     for gone in ("at work", "waiting"):
-        pid = runner_pid("grows", env)
-        assert pid is not None
+        pid = existing(runner_pid("grows", env))
         kill(pid)
         until(lambda: runner_pid("grows", env) is None, f"its runner, {gone}, to be gone")
         assert reg.job("grows").status()["is_active"]
         gate.touch()
-        resumed = reg.job("grows").resume(yes=True)
-        assert resumed is not None
-        assert resumed.id == "grows"
+        assert existing(reg.job("grows").resume(yes=True)).id == "grows"
         assert sorted(told(job)) == ([1, 2, 3] if gone == "at work" else [])
     job.add([{"x": 4}])
     assert sorted(told(job)) == [4]
@@ -344,8 +342,7 @@ def test_views_of_a_job_that_lost_its_runner_change_nothing(
     job = begin(reg, tmp_path / "code")
     job.add([{"x": 1}])
     told(job)
-    pid = runner_pid("grows", env)
-    assert pid is not None
+    pid = existing(runner_pid("grows", env))
     kill(pid)
     until(lambda: runner_pid("grows", env) is None, "its runner to be gone")
     for _ in range(3):
@@ -354,8 +351,7 @@ def test_views_of_a_job_that_lost_its_runner_change_nothing(
         assert [one["suspect"] for one in reg.jobs()] == ["runner_ended"]
         assert reconcile_jobs([], reg.app) == []
     assert [event for event in reg.job("grows").events("runner") if event.get("error")] == []
-    resumed = reg.job("grows").resume(yes=True)
-    assert resumed is not None
+    resumed = existing(reg.job("grows").resume(yes=True))
     job.end()
     assert resumed.wait(PATIENCE, interval=0.1).status == "succeeded"
 

@@ -7,15 +7,7 @@ from typing import Any
 
 import pytest
 
-from support.job_controller import (
-    FAILURES,
-    FINALIZER,
-    IGNORED,
-    INDEX,
-    Plan,
-    condition_of,
-    plan,
-)
+from support.job_controller import FAILURES, FINALIZER, IGNORED, INDEX, Plan, condition_of, plan
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 IGNORE = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}

@@ -32,9 +32,7 @@ from support.stand_in import SERVICE
 
 RECORD: dict[str, object] = {"job_id": "seir-1", "k8s_name": "seir-1", "k8s_namespace": "models", "k8s_uid": None}
 LAUNCH = Launch(
-    job_id="seir-1",
-    registry_url="azure://job-registry",
-    options={"image": "mops-jobs:1", "namespace": "models"},
+    job_id="seir-1", registry_url="azure://job-registry", options={"image": "mops-jobs:1", "namespace": "models"}
 )
 
 

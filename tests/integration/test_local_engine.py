@@ -64,12 +64,7 @@ def _lines(engine: LocalEngine, count: int = 2, **more: Any) -> list[str]:
 
 
 def test_a_launch_passes_on_all_that_it_was_told(engine: LocalEngine, tmp_path: Path) -> None:
-    limits: dict[str, Any] = {
-        "task_timeout": 1.5,
-        "task_memory": 3 * 2**29,
-        "retries": 2,
-        "retry_on": "died,oom",
-    }
+    limits: dict[str, Any] = {"task_timeout": 1.5, "task_memory": 3 * 2**29, "retries": 2, "retry_on": "died,oom"}
     more: dict[str, Any] = {"workers": 3, "python": "/py", "env": {"WORD": "added"}}
     launched = engine.launch(Launch(job_id="job", registry_url="sqlite:///r.db", **more, **limits))
     assert launched.show_command.startswith("tail -f ")
@@ -118,8 +113,7 @@ def test_a_job_ends_by_what_is_there(
     cli: Cli, jobs: JobRegistry, submitted: list[str], there: int, status: str
 ) -> None:
     _leave(jobs.store, submitted[:there])
-    ran = cli.ok("validate", "job")
-    assert ran.out == f"job: {there} of 3 tasks verified; {status}\n"
+    assert cli.ok("validate", "job").out == f"job: {there} of 3 tasks verified; {status}\n"
     told = cli.ok("validate", "job", "--json").json
     assert (told["job_id"], told["status"], told["tasks_verified"]) == ("job", status, there)
     state = record(jobs)

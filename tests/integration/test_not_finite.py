@@ -70,8 +70,7 @@ def test_results_that_are_not_finite_are_kept_by_all_that_reads_a_job(desk: Desk
 
 def test_a_study_that_refuses_nan_fails_these_tasks(desk: Desk) -> None:
     """With the key. The other tasks are done, and those of the study that allowed it are not reused."""
-    desk.submit(SETS, allow_nan=False)
-    assert desk.ended() == "partial"
+    desk.run("partial", SETS, allow_nan=False)
     groups = json.loads(desk.ok("failures", "job", "--json").out)["groups"]
     assert sorted((one["type"], one["message"]) for one in groups) == [
         ("ResultError", "key 'result.json/fit/loss' is -inf, and the study says allow_nan: false"),

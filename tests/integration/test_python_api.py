@@ -7,8 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,7 +15,7 @@ import mopsjobs as mj
 from mopsjobs.engines.local import runner_pid
 from support.cli import command
 from support.docs import ROOT
-from support.runs import PATIENCE, code, until
+from support.runs import PATIENCE, at_once, code, until
 from support.servers import PATIENT
 
 # A runner outlives the program that launched it.
@@ -146,16 +144,15 @@ def test_a_fork_while_another_thread_opens_the_registry(env: dict[str, str]) -> 
 
 def test_threads_share_a_registry(env: dict[str, str], tmp_path: Path) -> None:
     """Each submits a job, waits for it and reads it, while the others do."""
-    source, start = code(tmp_path / "code"), threading.Barrier(4)
+    source = code(tmp_path / "code")
 
     def work(number: int) -> list[int]:
         study = mj.Study("model:simulate", mj.grid(x=[number, number + 10]), outputs=["result.json"])
-        start.wait()
         job = reg.submit(study, source, job_id=f"job-{number}", workers=1, python=sys.executable)
         assert job.id in [row["job_id"] for row in reg.jobs(refresh=True)]
         assert job.wait(PATIENCE, interval=0.1).status == job.status().status == "succeeded"
         until(lambda: runner_pid(job.id, env) is None, "its runner to end")
         return [row["x"] for row in job.results()]
 
-    with mj.connect(env=env) as reg, ThreadPoolExecutor(4) as threads:
-        assert list(threads.map(work, range(4))) == [[number, number + 10] for number in range(4)]
+    with mj.connect(env=env) as reg:
+        assert at_once(work, range(4)) == [[number, number + 10] for number in range(4)]

@@ -150,13 +150,11 @@ def test_an_extension_reduces_over_reused_and_new_tasks(desk: Desk, tmp_path: Pa
     noted = tmp_path / "calls"
     Path(f"{noted}-gate").touch()
     sets = sets_of(3, calls=str(noted))
-    desk.submit(sets, n_replicates=2, reduce="model:summarise", job_id="first")
-    assert desk.ended("first") == "partial"
+    desk.run("partial", sets, n_replicates=2, reduce="model:summarise", job_id="first")
     assert "Next: mops-jobs logs first\n" in desk.ok("status", "first").err
     assert reduced(desk, "first") == {0: 2, 1: 2, None: 6}
     Path(f"{noted}-allowed").touch()
-    ran = desk.ok("resume", "first")
-    assert "first.2: only the reduce function to run" in ran.err
+    assert "first.2: only the reduce function to run" in desk.ok("resume", "first").err
     assert desk.ended("first.2") == "succeeded"
     status = desk.ok("status", "first.2", "--json").json
     assert (status["tasks_total"], status["family"]["tasks_completed"]) == (0, 6)

@@ -8,7 +8,6 @@ import os
 import shutil
 import sqlite3
 import tempfile
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -38,7 +37,7 @@ from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.utils.times import json_time
 from support.cli import REMOTE_URL, START, Cli, Clock, LineStore, Remote, add, put
 from support.doubles import FaultyStore, RecordingSleep
-from support.runs import PATIENCE
+from support.runs import PATIENCE, at_once
 from support.servers import Azurite
 
 MONTH = timedelta(days=30)
@@ -209,11 +208,7 @@ def test_two_at_once_remove_it_once(store: VersionedStore, clock: Clock) -> None
     jobs = _aged(store, clock)
     total = _round(jobs, clock).plan().total()
     rounds = [_round(jobs, clock) for _ in range(2)]
-    threads = [threading.Thread(target=one.remove) for one in rounds]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(lambda each: each.remove(), rounds)
     assert sum(one.removed.total() for one in rounds) == total
     assert _round(jobs, clock).plan().total() == 0
 
@@ -603,11 +598,7 @@ def test_no_event_comes_back_or_twice_in_memory(template: str) -> None:
 
 def test_no_event_comes_back_or_twice_in_azure(template: str, azurite: Azurite) -> None:
     """Over Azurite, a few."""
-    _run(
-        lambda: EventRetention(open_store(f"{azurite.endpoint}/{azurite.new_container()}", {}), template),
-        4,
-        15,
-    )
+    _run(lambda: EventRetention(open_store(f"{azurite.endpoint}/{azurite.new_container()}", {}), template), 4, 15)
 
 
 # --- what commands say of it -----------------------------------------------------------------------------------------

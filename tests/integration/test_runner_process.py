@@ -168,17 +168,14 @@ def test_shards_as_processes_end_the_job_once(
     ],
 )
 def test_what_is_no_shard_is_refused(cli: Cli, argv: list[str], env: dict[str, str]) -> None:
-    ran = cli("run", "job", *argv, **env)
-    assert ran.code == 2
+    ran = cli.ends(2, "run", "job", *argv, **env)
     assert len([line for line in ran.err.splitlines() if line.startswith("error: ")]) == 1
     assert not os.path.exists(cli.env["MOPS_JOBS_REGISTRY"].removeprefix("sqlite://"))
 
 
 def test_a_node_without_the_registry_of_its_job_makes_none(cli: Cli) -> None:
     """It would wait for the manifest in an empty registry of its own."""
-    ran = cli("run", "job", "--shards", "1", JOB_COMPLETION_INDEX="0")
-    assert ran.code == 2
-    assert "has no registry" in ran.err
+    assert "has no registry" in cli.ends(2, "run", "job", "--shards", "1", JOB_COMPLETION_INDEX="0").err
     assert not os.path.exists(cli.env["MOPS_JOBS_REGISTRY"].removeprefix("sqlite://"))
 
 

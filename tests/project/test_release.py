@@ -77,11 +77,7 @@ def test_licence_texts_come_with_name_version_and_sources(place: str) -> None:
     """Each package has its name, version, licence and texts."""
     files = [("some_lib-1.5.dist-info/METADATA", METADATA), (f"some_lib-1.5.dist-info/{place}", b"Be kind.\r\n")]
     text = load_module(ONEFILE / "licenses.py").third_party_licenses(files)
-    for line in (
-        "Some-Lib 1.5",
-        "Licence: BSD-3-Clause",
-        "Be kind.",
-    ):
+    for line in ("Some-Lib 1.5", "Licence: BSD-3-Clause", "Be kind."):
         assert line in text.splitlines()
 
 

@@ -59,8 +59,7 @@ def test_a_container_that_is_gone_is_not_an_empty_one(
     assert "3 jobs" in ran.err
     listed = cli.ok("list", "--json").json
     assert (listed["total"], listed["stale"]) == (3, True)
-    ran = cli("list", "--refresh")
-    assert ran.code == 5
+    ran = cli.ends(5, "list", "--refresh")
     assert "empty, gone or replaced" in ran.err
     # The user says so.
     assert "3 removed" in cli.ok("sync", "--full").out

@@ -44,6 +44,7 @@ from mopsjobs.studies.packed_store import show_packs
 from mopsjobs.utils import user_dirs
 from support.certificates import self_signed
 from support.cli import Cli, Ran, Spawn, add, command, environment, sentences
+from support.desk import end_runners
 from support.kubernetes import kubeconfig
 from support.runs import code, is_alive, kill, until
 from support.servers import Azurite
@@ -267,14 +268,6 @@ class Desk:
         told: dict[str, int] = json.loads((JobDir.for_job(job_id, self.cli.env).path / "runner.json").read_text())
         return told["pid"]
 
-    def close(self) -> None:
-        for told in JobDir.for_job("x", self.cli.env).path.parent.glob("*/runner.json"):
-            pid = int(json.loads(told.read_text())["pid"])
-            if pid == os.getpid():  # in the foreground, this process was the runner
-                continue
-            kill(pid)
-            until(lambda pid=pid: not is_alive(pid), "the runner to be gone")
-
     def open_to_others(self) -> dict[Path, str]:
         """Return the files and directories below HOME that others may read, but for what Python and the model add."""
         paths = (path for path in self.top.rglob("*") if "__pycache__" not in path.parts and not path.is_symlink())
@@ -307,7 +300,7 @@ def desk(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
         def made(registry: str, **env: str) -> Desk:
             one = Desk(cli, monkeypatch, tmp_path / "desk", {"MOPS_JOBS_REGISTRY": registry, **env})
-            stack.callback(one.close)
+            stack.callback(end_runners, cli.env)
             return one
 
         yield made
@@ -392,10 +385,7 @@ FAILING: dict[str, tuple[str, dict[str, str]]] = {
     "a key that is none": ("azure://c-1", {STRING: f"AccountName={ACCOUNT};AccountKey={WORD}"}),
     "a string without semicolons": ("azure://c-1", {STRING: BY_KEY.replace(";", " ")}),
     "a string in place of the account": ("azure://c-1", {"AZURE_STORAGE_ACCOUNT": BY_KEY}),
-    "a password in the endpoint": (
-        "azure://c-1",
-        {STRING: f"{BY_KEY};BlobEndpoint=https://me:{WORD}@127.0.0.1:9/"},
-    ),
+    "a password in the endpoint": ("azure://c-1", {STRING: f"{BY_KEY};BlobEndpoint=https://me:{WORD}@127.0.0.1:9/"}),
     "plain http": ("azure://c-1", {STRING: f"BlobEndpoint=http://10.0.0.1/a;SharedAccessSignature={SAS}"}),
     "a proxy": (PUBLIC, {STRING: f"AccountName=acct;AccountKey={OTHER_KEY}"}),
     "a SAS in the URL": (f"{PUBLIC}?{SAS}", {}),

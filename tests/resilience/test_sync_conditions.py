@@ -23,7 +23,8 @@ from mopsjobs.registry.announcements import PREFIX as ANNOUNCEMENTS
 from mopsjobs.store import open_store, pacer
 from mopsjobs.store.base import Versioned, VersionedStore, VersionToken
 from reliability.storm.proxy import POISONS, Plan, Proxy, faulty
-from support.cli import REMOTE_URL, Cli, Remote, add, foreign, key, put, sentences
+from support.cli import REMOTE_URL, Cli, Remote, add, foreign, key, put, put_foreign, sentences
+from support.existing import existing
 from support.servers import Azurite
 
 FEW = 40
@@ -103,9 +104,7 @@ def test_a_bad_chunk_of_events_is_named_until_it_is_read(place: Place, cli: Cli)
     assert len(chunks) == 3
     place.follow(Plan(0.0, poisons={chunks[1]: "forbidden"}))
     for _ in range(2):
-        ran = cli("sync")
-        assert ran.code == 7
-        assert f"{chunks[1]}: not read: " in ran.err
+        assert f"{chunks[1]}: not read: " in cli.ends(7, "sync").err
         cli.clock.advance(hours=3)
     assert cli.ok("query", "SELECT count(*) AS events FROM events", "--json").json["rows"] == [{"events": 2}]
     place.follow(Plan(0.0))
@@ -213,15 +212,6 @@ def _rows(cli: Cli) -> int:
 # --- `sync` interrupted, and beside others: whatever ends it or overtakes it, no row becomes wrong -------------------
 
 
-def _fill(store: VersionedStore, names: str) -> None:
-    for name in names.split():
-        put(store, key(name), foreign(name))
-
-
-def _held(cli: Cli) -> list[str]:
-    return sorted(cli.ids("--offline", "--limit", "0"))
-
-
 def _status(cli: Cli, job_id: str) -> str:
     return json.loads(cli.ok("status", job_id, "--json", "--offline").out)["status"]  # type: ignore[no-any-return]
 
@@ -237,16 +227,16 @@ def _names(count: int) -> str:
 @pytest.mark.parametrize("at", range(0, 20, 3))
 def test_a_listing_that_breaks_off_removes_nothing(cli: Cli, remote: Remote, at: int) -> None:
     """Rows vanish only after a complete listing: one that breaks off, wherever, leaves every row there is."""
-    _fill(remote.store.inner, _names(20))
+    put_foreign(remote.store.inner, _names(20))
     cli.ok("sync")
     for number in range(0, 20, 2):
         remote.store.inner.delete(key(f"job-{number:02}"))
     remote.store.break_scan_at = at // 2
     assert cli("sync").code == 5
-    assert _held(cli) == _names(20).split()
+    assert cli.held() == _names(20).split()
     remote.store.break_scan_at = None
     assert cli.ok("sync", "--json").json["removed"] == 10
-    assert _held(cli) == _names(20).split()[1::2]
+    assert cli.held() == _names(20).split()[1::2]
 
 
 @pytest.mark.parametrize("batches", range(1, 8))
@@ -255,7 +245,7 @@ def test_a_sync_ended_after_any_batch_leaves_true_rows(
 ) -> None:
     """Ended between any two batches, each row is the record before or after the sync, and the next sync mends all."""
     monkeypatch.setattr(record_sync, "BATCH", 3)
-    _fill(remote.store.inner, _names(20))
+    put_foreign(remote.store.inner, _names(20))
     cli.ok("sync")
     synced_at = cli.ok("list", "--json").json["synced_at"]
     cli.clock.advance(minutes=1)
@@ -288,18 +278,18 @@ def _end_after(batches: int, run: Callable[[Callable[[int], None]], object]) -> 
 
 def test_a_listing_out_of_order_is_refused(cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that does not keep the order of keys is told so, and nothing is removed."""
-    _fill(remote.store.inner, _names(9))
+    put_foreign(remote.store.inner, _names(9))
     cli.ok("sync")
     ordered = list(remote.store.inner.scan("jobs/"))
     monkeypatch.setattr(remote.store.inner, "scan", lambda *_: iter(reversed(ordered[:4])))
     with pytest.raises(StoreError, match="out of order"):
         _mirror(cli, remote)
-    assert _held(cli) == _names(9).split()
+    assert cli.held() == _names(9).split()
 
 
 def test_an_older_sync_brings_no_ghost_back(cli: Cli, remote: Remote) -> None:
     """A job that a newer sync did not find any more is not put back by an older one that has it in its listing."""
-    _fill(remote.store.inner, "gone kept")
+    put_foreign(remote.store.inner, "gone kept")
     cli.clock.advance(minutes=1)
 
     def meanwhile() -> None:
@@ -309,7 +299,7 @@ def test_an_older_sync_brings_no_ghost_back(cli: Cli, remote: Remote) -> None:
 
     remote.store.after_listing = meanwhile
     cli.ok("sync", "-q")
-    assert _held(cli) == ["kept"]
+    assert cli.held() == ["kept"]
 
 
 def test_the_first_listing_beside_the_first_writer_prints_its_document(cli: Cli, remote: Remote) -> None:
@@ -336,8 +326,7 @@ def test_own_writes_are_listed_at_once(cli: Cli, remote: Remote) -> None:
     cli.ok("progress", "mine", "2/8", "-q")
     remote.store.down = True
     assert cli.ids("--label", "a=1", "--status", "running") == ["mine"]
-    record = remote.jobs.get_record("mine")
-    assert record is not None
+    record = existing(remote.jobs.get_record("mine"))
     older = json.dumps({**json.loads(record.value), "revision": 1, "status": "pending"}).encode()
     late = Versioned(older, VersionToken("older"))
     write_through(str(cli.cache), REMOTE_URL, "mine", key("mine"), late, None)
@@ -360,9 +349,7 @@ def test_own_writes_are_listed_after_our_revision_was_dropped(cli: Cli, remote: 
     else:
         cli.clock.advance(seconds=1)
     cli.ok("update", "a", "succeeded", "-q")
-    record = remote.jobs.get_record("a")
-    assert record is not None
-    assert json.loads(record.value)["revision"] == 1
+    assert json.loads(existing(remote.jobs.get_record("a")).value)["revision"] == 1
     assert _status(cli, "a") == "succeeded"
 
 

@@ -12,13 +12,7 @@ from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.utils.times import utc_now
-from support.browser import (
-    ROWS,
-    open_private_tab,
-    open_tab,
-    read_axe,
-    shoot,
-)
+from support.browser import ROWS, open_private_tab, open_tab, read_axe, shoot
 from support.cli import Cli, Clock, add, key
 from support.runs import until
 from support.study_jobs import run_study

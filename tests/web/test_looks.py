@@ -17,17 +17,9 @@ from mopsjobs.registry.job_id import MAX_JOB_ID_LENGTH
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store import open_store
 from mopsjobs.utils.times import json_time, record_time, utc_now
-from support.browser import (
-    ROWS,
-    check_layout,
-    check_looks,
-    open_private_tab,
-    open_tab,
-    read_axe,
-    shoot,
-    unfold,
-)
+from support.browser import ROWS, check_layout, check_looks, open_private_tab, open_tab, read_axe, shoot, unfold
 from support.cli import Cli, Clock, foreign, key, put
+from support.existing import existing
 from support.many_jobs import fill_cache
 from support.study_jobs import LONG, NO_ROOM, RTL, TOO_LARGE, fail, run_compared, run_grid, run_hostile, run_study
 from support.web import BIDI, HOSTILE, HOSTILE_ID, Server, hostile_fields, hostile_record, serving
@@ -58,9 +50,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 def _backdate(store: VersionedStore, job_id: str, *minutes: int) -> None:
     """Set the times of the record's transitions to these minutes ago."""
-    found = store.get(key(job_id))
-    assert found is not None
-    record = json.loads(found.value)
+    record = json.loads(existing(store.get(key(job_id))).value)
     for step, ago in zip(record["transitions"], minutes, strict=True):
         step["at"] = json_time(utc_now() - timedelta(minutes=ago))
     record["created_at"], record["updated_at"] = (record["transitions"][place]["at"] for place in (0, -1))
@@ -97,9 +87,7 @@ def _run_studies(jobs: JobRegistry) -> None:
 def _add_hostile(jobs: JobRegistry) -> None:
     """Add jobs of this program and of another one whose every field, parameter and output is hostile."""
     run_hostile(jobs, STUDY, utc_now)
-    found = jobs.store.get(key(STUDY))
-    assert found is not None
-    record, fields = json.loads(found.value), hostile_fields()
+    record, fields = json.loads(existing(jobs.store.get(key(STUDY))).value), hostile_fields()
     record |= fields | {
         "metadata": {**record["metadata"], **fields["metadata"]},
         "owner": HOSTILE + LONG,
