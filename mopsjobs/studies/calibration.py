@@ -7,22 +7,20 @@ CalibrationSpec of ModelOps becomes the same document.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from mopsjobs.errors import command_line
 from mopsjobs.studies.field_values import (
-    MISSING,
     check_json,
     describe,
     describe_actual,
     parse_function,
-    parse_object,
     parse_text,
     whole_number,
 )
 from mopsjobs.studies.seeds import MODELOPS, MOPS_JOBS
-from mopsjobs.studies.study import FIELDS, Study
+from mopsjobs.studies.study import FIELDS, Study, StudyField, field, object_field, parse_fields
 from mopsjobs.studies.study_parser import StudyError, is_calibration, nearest, parse_study, read_document, read_file
 from mopsjobs.utils.json_strict import is_number
 
@@ -166,46 +164,29 @@ def _parse_number(value: object, where: str, problems: list[str]) -> float | Non
     return value  # type: ignore[return-value]
 
 
-class OwnField(NamedTuple):
-    """A field of a calibration that a study does not have."""
-
-    parse: Callable[[object, str, list[str]], Any]
-    """See `studies.field_values`."""
-    default: Any = dataclasses.MISSING
-
-
-def _field(*use: Any) -> Any:
-    field = OwnField(*use)
-    return dataclasses.field(default=field.default, metadata={"use": field})
-
-
-def _object() -> Any:
-    return dataclasses.field(default_factory=dict, metadata={"use": OwnField(parse_object, {})})
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Calibration:
     """A calibration, as its file has it."""
 
     study: Study
     """The model, its replicates and outputs, without parameter sets."""
-    parameters: Mapping[str, Parameter] = _field(_parse_parameters)
-    fixed: Mapping[str, Any] = _object()
+    parameters: Mapping[str, Parameter] = field(None, _parse_parameters)
+    fixed: Mapping[str, Any] = object_field()
     """Parameters of the model that are the same in each set."""
-    objective: Objective = _field(_parse_objective)  # noqa: RUF009 - it is a field
-    rounds: int = _field(whole_number(1, MAX_ROUNDS))
+    objective: Objective = field(None, _parse_objective)  # noqa: RUF009 - it is a field
+    rounds: int = field(None, whole_number(1, MAX_ROUNDS))
     """The rounds, at most: a sampler may finish earlier."""
-    sets_per_round: int = _field(whole_number(1, MAX_SETS), 8)
+    sets_per_round: int = field(None, whole_number(1, MAX_SETS), 8)
     """The sets that a sampler is asked for at once. A sampler with generations may return another number."""
-    sampler: str = _field(_parse_sampler, "latin-hypercube")
+    sampler: str = field(None, _parse_sampler, "latin-hypercube")
     """One of `BOX`, or `module:factory` of the model's code."""
-    options: Mapping[str, Any] = _object()
+    options: Mapping[str, Any] = object_field()
     """Further arguments of the factory."""
-    seed: int = _field(whole_number(0, 2**32 - 1), 1)
+    seed: int = field(None, whole_number(0, 2**32 - 1), 1)
     """Of the sampler. The seeds of replicates follow from their parameters."""
-    stop_below: float | None = _field(_parse_number, None)
+    stop_below: float | None = field(None, _parse_number, None)
     """The search ends after a round with a smaller value."""
-    mode: str = _field(_parse_mode, SYNCHRONOUS)
+    mode: str = field(None, _parse_mode, SYNCHRONOUS)
     """Whether all sets of a round are told together, or each as soon as it has ended, so that no worker waits. Then
     what the sampler is told depends on the order of ends."""
 
@@ -247,7 +228,7 @@ class Calibration:
         return all(getattr(self, name) == getattr(other, name) for name in names)
 
 
-SPEC_FIELDS: Mapping[str, OwnField] = {
+SPEC_FIELDS: Mapping[str, StudyField] = {
     field.name: field.metadata["use"] for field in dataclasses.fields(Calibration) if field.metadata
 }
 
@@ -286,11 +267,7 @@ def parse_calibration(document: object, source: str = "") -> Calibration:
     for name in ("reduce", "targets"):
         if document.get(name) is not None:
             problems.append(f"{name}: a calibration has an objective in its place")
-    values = {
-        name: field.parse(document.get(name, MISSING), name, problems)
-        for name, field in SPEC_FIELDS.items()
-        if name in document or field.default is dataclasses.MISSING
-    }
+    values = parse_fields(SPEC_FIELDS, document, problems)
     study = None
     try:
         own = {name: value for name, value in document.items() if name in FIELDS}

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from mopsjobs.registry.keys import LOGGED_NAME
 from mopsjobs.studies.field_values import (
+    MISSING,
     is_output_name,
     parse_function,
     parse_object,
@@ -65,7 +66,7 @@ class StudyField(NamedTuple):
     """The use of a field of a study: parser, JSON, comparisons, provenance, reuse and workers follow from it."""
 
     title: str | None
-    """Its title on a page; None for one that a page shows in parts."""
+    """Its title on a page; None for one that a page shows in parts, and for those that only a calibration has."""
     parse: Callable[[object, str, list[str]], Any]
     """See `studies.field_values`."""
     default: Any = dataclasses.MISSING
@@ -77,9 +78,24 @@ class StudyField(NamedTuple):
     """Whether no task of an earlier study is reused in a new one, by both values; None: the field does not matter."""
 
 
-def _field(*use: Any, **more: Any) -> Any:
-    field = StudyField(*use, **more)
-    return dataclasses.field(default=field.default, metadata={"use": field})
+def field(*use: Any, **more: Any) -> Any:
+    """Return the field of a dataclass with this use; see `StudyField`."""
+    used = StudyField(*use, **more)
+    return dataclasses.field(default=used.default, metadata={"use": used})
+
+
+def object_field() -> Any:
+    """Return the field of a dataclass that is an object of JSON, which a page shows in parts."""
+    return dataclasses.field(default_factory=dict, metadata={"use": StudyField(None, parse_object, {})})
+
+
+def parse_fields(fields: Mapping[str, StudyField], document: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
+    """Return the values of the fields that a document has, and of those that it must have."""
+    return {
+        name: field.parse(document.get(name, MISSING), name, problems)
+        for name, field in fields.items()
+        if name in document or field.default is dataclasses.MISSING
+    }
 
 
 def _has_other_names(earlier: tuple[str, ...] | None, new: tuple[str, ...] | None) -> bool:
@@ -90,31 +106,29 @@ def _has_other_names(earlier: tuple[str, ...] | None, new: tuple[str, ...] | Non
 class Study:
     """A study, as its file has it."""
 
-    model: str = _field("Model", parse_text)
-    scenario: str = _field("Scenario", parse_text, "baseline")
+    model: str = field("Model", parse_text)
+    scenario: str = field("Scenario", parse_text, "baseline")
     parameter_sets: tuple[ParameterSet, ...]
-    sampling_method: str = _field("Sampling", parse_text, "manual")
-    n_replicates: int | Precision = _field("Replicates", parse_replicates, 1)  # noqa: RUF009 - it is immutable
+    sampling_method: str = field("Sampling", parse_text, "manual")
+    n_replicates: int | Precision = field("Replicates", parse_replicates, 1)  # noqa: RUF009 - it is immutable
     """The tasks of a parameter set without a seed; or the precision up to which it gets further ones. Tasks are
     numbered as if each set had as many as it may have: numbers and seeds depend on no decision."""
-    outputs: tuple[str, ...] | None = _field(
+    outputs: tuple[str, ...] | None = field(
         "Outputs", parse_output_names, None, is_told=True, bars_reuse=_has_other_names
     )
     """The outputs that each task must leave; None if the study names none."""
-    targets: tuple[str, ...] | None = _field("Targets", parse_texts, None)
-    reduce: str | None = _field("Reduce function", parse_function, None, is_own=True)
+    targets: tuple[str, ...] | None = field("Targets", parse_texts, None)
+    reduce: str | None = field("Reduce function", parse_function, None, is_own=True)
     """The reduce function, as `module:function`; None if the study names none. See `studies.reductions`."""
-    scratch: bool = _field("Scratch directory", parse_switch, False, is_own=True, is_told=True, bars_reuse=operator.ne)
+    scratch: bool = field("Scratch directory", parse_switch, False, is_own=True, is_told=True, bars_reuse=operator.ne)
     """Whether the working directory of each task is one of its own, which is removed after it."""
-    allow_nan: bool = _field("NaN allowed", parse_switch, True, is_own=True, is_told=True, bars_reuse=operator.gt)
+    allow_nan: bool = field("NaN allowed", parse_switch, True, is_own=True, is_told=True, bars_reuse=operator.gt)
     """Whether a task may leave NaN and infinities. If not, they are its error."""
-    seeds: SeedRule = _field("Seeds", parse_seeds, MOPS_JOBS, is_own=True)  # noqa: RUF009 - a text, which cannot change
+    seeds: SeedRule = field("Seeds", parse_seeds, MOPS_JOBS, is_own=True)  # noqa: RUF009 - a text, which cannot change
     """The rule of the seeds."""
-    packs: bool = _field("Packs", parse_switch, True, is_own=True)
+    packs: bool = field("Packs", parse_switch, True, is_own=True)
     """Whether small outputs may share an object of the store; see `studies.packs`."""
-    metadata: Mapping[str, Any] = dataclasses.field(
-        default_factory=dict, metadata={"use": StudyField(None, parse_object, {})}
-    )
+    metadata: Mapping[str, Any] = object_field()
     _duplicates: Mapping[int, int] | None = dataclasses.field(default=None, init=False, repr=False, compare=False)
     """The result of `duplicate_tasks`: seconds of work for a million tasks."""
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from mopsjobs.errors import RecordError, UsageError, command_line, shorten
-from mopsjobs.studies.field_values import MAX_TASKS, MISSING, check_json, describe
+from mopsjobs.studies.field_values import MAX_TASKS, check_json, describe
 from mopsjobs.studies.precision import Precision
 from mopsjobs.studies.seeds import MAX_SEED, MODELOPS, comes_from_modelops
-from mopsjobs.studies.study import FIELDS, ParameterSet, Study, param_id
+from mopsjobs.studies.study import FIELDS, ParameterSet, Study, param_id, parse_fields
 from mopsjobs.utils.json_strict import read_json
 
 MAX_STUDY_BYTES = 256 * 2**20
@@ -167,11 +167,7 @@ def _parse(document: object, problems: list[str], *, may_grow: bool) -> Study | 
             problems.append(f"{name}: unknown field{likely or nearest(name, _NAMES, problems)}")
     if document.get("kind") not in (None, KIND):
         problems.append(f"kind: expected {KIND}, not {describe(document['kind'])}")
-    values = {
-        name: field.parse(document.get(name, MISSING), name, problems)
-        for name, field in FIELDS.items()
-        if name in document or field.default is dataclasses.MISSING
-    }
+    values = parse_fields(FIELDS, document, problems)
     sets = _parse_parameter_sets(document.get("parameter_sets"), problems, may_grow=may_grow)
     study = Study(parameter_sets=sets, **values)
     if not problems and study.tasks_total > MAX_TASKS:
