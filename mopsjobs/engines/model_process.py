@@ -13,12 +13,12 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from mopsjobs.engines.model_env import model_environment
-from mopsjobs.engines.model_errors import not_python_error, not_started_error, startup_error
+from mopsjobs.engines.model_errors import ModelError, load_error, not_python_error, not_started_error, startup_error
 from mopsjobs.errors import shorten
 from mopsjobs.utils.files import private_opener
 from mopsjobs.utils.text import last_line
@@ -47,6 +47,11 @@ def write_reduce_worker(directory: Path) -> Path:
     return _write_script(write_worker(directory).with_name("reduce_script.py"), REDUCE_SOURCE)
 
 
+def write_sampler(directory: Path) -> Path:
+    """Write the script that runs the sampler of a calibration, beside those on which it builds, and return its path."""
+    return _write_script(write_reduce_worker(directory).with_name("sampler_script.py"), SAMPLER_SOURCE)
+
+
 def _write_script(path: Path, source: bytes) -> Path:
     with open(path, "xb", opener=private_opener) as file:
         file.write(source)
@@ -68,20 +73,13 @@ MAX_MESSAGE = 500
 """Characters of an error of the model."""
 
 
-def first_answer(
-    command: list[str],
-    setup: Mapping[str, object],
-    env: Mapping[str, str],
-    *,
-    is_over: Callable[[], bool] = lambda: False,
-) -> dict[str, Any] | None:
+def first_answer(command: list[str], setup: Mapping[str, object], env: Mapping[str, str]) -> dict[str, Any] | None:
     """Start a worker, and return its first answer; None if it takes too long, or is above `MAX_ANSWER_BYTES`.
 
     Args:
         command: starts the worker.
         setup: the first line of its input; see engines/worker.py.
         env: the environment. The worker gets none of its secrets.
-        is_over: whether to wait no longer.
 
     Raises:
         ModelError: if it cannot be started, or ends without an answer.
@@ -104,23 +102,38 @@ def first_answer(
         try:
             with contextlib.suppress(BrokenPipeError):
                 process.stdin.write(json.dumps(setup).encode() + b"\n")
-            line = _read_line(process.stdout, is_over)
+            line = _read_line(process.stdout)
             if line == b"":
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(EXIT_SECONDS)
         finally:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)  # with what the model has started
-            code = process.wait()
+            code = kill_group(process)
             process.stdin.close()
             process.stdout.close()
         if line is None:
             return None
         if not line:
-            lines.seek(0)
-            # A model that ends its process while it is loaded may have said why.
-            raise startup_error(code, shorten(last_line(lines.read()[-MAX_ANSWER_BYTES:]), MAX_MESSAGE))
+            raise ended_error(code, lines)
     return parse_answer(line, command[0])
+
+
+def kill_group(process: subprocess.Popen[bytes]) -> int:
+    """Kill a process with what the model has started. Return its exit code."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    return process.wait()
+
+
+def ended_error(code: int, lines: IO[bytes]) -> ModelError:
+    """Return the error of a process that has ended without an answer. It may have said why in its last line."""
+    lines.seek(0)
+    return startup_error(code, shorten(last_line(lines.read()[-MAX_ANSWER_BYTES:]), MAX_MESSAGE))
+
+
+def broken_error(broken: Mapping[str, str], root: Path, what: str) -> ModelError:
+    """Return the error of something in the code below a directory that raised this when it was loaded."""
+    message = shorten(str(broken["message"]).replace(f"{root}/", ""), MAX_MESSAGE)
+    return load_error({**broken, "message": message}, what)
 
 
 def parse_answer(line: bytes | bytearray, python: str) -> dict[str, Any]:
@@ -142,14 +155,14 @@ def parse_answer(line: bytes | bytearray, python: str) -> dict[str, Any]:
     return answer
 
 
-def _read_line(stream: IO[bytes], is_over: Callable[[], bool]) -> bytes | None:
+def _read_line(stream: IO[bytes]) -> bytes | None:
     """Return the first line of a stream, empty if the stream ends before; None if it is too late or too long."""
     deadline = time.monotonic() + LOAD_SECONDS
     line = b""
     with selectors.DefaultSelector() as selector:
         selector.register(stream, selectors.EVENT_READ)
         while not line.endswith(b"\n"):
-            if len(line) > MAX_ANSWER_BYTES or time.monotonic() >= deadline or is_over():
+            if len(line) > MAX_ANSWER_BYTES or time.monotonic() >= deadline:
                 return None
             if not selector.select(WAKE_SECONDS):
                 continue

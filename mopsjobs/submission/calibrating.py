@@ -15,8 +15,6 @@ import dataclasses
 import itertools
 import json
 import math
-import os
-import signal
 import subprocess
 import tempfile
 from collections import deque
@@ -27,16 +25,17 @@ from typing import Any, NamedTuple, Self
 from mopsjobs.bundles.bundle import load_bundle
 from mopsjobs.bundles.extraction import extract
 from mopsjobs.engines.model_env import model_environment, python_here
-from mopsjobs.engines.model_errors import ModelError, load_error, not_started_error, startup_error
+from mopsjobs.engines.model_errors import ModelError, not_started_error
 from mopsjobs.engines.model_process import (
-    MAX_ANSWER_BYTES,
     MAX_MESSAGE,
-    SAMPLER_SOURCE,
+    broken_error,
+    ended_error,
+    kill_group,
     parse_answer,
-    write_reduce_worker,
+    write_sampler,
 )
 from mopsjobs.engines.trust import python_of_launch
-from mopsjobs.errors import JobBusyError, MopsJobsError, NoManifestError, UsageError, command_line, shorten
+from mopsjobs.errors import JobBusyError, MopsJobsError, UsageError, command_line, shorten
 from mopsjobs.ledger.scalars import extract_scalars, may_have_scalars
 from mopsjobs.registry.calibration_counts import NO_VALUE, calibration_counts
 from mopsjobs.registry.notes import CALIBRATION
@@ -56,7 +55,7 @@ from mopsjobs.studies.journal import (
     read_journal,
     told_key,
 )
-from mopsjobs.studies.manifest import Manifest, load_manifest
+from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.precision import FAILED, PRECISE, Judgement, judge
 from mopsjobs.studies.rounds import Stopped, as_sets
 from mopsjobs.studies.study import param_id
@@ -64,8 +63,6 @@ from mopsjobs.studies.validation import SAMPLER, TARGET
 from mopsjobs.submission.growing import EndedTask, GrowingJob, continue_growing
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.submit import SubmitRequest, prepare, submit_prepared
-from mopsjobs.utils.files import private_opener
-from mopsjobs.utils.text import last_line
 
 
 class SamplerProcess:
@@ -101,9 +98,7 @@ class SamplerProcess:
         root = directory / "code"
         root.mkdir()
         extract(archive, str(root), sync=False)
-        script = write_reduce_worker(directory).with_name("sampler_script.py")
-        with open(script, "xb", opener=private_opener) as file:
-            file.write(SAMPLER_SOURCE)
+        script = write_sampler(directory)
         try:
             self._process = subprocess.Popen(  # noqa: S603 - the interpreter is the user's own choice
                 [self._python, "-u", str(script)],
@@ -117,8 +112,7 @@ class SamplerProcess:
             raise not_started_error(self._python, error) from None
         answer = self._ask({"root": str(root), **setup})
         if isinstance(broken := answer.get("broken"), dict):
-            message = shorten(str(broken["message"]).replace(f"{root}/", ""), MAX_MESSAGE)
-            raise load_error({**broken, "message": message}, "sampler")
+            raise broken_error(broken, root, "sampler")
         self.has_posterior = bool(answer.get("posterior"))
 
     def ask(self, count: int) -> list[dict[str, Any]]:
@@ -198,18 +192,14 @@ class SamplerProcess:
             process.stdin.flush()
         answer = process.stdout.readline()
         if not answer:
-            code = process.wait()
-            self._lines.seek(0)
-            raise startup_error(code, shorten(last_line(self._lines.read()[-MAX_ANSWER_BYTES:]), MAX_MESSAGE))
+            raise ended_error(process.wait(), self._lines)
         return parse_answer(answer, self._python)
 
     def close(self) -> None:
         """End the process, with what the code has started."""
         process, self._process = self._process, None
         if process is not None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            kill_group(process)
             for stream in (process.stdin, process.stdout):
                 if stream is not None:
                     with contextlib.suppress(BrokenPipeError):
@@ -774,11 +764,7 @@ def _told_tasks(journal: Journal) -> Iterator[int]:
 
 def calibration_of_job(job_id: str, session: Session) -> tuple[Calibration, Manifest]:
     """Return a calibration with the manifest of its job. Errors are those of `journal_of`."""
-    try:
-        manifest = load_manifest(session.store, job_id)
-    except NoManifestError:
-        session.registry.require_job(job_id)
-        raise
+    manifest = session.load_manifest(job_id)
     calibration = calibration_of(manifest)
     if calibration is None:
         raise UsageError(f"Job {job_id} is not a calibration.", hint=f"Its results: {command_line('results', job_id)}")

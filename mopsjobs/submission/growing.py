@@ -23,7 +23,6 @@ from mopsjobs.errors import (
     JobEndError,
     JobFailedError,
     JobPartialError,
-    NoManifestError,
     RecordError,
     StoreError,
     StoreUnavailableError,
@@ -37,7 +36,7 @@ from mopsjobs.ledger.format import ledger_prefix, parse_attempts, parse_chunk_ke
 from mopsjobs.ledger.retry_policy import RetryPolicy, recorded_policy
 from mopsjobs.store.base import Entry
 from mopsjobs.store.fetcher import FailedRead, ParallelFetcher
-from mopsjobs.studies.manifest import Manifest, load_manifest
+from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.outputs import find_complete_tasks, output_key, results_prefix
 from mopsjobs.studies.rounds import (
     END,
@@ -536,11 +535,7 @@ def continue_growing(session: Session, job_id: str, reads: Callable[[str], bool]
         UsageError: if it is not a growing one.
         StoreError: if the registry cannot be read.
     """
-    try:
-        manifest = load_manifest(session.store, job_id)
-    except NoManifestError:
-        session.registry.require_job(job_id)  # usually the job does not exist
-        raise
+    manifest = session.load_manifest(job_id)
     if manifest.grows is None:
         raise UsageError(
             f"Job {job_id} has all its parameter sets: it is not a growing job.",

@@ -20,10 +20,10 @@ from mopsjobs.bundles.extraction import BundleError, extract
 from mopsjobs.engines import LOCAL_ENGINES, check_runner
 from mopsjobs.engines.base import Launch
 from mopsjobs.engines.model_env import active_python, model_environment, python_here
-from mopsjobs.engines.model_errors import INTERPRETER_HINT, ModelError, load_error
-from mopsjobs.engines.model_process import LOAD_SECONDS, MAX_MESSAGE, first_answer, write_reduce_worker, write_worker
+from mopsjobs.engines.model_errors import INTERPRETER_HINT, ModelError
+from mopsjobs.engines.model_process import LOAD_SECONDS, broken_error, first_answer, write_reduce_worker, write_worker
 from mopsjobs.engines.worker import WIRE_GROUP
-from mopsjobs.errors import OptionError, UsageError, shorten
+from mopsjobs.errors import OptionError, UsageError
 from mopsjobs.studies.study import Study
 from mopsjobs.submission.session import Session
 from mopsjobs.utils.scratch import scratch_directory
@@ -193,8 +193,7 @@ def _load(
         problem = f"takes longer than {LOAD_SECONDS:g} s to load, or prints a line above 1 MiB"
         session.note(f"The {what} {problem}: it is launched without a check.")
     elif isinstance(broken := answer.get("broken"), dict):
-        message = shorten(str(broken["message"]).replace(f"{root}/", ""), MAX_MESSAGE)
-        failure = load_error({**broken, "message": message}, what)
+        failure = broken_error(broken, root, what)
         is_not_found = failure.hint == INTERPRETER_HINT and hint_if_not_found is not None
         raise UsageError(failure.message, hint=hint_if_not_found if is_not_found else failure.hint)
     return answer

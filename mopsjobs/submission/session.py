@@ -8,8 +8,10 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
 
+from mopsjobs.errors import NoManifestError
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.store.base import VersionedStore
+from mopsjobs.studies.manifest import Manifest, load_manifest
 from mopsjobs.utils.times import utc_now
 
 Progress = contextlib.AbstractContextManager[Callable[[int], None] | None]
@@ -47,3 +49,17 @@ class Session:
     def store(self) -> VersionedStore:
         """Return the store of the registry."""
         return self.registry.store
+
+    def load_manifest(self, job_id: str) -> Manifest:
+        """Return the manifest of a job.
+
+        Raises:
+            JobNotFoundError: if the job does not exist.
+            NoManifestError: if mops-jobs did not submit it.
+            RecordError, StoreError: if the manifest cannot be read.
+        """
+        try:
+            return load_manifest(self.store, job_id)
+        except NoManifestError:
+            self.registry.require_job(job_id)  # usually the job does not exist
+            raise
