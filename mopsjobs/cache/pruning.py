@@ -156,10 +156,9 @@ def _vacuum(connection: sqlite3.Connection) -> str | None:
 
 def is_pruned(connection: sqlite3.Connection, job_id: str) -> bool:
     """Return True if a job was pruned from this cache and has not come back."""
-    row = connection.execute("SELECT key FROM pruned LIMIT 1").fetchone()
-    if row is None:
+    if (around := _around_id(connection)) is None:
         return False
-    head, tail = _around_id(row[0])
+    head, tail = around
     row = connection.execute("SELECT 1 FROM pruned WHERE key = ?", (head + job_id + tail,))
     return row.fetchone() is not None
 
@@ -171,21 +170,23 @@ def count_pruned(connection: sqlite3.Connection) -> int:
 
 def pruned_parents(connection: sqlite3.Connection) -> set[str]:
     """Return the pruned jobs that a job of the cache continues: it was resumed after they were pruned."""
-    row = connection.execute("SELECT key FROM pruned LIMIT 1").fetchone()
-    if row is None:
+    if (around := _around_id(connection)) is None:
         return set()
-    head, tail = _around_id(row[0])
     parents = connection.execute(
         "SELECT DISTINCT parent_job_id FROM job WHERE parent_job_id IS NOT NULL"
         " AND EXISTS (SELECT 1 FROM pruned WHERE key = ? || parent_job_id || ?)",
-        (head, tail),
+        around,
     )
     return {job_id for (job_id,) in parents}
 
 
-def _around_id(key: str) -> tuple[str, str]:
-    """Return what stands before and behind the id in each key of a cache. An id of another program may have slashes."""
-    return key[: key.index("/") + 1], key[key.rindex("/") :]
+def _around_id(connection: sqlite3.Connection) -> tuple[str, str] | None:
+    """Return what stands before and behind the id in each key of a cache; None if no job was pruned from it.
+
+    An id of another program may have slashes.
+    """
+    row = connection.execute("SELECT key FROM pruned LIMIT 1").fetchone()
+    return None if row is None else (row[0][: row[0].index("/") + 1], row[0][row[0].rindex("/") :])
 
 
 def unmark_pruned(connection: sqlite3.Connection, keys: Iterable[str]) -> None:

@@ -87,6 +87,12 @@ def set_meta(connection: sqlite3.Connection, values: Mapping[str, str]) -> None:
     connection.executemany("INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)", list(values.items()))
 
 
+def read_one_state(connection: sqlite3.Connection) -> None:
+    """Have all reads of this connection see one state of the cache, until its transaction ends."""
+    if not connection.in_transaction:
+        connection.execute("BEGIN")
+
+
 @contextlib.contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
     """Run the block in one transaction. It waits for other writers at its begin, so it never fails in the middle."""

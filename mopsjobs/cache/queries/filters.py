@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator
 
 from mopsjobs.cache.job_json import SILENT_SECONDS
@@ -330,6 +331,17 @@ def _add_error_line(connection: sqlite3.Connection, job_filter: Filter) -> None:
 def is_suspect(connection: sqlite3.Connection, now: float) -> str:
     """Return the condition of active jobs that may be stuck, as `job_json.why_suspect` has it."""
     return f"(suspect IS NOT NULL OR coalesce(heartbeat_ts < {known_to(connection, now) - SILENT_SECONDS!r}, 0))"
+
+
+def count_by(
+    connection: sqlite3.Connection, job_filter: Filter, expression: str, condition: str = "true"
+) -> Counter[str]:
+    """Count the jobs that pass a filter and meet a condition, by the value of an expression."""
+    counts: Counter[str] = Counter()
+    for clause, values in where_clauses(connection, job_filter):
+        sql = f"SELECT {expression}, count(*) FROM job WHERE {condition} AND {clause} GROUP BY 1"  # noqa: S608 - constant names
+        counts.update(dict(connection.execute(sql, values).fetchall()))
+    return counts
 
 
 def where_clauses(connection: sqlite3.Connection, job_filter: Filter) -> list[Condition]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from mopsjobs.cache.job_json import COLUMNS, JSON_ENCODER, job_json, job_text
 from mopsjobs.cache.queries.filters import Condition, Filter, shows_sweeps, where_clauses
-from mopsjobs.cache.sync_state import FULL_GENERATION, get_meta, known_to
+from mopsjobs.cache.sync_state import FULL_GENERATION, get_meta, known_to, read_one_state
 from mopsjobs.errors import JobNotFoundError, RecordError, UsageError, command_line
 
 TYPE_CHECKING = False
@@ -88,8 +88,7 @@ def list_jobs(connection: sqlite3.Connection, job_filter: Filter, *, order: str,
     The connection is left in a transaction, for the records that are read later.
     """
     clauses = where_clauses(connection, job_filter)
-    if not connection.in_transaction:
-        connection.execute("BEGIN")  # total, order and records are of one moment
+    read_one_state(connection)  # of total, order and records
     total = count_matches(connection, clauses)
     listed, values = _listed_rows(clauses, order, limit)
     rows = connection.execute(f"SELECT rowid, is_active FROM job WHERE rowid IN ({listed}) ORDER BY {order}", values)  # noqa: S608
@@ -111,8 +110,7 @@ def list_rows(
     from mopsjobs.cache.queries.sweeps import first_rows  # few caches have sweeps
 
     clauses = where_clauses(connection, job_filter)
-    if not connection.in_transaction:
-        connection.execute("BEGIN")
+    read_one_state(connection)
     rowids, sweeps = first_rows(connection, job_filter, clauses, order=order, limit=limit, now=now)
     return JobList(connection, rowids, count_matches(connection, clauses), now), sweeps
 
@@ -155,15 +153,6 @@ def page_of_jobs(
         offset: jobs on the pages before.
         now: seconds since 1970, for the duration of active jobs.
     """
-    rows = page_rows(connection, job_filter, COLUMNS, order=order, limit=limit, offset=offset)
-    known = known_to(connection, now)
-    return (job_json(row, now=now, known_to=known) for row in rows)
-
-
-def page_rows(
-    connection: sqlite3.Connection, job_filter: Filter, columns: str, *, order: str, limit: int, offset: int
-) -> sqlite3.Cursor:
-    """Return these columns of a page of the jobs that pass a filter."""
     selects: list[str] = []
     parameters: list[object] = []
     # Each part gives as many rows as the page may need, so that each stops early if an index has the order.
@@ -174,7 +163,9 @@ def page_rows(
     inner = " UNION ALL ".join(selects)
     # Rows of earlier pages are skipped before their records are read.
     page = f"SELECT rowid FROM job WHERE rowid IN ({inner}) ORDER BY {order} LIMIT {limit:d} OFFSET {offset:d}"  # noqa: S608
-    return connection.execute(f"SELECT {columns} FROM job WHERE rowid IN ({page}) ORDER BY {order}", parameters)  # noqa: S608
+    rows = connection.execute(f"SELECT {COLUMNS} FROM job WHERE rowid IN ({page}) ORDER BY {order}", parameters)  # noqa: S608
+    known = known_to(connection, now)
+    return (job_json(row, now=now, known_to=known) for row in rows)
 
 
 def find_job(connection: sqlite3.Connection, name: str, *, now: float) -> dict[str, object]:

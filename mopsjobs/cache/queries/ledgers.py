@@ -9,6 +9,7 @@ from collections.abc import Container, Mapping
 from typing import Any, NamedTuple
 
 from mopsjobs.cache.stored_study import StoredStudy, find_duplicates
+from mopsjobs.cache.sync_state import read_one_state
 from mopsjobs.events.format import TASK_FAILED
 from mopsjobs.ledger.attempt import FAILED_OUTCOMES, Outcome
 from mopsjobs.registry.status import JobStatus
@@ -83,8 +84,7 @@ def read_ledger(connection: sqlite3.Connection, job_id: str) -> Ledger | None:
 
     The connection is left in a transaction, so that tasks that are read later are of the same moment.
     """
-    if not connection.in_transaction:
-        connection.execute("BEGIN")
+    read_one_state(connection)
     row = connection.execute(
         "SELECT synced_ts, is_complete, basis, tasks_total, parameters, varying, task_ranges, seeds,"
         " outputs_lost, precision, count(ledger_chunk.name), count(ledger_chunk.problem)"

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from mopsjobs.cache.job_json import COLUMNS, job_json
-from mopsjobs.cache.queries.filters import IS_WAITING, PHASES, Filter, is_suspect, where_clauses
+from mopsjobs.cache.queries.filters import IS_WAITING, PHASES, Filter, count_by, is_suspect, where_clauses
 from mopsjobs.cache.queries.sweeps import Sweep, page_of_rows, read_sweeps
 from mopsjobs.cache.sync_state import known_to
 
@@ -66,13 +66,8 @@ def open_failures(connection: sqlite3.Connection, job_filter: Filter) -> OpenFai
     """Count the open failures that pass a filter, by the code of their error: what stands before the colon."""
     chosen = in_phase(job_filter, "ended")
     chosen.is_open = True
-    counts: dict[str, int] = {}
-    for condition, values in where_clauses(connection, chosen):
-        code = "substr(error, 1, instr(error || ':', ':') - 1)"
-        sql = f"SELECT coalesce({code}, ''), count(*) FROM job WHERE {condition} GROUP BY 1"  # noqa: S608 - constant names
-        for name, count in connection.execute(sql, values):
-            counts[name] = counts.get(name, 0) + count
-    jobs = sum(counts.values())
+    counts = count_by(connection, chosen, "coalesce(substr(error, 1, instr(error || ':', ':') - 1), '')")
+    jobs = counts.total()
     ordered = sorted(counts.items(), key=lambda one: (-one[1], one[0]))
     errors = [one for one in ordered if one[0]][:SHOWN_ERRORS]
     return OpenFailures(jobs, errors, jobs - sum(count for _, count in errors))

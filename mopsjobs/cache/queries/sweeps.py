@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from mopsjobs.cache.queries.filters import URGENCY, Condition, Filter, is_suspect, where_clauses
+from mopsjobs.cache.queries.filters import URGENCY, Condition, Filter, count_by, is_suspect, where_clauses
 from mopsjobs.cache.totals import MAX_SUMMED
 from mopsjobs.registry.status import TERMINAL
 
@@ -90,12 +90,8 @@ def page_of_rows(
 
 def sweeps_and_jobs(connection: sqlite3.Connection, job_filter: Filter) -> tuple[int, int]:
     """Return how many sweeps have jobs that pass a filter, and how many such jobs they have."""
-    jobs: dict[str, int] = {}
-    for condition, values in where_clauses(connection, job_filter):
-        sql = f"SELECT sweep, count(*) FROM job WHERE sweep IS NOT NULL AND {condition} GROUP BY sweep"  # noqa: S608 - constant names
-        for name, count in connection.execute(sql, values):
-            jobs[name] = jobs.get(name, 0) + count
-    return len(jobs), sum(jobs.values())
+    jobs = count_by(connection, job_filter, "sweep", "sweep IS NOT NULL")
+    return len(jobs), jobs.total()
 
 
 def ended_sweeps(connection: sqlite3.Connection, names: Iterable[str], now: float) -> list[tuple[Sweep, str]]:

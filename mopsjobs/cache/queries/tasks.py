@@ -42,7 +42,7 @@ MAX_HELD = 10_000
 _COLUMNS = (
     "task.task, first_task, task.seed, shard, outcome, attempts, started_ts, seconds, user_seconds + system_seconds,"
     " max_rss_bytes, host, output_bytes, error_key, error_type, error_where, error_message, resumed_at,"
-    " resumed_seconds, resumes, reused_from, true"
+    " resumed_seconds, resumes, reused_from"
 )
 
 
@@ -72,7 +72,6 @@ class TaskRow(NamedTuple):
     resumes: int | None = None
     reused_from: str | None = None
     """The job that ran it; None: this one, if any."""
-    has_row: bool = False
 
     @property
     def error(self) -> str | None:
@@ -292,7 +291,7 @@ class TaskList:
                 (self._study.job_id, to_stored_seed(seed), one.param_id),
             ).fetchone()
             if found is not None:
-                return TaskRow(*found)._replace(task=number, first_task=one.first_task, has_row=False)
+                return TaskRow(*found)._replace(task=number, first_task=one.first_task)
         return TaskRow(number, one.first_task, seed, None, self._unseen, 0)
 
     def _count_ended(self) -> dict[str, int]:

@@ -108,8 +108,8 @@ def test_the_sql_means_what_plain_python_means(
     assert page.total == len(passing)
     cache.rollback()
     with filters.searching(cache, job_filter):
-        page_of = job_queries.page_rows(cache, job_filter, "job_id", order=order, limit=20, offset=0)
-        assert [job_id for (job_id,) in page_of] == passing
+        page_of = job_queries.page_of_jobs(cache, job_filter, order=order, limit=20, offset=0, now=1000.0)
+        assert [job["job_id"] for job in page_of] == passing
         counts = statistics.by_status(cache, job_filter)
     statuses = [jobs[job_id].status for job_id in passing]
     assert counts == {status: statuses.count(status) for status in statuses}
