@@ -75,16 +75,23 @@ def read_note(path: str | os.PathLike[str]) -> Note:
     return {}
 
 
-def is_alive(note: Note) -> bool:
-    """Return whether the process of a note is alive, as this machine sees processes."""
-    pid = note.get("pid")
-    if not isinstance(pid, int) or not HAS_USERS:  # Windows, where no runner starts, would send a Ctrl-C by `os.kill`
+def has_process(pid: int) -> bool:
+    """Return whether this machine has a process of this id, of any user."""
+    if not HAS_USERS:  # Windows, where no runner starts, would send a Ctrl-C by `os.kill`
         return False
     try:
         os.kill(pid, 0)
-    except PermissionError:
-        pass  # there is one, of another user
+    except PermissionError:  # there is one, of another user
+        return True
     except (OSError, OverflowError):
+        return False
+    return True
+
+
+def is_alive(note: Note) -> bool:
+    """Return whether the process of a note is alive, as this machine sees processes."""
+    pid = note.get("pid")
+    if not isinstance(pid, int) or not has_process(pid):
         return False
     started = process_start(pid)
     return started is None or (started != ENDED and note.get("started") == started)

@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from mopsjobs.cache.database import cannot_write
+from mopsjobs.engines.runner_process import has_process
 from mopsjobs.utils.files import FILE_FLAGS, HAS_FLOCK, NO_WAIT, make_directory
 from mopsjobs.utils.times import from_timestamp, human_duration, json_time, parse_time, utc_now
 
@@ -123,17 +124,7 @@ def _parse_note(text: bytes, changed: float) -> Holder:
     except (ValueError, TypeError, KeyError, OverflowError):
         return Holder(None, None, None)
     # The note of a killed process stays until the next holder writes one.
-    return Holder(pid, since, from_timestamp(changed)) if pid > 0 and _is_alive(pid) else Holder(None, None, None)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except PermissionError:  # of another user
-        return True
-    except (OSError, OverflowError):
-        return False
-    return True
+    return Holder(pid, since, from_timestamp(changed)) if pid > 0 and has_process(pid) else Holder(None, None, None)
 
 
 def _write_note(path: str, note: bytes) -> None:
