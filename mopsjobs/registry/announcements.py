@@ -27,8 +27,6 @@ PREFIX = ANNOUNCEMENT.prefix
 SLOT_MINUTES = 10
 """Length of a slot. A writer pays one more request per job in this time."""
 
-SLOT_FORMAT = "%Y%m%dT%H%M"
-
 MAX_CLOCK_SKEW = timedelta(minutes=10)
 """How far the clocks of a writer and a reader may differ, so that a sync still sees every change."""
 

@@ -434,8 +434,7 @@ class _Run:
             show_progress()
         except EngineUnavailableError as error:
             # An outage of the cluster ends this run, not the job: a restart runs the other tasks.
-            self._on_log(str(error))
-            self._events.emit(RUNNER, text=str(error))
+            self._tell(str(error))
             return False
         return self._saves_until is None or self._has_done_own
 
@@ -465,9 +464,7 @@ class _Run:
             self._early.keep_one_each(sharing.workers)
         if sharing.has_helped and not self._has_told_help:
             self._has_told_help = True
-            text = f"Shard {self._shard.number} runs tasks of other shards, since its own have ended."
-            self._on_log(text)
-            self._events.emit(RUNNER, text=text)
+            self._tell(f"Shard {self._shard.number} runs tasks of other shards, since its own have ended.")
         if sharing.is_done:
             self._deliver_kept()
 
@@ -525,9 +522,8 @@ class _Run:
                 self._checkpoints.find_stored()
             feed.take_over(new, find_complete_tasks(self._store_with_outbox, manifest))
             reporter.taken_over |= new
-            text = f"shard {shard.number} runs the tasks of others: {'; '.join(lost[number] for number in sorted(new))}"
-            self._on_log(text)
-            self._events.emit(RUNNER, text=text)
+            ends = "; ".join(lost[number] for number in sorted(new))
+            self._tell(f"shard {shard.number} runs the tasks of others: {ends}")
 
     def _take(self, result: TaskResult) -> None:
         """Take the result of an attempt."""
@@ -575,6 +571,11 @@ class _Run:
             with contextlib.suppress(MopsJobsError):  # of an outage, or a job that has ended
                 self._registry.update_fields(self._shard.job_id, metadata={OWN_WRITE: name})
 
+    def _tell(self, text: str) -> None:
+        """Write a text into the log, and into an event."""
+        self._on_log(text)
+        self._events.emit(RUNNER, text=text)
+
     def _tell_late(self, seconds: float) -> str:
         """Return, and write into the log, that the shard will not finish before its time limit."""
         text = f"This shard {time_limit_text(self._shard.job_id, seconds)}"
@@ -590,10 +591,6 @@ class _Run:
     def _find_checkpoints(self) -> Checkpoints:
         """Find those of earlier runs, also of the jobs that this one continues."""
 
-        def tell(text: str) -> None:
-            self._on_log(text)
-            self._events.emit(RUNNER, text=text)
-
         def patiently(find: Callable[[], T]) -> T:
             # Tasks of a job that was submitted in an outage do not wait for its end.
             return find() if self._counts.is_lower_bound else self._retry.call(find)
@@ -602,7 +599,7 @@ class _Run:
         try:
             family = patiently(lambda: list(ancestry(self._store_with_outbox, self._manifest)))
         except MopsJobsError as error:
-            tell(f"Checkpoints of earlier jobs are not used: {error}")
+            self._tell(f"Checkpoints of earlier jobs are not used: {error}")
         origins = [origin_of(family[0].job_id, family[0].bundle, self._directory)]
         ancestors = [(member.job_id, member.bundle) for member in family[1:]]
         if (unread := family[-1].parent_job_id) is not None:  # a drop has the manifest of its own job alone
@@ -617,7 +614,7 @@ class _Run:
             origins,
             None if is_here else self._store,
             self._notes.packages,
-            tell,
+            self._tell,
             bool(self._shard.allow_old_checkpoints),
             patiently=patiently,
         )
