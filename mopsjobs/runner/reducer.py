@@ -7,9 +7,9 @@ import contextlib
 import dataclasses
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from mopsjobs.bundles.extraction import BundleError
 from mopsjobs.engines.model_errors import ModelError
@@ -26,7 +26,7 @@ from mopsjobs.studies.field_values import is_output_name
 from mopsjobs.studies.lineage import family_of
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.output_directory import RefusedFileError
-from mopsjobs.studies.outputs import WHOLE_JOB, reduction_key
+from mopsjobs.studies.outputs import WHOLE_JOB, batches, reduction_key
 from mopsjobs.studies.packed_store import PackedStore
 from mopsjobs.studies.reductions import Reduction, find_reductions
 from mopsjobs.studies.results import Output, sorted_outputs_of, why_not_an_output
@@ -45,7 +45,6 @@ AHEAD_BATCHES, AHEAD_BYTES = 256, 16 * 2**20
 THREADS = 8
 """Outputs that are read at once from a store in a network."""
 
-T = TypeVar("T")
 
 TaskGroup = tuple[Task, list[Output]]
 """A task with its outputs, which are not read yet."""
@@ -109,8 +108,8 @@ class OutputFeed:
         place = self._places[number]
         if number not in self._batches:
             groups = itertools.islice(self._groups(param_id), place, None)
-            batches = _pieces(groups, BATCH_TASKS, BATCH_BYTES, _size_of)
-            self._batches[number] = self._with_ranges(batches, is_whole=param_id == WHOLE_JOB)
+            listed = batches(groups, BATCH_TASKS, BATCH_BYTES, _size_of)
+            self._batches[number] = self._with_ranges(listed, is_whole=param_id == WHOLE_JOB)
         try:
             batch, ahead = next(self._batches[number], ([], {}))
             values = iter(self._values([output for _, outputs in batch for output in outputs], ahead))
@@ -123,16 +122,16 @@ class OutputFeed:
         return {"tasks": [_task_json(task, outputs, values) for task, outputs in batch]}
 
     def _with_ranges(
-        self, batches: Iterator[list[TaskGroup]], *, is_whole: bool
+        self, listed: Iterator[list[TaskGroup]], *, is_whole: bool
     ) -> Iterator[tuple[list[TaskGroup], Mapping[str, bytes]]]:
         """Yield batches with those outputs that are read together from large packs.
 
         Parameter ids are hashes, so the whole job goes through its packs again and again. A set has few of them.
         """
         if not is_whole or not isinstance(self._store, PackedStore):
-            yield from ((batch, {}) for batch in batches)
+            yield from ((batch, {}) for batch in listed)
             return
-        for window in _pieces(batches, AHEAD_BATCHES, AHEAD_BYTES, lambda batch: sum(map(_size_of, batch))):
+        for window in batches(listed, AHEAD_BATCHES, AHEAD_BYTES, lambda batch: sum(map(_size_of, batch))):
             entries = (one.entry for batch in window for _, outputs in batch for one in outputs)
             with bulk_reads(self._store):
                 ahead = self._store.read_ranges(entries, self._threads.map)
@@ -181,20 +180,6 @@ class OutputFeed:
         if found is None:
             raise RefusedFileError(f"{output.entry.key} was deleted")
         return found.value
-
-
-def _pieces(parts: Iterable[T], most: int, most_bytes: int, size_of: Callable[[T], int]) -> Iterator[list[T]]:
-    """Yield lists of up to this many parts. After these bytes, a list gets no further part."""
-    piece: list[T] = []
-    size = 0
-    for part in parts:
-        piece.append(part)
-        size += size_of(part)
-        if len(piece) == most or size >= most_bytes:
-            yield piece
-            piece, size = [], 0
-    if piece:
-        yield piece
 
 
 def _size_of(group: TaskGroup) -> int:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from itertools import compress, groupby, islice
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from itertools import compress, groupby
 from typing import NamedTuple, TypeVar
 
 from mopsjobs.errors import RecordError
@@ -359,7 +359,7 @@ class OutputReader:
         """
         tasks = by_pack(store, tasks, lambda task: pack_of(task.entries))
         with bulk_reads(store), ParallelFetcher.for_store(store) as fetcher:
-            while batch := list(take_bytes(tasks, TASKS, BATCH_BYTES, _unread_bytes)):
+            for batch in batches(tasks, TASKS, BATCH_BYTES, _unread_bytes):
                 self._read_batch(fetcher, member, batch)
 
     def _read_batch(self, fetcher: ParallelFetcher, member: int, batch: Sequence[TaskOutputs]) -> None:
@@ -402,11 +402,15 @@ def _unread_bytes(task: TaskOutputs) -> int:
     return sum(entry.size or 0 for entry in task.entries.values() if _is_unread(entry))
 
 
-def take_bytes(items: Iterator[T], most: int, most_bytes: int, size_of: Callable[[T], int]) -> Iterator[T]:
-    """Yield the next items: at most this many, until they have more than this many bytes."""
+def batches(items: Iterable[T], most: int, most_bytes: int, size_of: Callable[[T], int]) -> Iterator[list[T]]:
+    """Yield lists of up to this many items. After these bytes, a list gets no further item."""
+    batch: list[T] = []
     size = 0
-    for item in islice(items, most):
-        yield item
+    for item in items:
+        batch.append(item)
         size += size_of(item)
-        if size > most_bytes:
-            return
+        if len(batch) == most or size >= most_bytes:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

@@ -34,7 +34,7 @@ from mopsjobs.ledger.scalars import csv_rows, read_result
 from mopsjobs.store.base import Entry, VersionedStore
 from mopsjobs.store.bulk import bulk_reads
 from mopsjobs.store.fetcher import FailedRead, ParallelFetcher
-from mopsjobs.studies.outputs import scan_outputs, take_bytes
+from mopsjobs.studies.outputs import batches, scan_outputs
 from mopsjobs.studies.packed_store import by_pack, pack_of
 from mopsjobs.studies.results import parameter_columns
 from mopsjobs.utils.files import directory_lock, make_directory
@@ -189,7 +189,7 @@ class Series:
             store = self._open_store()
             tasks = by_pack(store, _tasks_of(store, job_id, wanted), lambda task: pack_of(task.entries))
             with bulk_reads(store), ParallelFetcher.for_store(store) as fetcher:
-                while batch := list(take_bytes(tasks, BATCH_TASKS, BATCH_BYTES, _bytes_of)):
+                for batch in batches(tasks, BATCH_TASKS, BATCH_BYTES, _bytes_of):
                     self._read_batch(fetcher, scratch, batch)
                     part = os.path.join(directory, uuid.uuid4().hex)
                     shutil.rmtree(f"{directory}/{UNFINISHED}", ignore_errors=True)
