@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from mopsjobs.app.jobs.reconcile import EngineWatch
     from mopsjobs.app.run.app import App
-    from mopsjobs.submission.growing import EndedTask, GrowingJob
+    from mopsjobs.studies.rounds import EndedTask
+    from mopsjobs.submission.growing import GrowingJob
 
 J = TypeVar("J")
 

@@ -21,7 +21,7 @@ from mopsjobs.registry.keys import TOLD
 from mopsjobs.store.base import ReadableStore
 from mopsjobs.studies.calibration import Calibration, Objective, parse_calibration
 from mopsjobs.studies.manifest import Manifest, load_manifest
-from mopsjobs.studies.rounds import read_rounds, read_values, round_key
+from mopsjobs.studies.rounds import EndedTask, read_rounds, read_values, round_key
 from mopsjobs.studies.study import ParameterSet, Study
 from mopsjobs.utils.intervals import mean, student_t
 from mopsjobs.utils.json_strict import is_count, is_number, read_json
@@ -119,18 +119,7 @@ def told_key(job_id: str, number: int) -> str:
 # --- values of sets ------------------------------------------------------------------------------------------------
 
 
-class Replicate(NamedTuple):
-    """A task of a set that has ended."""
-
-    number: int
-    params: Mapping[str, object]
-    seed: int
-    outputs: Mapping[str, bytes] | None
-    """None if it has failed."""
-    error: Mapping[str, object] | None
-
-
-def failed_replicate(replicates: Sequence[Replicate]) -> Told | None:
+def failed_replicate(replicates: Sequence[EndedTask]) -> Told | None:
     """Return the result of a set with a failed replicate: the others would tell of a milder model. None without one."""
     failed = [one for one in replicates if one.outputs is None]
     if not failed:
@@ -139,7 +128,7 @@ def failed_replicate(replicates: Sequence[Replicate]) -> Told | None:
     return Told(None, len(replicates) - len(failed), error=str(error.get("type", "Error")))
 
 
-def judge_scalars(objective: Objective, replicates: Sequence[Replicate]) -> Told:
+def judge_scalars(objective: Objective, replicates: Sequence[EndedTask]) -> Told:
     """Return the value of a set whose objective names scalars. Each replicate has outputs."""
     names = objective.scalars or tuple(objective.observed or ())
     rows = []
@@ -154,7 +143,7 @@ def judge_scalars(objective: Objective, replicates: Sequence[Replicate]) -> Told
     return Told(values, len(rows), _half_width(objective, rows) if len(values) == 1 else None)
 
 
-def lacking_scalar(calibration: Calibration, replicates: Iterable[Replicate]) -> str | None:
+def lacking_scalar(calibration: Calibration, replicates: Iterable[EndedTask]) -> str | None:
     """Return a sentence about a scalar of a calibration that no replicate has left, though they left others."""
     objective, precision = calibration.objective, calibration.study.precision
     left = [extract_scalars(one.outputs or {}) for one in replicates]

@@ -40,6 +40,18 @@ class Stopped(NamedTuple):
         return json.dumps({"end": True, **self._asdict()}, separators=(",", ":")).encode()
 
 
+class EndedTask(NamedTuple):
+    """A task that has ended, for good."""
+
+    number: int
+    params: Mapping[str, object]
+    seed: int
+    outputs: dict[str, bytes] | None
+    """By their names; None if it has failed."""
+    error: Mapping[str, object] | None
+    """`type` and `message`, and maybe `at` and `traceback`; None if it has succeeded."""
+
+
 READ_TOGETHER = 64
 """Rounds that are fetched together."""
 

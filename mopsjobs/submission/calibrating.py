@@ -42,7 +42,6 @@ from mopsjobs.registry.notes import CALIBRATION
 from mopsjobs.studies.calibration import Calibration
 from mopsjobs.studies.journal import (
     Journal,
-    Replicate,
     Round,
     Told,
     ToldRound,
@@ -57,10 +56,10 @@ from mopsjobs.studies.journal import (
 )
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.precision import FAILED, PRECISE, Judgement, judge
-from mopsjobs.studies.rounds import Stopped, as_sets
+from mopsjobs.studies.rounds import EndedTask, Stopped, as_sets
 from mopsjobs.studies.study import param_id
 from mopsjobs.studies.validation import SAMPLER, TARGET
-from mopsjobs.submission.growing import EndedTask, GrowingJob, continue_growing
+from mopsjobs.submission.growing import GrowingJob, continue_growing
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.submit import SubmitRequest, prepare, submit_prepared
 
@@ -245,9 +244,9 @@ class _OpenRound:
         self.left = {number for numbers in asked.tasks for number in numbers}
         """The tasks that have not ended."""
 
-    def replicates(self) -> list[list[Replicate]]:
+    def replicates(self) -> list[list[EndedTask]]:
         """Return the replicates of each set. All of them have ended."""
-        return [[Replicate(*self.ends[number][:5]) for number in numbers] for numbers in self.asked.tasks]
+        return [[self.ends[number] for number in numbers] for numbers in self.asked.tasks]
 
 
 class Coordinator:
@@ -528,11 +527,11 @@ class Coordinator:
         one.asked = asked._replace(tasks=tuple(map(tuple, tasks)))
         return True
 
-    def _look(self, replicates: Sequence[Replicate]) -> int:
+    def _look(self, replicates: Sequence[EndedTask]) -> int:
         judgement = self._precision_of(replicates)
         return 0 if judgement is None else judgement.needed
 
-    def _precision_of(self, replicates: Sequence[Replicate]) -> Judgement | None:
+    def _precision_of(self, replicates: Sequence[EndedTask]) -> Judgement | None:
         precision = self._calibration.study.precision
         if precision is None:
             return None
@@ -572,7 +571,7 @@ class Coordinator:
             raise JobBusyError(f"Another client has told other values of {self._job.job_id}.", job_id=self._job.job_id)
         return other
 
-    def _refuse_to_go_on(self, results: Sequence[Told], replicates: Sequence[Replicate]) -> None:
+    def _refuse_to_go_on(self, results: Sequence[Told], replicates: Sequence[EndedTask]) -> None:
         """End a search in which no set has a value, by the fault of the objective or after enough sets.
 
         Raises:
@@ -588,7 +587,7 @@ class Coordinator:
         if lacks is not None:
             raise ObjectiveError(lacks)
 
-    def _judge_set(self, params: Mapping[str, Any], replicates: Sequence[Replicate]) -> Told:
+    def _judge_set(self, params: Mapping[str, Any], replicates: Sequence[EndedTask]) -> Told:
         failed, judgement = failed_replicate(replicates), self._precision_of(replicates)
         if failed is not None:
             return failed
@@ -598,7 +597,7 @@ class Coordinator:
         is_known = judgement is not None and told.values is not None
         return told._replace(precise=judgement.verdict == PRECISE) if judgement is not None and is_known else told
 
-    def _value_of(self, params: Mapping[str, Any], replicates: Sequence[Replicate]) -> Told:
+    def _value_of(self, params: Mapping[str, Any], replicates: Sequence[EndedTask]) -> Told:
         objective = self._calibration.objective
         if objective.scalars or objective.observed is not None:
             return judge_scalars(objective, replicates)

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import wait
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from mopsjobs.engines.base import last_launch
 from mopsjobs.engines.job_dir import JobDir
@@ -40,6 +40,7 @@ from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.outputs import find_complete_tasks, output_key, results_prefix
 from mopsjobs.studies.rounds import (
     END,
+    EndedTask,
     GrowingTasks,
     Stopped,
     as_sets,
@@ -80,18 +81,6 @@ FEW_TASKS = 16
 _END_ERRORS: Mapping[str, type[JobEndError]] = {
     "failed": JobFailedError, "cancelled": JobCancelledError, "partial": JobPartialError
 }  # fmt: skip
-
-
-class EndedTask(NamedTuple):
-    """A task that has ended, for good."""
-
-    number: int
-    params: Mapping[str, object]
-    seed: int
-    outputs: dict[str, bytes] | None
-    """By their names; None if it has failed."""
-    error: Mapping[str, object] | None
-    """`type` and `message`, and maybe `at` and `traceback`; None if it has succeeded."""
 
 
 class GrowingJob:

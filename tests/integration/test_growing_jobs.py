@@ -18,9 +18,10 @@ import mopsjobs as mj
 from mopsjobs.app.jobs.reconcile import reconcile_jobs
 from mopsjobs.engines.local import runner_pid
 from mopsjobs.studies.journal import Journal
+from mopsjobs.studies.rounds import EndedTask
 from mopsjobs.studies.study_parser import parse_study
 from mopsjobs.submission import calibrating
-from mopsjobs.submission.growing import EndedTask, GrowingJob, begin_growing, continue_growing
+from mopsjobs.submission.growing import GrowingJob, begin_growing, continue_growing
 from mopsjobs.submission.launch_options import LaunchOptions
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.submit import Code, SubmitRequest

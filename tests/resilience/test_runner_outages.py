@@ -35,8 +35,8 @@ from mopsjobs.store.base import VersionedStore, VersionToken
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from mopsjobs.studies.manifest import load_manifest
 from mopsjobs.studies.outputs import output_key
-from mopsjobs.studies.rounds import END, round_key
-from mopsjobs.submission.growing import EndedTask, GrowingJob
+from mopsjobs.studies.rounds import END, EndedTask, round_key
+from mopsjobs.submission.growing import GrowingJob
 from mopsjobs.submission.infer_end import RunnerEnd, infer_end
 from mopsjobs.submission.session import Session
 from mopsjobs.utils.times import utc_now

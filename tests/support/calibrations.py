@@ -14,9 +14,8 @@ from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.studies.calibration import Calibration, parse_calibration
 from mopsjobs.studies.journal import Journal, read_journal
 from mopsjobs.studies.manifest import Manifest
-from mopsjobs.studies.rounds import Stopped, as_sets, encode_round, parse_round, round_key
+from mopsjobs.studies.rounds import EndedTask, Stopped, as_sets, encode_round, parse_round, round_key
 from mopsjobs.submission.calibrating import Coordinator, SamplerProcess, sampler_setup
-from mopsjobs.submission.growing import EndedTask
 
 SPEC: dict[str, Any] = {
     "model": "model:simulate",
