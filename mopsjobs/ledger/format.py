@@ -33,6 +33,7 @@ from mopsjobs.errors import RecordError
 from mopsjobs.ledger.attempt import MAX_MESSAGE_CHARACTERS, Attempt, AttemptError, Outcome, Resumed
 from mopsjobs.registry.job_id import check_job_id
 from mopsjobs.registry.keys import LEDGER
+from mopsjobs.store.base import VersionedStore
 from mopsjobs.utils.json_strict import check_surrogates, parse_json
 
 T = TypeVar("T")
@@ -99,6 +100,12 @@ class ChunkKey(NamedTuple):
 def ledger_prefix(job_id: str) -> str:
     """Return the prefix of all chunks of a job's ledger."""
     return LEDGER.prefix_of(check_job_id(job_id))
+
+
+def list_chunks(store: VersionedStore, job_id: str) -> Iterator[ChunkKey]:
+    """Yield the keys of the chunks with attempts in a job's ledger."""
+    listed = map(parse_chunk_key, store.list_keys(ledger_prefix(job_id)))
+    return (chunk for chunk in listed if chunk is not None and chunk.kind == "attempts")
 
 
 def chunk_key(job_id: str, shard: int, run: str, number: int, kind: str = "attempts") -> str:

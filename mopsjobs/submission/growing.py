@@ -32,7 +32,7 @@ from mopsjobs.errors import (
     command_line,
 )
 from mopsjobs.ledger.attempt import Attempt, Outcome
-from mopsjobs.ledger.format import ledger_prefix, parse_attempts, parse_chunk_key
+from mopsjobs.ledger.format import ChunkKey, list_chunks, parse_attempts
 from mopsjobs.ledger.retry_policy import RetryPolicy, recorded_policy
 from mopsjobs.store.base import Entry
 from mopsjobs.store.fetcher import FailedRead, ParallelFetcher
@@ -116,7 +116,7 @@ class GrowingJob:
         """Those of them that `ended` has to look at."""
         self._early: list[ToldTask] = []
         """Tasks of a round that is just being stored, which the runner was faster to run."""
-        self._chunks: set[str] = set()
+        self._chunks: set[ChunkKey] = set()
         """The keys of the chunks that were read."""
         self._is_first = True
         self._record_at = session.monotonic()
@@ -393,15 +393,12 @@ class GrowingJob:
 
     def _read_ledger(self) -> bool:
         """Take the tasks of the chunks of the ledger that were not read. Return whether there were any."""
-        store, new, total = self._session.store, [], self.tasks_total
-        for key in store.list_keys(ledger_prefix(self.job_id)):
-            chunk = parse_chunk_key(key)
-            if chunk is not None and chunk.kind == "attempts" and key not in self._chunks:
-                new.append((key, chunk))
+        store, total = self._session.store, self.tasks_total
+        new = [chunk for chunk in list_chunks(store, self.job_id) if chunk not in self._chunks]
         final: dict[int, Attempt] = {}
-        ahead: set[str] = set()
+        ahead: set[ChunkKey] = set()
         with ParallelFetcher.for_store(store) as fetcher:
-            for (chunk_key, chunk), found in zip(new, fetcher.fetch([key for key, _ in new]), strict=True):
+            for chunk, found in zip(new, fetcher.fetch([chunk.key for chunk in new]), strict=True):
                 if found is None or isinstance(found, FailedRead):
                     continue
                 try:
@@ -409,7 +406,7 @@ class GrowingJob:
                 except RecordError:
                     continue  # views of the job name the chunk
                 if any(attempt.task >= total for attempt in attempts):
-                    ahead.add(chunk_key)  # of a round whose reply `add` waits for, or of another client
+                    ahead.add(chunk)  # of a round whose reply `add` waits for, or of another client
                 for attempt in attempts:
                     if attempt.task < total and self._policy.is_final(attempt) and attempt.task not in self._ends:
                         before = final.get(attempt.task)
@@ -422,7 +419,7 @@ class GrowingJob:
                 self._note(number, outputs[number], None)
             elif attempt.outcome is not Outcome.SUCCEEDED:
                 self._note(number, None, _error_of(attempt))
-        self._chunks.update(key for key, _ in new if key not in ahead)
+        self._chunks.update(chunk for chunk in new if chunk not in ahead)
         return bool(final)
 
     def _list_outputs(self) -> bool:

@@ -15,14 +15,7 @@ from mopsjobs.errors import InvalidTransitionError, NoManifestError, RecordError
 from mopsjobs.events.format import RUNNER
 from mopsjobs.events.writer import record_event
 from mopsjobs.ledger.attempt import FAILED_OUTCOMES, Attempt, Outcome, attempt_error
-from mopsjobs.ledger.format import (
-    ChunkKey,
-    FilesOpened,
-    ledger_prefix,
-    parse_chunk,
-    parse_chunk_key,
-    parse_files_opened,
-)
+from mopsjobs.ledger.format import ChunkKey, FilesOpened, list_chunks, parse_chunk, parse_files_opened
 from mopsjobs.registry.cpu_budget import spent_budget
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.notes import GROWS
@@ -117,8 +110,7 @@ def read_files_opened(store: VersionedStore, job_id: str) -> FilesOpened:
 
 def _read_chunks(store: VersionedStore, job_id: str) -> Iterator[tuple[ChunkKey, bytes]]:
     """Yield keys and bytes of the attempts in the ledger."""
-    listed = map(parse_chunk_key, store.list_keys(ledger_prefix(job_id)))
-    chunks = [one for one in listed if one and one.kind == "attempts"]
+    chunks = list(list_chunks(store, job_id))
     with bulk_reads(store), ThreadPoolExecutor(THREADS) as threads:
         for chunk, found in zip(chunks, threads.map(lambda chunk: store.get(chunk.key), chunks), strict=True):
             if found is not None:
