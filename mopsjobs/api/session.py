@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import queue
 import threading
@@ -11,16 +10,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from mopsjobs.engines.job_dir import JobDir
-from mopsjobs.engines.local import runner_end
 from mopsjobs.engines.worker import real_numbers
-from mopsjobs.errors import StoreUnavailableError, TaskFailedError, UsageError, command_line
+from mopsjobs.errors import TaskFailedError, UsageError
 from mopsjobs.registry.keys import LOGGED_NAME, NAMES_NAME
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from mopsjobs.app.jobs.reconcile import EngineWatch
+    from mopsjobs.app.following.wait import QuietJob
     from mopsjobs.app.run.app import App
     from mopsjobs.studies.rounds import EndedTask
     from mopsjobs.submission.growing import GrowingJob
@@ -76,7 +73,7 @@ class Session(Generic[J]):
         """What `as_completed` has to yield."""
         self._is_closed = False
         self._failure: BaseException | None = None
-        self._engines: EngineWatch | None = None
+        self._quiet: QuietJob | None = None
         self._writer = threading.Thread(target=self._store_rounds, name=f"rounds of {self._id}", daemon=True)
         self._reader = threading.Thread(target=self._read_ends, name=f"ends of {self._id}", daemon=True)
         self._writer.start()
@@ -225,7 +222,6 @@ class Session(Generic[J]):
 
     def _read_ends(self) -> None:
         """Take the tasks as they end."""
-        has_warned = False
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._evaluations or self._is_over)
@@ -234,16 +230,15 @@ class Session(Generic[J]):
             has_news = False
             try:
                 for ended in self._growing.ended(LOOK_SECONDS):
-                    has_warned, has_news = False, True
+                    has_news = True
                     with self._changed:
                         if ended.number >= self._first:
                             self._ended[ended.number] = ended
                         evaluation = self._evaluations.get(ended.number)
                     if evaluation is not None:
                         self._settle(evaluation)
-                has_warned = has_warned or self._warn_of_lost_runner()
                 if not has_news:
-                    self._ask_engine()
+                    self._look()
             except BaseException as error:  # noqa: BLE001 - as above
                 self._fail(error)
                 return
@@ -287,24 +282,15 @@ class Session(Generic[J]):
             self._done += evaluations
             self._changed.notify_all()
 
-    def _warn_of_lost_runner(self) -> bool:
-        """Warn if the runner has ended on this machine: no task would end. Return whether it has."""
-        if not self._evaluations or runner_end(JobDir.for_job(self._id, self._app.env)) is None:
-            return False
-        again = command_line("resume", self._id)
-        self._app.out.warn(f"The runner of {self._id} has ended. The session goes on after: {again}")
-        return True
+    def _look(self) -> None:
+        """Look at a job without news. Its record gets which shards have ended, and others do their tasks."""
+        if not self._evaluations:
+            return
+        if self._quiet is None:
+            from mopsjobs.app.following.wait import QuietJob  # here: most sessions have news
 
-    def _ask_engine(self) -> None:
-        """Ask the engine of a job without news. Its record gets which shards have ended, and others do their tasks."""
-        if self._engines is None:
-            from mopsjobs.app.jobs.reconcile import EngineWatch  # here: most sessions have news
-
-            self._engines = EngineWatch(self._app, self._app.out, quiet_seconds=LOOK_SECONDS)
-        with contextlib.suppress(StoreUnavailableError):
-            state = self._app.registry.get_job(self._id) if self._evaluations else None
-            if state is not None and not state.is_terminal:
-                self._engines.look_and_tell(state)
+            self._quiet = QuietJob(self._id, self._app, quiet_seconds=LOOK_SECONDS)
+        self._quiet.look()
 
 
 def value_of(outputs: Mapping[str, bytes]) -> Any:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mopsjobs.studies.journal import read_journal
+from mopsjobs.modelops import update_with_retry
+from mopsjobs.registry.keys import RECORD
+from mopsjobs.studies.journal import Journal, read_journal
 from mopsjobs.studies.manifest import load_manifest
+from mopsjobs.submission import calibrating, growing
+from mopsjobs.submission.calibrating import Coordinator
+from mopsjobs.submission.growing import EndedTask, GrowingJob
 from support.calibrations import SPEC
 from support.desk import Desk
-from support.runs import place, record, sets_of, study
+from support.runs import is_alive, kill, place, record, sets_of, study, until
 
 MODEL = """
 def simulate(params, seed):
@@ -199,6 +205,41 @@ def test_a_calibration_that_has_ended_is_not_resumed(desk: Desk, spec: Path) -> 
     for view in ("failures", "status"):
         told = desk.ok(view, "fit")
         assert "mops-jobs resume" not in told.out + told.err
+
+
+def test_a_calibration_says_that_its_runner_on_another_machine_is_silent(
+    desk: Desk, spec: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for a runner that may be at work, as `wait` does, and names the command if it is not."""
+
+    def interrupt(*_: object) -> Journal:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(Coordinator, "run", interrupt)
+        assert desk("calibrate", str(spec), "--auto", "--job-id", "fit").code == 130
+    desk.until(lambda: record(desk.jobs, "fit").heartbeat_at, "the runner to report", "fit")
+    kill(desk.runner("fit"))
+    until(lambda: not is_alive(desk.runner("fit")), "the runner to be gone")
+    update_with_retry(
+        desk.store, RECORD.key(job="fit"), lambda fields: {**fields, "heartbeat_at": "2026-01-01T00:00:00Z"}
+    )
+    looks: list[float | None] = []
+    look = GrowingJob.ended
+
+    def ended(job: GrowingJob, timeout: float | None) -> Iterator[EndedTask]:
+        looks.append(timeout)
+        if len(looks) == 5:
+            desk.jobs.cancel_job("fit")
+        return look(job, timeout)
+
+    monkeypatch.setattr(GrowingJob, "ended", ended)
+    monkeypatch.setattr(calibrating, "LOOK_SECONDS", 0)
+    monkeypatch.setattr(growing, "RECORD_SECONDS", 0)
+    ran = desk("calibrate", "fit", XDG_STATE_HOME=str(desk.home / "elsewhere"))
+    assert ran.code == 103
+    assert "warning: fit: no heartbeat for " in ran.err
+    assert ran.err.count("If its runner is gone: mops-jobs resume fit") == 1
 
 
 def test_a_second_job_is_in_the_sweep_that_is_named(desk: Desk, spec: Path) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
-from mopsjobs.app.following.wait import StopCondition, wait_for
+from mopsjobs.app.following.wait import QuietJob, StopCondition, wait_for
 from mopsjobs.app.jobs.reconcile import early_end_text
 from mopsjobs.app.run.app import App
 from mopsjobs.engines.job_dir import JobDir
@@ -117,12 +117,16 @@ def _open(
     request: CalibrateRequest, app: App, trust: Trust, known: Journal | None, *, has_ended: bool
 ) -> AbstractContextManager[Begun]:
     session, calibration, extends = app.session(), request.calibration, request.extends
+    quiet: list[QuietJob] = []
 
     def revive(job_id: str) -> None:
         if runner_end(JobDir.for_job(job_id, app.env)) is not None:
             with contextlib.suppress(JobBusyError):
                 resume(ResumeRequest(job_id=job_id), session, trust)
                 app.out.warn(f"The runner of {job_id} had ended, and was started again.")
+            return
+        quiet[:] = quiet or [QuietJob(job_id, app)]
+        quiet[0].look()
 
     if request.job_id is not None and known is not None:
         if not has_ended:

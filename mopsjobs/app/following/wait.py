@@ -11,7 +11,7 @@ from mopsjobs.app.jobs.find_job import FoundJob, find_state, read_family_of
 from mopsjobs.app.jobs.job_card import late_end_text
 from mopsjobs.app.jobs.job_tasks import mirror_failures
 from mopsjobs.app.jobs.next_steps import next_command, next_of_family
-from mopsjobs.app.jobs.reconcile import EngineWatch, early_end_text, missing_reason, wait_of
+from mopsjobs.app.jobs.reconcile import QUIET_SECONDS, EngineWatch, early_end_text, missing_reason, wait_of
 from mopsjobs.app.run.app import App
 from mopsjobs.cache.job_json import SILENT_SECONDS
 from mopsjobs.cache.rows import job_json_from_state
@@ -342,6 +342,32 @@ class WatchedJobs:
         if why is not None and (state.job_id, reason) not in self._warned:
             self._warned.add((state.job_id, reason))
             self._out.warn(strip_control_characters(f"{state.job_id}: {why}"))
+
+
+class QuietJob:
+    """A growing job whose client waits for tasks, looked at while none ends: nothing else would say that none will."""
+
+    def __init__(self, job_id: str, app: App, *, quiet_seconds: float = QUIET_SECONDS) -> None:
+        self._job_id, self._app = job_id, app
+        self._engines = EngineWatch(app, app.out, quiet_seconds=quiet_seconds)
+        self._last: JobState | None = None
+        self._has_warned = False
+
+    def look(self) -> None:
+        """Ask the engine of the job, and warn once while the job may be stuck. An outage is left to the client."""
+        with contextlib.suppress(StoreUnavailableError):
+            # Before the record: a runner may write the end, and exit, between the two.
+            has_ended = self._last is not None and has_ended_here(self._last.fields(), self._app.env)
+            self._last = state = self._app.registry.get_job(self._job_id)
+            if state is None or state.is_terminal:
+                return
+            state = self._engines.look_and_tell(state)
+            if state.is_terminal or not self._engines.knows(state):  # else its cluster may hold it
+                return
+            why = _stuck_text(state, self._app.now().timestamp(), has_ended=has_ended)
+            if why is not None and not self._has_warned:
+                self._app.out.warn(strip_control_characters(f"{self._job_id}: {why}"))
+            self._has_warned = why is not None
 
 
 def _deciding_states(states: list[JobState | None], until: StopCondition) -> list[JobState] | None:
