@@ -16,7 +16,9 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from bench.machine import ROOT
+from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.ledger.environment import environment_keys
+from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.keys import PACK
 from mopsjobs.store.base import VersionedStore
 from reliability.trial import hold
@@ -571,9 +573,13 @@ class StudyActs(Actor):
         words = ["submit", self._write_study(study), "--auto", "--workers", "1", "--retries", "0", "--wait", "-q"]
         process = self._machines["a"].start(*words, "--job-id", job.job_id)
         reached, end = self._flags / f"{study.name}.reached", time.monotonic() + LIMIT_SECONDS
-        while not reached.exists() and process.poll() is None and time.monotonic() < end:
+
+        def is_at_work() -> bool:
+            return reached.exists() and self._is_report_noted(job.job_id)
+
+        while not is_at_work() and process.poll() is None and time.monotonic() < end:
             time.sleep(0.01)
-        hold(reached.exists(), f"{job.job_id} did not reach its gate: {process.poll()}")
+        hold(is_at_work(), f"{job.job_id} did not reach its gate: {process.poll()}")
         if self._chance.random() < 0.5:
             self._look_at_work(job)
         _kill_group(process)
@@ -590,6 +596,12 @@ class StudyActs(Actor):
         world.jobs[job.job_id] = job
         world.caches["a"].ledgers.add(job.job_id)  # the look at its tasks has read it
         world.changed(job.job_id, "a")
+
+    def _is_report_noted(self, job_id: str) -> bool:
+        """Return whether the runner has noted its last report. One that was killed before that may be elsewhere."""
+        files = JobDir.for_job(job_id, self._machines["a"].env).report_files()
+        noted = {word for path in files for word in path.read_text("ascii").split()}
+        return JobRegistry(self._store).require_job(job_id).heartbeat_at in noted
 
     def _look_at_work(self, job: Job) -> None:
         """Look at a job whose first task has ended, while the second is at work."""
