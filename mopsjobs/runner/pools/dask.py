@@ -437,10 +437,11 @@ class DaskPool:
         The first tasks are too few for Dask to spread them: it would give all of them to the worker that has the code.
         So each task depends on the copy of one worker. Until all workers have copies, those that have get one task per
         thread, and leave the others to the rest. A worker that does not answer has no copy, and the others go on
-        without it.
+        without it. If the code takes all workers along, its error is that of the tasks.
         """
-        ready = [worker for worker, copy in self._copies.items() if copy.status == "finished"]
-        most = FUTURES_PER_THREAD if len(ready) == len(self._copies) else 1
+        copies = {worker: copy for worker, copy in self._copies.items() if copy.status != "error"} or self._copies
+        ready = [worker for worker, copy in copies.items() if copy.status in ("finished", "error")]
+        most = FUTURES_PER_THREAD if len(ready) == len(copies) else 1
         load, worker = min(
             ((self._loads[worker] / self._threads[worker], worker) for worker in ready), default=(0, None)
         )
