@@ -173,19 +173,13 @@ def _update_ledgers(connection: sqlite3.Connection, rows: Iterable[JobRow]) -> N
     """
     if connection.execute("SELECT 1 FROM ledger LIMIT 1").fetchone() is None:
         return
-    new = _ENCODER.encode([(row.job_id, row.created_ts, row.version) for row in rows])
     found = connection.execute(
-        "SELECT ledger.job_id FROM json_each(?) AS new CROSS JOIN ledger LEFT JOIN job USING (job_id)"
-        " WHERE ledger.job_id = json_extract(new.value, '$[0]')"
-        " AND iif(job.job_id IS NULL, looked_at < json_extract(new.value, '$[1]'),"
-        " abs(created_ts - json_extract(new.value, '$[1]')) >= ?)",
-        (new, ROUNDING_SECONDS),
-    )
-    pruning.delete_ledgers(connection, [job_id for (job_id,) in found.fetchall()])
-    connection.execute(
-        "UPDATE ledger SET is_complete = 0 WHERE is_complete AND job_id IN ("
-        "SELECT json_extract(new.value, '$[0]') FROM json_each(?) AS new"
-        " LEFT JOIN job ON job.job_id = json_extract(new.value, '$[0]')"
-        " WHERE job.version IS NOT json_extract(new.value, '$[2]'))",
-        (new,),
-    )
+        "SELECT ledger.job_id, iif(job.job_id IS NULL, looked_at < json_extract(new.value, '$[1]'),"
+        " abs(created_ts - json_extract(new.value, '$[1]')) >= ?), version IS NOT json_extract(new.value, '$[2]')"
+        " FROM json_each(?) AS new CROSS JOIN ledger LEFT JOIN job USING (job_id)"
+        " WHERE ledger.job_id = json_extract(new.value, '$[0]')",
+        (ROUNDING_SECONDS, _ENCODER.encode([(row.job_id, row.created_ts, row.version) for row in rows])),
+    ).fetchall()
+    pruning.delete_ledgers(connection, [job_id for job_id, is_earlier, _ in found if is_earlier])
+    changed = [(job_id,) for job_id, _, is_changed in found if is_changed]
+    connection.executemany("UPDATE ledger SET is_complete = 0 WHERE job_id = ?", changed)
