@@ -134,10 +134,20 @@ def count_outputs(job: Mapping[str, Any]) -> tuple[int, int] | None:
 
 
 def missing_text(job: Mapping[str, Any], missing: int) -> str:
-    """Return how many outputs are missing. Of reductions, a record has only the first names, so there may be more."""
-    named = job["missing_outputs"]
-    has_more = missing == len(named) == NAMED_MISSING and REDUCED in str(named[-1])
-    return f"{missing:,} or more missing" if has_more else f"{missing:,} missing"
+    """Return what is missing: tasks and reductions, or outputs of another program.
+
+    Of reductions, a record has only the first names, so there may be more.
+    """
+    from mopsjobs.utils.text import pluralize  # here: no listing shows it
+
+    named, parts = job["missing_outputs"], []
+    if not (job["expected_outputs"] or job["verified_outputs"]):
+        if (tasks := job["tasks_total"] - job["tasks_verified"]) > 0:
+            parts.append(pluralize(tasks, "task"))
+        if reductions := sum(REDUCED in str(name) for name in named):
+            has_more = len(named) == NAMED_MISSING
+            parts.append(f"{reductions} or more reductions" if has_more else pluralize(reductions, "reduction"))
+    return f"{' and '.join(parts) or f'{missing:,}'} missing"
 
 
 def _computed_fields(columns: JobColumns, now: float, known_to: float) -> dict[str, object]:

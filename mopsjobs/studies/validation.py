@@ -302,7 +302,12 @@ def _end_fields(state: JobState, manifest: Manifest, found: _Comparison, reasons
 
 
 def _missing_outputs(manifest: Manifest, completeness: Completeness, due: Sequence[Reduction]) -> Iterator[str]:
+    """Yield the keys of missing outputs, then of reductions. Tasks that repeat another share its outputs."""
+    seen = set()
     for task in manifest.study.some_tasks(missing_tasks(manifest, completeness)):
+        if (task.param_id, task.seed) in seen:
+            continue
+        seen.add((task.param_id, task.seed))
         for name in manifest.study.outputs or ("",):
             yield output_key(manifest.job_id, task, name)
     for one in due:

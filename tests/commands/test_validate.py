@@ -136,7 +136,7 @@ def test_tasks_that_a_lost_runner_did_not_report_are_counted(cli: Cli, remote: R
     assert (state.tasks_completed, state.tasks_failed, state.tasks_verified) == (2, 1, 2)
     status = cli.ok("status", "job").out
     assert "2/3 tasks, 66 %, 1 failed" in status
-    assert "2 verified, 1 missing" in status
+    assert "2 verified, 1 task missing" in status
 
 
 def test_the_counts_of_a_cancelled_job_become_those_of_its_outputs(

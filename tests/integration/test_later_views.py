@@ -36,7 +36,7 @@ def test_the_end_of_a_job_that_ran_here_is_shown(cli: Cli, azurite: Azurite, tmp
     assert ran.returncode == 104, ran
     job = cli.ok("status", "job", "--offline", "--json").json
     assert (job["status"], job["tasks_completed"], job["tasks_failed"]) == ("partial", 1, 1)
-    assert "1 verified, 1 missing" in cli.ok("status", "job").out
+    assert "1 verified, 1 task missing" in cli.ok("status", "job").out
     assert "Failed     1 ValueError in model.py:" in cli.ok("status", "job", "--offline").out
     assert _statuses(cli) == {"job": "partial"}
 

@@ -251,7 +251,7 @@ def test_all_views_count_the_outputs_of_a_job_that_none_reported(cli: Cli, jobs:
     store_outputs(jobs.store, load_manifest(jobs.store, "job"), 32)
     shown = cli.ok("status", "job").out
     assert "] 32/40 tasks, 80 %\n" in shown
-    assert "when it ended, 32 verified, 8 missing" in shown
+    assert "when it ended, 32 verified, 8 tasks missing" in shown
     [listed] = cli.ok("list", "--json").json["jobs"]
     assert [listed[name] for name in ("status", "tasks_completed", "tasks_failed")] == ["partial", 32, 0]
     tasks = [json.loads(line)["outcome"] for line in cli.ok("tasks", "job", "--jsonl").lines]

@@ -309,7 +309,8 @@ def _outputs(job: Mapping[str, Any], lost: str) -> str | None:
     when = "" if job["is_active"] else "when it ended, "
     text = f"{when}{counts[0]:,} verified, {missing_count}"
     if missing:
-        more = ", …" if max(counts[1], len(missing)) > SHOWN_OUTPUTS or "more" in missing_count else ""
+        is_cut = max(counts[1], len(missing)) > SHOWN_OUTPUTS or "more" in missing_count
+        more = ", …" if is_cut and len(missing) >= SHOWN_OUTPUTS else ""  # repeated tasks share their outputs
         # The id of a parameter set fills a line, and its beginning is unique within a job.
         names = (_LONG_ID.sub(r"\1…", str(name)) for name in missing[:SHOWN_OUTPUTS])
         text = f"{text}: {', '.join(names)}{more}"

@@ -47,18 +47,23 @@ def test_missing_outputs_are_all_but_the_verified_ones(fields: dict[str, Any], c
 
 
 @pytest.mark.parametrize(
-    ("named", "missing", "text"),
+    ("named", "tasks", "verified", "text"),
     [
-        ([f"{letter}/reduced-1/" for letter in "pqrst"], 5, "5 or more missing"),
-        (["p/reduced-1/", "all/reduced-2/"], 2, "2 missing"),
-        (["p/1/out.json"] * 5, 5, "5 missing"),
-        (["p/1/out.json"] * 4 + ["all/reduced-2/"], 1, "1 missing"),
-        ([], 0, "0 missing"),
+        ([f"{letter}/reduced-1/" for letter in "pqrst"], 9, [], "5 or more reductions missing"),
+        (["p/reduced-1/", "all/reduced-2/"], 9, [], "2 reductions missing"),
+        (["p/1/out.json"] * 5, 14, [], "5 tasks missing"),
+        (["p/1/out.json"] * 3 + ["all/reduced-2/"], 10, [], "1 task and 1 reduction missing"),
+        (["p/1/out.json"] * 4 + ["all/reduced-2/"], 10, [], "1 task and 1 or more reductions missing"),
+        (["p/1/out.json"] * 2, 14, ["p/2/out.json"], "2 missing"),
+        ([], 9, [], "0 missing"),
     ],
 )
-def test_a_count_of_missing_reductions_is_a_least_one(named: list[str], missing: int, text: str) -> None:
-    """A record names five, and counts none. It counts tasks, and other programs list all outputs."""
-    assert missing_text(NOTHING | {"missing_outputs": named}, missing) == text
+def test_missing_tasks_and_reductions_are_named(named: list[str], tasks: int, verified: list[str], text: str) -> None:
+    """A record counts tasks, and names five outputs or reductions at most. Other programs list all outputs."""
+    job = NOTHING | {"tasks_total": tasks, "tasks_verified": 9, "missing_outputs": named, "verified_outputs": verified}
+    counts = count_outputs(job)
+    assert counts is not None
+    assert missing_text(job, counts[1]) == text
 
 
 @pytest.fixture
