@@ -80,6 +80,16 @@ def test_a_job_does_not_differ_from_itself(jobs: JobRegistry, cli: Cli, tmp_path
     ]
 
 
+def test_outputs_of_a_reduce_function_are_said_not_to_be_compared(jobs: JobRegistry, cli: Cli, tmp_path: Path) -> None:
+    """Unless the function and the code are the same, so that equal tasks have equal reductions."""
+    said, root = "  outputs of the reduce function: not compared", tree(tmp_path / "code", {"model.py": MODEL})
+    for job_id, reduce in (("none", None), ("mean", "m:mean"), ("same", "m:mean"), ("sum", "m:sum")):
+        submit(jobs, job_id, root, reduce=reduce)
+    submit(jobs, "other", tree(root, {"model.py": MODEL + "#\n"}), reduce="m:mean")
+    told = {name: said in cli.ok("diff", "mean", name).lines for name in ("none", "same", "sum", "other")}
+    assert told == {"none": True, "same": False, "sum": True, "other": True}
+
+
 def test_results_can_be_left_out(jobs: JobRegistry, cli: Cli, tmp_path: Path) -> None:
     submit(jobs, "a", tree(tmp_path / "code", {"model.py": MODEL}))
     assert cli.ok("diff", "a", "a", "--without-results", "--json").json["results"] is None

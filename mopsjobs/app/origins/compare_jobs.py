@@ -543,6 +543,9 @@ def _result_lines(results: ComparedResults, found: JobDifference) -> Iterator[Li
     for job, count in zip((found.first, found.second), results.repeated, strict=True):
         if count:
             yield f"  {pluralize(count, 'task')} of {job.job_id} {repeats_text(count)}: not counted"
+    functions = {job.manifest and (job.manifest.study.reduce, job.manifest.bundle) for job in found[:2]}
+    if len(functions) > 1 and any(function and function[0] for function in functions):
+        yield "  outputs of the reduce function: not compared"
     for kind, mark in (("different", "~"), ("unreadable", "?"), ("only_first", "-"), ("only_second", "+")):
         yield from _some(
             f"  {mark} {task.name[:SHORT_HASH]}…/{task.name.rpartition('/')[2]}: {', '.join(task.outputs[:SHOWN])}"
