@@ -163,11 +163,6 @@ def is_pruned(connection: sqlite3.Connection, job_id: str) -> bool:
     return row.fetchone() is not None
 
 
-def count_pruned(connection: sqlite3.Connection) -> int:
-    """Count the jobs that were pruned from this cache and have not come back."""
-    return int(connection.execute("SELECT count(*) FROM pruned").fetchone()[0])
-
-
 def pruned_parents(connection: sqlite3.Connection) -> set[str]:
     """Return the pruned jobs that a job of the cache continues: it was resumed after they were pruned."""
     if (around := _around_id(connection)) is None:

@@ -303,10 +303,13 @@ def test_a_design_is_the_study_with_further_sets_near_a_corner(cli: Cli, remote:
 
 
 def test_a_reported_job_counts_with_the_error_of_its_record(cli: Cli, remote: Remote) -> None:
-    """Its tasks are not known. Without an error, it is named; asked for by its name alone, it has no ledger."""
+    """Its tasks are not known. Without an error, it is named; asked for by its name alone, it has no ledger.
+
+    Offline the same: no sync would bring its tasks. Three jobs with unknown reasons are named, and the others counted.
+    """
     run_job(remote, "job", draw_sets(5), lambda *_: ("E", None, "bad"), status="failed")
     add(remote.jobs, "silent", "failed")
-    for number in range(2):
+    for number in range(5):
         add(
             remote.jobs,
             f"theirs-{number}",
@@ -318,22 +321,24 @@ def test_a_reported_job_counts_with_the_error_of_its_record(cli: Cli, remote: Re
         remote.jobs.update_status(f"theirs-{number}", "failed")
     cli.ok("sync", "-q")
     document = cli.ok("failures", "--json").json
-    assert sorted(document["jobs"]) == ["job", "silent", "theirs-0", "theirs-1"]
-    assert (document["failed"], document["failed_without_reason"]) == (5, 4)
+    assert sorted(document["jobs"]) == ["job", "silent", *(f"theirs-{number}" for number in range(5))]
+    assert (document["failed"], document["failed_without_reason"]) == (5, 10)
     assert document["jobs_without_error"] == ["silent"]
     assert [(one["count"], one["type"], one["tasks"]) for one in document["groups"]] == [
         (5, "E", [0, 1, 2, 3, 4]),
-        (2, "INCOMPLETE", []),
+        (5, "INCOMPLETE", []),
     ]
     ran = cli.ok("failures")
-    head = "5 of 5 tasks of job and 2 jobs without known failed tasks failed, for 2 reasons."
-    assert ran.lines[0] == f"{head} 4 more failed, for reasons that are not known."
+    head = "5 of 5 tasks of job and 5 jobs without known failed tasks failed, for 2 reasons."
+    assert ran.lines[0] == f"{head} 10 more failed, for reasons that are not known."
     assert "1 job failed without a known error: silent.\n" in ran.err
-    assert "the reasons of 2 failed tasks are not known: another program reported them.\n" in ran.err
-    ran = cli.ok("failures", "theirs-1")
-    assert ran.lines[0].startswith("1 job failed, for 1 reason.")
-    assert ran.lines[-1] == "See what is known of a job: mops-jobs status theirs-1"
-    assert "no ledger" in cli("failures", "silent").err
+    assert ran.err.count("the reasons of 2 failed tasks are not known: another program reported them.\n") == 3
+    assert "another program reported them.\nand 2 more jobs\n" in ran.err
+    for flags in ((), ("--offline",)):
+        ran = cli.ok("failures", "theirs-1", *flags)
+        assert ran.lines[0].startswith("1 job failed, for 1 reason.")
+        assert ran.lines[-1] == "See what is known of a job: mops-jobs status theirs-1"
+        assert "no ledger" in cli("failures", "silent", *flags).err
     assert cli.ok("failures", "--name", "silent").lines == ["1 job failed without a known error: silent."]
 
 

@@ -315,11 +315,14 @@ def test_lines_are_chosen_by_their_task(cli: Cli, job: None, flags: tuple[str, .
 
 
 def test_the_ledger_tells_of_tasks_without_an_event(cli: Cli, remote: Remote) -> None:
-    """As a worker that was lost: its attempt is known, once the ledger was read."""
+    """As a worker that was lost: its attempt is known, once the ledger was read. Before, the record counts it."""
     add_job(remote.jobs, "job", [{"params": {"x": number}} for number in range(3)], status="running")
     Writer(remote.store.inner, cli.clock)("a", task=1)
+    remote.jobs.update_progress("job", tasks_failed=1)
     Ledger(remote.store.inner, "job")(attempt(0), attempt(1, "oom"))
-    assert cli.ok("logs", "job", "--failed").out == ""
+    ran = cli.ok("logs", "job", "--failed")
+    assert (ran.out, ran.err.partition(":")[0]) == ("", "Which 1 task of job job failed is not known")
+    assert "or prune has removed them. Run: mops-jobs tasks job\n" in ran.err
     cli.ok("tasks", "job")
     assert cli.ok("logs", "job", "--failed").lines == ["[1] a"]
 

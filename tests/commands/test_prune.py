@@ -51,7 +51,7 @@ def test_pruned_jobs_stay_away_until_their_records_change(
 ) -> None:
     """What ended long ago goes, with its labels; active jobs stay. No sync brings it back, not even a full one.
 
-    Nor does one read its events again.
+    Nor does one read its events again. Lists and counts that lack them say so, and so do its events.
     A record that changes brings its job back. A key that the registry has lost is forgotten. No counter goes back.
     """
     Writer(aged.store.inner, cli.clock, "old-1")("started", "ended")
@@ -60,6 +60,11 @@ def test_pruned_jobs_stay_away_until_their_records_change(
     assert counted[counters.FINISHED] == {("succeeded", ""): 1, ("failed", ""): 2}
     ran = cli.ok("prune", "--older-than", "90d", "--yes")
     assert ran.err == "Removed 2 jobs and 2 events from the cache.\n"
+    note = "Jobs that were pruned from this cache are left out.\n"
+    views = ("list", "summary", "list --status active", "list --json", "summary --json")
+    assert [note in cli.ok(*view.split()).err for view in views] == [True, True, False, False, False]
+    for flags in ((), ("--kind", "log")):
+        assert cli.ok("events", "old-1", *flags).err.endswith(". It was pruned from this cache.\n")
     read: list[str] = []
     get = aged.store.get
     monkeypatch.setattr(aged.store, "get", lambda key: read.append(key) or get(key))
@@ -77,6 +82,7 @@ def test_pruned_jobs_stay_away_until_their_records_change(
     aged.store.delete(key("old-1"))
     cli.ok("sync", "-q")
     assert _asked(cli, "SELECT count(*) FROM pruned_jobs") == 0
+    assert note not in cli.ok("list").err
     assert _counted(cli) == counted
 
 
@@ -254,7 +260,7 @@ def test_a_registry_whose_jobs_were_all_pruned_is_not_empty(cli: Cli) -> None:
     cli.ok("sync", "-q")
     cli.clock.advance(days=100)
     cli.ok("prune", "--older-than", "90d", "--yes")
-    assert cli.ok("list").err == "0 jobs, live\n"
+    assert cli.ok("list").err == "0 jobs, live\nJobs that were pruned from this cache are left out.\n"
 
 
 def test_pruning_a_ledger_names_the_jobs_that_reuse_it(cli: Cli, remote: Remote) -> None:

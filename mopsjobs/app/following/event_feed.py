@@ -17,6 +17,7 @@ from mopsjobs.app.jobs.lost_runners import end_lost_runner_if_possible
 from mopsjobs.app.jobs.reconcile import EngineWatch
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.freshness import FreshnessPolicy
+from mopsjobs.cache.pruning import is_pruned
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries.events import (
     StoredEvent,
@@ -267,6 +268,11 @@ class EventFeed:
     def _has_events(self, job_id: str) -> bool:
         """Return whether the cache has events of a job, whose record may be gone."""
         return bool(self._app.cache.read_cached(lambda cache: has_events(cache, job_id)))
+
+    def is_pruned(self) -> bool:
+        """Return whether the job was pruned from the cache, which takes no events of it."""
+        job_id = self.job_id
+        return job_id is not None and bool(self._app.cache.read_cached(lambda cache: is_pruned(cache, job_id)))
 
     def _check_filled(self, otherwise: StoreUnavailableError | CacheError) -> None:
         """Raise `otherwise` if the cache has no events to show instead."""

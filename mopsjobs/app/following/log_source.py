@@ -28,7 +28,7 @@ from mopsjobs.engines import CLUSTER_ENGINES, open_engine
 from mopsjobs.engines.base import engine_of
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.trust import NotTrustedError
-from mopsjobs.errors import EXIT_DONE, EngineError, OptionError, StoreUnavailableError, exit_code_of
+from mopsjobs.errors import EXIT_DONE, EngineError, OptionError, StoreUnavailableError, command_line, exit_code_of
 from mopsjobs.events.format import DROPPED
 from mopsjobs.registry.status import BEFORE_RUNNING, TERMINAL
 from mopsjobs.utils.text import pluralize, strip_control_characters
@@ -148,7 +148,7 @@ class _LogReader:
             return
         is_active = job is not None and job["status"] not in TERMINAL and not request.follow
         if request.failed and not self._selection.tasks:
-            self._app.out.note(f"No task of job {feed.job_id} is known to have failed{' yet' if is_active else ''}.")
+            self._app.out.note(self._no_failed_task_text(feed, " yet" if is_active else ""))
             return
         is_selected = request.pattern or request.since is not None or self._is_of_tasks
         end = " that match" if is_selected else " yet" if is_active else ""
@@ -157,6 +157,15 @@ class _LogReader:
         if not is_active:  # nothing tells whether it had some
             why = " Prune may have removed some."
         self._app.out.note(f"There are no log lines of job {feed.job_id}{end}.{why}")
+
+    def _no_failed_task_text(self, feed: EventFeed, yet: str) -> str:
+        """Return that no failed task is known, although the record may count some."""
+        count = feed.job and feed.job.get("tasks_failed")
+        if not isinstance(count, int) or not count or self._request.tasks is not None:
+            return f"No task of job {feed.job_id} is known to have failed{yet}."
+        why = "their events or the ledger were not read yet, or prune has removed them"
+        look = command_line("tasks", str(feed.job_id))
+        return f"Which {pluralize(count, 'task')} of job {feed.job_id} failed is not known: {why}. Run: {look}"
 
     def _note_reused(self, job: Mapping[str, object]) -> bool:
         """Name the jobs that ran tasks which a job reuses, if some of the selected ones had no line. Return if so."""

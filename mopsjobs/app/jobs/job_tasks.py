@@ -30,7 +30,7 @@ from mopsjobs.errors import (
     command_line,
 )
 from mopsjobs.registry.job_id import check_job_id
-from mopsjobs.registry.notes import GROWS, metadata_of
+from mopsjobs.registry.notes import GROWS, is_submitted, metadata_of
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.outputs import Sizes
 from mopsjobs.utils.text import join_first, pluralize
@@ -280,14 +280,15 @@ def mirror_ledger(job_id: str, app: App, policy: FreshnessPolicy) -> StoreError 
     ledger = app.cache.read_cached(lambda connection: read_ledger(connection, job_id))
     if not _is_due(ledger, app, policy):
         if ledger is None:
-            raise never_mirrored_error(job_id)
+            now = app.now().timestamp()
+            job = app.cache.read_cached(lambda connection: job_queries.find_exact(connection, job_id, now=now))
+            may_have_some = job is None or is_submitted(job)
+            raise never_mirrored_error(job_id) if may_have_some else _no_ledger_error(job_id)
         return None
     try:
         app.cache.sync_ledger(job_id, full=policy.refresh)
     except NoManifestError:
-        why = "another program reported it, and mops-jobs did not submit it"
-        hint = f"See what was reported of it: {command_line('status', job_id)}"
-        raise NoManifestError(f"Job {job_id} has no ledger of its tasks: {why}.", job_id=job_id, hint=hint) from None
+        raise _no_ledger_error(job_id) from None
     except (StoreUnavailableError, StoreAccessError, CacheError) as error:
         if ledger is None:
             raise
@@ -329,6 +330,13 @@ def absence_text(job: Mapping[str, object], ledger: Ledger) -> str | None:
     if job["is_active"]:
         return "has no ledger so far: its outputs tell which tasks succeeded."
     return "has no ledger: its outputs tell which tasks succeeded. Nothing was measured."
+
+
+def _no_ledger_error(job_id: str) -> NoManifestError:
+    """Return the error for a job that was only reported."""
+    why = "another program reported it, and mops-jobs did not submit it"
+    hint = f"See what was reported of it: {command_line('status', job_id)}"
+    return NoManifestError(f"Job {job_id} has no ledger of its tasks: {why}.", job_id=job_id, hint=hint)
 
 
 def never_mirrored_error(job_id: str, hint: str = "Run the command without --offline.") -> StoreUnavailableError:

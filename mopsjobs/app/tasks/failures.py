@@ -344,18 +344,25 @@ def failures_of_cache(
     if not resumed:
         by_job = {job_id: open_failures(connection, job_id, found) for job_id, found in by_job.items()}
     notes = [
-        *reduce_notes(connection, list(by_job)),
-        *(
+        *_first_notes(reduce_notes(connection, list(by_job))),
+        *_first_notes(
             f"{job_id}: {pluralize(-count, 'task')} {why}."
             if count < 0
             else f"{job_id}: the reasons of {pluralize(count, 'failed task')} are not known: {why}."
-            for job_id, count, why in without_reason[:MAX_NOTES]
+            for job_id, count, why in without_reason
         ),
         *(_family_notes(connection, list(by_job)) if resumed else []),
     ]
     count = sum(max(0, count) for _, count, _ in without_reason)
     groups = merge_groups([*by_job.items(), *by_record.items()])
     return Failures(by_job, groups, unexplained, freshness, [], notes, count)
+
+
+def _first_notes(notes: Iterable[str]) -> list[str]:
+    """Return the notes on the first few jobs, and on how many more jobs there are."""
+    first = [*notes]
+    more = len(first) - MAX_NOTES
+    return [*first[:MAX_NOTES], *([f"and {pluralize(more, 'more job')}"] if more > 0 else [])]
 
 
 def keep_new_failures(new: NewFailures, app: App) -> None:

@@ -415,8 +415,8 @@ def reduce_notes(connection: sqlite3.Connection, job_ids: Sequence[str]) -> list
     rows = connection.execute(
         "SELECT job_id, substr(message, instr(message, ?1)) FROM (SELECT job_id, wanted.key AS place,"
         " json_extract(record, '$.error_message') AS message FROM json_each(?2) AS wanted"
-        " CROSS JOIN job ON job.job_id = wanted.value) WHERE instr(message, ?1) ORDER BY place LIMIT ?3",
-        (REDUCE_TEXT, json.dumps(job_ids), MAX_NOTES),
+        " CROSS JOIN job ON job.job_id = wanted.value) WHERE instr(message, ?1) ORDER BY place",
+        (REDUCE_TEXT, json.dumps(job_ids)),
     )
     return [f"{job_id}: {text}" for job_id, text in rows]
 

@@ -15,6 +15,7 @@ from mopsjobs.cache.job_json import COLUMNS, JSON_ENCODER, job_json, job_text
 from mopsjobs.cache.queries.filters import Condition, Filter, shows_sweeps, where_clauses
 from mopsjobs.cache.sync_state import FULL_GENERATION, get_meta, known_to, read_one_state
 from mopsjobs.errors import JobNotFoundError, RecordError, UsageError, command_line
+from mopsjobs.registry.status import ACTIVE
 
 TYPE_CHECKING = False
 
@@ -246,6 +247,14 @@ def unreadable_warning(connection: sqlite3.Connection) -> list[str]:
         return []
     records = "1 record" if broken == 1 else f"{broken} records"
     return [f"{records} cannot be read; the last good state is shown. See: {command_line('doctor')}"]
+
+
+def pruned_note(connection: sqlite3.Connection, job_filter: Filter) -> list[str]:
+    """Return the note that a view lacks the pruned jobs, if this cache has pruned some and they might pass a filter."""
+    if job_filter.statuses is not None and job_filter.statuses <= ACTIVE:
+        return []
+    some = connection.execute("SELECT 1 FROM pruned LIMIT 1").fetchone()
+    return [] if some is None else ["Jobs that were pruned from this cache are left out."]
 
 
 def remarks(connection: sqlite3.Connection, job_id: str) -> list[str]:

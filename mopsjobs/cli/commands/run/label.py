@@ -6,9 +6,8 @@ import argparse
 
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.job_arguments import job_filter
-from mopsjobs.cache.pruning import count_pruned
 from mopsjobs.cache.queries import filters
-from mopsjobs.cache.queries.jobs import list_jobs
+from mopsjobs.cache.queries.jobs import list_jobs, pruned_note
 from mopsjobs.cache.rows import job_json_from_state
 from mopsjobs.cli.flags import full_id_type, parse_label_changes
 from mopsjobs.cli.record_flags import report_result
@@ -85,11 +84,9 @@ def _change_matching(args: argparse.Namespace, app: App, labels: dict[str, str],
         except MopsJobsError as error:
             problems.append(str(error))
     summed = f"{pluralize(len(changed), 'job')} changed." if job_ids else "No job matches; no label was changed."
-    if pruned := app.cache.read_cached(count_pruned):
-        summed += f" {pluralize(pruned, 'job')} that the cache has pruned: not looked at."
     return Result(
         JsonLines([job_json_from_state(state, now=now) for state in changed]) if args.json else None,
-        notes=[summed],
+        notes=[summed, *(app.cache.read_cached(lambda cache: pruned_note(cache, chosen)) or [])],
         warnings=problems,
         exit_code=EXIT_PARTLY_DONE if problems else 0,
     )

@@ -71,8 +71,12 @@ def run(args: argparse.Namespace, app: App) -> Result:
         feed.sync_if_possible()
         for page in feed.pages(after):
             show(page)
-    if kinds and not has_shown and args.since is None:
-        app.out.note(f"There are no events of kind {' or '.join(sorted(kinds))}.")
+    if not has_shown and args.since is None:
+        of_kind = f" of kind {' or '.join(sorted(kinds))}" if kinds else ""
+        if feed.is_pruned():
+            app.out.note(f"There are no events of job {feed.job_id}{of_kind}. It was pruned from this cache.")
+        elif kinds:
+            app.out.note(f"There are no events{of_kind}.")
     return Result()
 
 

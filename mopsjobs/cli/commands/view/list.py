@@ -105,6 +105,8 @@ def run(args: argparse.Namespace, app: App) -> Result:
         if archived:
             hidden = f"{pluralize(archived, 'archived job')} not shown; to see"
             result.notes = [*result.notes, f"{hidden}: {command_line('list --label archived')}"]
+        if args.form is None:
+            result.notes = [*result.notes, *job_queries.pruned_note(connection, job_filter)]
         result.warnings = [*result.warnings, *job_queries.unreadable_warning(connection)]
         result.exit_code = freshness.exit_code
         return result

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
         if args.json:
             return Result(Document(summary), warnings=warnings, exit_code=freshness.exit_code)
         _show(summary, app)
-        notes = [f"Data: {freshness.describe_with_staleness()}"]
+        notes = [*job_queries.pruned_note(cache, job_filter), f"Data: {freshness.describe_with_staleness()}"]
         return Result(warnings=warnings, notes=notes, exit_code=freshness.exit_code)
 
     return app.cache.read(view, freshness_policy(args))
