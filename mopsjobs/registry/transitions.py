@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 from mopsjobs.errors import InvalidTransitionError, RecordError, TerminalStateError, UsageError
 from mopsjobs.registry.job_id import check_new_job_id
@@ -281,8 +281,8 @@ def with_shard(state: JobState, shard: int, shards: int, report: ShardReport, at
     """Return `state` with the report of a shard, and the sums over all shards.
 
     Counts of shards that the job no longer has are removed, since other shards have their tasks now. A report with
-    `is_least` never lowers the completed tasks of the record. Then it is only a sign of life. With any, the job neither
-    waits nor is suspect.
+    `is_least` never lowers the completed tasks of the record, and that of a slower runner never those of a done shard.
+    Then it is only a sign of life. With any, the job neither waits nor is suspect.
     """
     heartbeat_at = state.heartbeat_at if report.is_relayed else at
     own = [report.completed, report.failed, int(report.is_done)]
@@ -295,7 +295,7 @@ def with_shard(state: JobState, shard: int, shards: int, report: ShardReport, at
         usage=MappingProxyType(with_usage(state.usage, str(shard), report.usage)),
         forecast=MappingProxyType(_forecasts(state, shard, report, is_complete=len(by_shard) >= shards)),
     )
-    if report.is_least and completed < state.tasks_completed:
+    if _is_slower(state, shard, shards, report) or (report.is_least and completed < state.tasks_completed):
         return state.evolve(heartbeat_at=heartbeat_at)
     if report.precision is not None:
         state = _with_precision(state, shard, shards, report.precision)
@@ -310,6 +310,16 @@ def with_shard(state: JobState, shard: int, shards: int, report: ShardReport, at
         tasks_failed=failed,
         heartbeat_at=heartbeat_at,
     )
+
+
+def _is_slower(state: JobState, shard: int, shards: int, report: ShardReport) -> bool:
+    """Return whether a report comes from a slower runner of a done shard, the tasks of which have all ended.
+
+    What a done shard has counted is stored. In a launch with another number of shards, it has another number of tasks.
+    """
+    completed, failed, is_done = cast("Sequence[int]", state.shards.get(str(shard), (0, 0, 0)))
+    has_all = completed + failed == len(range(shard, state.tasks_total, shards))
+    return bool(is_done) and has_all and report.completed < completed
 
 
 def _with_growth(state: JobState, growth: Growth) -> JobState:

@@ -254,6 +254,27 @@ def test_the_counts_of_a_growing_job_never_become_less(bench: Bench) -> None:
     assert (job.tasks_completed, job.tasks_failed, dict(job.shards)) == (3, 0, {"0": [3, 0, 1], "1": [0, 0, 1]})
 
 
+@pytest.mark.parametrize(
+    ("shards", "before", "late", "expected"),
+    [
+        (2, ShardReport(3, 0, is_done=True), ShardReport(2, 0), [3, 0, 1]),
+        (2, ShardReport(3, 0, is_done=True), ShardReport(1, 2, is_done=True), [3, 0, 1]),
+        (2, ShardReport(2, 1, is_done=True), ShardReport(2, 0), [2, 0, 0]),  # its failed task is tried again
+        (2, ShardReport(3, 0), ShardReport(2, 0), [2, 0, 0]),
+        (4, ShardReport(3, 0, is_done=True), ShardReport(1, 0), [1, 0, 0]),  # it has fewer tasks in this launch
+    ],
+)
+def test_a_slower_runner_lowers_no_count_of_a_done_shard(
+    bench: Bench, shards: int, before: ShardReport, late: ShardReport, expected: list[int]
+) -> None:
+    """Its report is a sign of life. So it does not keep the last shard from ending the job."""
+    bench.registry.register_job("a", tasks_total=6)
+    bench.registry.report_shard("a", 0, 2, before)
+    bench.now += timedelta(minutes=1)
+    job = bench.registry.report_shard("a", 0, shards, late)
+    assert (job.shards, job.tasks_completed, job.heartbeat_at) == ({"0": expected}, expected[0], bench.now.isoformat())
+
+
 @pytest.mark.parametrize("method", UPDATES)
 def test_a_mirror_is_told_of_each_write_once_with_what_was_written(bench: Bench, method: str) -> None:
     """Key, bytes and version are those that the store has, also when races were lost before."""
