@@ -708,9 +708,7 @@ class _Run:
         if not is_last:
             return state
         reduce_error = reduced and reduced.error
-        ended = validate(
-            self._store, self._registry, state.job_id, first_error=error, early=early, reduce_error=reduce_error
-        )
+        ended = validate(self._store, self._registry, state, first_error=error, early=early, reduce_error=reduce_error)
         return ended.state
 
     def _is_last(self, state: JobState | None) -> bool:
@@ -830,7 +828,7 @@ class _Run:
         if self._shard.drop is not None:
             self._registry.update_fields(job_id, error_message=text)
         elif not isinstance(error, StoreError) and find_complete_tasks(self._store, self._manifest).count:
-            validate(self._store, self._registry, job_id, first_error=text)
+            validate(self._store, self._registry, self._registry.require_job(job_id), first_error=text)
         else:
             code = "STORE" if isinstance(error, StoreError) else "ENGINE" if isinstance(error, EngineError) else "MODEL"
             self._registry.finalize_job(job_id, JobStatus.FAILED, error_info={"code": code, "message": text})

@@ -97,7 +97,7 @@ class Validation(NamedTuple):
 def validate(
     store: VersionedStore,
     registry: JobRegistry,
-    job_id: str,
+    judged: JobState,
     *,
     first_error: str | None = None,
     early: EarlyEnd | None = None,
@@ -107,12 +107,14 @@ def validate(
 ) -> Validation:
     """Compare a job's outputs with its manifest, and end the job accordingly: for a runner that reports its end.
 
-    The record of a job that has ended does not change: such a job is only compared.
+    The record of a job that has ended does not change: such a job is only compared. A slower runner of a shard may
+    report meanwhile. So the end counts the outputs, and the failed tasks of `judged`.
 
     Args:
         store: where manifest and outputs are.
         registry: where the record is.
-        job_id: a job; to end it, one whose tasks have all been tried, or that has to end before.
+        judged: the record; to end the job, one from which it follows that its tasks have all been tried, or that it has
+            to end before.
         first_error: the error for the record, if outputs are missing.
         early: why the job ends before all its tasks were tried; None if they were.
         reduce_error: the first error of the reduce function.
@@ -125,14 +127,14 @@ def validate(
         InvalidTransitionError: if the job cannot be validated in its present status.
         StoreError: if the comparison failed. The job stays `validating`, and can be validated again.
     """
+    job_id, state = judged.job_id, judged
     manifest = load_manifest(store, job_id)
-    state = registry.require_job(job_id)
     if may_end and not state.is_terminal:
-        state = _update_unless_ended(registry, job_id, {"new_status": JobStatus.VALIDATING, **_begin_fields(state)})
+        state = _update_unless_ended(registry, job_id, {"new_status": JobStatus.VALIDATING, **_begin_fields(judged)})
     found = _compare(store, manifest, sizes_of)
     if may_end and not state.is_terminal:
-        fields = _end_fields(state, manifest, found, _Reasons(first_error, early, reduce_error))
-        state = _update_unless_ended(registry, job_id, fields)
+        fields = _end_fields(judged, manifest, found, _Reasons(first_error, early, reduce_error))
+        state = _update_unless_ended(registry, job_id, fields | _counts(found, judged.tasks_failed))
     return _result(state, manifest, found)
 
 
@@ -186,12 +188,10 @@ def end_by_outputs(
         if not is_cancelled:
             reasons = _Reasons(first_error, early, None)
             fields |= _begin_fields(judged) | _end_fields(judged, manifest, found, reasons)
-        verified, total = found.completeness.count, found.completeness.expected
         lacking = _failed_tasks(manifest, found, failed or {})
-        n_failed = min(max(judged.tasks_failed, len(lacking)), total - verified)
         decided = [number for number, has_failed in lacking.items() if has_failed]
         fields |= _precision_fields(judged, manifest, found, decided)
-        fields |= {"tasks_total": total, "tasks_completed": verified, "tasks_failed": n_failed}
+        fields |= _counts(found, max(judged.tasks_failed, len(lacking)))
         final_status = fields.pop("new_status")
         try:
             state = registry.infer_end(judged, final_status, used, **fields)
@@ -210,7 +210,7 @@ def _failed_tasks(manifest: Manifest, found: _Comparison, failed: Mapping[int, b
 def _precision_fields(
     state: JobState, manifest: Manifest, found: _Comparison, failed: Collection[int] | None
 ) -> dict[str, Any]:
-    """Return the tasks and the precision that the record of an adaptive study has at its end.
+    """Return the precision that the record of an adaptive study has at its end.
 
     Args:
         state: the record.
@@ -220,16 +220,10 @@ def _precision_fields(
     """
     if manifest.study.precision is None:
         return {}
-    verified, total = found.completeness.count, found.completeness.expected
     record = precision_record(manifest.study, found.completeness.judgements, failed or ())
     if failed is None and (told := precision_counts(state.metadata)) is not None:
         record["failed"] = told["failed"]
-    return {
-        "tasks_total": total,
-        "tasks_completed": verified,
-        "tasks_failed": min(state.tasks_failed, total - verified),
-        "metadata": {PRECISION: record},
-    }
+    return {"metadata": {PRECISION: record}}
 
 
 def _begin_fields(state: JobState) -> dict[str, Any]:
@@ -281,7 +275,7 @@ class _Reasons(NamedTuple):
 
 
 def _end_fields(state: JobState, manifest: Manifest, found: _Comparison, reasons: _Reasons) -> dict[str, Any]:
-    """Return the status at the end of a job, and the other fields of its record."""
+    """Return the status at the end of a job, and the other fields of its record but `_counts`."""
     completeness, due = found.completeness, found.due
     verified, total = completeness.count, completeness.expected
     if manifest.stopped is not None:
@@ -295,7 +289,6 @@ def _end_fields(state: JobState, manifest: Manifest, found: _Comparison, reasons
         "missing_outputs": list(itertools.islice(_missing_outputs(manifest, completeness, due), NAMED_MISSING)),
         "validation_completed_at": record_time(utc_now()),
         "results_path": results_prefix(manifest.job_id),
-        **_counts(state, verified, total),
         **_precision_fields(state, manifest, found, None if reasons.early else missing_tasks(manifest, completeness)),
         **({} if is_complete else _error_fields(manifest, completeness, due, reasons)),
     }
@@ -337,11 +330,12 @@ def _error_fields(
     return {"error_message": "; ".join(parts), "error_code": code}
 
 
-def _counts(state: JobState, verified: int, total: int) -> dict[str, int]:
-    """Return the counts of tasks for the record, if more are complete than its runner has reported before it was lost.
+def _counts(found: _Comparison, failed: int) -> dict[str, int]:
+    """Return the counts of tasks that a record has at its end.
 
-    A task that failed in its last run may have the outputs of an earlier one.
+    Args:
+        found: the outputs.
+        failed: tasks that have failed in their last run. Some may have the outputs of another one.
     """
-    if verified <= state.tasks_completed:
-        return {}
-    return {"tasks_completed": verified, "tasks_failed": min(state.tasks_failed, total - verified)}
+    verified, total = found.completeness.count, found.completeness.expected
+    return {"tasks_total": total, "tasks_completed": verified, "tasks_failed": min(failed, total - verified)}

@@ -115,7 +115,7 @@ def test_lost_outputs_that_asked_for_more_tasks_are_told(cli: Cli, remote: Remot
     manifest = add_job(remote.jobs, "job", [{"sd": 50.0}], n_replicates=REPLICATES)
     for number in range(8):
         leave_output(remote.jobs, manifest, number, peak=50.0 * number)
-    validate(remote.store.inner, remote.jobs, "job")
+    validate(remote.store.inner, remote.jobs, remote.jobs.require_job("job"))
     note = f"The record counts {remote.jobs.require_job('job').tasks_total} tasks, the outputs ask for 4"
     for key in list(remote.store.inner.list_keys("results/")):
         remote.store.inner.delete(key)

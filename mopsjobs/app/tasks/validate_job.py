@@ -66,7 +66,7 @@ def validate_job(name: str, app: App) -> ValidatedJob:
     if is_delivered and not is_at_work:
         found = infer_end(state, RunnerEnd(), session, sizes_of)
     else:
-        found = validate(app.store, app.registry, state.job_id, may_end=False, sizes_of=sizes_of)
+        found = validate(app.store, app.registry, state, may_end=False, sizes_of=sizes_of)
     can_resume = found.has_lost_outputs and not read_later_jobs(app.registry, found.state).jobs
     lost = found.state.tasks_verified - found.tasks_verified if found.has_lost_outputs else 0
     with contextlib.suppress(MopsJobsError):  # the views that follow tell it too

@@ -20,6 +20,7 @@ from mopsjobs.ledger.environment import Environment, EnvironmentNotes, environme
 from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.keys import NAMES_NAME
 from mopsjobs.registry.notes import OWN_WRITE, own_write_text
+from mopsjobs.registry.transitions import ShardReport
 from mopsjobs.runner.reducer import ReduceEnd, Reducer
 from mopsjobs.runner.reporter import Counts, Reporter
 from mopsjobs.runner.shard import Shard, TaskProgress
@@ -203,6 +204,27 @@ def test_the_job_does_not_end_before_its_last_shard(bench: Bench) -> None:
     for number, (status, count) in enumerate([("running", 1), ("running", 2), ("succeeded", 2)]):
         ran, _ = bench.work(str(number), number=number, shards=3, workers=1)
         assert (ran.status, bench.record().tasks_completed) == (status, count)
+
+
+@pytest.mark.parametrize(
+    ("failing", "late"),
+    [(0, ShardReport(3, 0)), (0, ShardReport(3, 1, is_done=True)), (1, ShardReport(2, 0)), (1, ShardReport(3, 0))],
+)
+def test_the_counts_of_an_end_are_not_those_of_a_slower_runner(bench: Bench, failing: int, late: ShardReport) -> None:
+    """Two pods run a shard after a node was lost. The slower one reports when the outputs have been listed."""
+    sets = sets_of(4)
+    sets[0]["fail"] = bool(failing)
+    bench.given(sets)
+    reported = list[str]()
+
+    def report() -> None:
+        if bench.record().shards.get("0") == [4 - failing, failing, 1]:
+            reported.append(bench.registry.report_shard("job", 0, 1, late).status)
+
+    bench.line.after_listing = report
+    bench.work()
+    assert reported == ["validating"]
+    assert bench.counts() == ("partial" if failing else "succeeded", 4 - failing, failing, 4 - failing)
 
 
 def test_a_job_begun_in_shards_can_be_ended_by_one_runner_alone(bench: Bench) -> None:
