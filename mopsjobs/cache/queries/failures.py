@@ -394,12 +394,19 @@ class FailedJob(NamedTuple):
     """Whether no more is known of them by now."""
 
 
+_HAS_ENDED_BADLY = (
+    "(status IN ('failed', 'partial') AND NOT (json_type(record, '$.metadata.n_deferred_tasks') IS 'integer'"
+    f" AND tasks_completed >= job.tasks_total AND NOT instr(coalesce(error, ''), '{REDUCE_TEXT}')))"
+)
+"""The condition for a job with an error of its own: another one has only left tasks to a later resume."""
+
+
 def read_failed_jobs(connection: sqlite3.Connection, job_ids: Sequence[str]) -> list[FailedJob]:
     """Return these jobs, in their order."""
     rows = connection.execute(
         "SELECT job.job_id, owner, NOT is_active, coalesce(ended_ts, changed_ts),"  # noqa: S608 - constant names
-        f" status IN ('failed', 'partial') OR coalesce({_HAVE_FAILED_TASKS}, 0),"
-        " iif(status IN ('failed', 'partial'), error, NULL), job.tasks_total,"
+        f" {_HAS_ENDED_BADLY} OR coalesce({_HAVE_FAILED_TASKS}, 0),"
+        f" iif({_HAS_ENDED_BADLY}, error, NULL), job.tasks_total,"
         " json_type(record, '$.metadata.bundle') IS NOT NULL, json_extract(record, '$.updated_at'),"
         " ledger.job_id IS NOT NULL"
         " FROM json_each(?) AS wanted CROSS JOIN job ON job.job_id = wanted.value LEFT JOIN ledger USING (job_id)"
