@@ -347,7 +347,7 @@ class Manifest:
             if "reduce" in document:
                 study = {**study, "reduce": document["reduce"]}
             grows = _parse_grows(document.get("grows"))
-            study = parse_study(study, "in the manifest", may_grow=grows is not None, is_stored=True)
+            study = parse_study(study, "in the manifest", may_grow=grows is not None)
             return cls(
                 job_id=document["job_id"],
                 study=study,

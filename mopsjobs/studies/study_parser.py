@@ -107,14 +107,13 @@ def read_file(path: str, what: str) -> bytes:
         raise UsageError(f"Cannot read the {what} {path}: {error.strerror}.") from None
 
 
-def parse_study(document: object, source: str = "", *, may_grow: bool = False, is_stored: bool = False) -> Study:
+def parse_study(document: object, source: str = "", *, may_grow: bool = False) -> Study:
     """Make a study of a JSON document.
 
     Args:
         document: the document.
         source: where it is from, for an error.
         may_grow: whether its sets may be an empty list, to which others are added later.
-        is_stored: whether it is that of a job, which may ask for a precision that it cannot reach.
 
     Raises:
         StudyError: if it is invalid. The message names every wrong field and what is expected there.
@@ -131,7 +130,7 @@ def parse_study(document: object, source: str = "", *, may_grow: bool = False, i
         study = _parse(document, problems, may_grow=may_grow)
     except RecursionError:  # YAML may contain itself
         problems = ["nested too deeply"]
-    if study is not None and study.precision is not None and not is_stored:
+    if study is not None and study.precision is not None:
         worst = max(study.precision.until, key=lambda target: target.least, default=None)
         if not problems and worst is not None and worst.least > study.precision.max:
             interval = f"the {100 * worst.confidence:g} % interval of {worst.name}"

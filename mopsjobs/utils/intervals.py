@@ -227,10 +227,10 @@ def quantile_interval(values: Sequence[float], share: float, confidence: float) 
 
 
 def least_sample(share: float, confidence: float) -> int:
-    """Return the fewest values that have an interval of this quantile; see `quantile_interval`."""
+    """Return the fewest values that have an interval of this quantile, at most 2^30; see `quantile_interval`."""
     share, tail = min(share, 1 - share), (1 - confidence) / 2  # the rarer side has the lower rank
     high = 1
-    while _rank(high, share, tail) <= FURTHER:
+    while high < 2**30 and _rank(high, share, tail) <= FURTHER:
         high *= 2
     return bisect_left(range(high), FURTHER + 1, key=lambda n: _rank(n, share, tail))
 

@@ -51,7 +51,7 @@ def test_pruned_jobs_stay_away_until_their_records_change(
 ) -> None:
     """What ended long ago goes, with its labels; active jobs stay. No sync brings it back, not even a full one.
 
-    Nor does one read its events again. Lists and counts that lack them say so, and so do its events.
+    Nor does one read its events again. Empty lists and counts that lack them say so, and so do its events.
     A record that changes brings its job back. A key that the registry has lost is forgotten. No counter goes back.
     """
     Writer(aged.store.inner, cli.clock, "old-1")("started", "ended")
@@ -61,8 +61,8 @@ def test_pruned_jobs_stay_away_until_their_records_change(
     ran = cli.ok("prune", "--older-than", "90d", "--yes")
     assert ran.err == "Removed 2 jobs and 2 events from the cache.\n"
     note = "Jobs that were pruned from this cache are left out.\n"
-    views = ("list", "summary", "list --status active", "list --json", "summary --json")
-    assert [note in cli.ok(*view.split()).err for view in views] == [True, True, False, False, False]
+    views = ("list --label no=such", "summary", "list", "list --status active", "list --json", "summary --json")
+    assert [note in cli.ok(*view.split()).err for view in views] == [True, True, False, False, False, False]
     for flags in ((), ("--kind", "log")):
         assert cli.ok("events", "old-1", *flags).err.endswith(". It was pruned from this cache.\n")
     read: list[str] = []

@@ -91,6 +91,10 @@ def test_the_least_sample_is_the_first_with_an_interval(share: float, confidence
     assert quantile_interval(range(least - 1), share, confidence) is None
 
 
+def test_a_quantile_beyond_all_samples_has_no_interval_in_reach() -> None:
+    assert least_sample(1e-20, 0.95) == 2**30
+
+
 def test_numbers_that_are_not_finite_are_counted_and_left_out() -> None:
     assert summarize([1.0, math.nan, 3.0, math.inf, -math.inf])[:3] == (2, 3, 2.0)
     assert summarize([math.nan]) == (0, 1, None, None, None)

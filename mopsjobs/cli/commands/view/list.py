@@ -105,7 +105,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
         if archived:
             hidden = f"{pluralize(archived, 'archived job')} not shown; to see"
             result.notes = [*result.notes, f"{hidden}: {command_line('list --label archived')}"]
-        if args.form is None:
+        if args.form is None and page.total == 0:  # a cache that cron prunes would tell it each time
             result.notes = [*result.notes, *job_queries.pruned_note(connection, job_filter)]
         result.warnings = [*result.warnings, *job_queries.unreadable_warning(connection)]
         result.exit_code = freshness.exit_code
