@@ -113,8 +113,7 @@ def validate(
     Args:
         store: where manifest and outputs are.
         registry: where the record is.
-        judged: the record; to end the job, one from which it follows that its tasks have all been tried, or that it has
-            to end before.
+        judged: the record. To end the job, it has to tell that all its tasks have been tried, or that it ends before.
         first_error: the error for the record, if outputs are missing.
         early: why the job ends before all its tasks were tried; None if they were.
         reduce_error: the first error of the reduce function.
