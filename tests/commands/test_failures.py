@@ -402,3 +402,6 @@ def test_failures_of_a_family_say_which_tasks_they_count(cli: Cli, remote: Remot
     assert note in ran.err
     assert note in cli.ok("failures", "--resumed").err.replace("job.2, job", "job, job.2")
     assert cli.ok("failures").lines[0] == "1 of 2 tasks of job.2 failed, for 1 reason."
+    ran = cli.ok("failures", "--status", "failed")
+    assert ran.lines == ["No task has failed."]
+    assert "The failures of 1 job are left out: a resume has taken them up (--resumed).\n" in ran.err

@@ -207,7 +207,16 @@ def failures_of_filter(job_filter: Filter, limit: int, app: App, policy: Freshne
         warnings.append(f"{older} with failed tasks left out (--limit 0 reads all).")
     failures = _read(dict.fromkeys(job_ids), app, known, warnings, resumed=resumed)
     failures.freshness.exit_code = freshness.exit_code
+    if not failures.groups:
+        failures.notes.extend(app.cache.read_cached(lambda cache: _left_out(cache, job_filter, total)) or ())
     return failures
+
+
+def _left_out(connection: sqlite3.Connection, job_filter: Filter, count: int) -> list[str]:
+    """Return notes on what an answer without failed tasks leaves out. `count` of its jobs may have some."""
+    taken_up = jobs_with_failures(connection, job_filter, 1, resumed=True)[1] - count
+    note = f"The failures of {pluralize(taken_up, 'job')} are left out: a resume has taken them up (--resumed)."
+    return [*([note] if taken_up else []), *job_queries.pruned_note(connection, job_filter)]
 
 
 def counts_by_record(connection: sqlite3.Connection, job_id: str) -> bool:
