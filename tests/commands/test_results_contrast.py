@@ -16,6 +16,7 @@ import pytest
 
 import mopsjobs
 from mopsjobs.utils.schemas import load_schema
+from support.cli import key
 from support.ledgers import Ledger, add_job, attempt, leave_output, leave_scalars
 
 if TYPE_CHECKING:
@@ -173,6 +174,11 @@ def test_jobs_are_compared_by_id_label_and_scenario(cli: Cli, jobs: JobRegistry)
         document = cli.ok("results", "a", "b", "--contrast", f"{name}={values}", "--json").json
         assert [pair["loss.difference"] for pair in document["pairs"]] == [0.5, 2.5]
         assert document["overall"][0]["sets"] == 2
+    record = jobs.store.get(key("a"))
+    assert record is not None
+    jobs.store.put(key("a"), record.value.replace(b'"a-2"', b"5"), record.version)  # by another program
+    cli.ok("sync", "--full", "-q")
+    assert cli("results", "a", "b", "--contrast", "scenario=5,b-2").code == 2
 
 
 def test_a_parameter_that_only_tells_two_jobs_apart_is_what_is_compared(cli: Cli, jobs: JobRegistry) -> None:

@@ -20,6 +20,7 @@ from mopsjobs.app.tasks.results_table import SUCCEEDED
 from mopsjobs.cache.queries.task_filters import WAITING
 from mopsjobs.errors import UsageError
 from mopsjobs.ledger.attempt import FAILED_OUTCOMES
+from mopsjobs.registry.notes import metadata_of
 from mopsjobs.utils.intervals import Difference, difference_of, mean_difference, mean_text
 from mopsjobs.utils.table_files import Column, free_name
 from mopsjobs.utils.text import cut_to_length, did_you_mean, join_first, pluralize
@@ -344,8 +345,8 @@ def _without(places: Sequence[int], side: Mapping[str, Any]) -> dict[str, Any]:
 def _facts(family: Sequence[JobTasks]) -> dict[str, list[str]]:
     """Return what a contrast of jobs may name: their ids, and labels and scenario of the newest."""
     newest: Any = family[0].job
-    scenario = newest["metadata"].get("scenario")
-    named = newest["labels"] if scenario is None else {OF_STUDIES: scenario, **newest["labels"]}
+    scenario = metadata_of(newest).get(OF_STUDIES)
+    named = {OF_STUDIES: scenario, **newest["labels"]} if isinstance(scenario, str) else newest["labels"]
     return {name: [value] for name, value in named.items()} | {OF_JOBS: [job.job_id for job in family]}
 
 
