@@ -59,6 +59,9 @@ LAUNCH_FAILED = "LAUNCH"
 RUNNER_LOST = "LOST"
 """The error code of a job whose runner ended without a word."""
 
+REDUCE_TEXT = "the reduce function "
+"""How the error of a record names that function, where it has failed or left no outputs."""
+
 INTERRUPTED = "INTERRUPTED"
 """The error code of a job whose runner was stopped by a signal, and was not started again."""
 

@@ -15,7 +15,7 @@ from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.notes import PRECISION
 from mopsjobs.registry.precision_counts import precision_counts
-from mopsjobs.registry.status import JobStatus
+from mopsjobs.registry.status import REDUCE_TEXT, JobStatus
 from mopsjobs.registry.transitions import is_correctable
 from mopsjobs.registry.usage import ShardUsage
 from mopsjobs.store.base import VersionedStore
@@ -55,9 +55,6 @@ SAMPLER = "SAMPLER"
 
 REDUCE = "REDUCE"
 """The error code of a job whose tasks are all complete, and whose reduce function has not left its outputs."""
-
-REDUCE_TEXT = "the reduce function "
-"""How an error of a record names that function."""
 
 EARLY_CODES = (FIRST, FAILURES, BUDGET, TARGET, SAMPLER)
 

@@ -13,9 +13,10 @@ import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mopsjobs.cache.queries.filters import IS_NOT_RESUMED, LATER_JOBS, Filter, where_clauses
+from mopsjobs.cache.queries.filters import DEFERS, IS_NOT_RESUMED, LATER_JOBS, Filter, where_clauses
 from mopsjobs.cache.queries.ledgers import IS_FAILED, Ledger, read_ledger
 from mopsjobs.cache.stored_study import StoredStudy, find_duplicates
+from mopsjobs.registry.status import REDUCE_TEXT
 from mopsjobs.studies.separating import Finding, Separation, SetOutcomes, find_suspicion
 from mopsjobs.utils.ranges import is_in_ranges
 
@@ -49,9 +50,6 @@ MAX_COMPARED_BYTES = 100_000_000
 
 MAX_COMPARED_GROUPS = 20
 """Groups of a job whose conditions are searched, the largest ones."""
-
-REDUCE_TEXT = "the reduce function "
-"""How the error of a record names that function; see `studies.validation`."""
 
 MAX_NOTES = 3
 
@@ -395,7 +393,7 @@ class FailedJob(NamedTuple):
 
 
 _HAS_ENDED_BADLY = (
-    "(status IN ('failed', 'partial') AND NOT (json_type(record, '$.metadata.n_deferred_tasks') IS 'integer'"
+    f"(status IN ('failed', 'partial') AND NOT ({DEFERS.format(job='job')}"
     f" AND tasks_completed >= job.tasks_total AND NOT instr(coalesce(error, ''), '{REDUCE_TEXT}')))"
 )
 """The condition for a job with an error of its own: another one has only left tasks to a later resume."""

@@ -51,10 +51,15 @@ PHASES = {
 The last one is written so that no partial index fits it: the index of another condition is better.
 """
 
-_CHILDREN = (
+DEFERS = (
     # A text is more than any number in SQL, and the metadata of a record may be anything.
-    "SELECT child.job_id, json_type(child.record, '$.metadata.n_deferred_tasks') IS 'integer'"
-    " AND json_extract(child.record, '$.metadata.n_deferred_tasks') > 0 FROM {before} job AS child"
+    "json_type({job}.record, '$.metadata.n_deferred_tasks') IS 'integer'"
+    " AND json_extract({job}.record, '$.metadata.n_deferred_tasks') > 0"
+)
+"""The condition for a job that leaves tasks to a later resume."""
+
+_CHILDREN = (
+    f"SELECT child.job_id, {DEFERS.format(job='child')} FROM {{before}} job AS child"  # noqa: S608 - constant texts
     " WHERE child.status != 'cancelled' AND child.parent_job_id = {parent}"
 )
 
