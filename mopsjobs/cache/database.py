@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from mopsjobs.errors import CacheError, UsageError
 from mopsjobs.utils.sqlite_file import connect, create, creation_lock
 
-SCHEMA_VERSION = 25
+SCHEMA_VERSION = 26
 """`PRAGMA user_version` of a cache whose tables are those of schema.sql."""
 
 NEW_SCHEMA = os.path.join(os.path.dirname(os.path.abspath(__file__)), "schema.sql")

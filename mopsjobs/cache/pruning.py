@@ -1,8 +1,8 @@
 """Prune the cache: remove old jobs from it and keep them out, although the registry still has them.
 
-Of a pruned job the cache keeps its key and version. A sync treats that version as known; once the record changes, the
-job comes back. So does the parent of a job that the cache has: a family is pruned as one. A key that the registry no
-longer has is forgotten. See docs/decisions/0022-sums-counters-and-pruning.md.
+Of a pruned job the cache keeps key, version and parent. A sync treats that version as known; once the record changes,
+the job comes back. So do parent and children of a job that the cache has: a family is pruned as one. A key that the
+registry no longer has is forgotten. See docs/decisions/0022-sums-counters-and-pruning.md.
 """
 
 from __future__ import annotations
@@ -101,22 +101,22 @@ def prune(connection: sqlite3.Connection, ended_before: float) -> PruneResult:
     while True:
         with transaction(connection):
             rows = connection.execute(
-                f"SELECT key, version, job_id FROM job WHERE {_ENDED_BEFORE}"  # noqa: S608 - constant names
+                f"SELECT key, version, parent_job_id, job_id FROM job WHERE {_ENDED_BEFORE}"  # noqa: S608 - constant names
                 " AND job_id NOT IN kept LIMIT ?2",
                 (ended_before, BATCH),
             ).fetchall()
-            ids = [(job_id,) for _, _, job_id in rows]
+            ids = [(job_id,) for *_, job_id in rows]
             connection.executemany(
-                "INSERT OR REPLACE INTO pruned (key, version) VALUES (?, ?)",
-                [(key, version) for key, version, _ in rows],
+                "INSERT OR REPLACE INTO pruned (key, version, parent_job_id) VALUES (?, ?, ?)",
+                [row[:3] for row in rows],
             )
             connection.executemany(
                 "DELETE FROM event_chunk WHERE name IN (SELECT chunk FROM event WHERE job_id = ?)", ids
             )
             events += connection.executemany("DELETE FROM event WHERE job_id = ?", ids).rowcount if ids else 0
             connection.executemany("DELETE FROM job_label WHERE job_id = ?", ids)
-            delete_ledgers(connection, [job_id for _, _, job_id in rows])
-            with totals.track_changes(connection, [key for key, _, _ in rows]):
+            delete_ledgers(connection, [job_id for *_, job_id in rows])
+            with totals.track_changes(connection, [key for key, *_ in rows]):
                 connection.executemany("DELETE FROM job WHERE job_id = ?", ids)
         jobs += len(rows)
         if len(rows) < BATCH:
@@ -163,16 +163,20 @@ def is_pruned(connection: sqlite3.Connection, job_id: str) -> bool:
     return row.fetchone() is not None
 
 
-def pruned_parents(connection: sqlite3.Connection) -> set[str]:
-    """Return the pruned jobs that a job of the cache continues: it was resumed after they were pruned."""
+def pruned_relatives(connection: sqlite3.Connection, job_id: str | None = None) -> set[str]:
+    """Return the pruned parents and children of the jobs in the cache, or of one: they come back with it."""
     if (around := _around_id(connection)) is None:
         return set()
-    parents = connection.execute(
-        "SELECT DISTINCT parent_job_id FROM job WHERE parent_job_id IS NOT NULL"
-        " AND EXISTS (SELECT 1 FROM pruned WHERE key = ? || parent_job_id || ?)",
-        around,
+    of_job = "" if job_id is None else " AND job.job_id = ?3"
+    relatives = connection.execute(
+        "SELECT parent_job_id FROM job WHERE parent_job_id IS NOT NULL"  # noqa: S608 - constant texts
+        f" AND EXISTS (SELECT 1 FROM pruned WHERE key = ?1 || job.parent_job_id || ?2){of_job}"
+        " UNION SELECT substr(pruned.key, length(?1) + 1, length(pruned.key) - length(?1 || ?2))"
+        " FROM pruned CROSS JOIN job ON job.job_id = pruned.parent_job_id"
+        f" WHERE pruned.parent_job_id IS NOT NULL{of_job}",
+        around if job_id is None else (*around, job_id),
     )
-    return {job_id for (job_id,) in parents}
+    return {relative for (relative,) in relatives}
 
 
 def _around_id(connection: sqlite3.Connection) -> tuple[str, str] | None:

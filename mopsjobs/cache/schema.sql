@@ -35,7 +35,7 @@ CREATE TABLE event_chunk (name TEXT PRIMARY KEY, key TEXT NOT NULL, problem TEXT
 CREATE TABLE counter (
     name TEXT NOT NULL, labels TEXT NOT NULL, value REAL NOT NULL, PRIMARY KEY (name, labels)
 ) WITHOUT ROWID;
-CREATE TABLE pruned (key TEXT PRIMARY KEY, version TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE pruned (key TEXT PRIMARY KEY, version TEXT NOT NULL, parent_job_id TEXT) WITHOUT ROWID;
 CREATE TABLE notified (name TEXT PRIMARY KEY, at_ts REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE ledger (
     job_id TEXT PRIMARY KEY, looked_at REAL NOT NULL, synced_ts REAL, is_complete INTEGER NOT NULL DEFAULT 0,
@@ -91,6 +91,7 @@ CREATE INDEX idx_job_sweep ON job (
 ) WHERE sweep IS NOT NULL;
 CREATE INDEX idx_job_generation ON job (generation);
 CREATE INDEX idx_job_parent ON job (parent_job_id) WHERE parent_job_id IS NOT NULL;
+CREATE INDEX idx_pruned_parent ON pruned (parent_job_id) WHERE parent_job_id IS NOT NULL;
 CREATE INDEX idx_job_study ON job (study, changed_ts, status, is_active);
 CREATE INDEX idx_job_error ON job (error) WHERE error IS NOT NULL;
 CREATE INDEX idx_job_owner_changed_ts ON job (owner, changed_ts, status, is_active);

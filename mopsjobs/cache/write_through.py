@@ -13,7 +13,7 @@ import sqlite3
 from mopsjobs.cache import rows, sync_state
 from mopsjobs.cache.database import open_to_read, open_to_write, translate_sqlite_errors
 from mopsjobs.cache.job_row import JobRow
-from mopsjobs.cache.pruning import is_pruned
+from mopsjobs.cache.pruning import pruned_relatives
 from mopsjobs.store.base import Versioned
 
 PATIENCE_SECONDS = 5.0
@@ -23,7 +23,7 @@ PATIENCE_SECONDS = 5.0
 def cached_version(path: str, registry_id: str, job_id: str, key: str) -> str | None:
     """Return the version of a record that the cache has, or has pruned; None if it has none.
 
-    A pruned job is as one that the cache has not, if a job of the cache continues it: a family is pruned as one.
+    A pruned job is as one that the cache has not, if it has parent or child: a family is pruned as one.
 
     Raises:
         CacheError: if the cache cannot be read.
@@ -37,7 +37,7 @@ def cached_version(path: str, registry_id: str, job_id: str, key: str) -> str | 
 
 def write_through(
     path: str, registry_id: str, job_id: str, key: str, record: Versioned, before: str | None
-) -> str | None:
+) -> set[str]:
     """Write a record into the cache, unless the row there is newer.
 
     The row gets the generation after that of the last sync that began. So a sync that runs right now does not replace
@@ -52,7 +52,7 @@ def write_through(
         before: what `cached_version` returned before the record was read or written.
 
     Returns:
-        The job that the written one continues, if that was pruned: it is to be read, and comes back.
+        The pruned relatives of the job: they are to be read, and come back.
 
     Raises:
         CacheError: if the cache cannot be written.
@@ -62,22 +62,22 @@ def write_through(
         generation = sync_state.last_generation(connection) + 1
         mirrored = rows.to_row(key, job_id, record.value, record.version, generation)
         if isinstance(mirrored, rows.Problem):
-            return None
+            return set()
         row = mirrored.row
         cached = _version(connection, job_id, key)
         if cached == record.version.value or (cached != before and _is_cached_newer(connection, row, record.value)):
-            return None
+            return set()
         sync_state.set_meta(connection, {sync_state.REGISTRY_FILE: ""})  # the row may be older than the last sync
         rows.write_rows(connection, [mirrored])
         rows.replace_problems(connection, [key], [] if mirrored.problem is None else [mirrored.problem])
-        parent = row.parent_job_id
-        return parent if parent is not None and is_pruned(connection, parent) else None
+        return pruned_relatives(connection, job_id)
 
 
 def _version(connection: sqlite3.Connection, job_id: str, key: str) -> str | None:
     found = connection.execute(
         "SELECT version FROM job WHERE key = ?1 UNION ALL SELECT version FROM pruned WHERE key = ?1"
-        " AND NOT EXISTS (SELECT 1 FROM job WHERE parent_job_id = ?2)",
+        " AND NOT EXISTS (SELECT 1 FROM job WHERE parent_job_id = ?2)"
+        " AND NOT EXISTS (SELECT 1 FROM job WHERE job_id = pruned.parent_job_id)",
         (key, job_id),
     ).fetchone()
     return None if found is None else str(found[0])

@@ -222,7 +222,7 @@ class World:
         for name, cache in self.caches.items():
             if name == by:
                 self.has_seen(name, job_id)
-                for member in {one.job_id for one in self.lineage(job_id)} & cache.pruned:  # a family is pruned as one
+                for member in self.family(job_id) & cache.pruned:  # a family is pruned as one
                     cache.pruned.discard(member)
                     self.has_seen(name, member)
 
@@ -231,14 +231,14 @@ class World:
         self.caches[name].seen[job_id] = len(self.versions[job_id]) - 1
 
     def synced(self, name: str) -> None:
-        """Note that a cache was synced. A pruned job comes back if it has changed, or as the parent of one there."""
+        """Note that a cache was synced. A pruned job comes back if it has changed, or with one of its family."""
         cache = self.caches[name]
         for job_id in self.jobs:
             if cache.seen.get(job_id) != len(self.versions[job_id]) - 1:
                 cache.pruned.discard(job_id)
                 self.has_seen(name, job_id)
         for job_id in self.jobs.keys() - cache.pruned:
-            cache.pruned -= {job.job_id for job in self.lineage(job_id)}
+            cache.pruned -= self.family(job_id)
 
     def is_behind(self, name: str) -> bool:
         """Return whether a cache may show something older than the registry has."""

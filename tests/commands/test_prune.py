@@ -174,6 +174,24 @@ def test_a_late_resume_brings_its_pruned_parents_back(cli: Cli, remote: Remote, 
     assert cli.ok("sync", "--json").json["added"] == 0
 
 
+@pytest.mark.parametrize("words", ["label job.2 paper=fig2", "note job said", "sync", "sync --full"])
+def test_a_family_comes_back_as_one(cli: Cli, remote: Remote, words: str) -> None:
+    """A parent alone would show failures that its children have taken up. Jobs that are only named alike stay away."""
+    add_job(remote.jobs, "job", sets_of(3), status="failed")
+    add_job(remote.jobs, "job.2", sets_of(3), status="failed", only=[1], parent="job")
+    add_job(remote.jobs, "job.3", sets_of(3), status="succeeded", only=[1], parent="job.2")
+    add_job(remote.jobs, "job.4", sets_of(3), status="failed")
+    cli.ok("sync", "-q")
+    cli.clock.advance(days=90)
+    cli.ok("prune", "--older-than", "60d", "--yes")
+    assert cli.ids() == []
+    if words.startswith("sync"):
+        remote.jobs.update_fields("job", labels={"paper": "fig2"})
+    cli.ok(*words.split())
+    assert sorted(cli.ids("--offline")) == ["job", "job.2", "job.3"]
+    assert cli.ok("sync", "--json").json["added"] == 0
+
+
 @pytest.mark.usefixtures("aged")
 def test_who_reads_meanwhile_reads_on(cli: Cli) -> None:
     """A reader in the middle of its work keeps what it sees, and holds nothing up. `status` asks the registry."""

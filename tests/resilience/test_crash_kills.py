@@ -75,7 +75,7 @@ DAMAGES = {
     "DELETE FROM job_label WHERE job_id = 'busy-01' AND label = 'of'": "labels of busy-01",
     "DELETE FROM job WHERE job_id = 'busy-01'": "labels without their jobs",
     "UPDATE tally SET jobs = jobs + 1": "sums are not those",
-    "INSERT INTO pruned SELECT key, version FROM job LIMIT 1": "pruned as well",
+    "INSERT INTO pruned SELECT key, version, NULL FROM job LIMIT 1": "pruned as well",
 }
 
 

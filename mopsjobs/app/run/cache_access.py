@@ -386,9 +386,8 @@ class CacheAccess:
             return
         from mopsjobs.cache.write_through import write_through
 
-        parent = write_through(self.path, self._settings.registry_id, job_id, key, record, before)
-        if parent is not None:
-            self._open_registry().get_job(parent)  # which takes it into the cache
+        for relative in write_through(self.path, self._settings.registry_id, job_id, key, record, before):
+            self._open_registry().get_job(relative)  # which takes it into the cache
 
     @contextlib.contextmanager
     def _failures_ignored(self) -> Iterator[None]:

@@ -139,7 +139,7 @@ class _Sync:
             self._run_delta(announced, on_progress)
         else:
             self._run_full(on_progress, accepts_loss=full)
-        self._bring_back_parents()
+        self._bring_back_relatives()
         self.report.problems = [
             rows.Problem(*row)
             for row in self._connection.execute("SELECT key, kind, reason, version FROM problem ORDER BY key")
@@ -177,14 +177,14 @@ class _Sync:
             if int(sync_state.get_meta(self._connection, sync_state.SYNCED_GENERATION) or 0) < self._generation:
                 self._complete()
 
-    def _bring_back_parents(self) -> None:
-        """Read the pruned jobs that a job of the cache continues, and their parents: a family is pruned as one."""
+    def _bring_back_relatives(self) -> None:
+        """Read the pruned jobs of the families of which the cache has a job: a family is pruned as one."""
         seen: set[str] = set()
-        while parents := pruning.pruned_parents(self._connection) - seen:
-            seen |= parents
+        while relatives := pruning.pruned_relatives(self._connection) - seen:
+            seen |= relatives
             report = SyncReport()
             delta = DeltaSync(self._registry, self._connection, report, self._generation)
-            delta.run(parents, None, returning=parents)
+            delta.run(relatives, None, returning=relatives)
             self.report.added += report.added
 
     def _foreign_writes(self, changed: set[str]) -> str:

@@ -27,7 +27,7 @@ def _write(cache: sqlite3.Connection, names: str, owner: str) -> None:
 def test_a_row_replaces_what_the_cache_had_of_its_job(tmp_path: Path) -> None:
     """Labels, the mark of pruning, and the ledger of an earlier job of that id, which was looked at before."""
     with closing(open_to_write(str(tmp_path / "cache.db"), "registry")) as cache:
-        cache.execute("INSERT INTO pruned VALUES (?, '0x0')", (key("p"),))
+        cache.execute("INSERT INTO pruned (key, version) VALUES (?, '0x0')", (key("p"),))
         sql = "INSERT INTO ledger (job_id, looked_at, tasks_total, parameters, varying) VALUES ('a', 0.0, 0, '', '')"
         cache.execute(sql)
         _write(cache, "dbp", "ada")
