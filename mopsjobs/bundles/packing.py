@@ -33,6 +33,7 @@ MAX_SHOWN = 10
 LEFT_OUT = (
     "__pycache__/",
     "*.pyc",
+    ".cache/",
     ".ipynb_checkpoints/",
     ".mypy_cache/",
     ".pytest_cache/",
@@ -42,8 +43,9 @@ LEFT_OUT = (
     "[0-9a-f]" * 64 + "/",
     "**/all/reduced-[0-9]*/",
 )
-"""Files that tools create again: no model needs them, and they would change the digest. The last two are directories of
-a download: of a parameter set, and of what was reduced over all."""
+"""Files that tools create again: no model needs them, and they would change the digest. A home directory has `.cache/`,
+with the unpacked mops-jobs in it. The last two are directories of a download: of a parameter set, and of what was
+reduced over all."""
 
 SECRETS = (
     ".env", ".env.*", "!.env.example", "!.env.sample", "!.env.template",

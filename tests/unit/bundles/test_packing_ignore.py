@@ -100,6 +100,7 @@ def test_git_and_virtual_environments_and_leftovers_stay_out(tmp_path: Path) -> 
         "old.pyc",
         ".DS_Store",
         ".mypy_cache/f",
+        ".cache/mops-jobs/app/f",
         ".snakemake/f",
         "sub/.ipynb_checkpoints/f",
     ]
