@@ -39,7 +39,7 @@ from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.keys import CHECKPOINT, CLAIM, LEDGER, OFFERS
 from mopsjobs.registry.transitions import end_of
 from mopsjobs.utils.backoff import HALF_JITTER, Backoff, sleep_unless
-from mopsjobs.utils.times import parse_time
+from mopsjobs.utils.times import human_duration, parse_time
 
 MIN_AGE = timedelta(hours=1)
 """Of events. A follower reads once a minute or more often. A sync lists from 15 minutes before the last one."""
@@ -122,7 +122,8 @@ class Retention:
         """
         if events_age < MIN_AGE:
             raise UsageError(
-                "invalid age: expected an hour or more, since followers may not have read younger events yet."
+                f"invalid age '{human_duration(events_age.total_seconds())}': expected an hour or more, since followers"
+                " may not have read younger events yet."
             )
         self._registry = registry
         self._store = registry.store

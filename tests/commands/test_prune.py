@@ -381,5 +381,5 @@ def test_claims_of_notifications_go_with_their_jobs(cli: Cli, aged: Remote) -> N
 
 def test_events_that_followers_may_not_have_read_stay(cli: Cli, aged: Remote) -> None:
     ran = cli("prune", "--store", "--older-than", "59m", "--yes")
-    sentence = "invalid age: expected an hour or more, since followers may not have read younger events yet."
+    sentence = "invalid age '59m': expected an hour or more, since followers may not have read younger events yet."
     assert (ran.code, ran.err) == (2, f"error: {sentence}\n")
