@@ -280,9 +280,14 @@ def test_unreadable_records_are_told_of_beside_their_last_good_state(cli: Cli, c
             assert ran.err.startswith(warning), number
             assert "a" in ran.out
     assert cli.ok("list", "--json").json["total"] == 2
-    for name in "ab":
-        cached.put(key(name), foreign(name))
-    cli.ok("sync")
+    cached.put(key("new"), "{")
+    cli("sync", "-q")
+    assert "3 records cannot be read; the last good state of 2 is shown." in cli.ok("list").err
+    for said, names in (("warning: 1 record cannot be read; no earlier state is known. See", "ab"), ("", ["new"])):
+        for name in names:
+            cached.put(key(name), foreign(name))
+        cli("sync", "-q")
+        assert cli.ok("list", "--json").err.startswith(said)
     assert cli.ok("list", "--json").err == ""
 
 

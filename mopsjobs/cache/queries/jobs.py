@@ -242,11 +242,14 @@ def unreadable_records(connection: sqlite3.Connection, job_id: str | None = None
 
 def unreadable_warning(connection: sqlite3.Connection) -> list[str]:
     """Return the warning that some records cannot be read, if that is so."""
-    broken = len(unreadable_records(connection))
+    sql = "SELECT count(*), count(job_id) FROM problem LEFT JOIN job USING (key) WHERE kind = 'unreadable'"
+    broken, kept = connection.execute(sql).fetchone()
     if not broken:
         return []
     records = "1 record" if broken == 1 else f"{broken} records"
-    return [f"{records} cannot be read; the last good state is shown. See: {command_line('doctor')}"]
+    of_some = "" if kept == broken else f" of {kept}"
+    shown = f"the last good state{of_some} is shown" if kept else "no earlier state is known"
+    return [f"{records} cannot be read; {shown}. See: {command_line('doctor')}"]
 
 
 def pruned_note(connection: sqlite3.Connection, job_filter: Filter) -> list[str]:
