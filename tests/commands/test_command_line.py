@@ -16,7 +16,7 @@ import pytest
 
 import mops_jobs
 from mopsjobs import __version__
-from mopsjobs.cli.commands import COMMANDS
+from mopsjobs.cli.commands import COMMANDS, GROUPS
 from mopsjobs.registry.job_registry import JobRegistry
 from support.cli import Cli, Remote, add, command, environment, foreign, key, sentences
 from support.desk import Desk
@@ -105,10 +105,10 @@ def test_no_network_exits_5(cli: Cli, argv: tuple[str, ...]) -> None:
 
 
 def test_the_help_names_every_command_and_exit_code(cli: Cli) -> None:
-    """Without arguments, or with `--help`, all commands and all exit codes are told."""
+    """Without arguments, or with `--help`, all commands in their groups and all exit codes are told."""
     ran = cli.ok("--help")
     assert ran.out == cli.ok().out
-    for word in (*COMMANDS, "0 done", "130 interrupted", "103 cancelled"):
+    for word in (*COMMANDS, *(f"  {group}:\n" for group in GROUPS), "0 done", "130 interrupted", "103 cancelled"):
         assert word in ran.out
     assert "None" not in ran.out
 

@@ -265,12 +265,14 @@ def test_schemathesis_finds_nothing(web: Web, pytestconfig: pytest.Config) -> No
 
 
 def test_the_openapi_document_is_valid(web: Web) -> None:
-    """Its schemas are JSON Schemas, and each path in it is answered."""
+    """Its schemas are JSON Schemas, each path in it is answered, and the page of the API has it."""
     document = web.get("/api/v1/openapi.json").get_json()
     for schema in document["components"]["schemas"].values():
         jsonschema.Draft202012Validator.check_schema(schema)
     assert document["openapi"] == "3.1.0"
+    page = web.ok("/api")
     for path, operation in document["paths"].items():
         needed = [one["name"] for one in operation["get"].get("parameters", ()) if one.get("required")]
         query = "?job=night" if "job" in needed else ""
         assert web.get(path.replace("{job_id}", "running-1") + query).status_code == 200
+        assert path in page
