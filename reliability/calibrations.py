@@ -18,7 +18,7 @@ from typing import Any
 from bench import azurite
 from mopsjobs.engines.local import runner_pid
 from mopsjobs.store.base import VersionedStore
-from reliability.lab import Lab
+from reliability.lab import Lab, patient
 from reliability.storm.proxy import Plan, Proxy, faulty
 from reliability.trial import Figure, Trial, hold
 
@@ -134,6 +134,7 @@ class Storm(Lab):
         return self.finish(process)
 
 
+@patient()
 def journal(store: VersionedStore, job_id: str) -> dict[str, bytes]:
     """Return what was asked and told, by the keys below the job."""
     prefix = f"rounds/{job_id}/"

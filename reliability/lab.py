@@ -45,6 +45,13 @@ def note(number):
 KUBERNETES_FLAGS = ("--engine", "kubernetes", "--image", "sims:1", "--secret", "registry")
 
 
+@contextlib.contextmanager
+def patient() -> Iterator[None]:
+    """Let a read of this process wait for as long as a busy machine may take."""
+    with mock.patch.object(network, "BUDGET_SECONDS", PATIENCE):
+        yield
+
+
 class Lab:
     """A registry, the code of a model, and commands."""
 
@@ -128,6 +135,7 @@ class Lab:
         """Return what `status` says of a job, as the engine knows it."""
         return dict(self.json("status", job_id, "--refresh"))
 
+    @patient()
     def record(self, job_id: str) -> dict[str, Any]:
         """Return the record of a job, on a good line."""
         held = self.store.get(f"jobs/{job_id}/state.json")
@@ -136,18 +144,17 @@ class Lab:
 
     # --- what is left -----------------------------------------------------------------------------------------------
 
+    @patient()
     def outputs(self, *family: str) -> dict[str, bytes]:
         """Return the outputs of jobs as a reader sees them, by their names below these."""
         found: dict[str, bytes] = {}
-        patience = mock.patch.object(network, "BUDGET_SECONDS", PATIENCE)  # also on a busy machine
         for job_id in family:
             reader, prefix = PackedStore(self.store), f"results/{job_id}/"
-            with patience:
-                for entry in reader.scan(prefix):
-                    name, value = entry.key.removeprefix(prefix), reader.get_entry(entry)
-                    hold(name not in found, f"{name} is in two jobs of one family")
-                    hold(value is not None, f"{name} is listed and cannot be read")
-                    found[name] = b"" if value is None else value.value
+            for entry in reader.scan(prefix):
+                name, value = entry.key.removeprefix(prefix), reader.get_entry(entry)
+                hold(name not in found, f"{name} is in two jobs of one family")
+                hold(value is not None, f"{name} is listed and cannot be read")
+                found[name] = b"" if value is None else value.value
         return found
 
     def hold_views(self, job_id: str, done: Mapping[str, int]) -> dict[str, Any]:
