@@ -554,11 +554,14 @@ def reusing(cli: Cli, remote: Remote) -> JobRegistry:
     return jobs
 
 
-@pytest.mark.parametrize("has_looked", [False, True], ids=["first look", "known before"])
-def test_lost_outputs_of_a_source_are_missing_in_all_views(cli: Cli, reusing: JobRegistry, *, has_looked: bool) -> None:
-    """Only tasks whose values were read count in `n`."""
+@pytest.mark.parametrize("case", ["first look", "known before", "just ended"])
+def test_lost_outputs_of_a_source_are_missing_in_all_views(cli: Cli, reusing: JobRegistry, case: str) -> None:
+    """Only tasks whose values were read count in `n`. Attempts may still come where a job has just ended."""
+    if case == "just ended":
+        cli.clock.advance(minutes=-5)
+        cli.ok("label", "job", "k=v")
     assert "when it ended, 3 verified, 0 missing" in cli.ok("status", "job").out
-    if has_looked:
+    if case == "known before":
         cli.ok("results", "job", "--table", "-")
     _lose(reusing, results_prefix("source"))
     _lose(reusing, "ledger/source/")

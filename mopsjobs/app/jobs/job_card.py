@@ -159,12 +159,13 @@ def describe_lost_outputs(connection: sqlite3.Connection, job: Mapping[str, Any]
     """Return how many tasks of an ended job have lost their outputs, as a later view or a validation has found."""
     if job["is_active"]:
         return ""
-    row = connection.execute("SELECT outputs_lost FROM ledger WHERE job_id = ?", (job["job_id"],)).fetchone()
-    lost = 0 if row is None else int(row[0])
     if reused_tasks(job)[0]:
         from mopsjobs.cache.queries.ledgers import count_lost  # here: few jobs reuse tasks
 
-        lost = max(count_lost(connection, job), lost)
+        lost = count_lost(connection, job)
+    else:
+        row = connection.execute("SELECT outputs_lost FROM ledger WHERE job_id = ?", (job["job_id"],)).fetchone()
+        lost = 0 if row is None else int(row[0])
     return f"{pluralize(lost, 'task')} lost outputs since" if lost else ""
 
 

@@ -174,16 +174,17 @@ def count_succeeded(connection: sqlite3.Connection, job_id: str) -> int:
 
 
 def count_lost(connection: sqlite3.Connection, job: Mapping[str, Any]) -> int:
-    """Count the tasks that were complete at the end of a job, and that its complete ledger does not call succeeded.
+    """Count the tasks that have lost their outputs since the end of a job, as a validation or its ledger tells.
 
-    No attempt tells the end of a reused task. Without its outputs, it is missing.
+    A complete ledger does not call all tasks succeeded that were complete at the end: no attempt tells the end of a
+    reused task. Without its outputs, it is missing.
     """
-    if job["is_active"]:
-        return 0
     job_id, completed = str(job["job_id"]), int(job["tasks_completed"] or 0)
     ledger = read_ledger(connection, job_id)
-    lost = completed - count_succeeded(connection, job_id) if ledger is not None and ledger.is_complete else 0
-    return max(0, lost - len(find_duplicates(connection, job_id))) if lost > 0 else 0
+    if job["is_active"] or ledger is None:
+        return 0
+    lost = completed - count_succeeded(connection, job_id) if ledger.is_complete else 0
+    return max(ledger.outputs_lost, lost - len(find_duplicates(connection, job_id)) if lost > 0 else 0)
 
 
 def memory_ends(connection: sqlite3.Connection, job_id: str) -> MemoryEnds:
