@@ -283,11 +283,12 @@ def test_unreadable_records_are_told_of_beside_their_last_good_state(cli: Cli, c
     cached.put(key("new"), "{")
     cli("sync", "-q")
     assert "3 records cannot be read; the last good state of 2 is shown." in cli.ok("list").err
-    for said, names in (("warning: 1 record cannot be read; no earlier state is known. See", "ab"), ("", ["new"])):
-        for name in names:
-            cached.put(key(name), foreign(name))
-        cli("sync", "-q")
-        assert cli.ok("list", "--json").err.startswith(said)
+    for name in "ab":
+        cached.put(key(name), foreign(name))
+    cli("sync", "-q")
+    assert "warning: 1 record cannot be read; no earlier state is known. See" in cli.ok("list", "--json").err
+    cached.put(key("new"), foreign("new"))
+    cli.ok("sync")
     assert cli.ok("list", "--json").err == ""
 
 

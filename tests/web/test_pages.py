@@ -184,6 +184,7 @@ def test_an_unreadable_record_harms_no_other_view(web: Web, remote: Remote, cli:
     assert said in unescape(page.text)
     assert (answer.get_json()["title"], answer.get_json()["detail"]) == ("Unreadable Record", said)
     assert web.ids("/jobs") == before
+    assert "1 record cannot be read; no earlier state is known</span>" in web.ok("/jobs")
     for path in ("/api/v1/jobs", f"/jobs/{before[0]}", "/charts", "/failures", "/metrics"):
         assert web.get(path).status_code == 200
 

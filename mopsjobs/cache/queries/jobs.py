@@ -235,21 +235,27 @@ def have_relatives(connection: sqlite3.Connection, job_ids: Sequence[str]) -> bo
     return connection.execute(sql, (json.dumps(job_ids),)).fetchone() is not None
 
 
-def unreadable_records(connection: sqlite3.Connection, job_id: str | None = None) -> list[tuple[str, str]]:
-    """Return key and reason of unreadable records, of one job or of all. Their rows are the last good ones."""
+def unreadable_records(connection: sqlite3.Connection, job_id: str) -> list[tuple[str, str]]:
+    """Return key and reason of the unreadable record of a job, if it is so. Its row is the last good one."""
     return _problems(connection, "kind = 'unreadable'", job_id)
+
+
+def describe_unreadable(connection: sqlite3.Connection) -> str:
+    """Return how many records cannot be read, and of how many the last good state is shown; "" if all can be."""
+    sql = "SELECT count(*), count(job_id) FROM problem LEFT JOIN job USING (key) WHERE kind = 'unreadable'"
+    broken, kept = connection.execute(sql).fetchone()
+    if not broken:
+        return ""
+    records = "1 record" if broken == 1 else f"{broken} records"
+    of_some = "" if kept == broken else f" of {kept}"
+    shown = f"the last good state{of_some} is shown" if kept else "no earlier state is known"
+    return f"{records} cannot be read; {shown}"
 
 
 def unreadable_warning(connection: sqlite3.Connection) -> list[str]:
     """Return the warning that some records cannot be read, if that is so."""
-    sql = "SELECT count(*), count(job_id) FROM problem LEFT JOIN job USING (key) WHERE kind = 'unreadable'"
-    broken, kept = connection.execute(sql).fetchone()
-    if not broken:
-        return []
-    records = "1 record" if broken == 1 else f"{broken} records"
-    of_some = "" if kept == broken else f" of {kept}"
-    shown = f"the last good state{of_some} is shown" if kept else "no earlier state is known"
-    return [f"{records} cannot be read; {shown}. See: {command_line('doctor')}"]
+    said = describe_unreadable(connection)
+    return [f"{said}. See: {command_line('doctor')}"] if said else []
 
 
 def pruned_note(connection: sqlite3.Connection, job_filter: Filter) -> list[str]:
@@ -268,10 +274,10 @@ def remarks(connection: sqlite3.Connection, job_id: str) -> list[str]:
     ]
 
 
-def _problems(connection: sqlite3.Connection, kinds: str, job_id: str | None) -> list[tuple[str, str]]:
-    ending = "" if job_id is None else f"/{job_id}/state.json"  # not by LIKE: an id may contain its `_`
+def _problems(connection: sqlite3.Connection, kinds: str, job_id: str) -> list[tuple[str, str]]:
+    ending = f"/{job_id}/state.json"  # not by LIKE: an id may contain its `_`
     return connection.execute(
-        f"SELECT key, reason FROM problem WHERE {kinds} AND (?1 = '' OR substr(key, -length(?1)) = ?1) ORDER BY key",  # noqa: S608 - constant texts
+        f"SELECT key, reason FROM problem WHERE {kinds} AND substr(key, -length(?1)) = ?1 ORDER BY key",  # noqa: S608 - constant texts
         (ending,),
     ).fetchall()
 

@@ -13,7 +13,7 @@ from flask import Response, redirect, request
 
 from mopsjobs.app.run.freshness import Freshness
 from mopsjobs.cache.queries import filters, overview, statistics
-from mopsjobs.cache.queries.jobs import page_of_jobs
+from mopsjobs.cache.queries.jobs import describe_unreadable, page_of_jobs
 from mopsjobs.cache.queries.ledgers import describe_failures
 from mopsjobs.cache.queries.sweeps import Sweep, sweeps_and_jobs
 from mopsjobs.cache.sync_state import known_to
@@ -93,7 +93,7 @@ class JobsPage(Page):
             "columns": _columns(query, params),
             "first_commands": [(why, command_line(command)) for why, command in FIRST_COMMANDS],
             "paging": paging(params, query.page, max(1, -(-paged // query_params.PAGE_SIZE))),
-            "broken": statistics.count_unreadable_records(connection),
+            "unreadable": describe_unreadable(connection),
             "sections": sections,
             **self._form(params, query.values),
         }
