@@ -26,7 +26,7 @@ from mopsjobs.runner.reporter import Counts, Reporter
 from mopsjobs.runner.retry import OutageRetry
 from mopsjobs.runner.shard import Shard
 from mopsjobs.studies.study import Task
-from mopsjobs.studies.validation import BUDGET, FAILURES, FIRST, TARGET, EarlyEnd
+from mopsjobs.studies.validation import BUDGET, FAILURES, FIRST, TARGET, EarlyEnd, decided_end
 from mopsjobs.utils.text import pluralize
 from mopsjobs.utils.times import human_duration
 
@@ -331,7 +331,7 @@ class FailEarly:
     def cut(self) -> EarlyEnd | None:
         """Return why the job is to be ended at once, whatever is at work; None if it is not."""
         if self._cut is None:
-            self._cut = self._end_by_first() or self._end_by_limit()
+            self._cut = decided_end(self._reporter.state) or self._end_by_first() or self._end_by_limit()
             if self._cut is None and (lacks := self.lacks()) is not None:
                 self._cut = EarlyEnd(TARGET, lacks)
         return self._cut

@@ -24,6 +24,7 @@ from mopsjobs.registry.notes import CLIENT_TEXT, STOP_BY, WAITS_FOR
 from mopsjobs.registry.transitions import Growth, ShardPrecision, ShardReport, all_shards_done
 from mopsjobs.registry.usage import NO_SHARD_USAGE, ShardForecast, ShardUsage, add_usage, shard_usage, total_usage
 from mopsjobs.runner.shard import Shard
+from mopsjobs.studies.validation import EarlyEnd, decided_end
 from mopsjobs.utils.background import BackgroundWriter
 from mopsjobs.utils.times import parse_time, record_time, utc_now
 
@@ -155,6 +156,17 @@ class Reporter:
             return own, own
         recorded = shard_usage(self.state, self._shard.number).cpu_seconds or 0.0
         return (total_usage(self.state).cpu_seconds or 0.0) - recorded + own, own - recorded
+
+    def tell_end(self, end: EarlyEnd) -> None:
+        """Write into the record why the job is to be ended, unless it says so: the other shards read it, and stop.
+
+        Raises:
+            MopsJobsError: if the write failed. Another call tries again.
+        """
+        if decided_end(self.state) is None and not self.ended.is_set():
+            fields = {"error_code": end.code, "error_message": end.reason}
+            with self._lock, contextlib.suppress(TerminalStateError):
+                self._set_state(self._registry.update_fields(self._shard.job_id, **fields))
 
     def note_done(self) -> None:
         """Have the next report say that all tasks of the shard were run, and write it at once."""

@@ -657,13 +657,15 @@ class _Run:
             is_done: whether each task of the shard was run.
         """
         early = self._early.end
+        cut = None if self._shard.drop is not None else self._early.cut
         stays = self._sharing is not None and self._sharing.stays
         if (not is_done or (stays and self._early.is_over)) and early is None:
             self._retry.stop()  # the job has ended, or a stop was requested: one attempt at each call, no more
         state = None
         reduced: ReduceEnd | None = ReduceEnd(True)
         try:
-            is_done = self._retry.call(self._deliver_outbox) and is_done
+            is_delivered = self._retry.call(self._deliver_outbox)
+            is_done = is_delivered and is_done
         except TRANSIENT_ERRORS:
             is_done = False
             self._on_log(f"The registry does not answer. {self._kept_text}")
@@ -674,7 +676,13 @@ class _Run:
                 reduced = self._reduce_as_last()
                 is_done = reduced is None or reduced.is_done
             try:
-                state = self._retry.call(functools.partial(self._reporter.finish, is_done=is_done))
+                if cut is not None and self._shard.shards > 1:
+                    self._retry.call(functools.partial(self._reporter.tell_end, cut))
+                is_over = is_done or (cut is not None and is_delivered)
+                state = self._retry.call(functools.partial(self._reporter.finish, is_done=is_over))
+                if is_delivered and not is_over and self._shard.drop is None and self._early.cut is not None:
+                    cut = self._early.cut  # which this report has told
+                    state = self._retry.call(functools.partial(self._reporter.finish, is_done=True))
             except TRANSIENT_ERRORS:
                 if self._retry.is_stopping:
                     raise
@@ -683,9 +691,10 @@ class _Run:
             with contextlib.suppress(MopsJobsError):  # `validate` does it too
                 state = infer_end(state, RunnerEnd(), session).state
         if state is not None and not state.is_terminal:
-            is_last = self._early.cut is not None or (is_done and reduced is not None and self._is_last(state))
+            is_last = self._is_last(state) and (cut is not None or (is_done and reduced is not None))
             state = self._retry.call(functools.partial(self._end_job, state, reduced, is_last=is_last))
-        return ShardResult(None if state is None else state.status, *self._counts.snapshot(), is_done)
+        counts = self._counts.snapshot()
+        return ShardResult(None if state is None else state.status, *counts, is_done, is_cut=cut is not None)
 
     def _has_more_than(self, state: JobState) -> bool:
         """Return whether tasks may have ended here that the record does not count."""
@@ -714,7 +723,7 @@ class _Run:
     def _is_last(self, state: JobState | None) -> bool:
         if state is None:
             return False
-        # At the end of a budget, shards that have not begun have nothing to do.
+        # Where the job ends early, shards that have not begun have nothing to do.
         shards = self._shard.shards if self._early.end is None else len(state.shards)
         return transitions.all_shards_done(state, shards)
 

@@ -94,3 +94,5 @@ class ShardResult(NamedTuple):
     """The signal that stopped the run, if one did."""
     saved: int = 0
     """How many tasks have saved and go on in a restart."""
+    is_cut: bool = False
+    """Whether the job ends at once, whatever its shards have left: its last shard ends it."""

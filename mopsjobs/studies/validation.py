@@ -58,6 +58,9 @@ REDUCE = "REDUCE"
 
 EARLY_CODES = (FIRST, FAILURES, BUDGET, TARGET, SAMPLER)
 
+CUT_CODES = (FIRST, FAILURES, TARGET)
+"""The codes of ends that one shard decides, and that stop the tasks of all shards."""
+
 NAMED_MISSING = 5
 """Missing outputs that the record names. With all of them it would grow with the tasks."""
 
@@ -69,6 +72,13 @@ class EarlyEnd(NamedTuple):
     """One of `EARLY_CODES`, or the reason of the engine that ended it, for its record."""
     reason: str
     """A sentence without its full stop."""
+
+
+def decided_end(state: JobState | None) -> EarlyEnd | None:
+    """Return the end that a shard has decided for a job that still runs, by its record; None if none has."""
+    if state is None or state.is_terminal or state.error_code not in CUT_CODES:
+        return None
+    return EarlyEnd(state.error_code, str(state.error_message))
 
 
 class Validation(NamedTuple):
@@ -274,8 +284,12 @@ def _end_fields(state: JobState, manifest: Manifest, found: _Comparison, reasons
     """Return the status at the end of a job, and the other fields of its record but `_counts`."""
     completeness, due = found.completeness, found.due
     verified, total = completeness.count, completeness.expected
+    no_error: dict[str, str | None] = {}
     if manifest.stopped is not None:
         reasons = reasons._replace(early=EarlyEnd(*manifest.stopped))
+    elif (decided := decided_end(state)) is not None:
+        reasons = reasons._replace(early=decided)
+        no_error = {"error_message": None, "error_code": None}
     is_complete = verified == total and not due and not manifest.deferred and manifest.stopped is None
     is_partial = verified or (not total and manifest.stopped is None)  # a child may have only reductions
     status = JobStatus.SUCCEEDED if is_complete else JobStatus.PARTIAL if is_partial else JobStatus.FAILED
@@ -286,7 +300,7 @@ def _end_fields(state: JobState, manifest: Manifest, found: _Comparison, reasons
         "validation_completed_at": record_time(utc_now()),
         "results_path": results_prefix(manifest.job_id),
         **_precision_fields(state, manifest, found, None if reasons.early else missing_tasks(manifest, completeness)),
-        **({} if is_complete else _error_fields(manifest, completeness, due, reasons)),
+        **(no_error if is_complete else _error_fields(manifest, completeness, due, reasons)),
     }
 
 

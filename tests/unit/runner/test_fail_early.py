@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -21,7 +22,8 @@ from mopsjobs.runner.pools.base import TaskResult
 from mopsjobs.runner.reporter import Counts, Reporter
 from mopsjobs.runner.retry import OutageRetry
 from mopsjobs.runner.shard import Shard, ShardResult
-from support.cli import Clock
+from mopsjobs.store.base import VersionedStore, VersionToken
+from support.cli import Clock, LineStore
 from support.runs import PATIENCE, Bench, at_once, calls, code, pool_of, results, sets_of, study, until
 
 pytestmark = pytest.mark.usefixtures("quick_runner")
@@ -65,6 +67,36 @@ def test_a_job_below_its_limit_runs_to_its_end(bench: Bench) -> None:
     ran, _ = bench.work(max_failures="3", first=1)
     assert ran[:4] == ("partial", 17, 3, True)
     assert bench.record().error_code == "INCOMPLETE"
+
+
+class _HeldStore(LineStore):
+    """A store in which no new key appears until it may."""
+
+    def __init__(self, inner: VersionedStore) -> None:
+        super().__init__(inner)
+        self.may_write = threading.Event()
+
+    def create_if_absent(self, key: str, value: bytes) -> VersionToken | None:
+        assert self.may_write.wait(PATIENCE)
+        return super().create_if_absent(key, value)
+
+
+def test_a_limit_is_judged_when_all_shards_have_delivered(bench: Bench) -> None:
+    """A shard that begins late learns of the limit at once, while the outputs of others are on their way."""
+    bench.given([*sets_of(4), *sets_of(40, fail=True)[4:]])
+    held = _HeldStore(bench.line.inner)
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(bench.work, "pod-0", store=held, number=0, shards=3, workers=1, max_failures="5")
+        until(lambda: bench.record().tasks_failed > 5, "the limit to be exceeded")
+        late, _ = bench.work("pod-1", number=1, shards=3, workers=1, max_failures="5")
+        held.may_write.set()
+        ended, _ = first.result(PATIENCE)
+    assert (late.status, late.completed, late.is_cut) == ("running", 0, True)
+    assert (ended.status, ended.completed, ended.is_cut) == ("partial", 2, True)
+    assert bench.counts() == ("partial", 2, 6, 2)
+    state = bench.record()
+    assert (state.error_code, len(results(bench.line))) == ("FAILURES", 2)
+    assert str(state.error_message).startswith("Ended by --max-failures 5: 6 failed, ")
 
 
 def test_a_restart_counts_its_own_failures_only(bench: Bench) -> None:

@@ -52,6 +52,17 @@ def test_what_a_lost_job_used_is_that_of_the_ledger(store: FaultyStore) -> None:
     assert ended.usage == {"0": [4.5, 2.5, 2.5, 9 * 2**20], "1": [7.0, 2.5, 30.0, 50 * 2**20]}
 
 
+def test_an_end_that_a_shard_has_decided_is_the_reason_of_a_lost_job(store: FaultyStore) -> None:
+    """The shard told the others to stop, and one of them was lost before it did."""
+    registry = JobRegistry(store)
+    _lost_job(store)
+    state = registry.update_fields("a", error_code="FAILURES", error_message="Ended by --max-failures 0: 1 failed")
+    session = Session(registry_url="memory:", open_registry=lambda: registry, env={})
+    ended = infer_end(state, RunnerEnd(code="LOST", reason="The runner ended"), session).state
+    assert (ended.status, ended.error_code) == ("partial", "FAILURES")
+    assert str(ended.error_message).startswith("Ended by --max-failures 0: 1 failed; 6 of 7 tasks left no complete")
+
+
 @pytest.mark.parametrize("seconds", [18.0, None])
 def test_a_job_does_not_end_before_its_last_attempt(store: FaultyStore, seconds: float | None) -> None:
     """Its runner may have left an older trace. Of an attempt that was lost, the start is known."""

@@ -99,7 +99,8 @@ def run(args: argparse.Namespace, app: App) -> Result:
     if result.saved:
         counts += f", {result.saved} saved"
     if not result.is_done:
-        code = _ended_code(result.status, is_in_pod=is_in_pod) if result.status in TERMINAL else stopped_code(result)
+        has_ended = result.is_cut or result.status in TERMINAL
+        code = _ended_code(result.status, is_in_pod=is_in_pod) if has_ended else stopped_code(result)
         return Result(notes=[f"{args.job}: stopped, {counts}; {result.status or 'state unknown'}"], exit_code=code)
     if result.status is None:
         return Result(notes=[f"{args.job}: {counts}; the registry does not answer"], exit_code=EXIT_UNREACHABLE)
