@@ -414,23 +414,28 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], clock: Clock) -> Cli:
+def cli(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], clock: Clock
+) -> Iterator[Cli]:
     """Return the command, with an embedded registry and a cache of its own."""
     from support.cli import Cli
 
     home = tmp_path / "cli"
     home.mkdir()
     monkeypatch.chdir(home)
-    return Cli(home, clock, capsys)
+    made = Cli(home, clock, capsys)
+    with made.at_end:
+        yield made
 
 
 @pytest.fixture
-def jobs(cli: Cli) -> JobRegistry:
+def jobs(cli: Cli) -> Iterator[JobRegistry]:
     """Return the embedded registry of `cli`, as another program on this machine uses it."""
     from mopsjobs.registry.job_registry import JobRegistry
     from mopsjobs.store import open_store
 
-    return JobRegistry(open_store(cli.env["MOPS_JOBS_REGISTRY"], {}), now=cli.clock.now, sleep=cli.clock.sleep)
+    with contextlib.closing(open_store(cli.env["MOPS_JOBS_REGISTRY"], {})) as store:
+        yield JobRegistry(store, now=cli.clock.now, sleep=cli.clock.sleep)
 
 
 @pytest.fixture

@@ -118,6 +118,8 @@ def lab(
     for path in (JobDir.for_job("job", cli.env).path.parent).glob("*/slurm-*.log"):
         print(f"{path}: {path.read_text()[-2000:]}")  # shown if the test fails
     print(slurm_cluster.log())
+    slurm_cluster.run("scancel", "--me")  # the next test may give its job the same id
+    until(lambda: not slurm_cluster.run("squeue", "--noheader"), "Slurm to have no job left")
 
 
 def _check_attempts(lab: Lab, job_id: str, begun: int) -> None:

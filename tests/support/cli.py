@@ -122,6 +122,8 @@ class Cli:
         }
         self.cache = home / "cache.db"
         self.clock = clock
+        self.at_end = contextlib.ExitStack()
+        """Closed when the test has ended."""
         self._capsys = capsys
 
     def __call__(self, *argv: str, **env: str) -> Ran:
@@ -161,7 +163,9 @@ class Cli:
         out = Printer(None, None, self.env)
         clock = self.clock
         settings = config.load({}, self.env, self.env["HOME"])
-        return App(settings, out, self.env, now=clock.now, sleep=clock.sleep, monotonic=clock.monotonic)
+        made = App(settings, out, self.env, now=clock.now, sleep=clock.sleep, monotonic=clock.monotonic)
+        self.at_end.callback(made.close)
+        return made
 
 
 def during_sleeps(cli: Cli, **deeds: Callable[[], object]) -> None:

@@ -185,6 +185,7 @@ class Web:
         self.site = Site(self.app, self.changes, user=user_name(self.app.env))
         if reads:
             self.site.reads = self.site.make_reads()
+        cli.at_end.callback(self.site.readers.close)
         self.client = make_client(self.site, ["jobs.example.org"])
 
     def get(self, path: str, **headers: str) -> TestResponse:

@@ -7,6 +7,7 @@ PROGRAM is mops_jobs.py or the single file. What only the standard library uses 
 
 from __future__ import annotations
 
+import asyncio  # noqa: F401 - of the standard library, as platform below
 import os
 import runpy
 import signal

@@ -94,6 +94,7 @@ def serve(
             site.changes.is_over = True
             server.task_dispatcher.shutdown()
             server.close()
+            site.readers.close()
 
 
 def make_server(wsgi_app: Callable[..., Any], listening: socket.socket) -> Any:

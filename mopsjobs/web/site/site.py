@@ -72,6 +72,11 @@ class ConnectionPool:
                 stack.pop_all()
                 self._idle.append((file, connection))
 
+    def close(self) -> None:
+        """Close the idle connections."""
+        while self._idle:
+            self._idle.pop()[1].close()
+
     def _take(self, file: FileIdentity | None) -> sqlite3.Connection | None:
         """Return an idle connection to that file; a cache that was replaced is another file."""
         with contextlib.suppress(IndexError):  # other threads take them too
