@@ -78,13 +78,34 @@ def command_line(verb: str, job_id: object = None, options: str = "") -> str:
     """
     command, _, flags = verb.partition(" ")  # a flag stays beside its value
     words = [f"mops-jobs {command}", *(f"{flag} {_quote(value)}" for flag, value in _registry_flags.items()), flags]
-    if job_id is None:
-        words += [options]
-    elif str(job_id).startswith("-"):
-        words += [options, "--", _quote(job_id)]
-    else:
-        words += [_quote(job_id), options]
+    words += [options] if job_id is None else [job_word(job_id), options]
     return " ".join(word for word in words if word)
+
+
+class ShortName(str):
+    """A name that a user typed for a command that only reads: an id, or the beginning of one.
+
+    Any other text that names a job is its full id. See docs/decisions/0089-a-prefix-is-not-an-id.md.
+    """
+
+    __slots__ = ()
+
+
+LATEST = ShortName("@latest")
+"""The job that was created last, as a user names it. `is` tells it from a job with this id."""
+
+
+def read_job_name(text: str) -> str:
+    """Return the job that a user names: `LATEST`, a `ShortName`, or the full id behind `./`. No id begins so."""
+    if text == LATEST:
+        return LATEST
+    return text[2:] if text.startswith("./") else ShortName(text)
+
+
+def job_word(job_id: object) -> str:
+    """Return an id as `read_job_name` reads it from a command line, quoted."""
+    text = str(job_id)
+    return _quote(f"./{text}" if text.startswith("-") or text == LATEST else text)
 
 
 def _quote(word: object) -> str:

@@ -40,6 +40,7 @@ from mopsjobs.app.run.app import App, open_app
 from mopsjobs.console.printer import Printer
 from mopsjobs.errors import (
     EXIT_DONE,
+    LATEST,
     JobCancelledError,
     JobEndError,
     JobFailedError,
@@ -48,6 +49,7 @@ from mopsjobs.errors import (
     UsageError,
     command_line,
     exit_code_of,
+    read_job_name,
 )
 from mopsjobs.utils.text import error_line, strip_control_characters
 
@@ -199,7 +201,7 @@ class Registry:
         """Find a job, and return a handle on it.
 
         Args:
-            name: the full id. What `@latest` means changes, and a handle may cancel its job.
+            name: the full id, literally after `./`. What `@latest` means changes, and a handle may cancel its job.
             freshness: see `Freshness`.
 
         Raises:
@@ -209,10 +211,7 @@ class Registry:
         """
         from mopsjobs.app.jobs.current_jobs import find_current_job
 
-        if str(name).startswith("@"):
-            newest = 'The newest job is reg.jobs(sort="-created", limit=1).'
-            raise UsageError(f"invalid job '{name}': expected a full id.", hint=newest)
-        found = find_current_job(name, self.app, policy_of(freshness, Registry.job))
+        found = find_current_job(_full_id(name), self.app, policy_of(freshness, Registry.job))
         self.app.out.warn_each(found.warnings)
         return Job(self, str(found.job["job_id"]))
 
@@ -1098,7 +1097,16 @@ class Job:
 def _id_of(job: Job | str | None) -> str | None:
     """Return the id of a job to extend; None stays."""
     require(job is None or isinstance(job, (str, Job)), "extend", job, "a job, or its id")
-    return job.id if isinstance(job, Job) else job
+    return job.id if isinstance(job, Job) else None if job is None else _full_id(job)
+
+
+def _full_id(name: str) -> str:
+    """Return the full id that a text names; what `@latest` means changes, and a handle may cancel its job."""
+    full_id = read_job_name(str(name))
+    if full_id is LATEST:
+        newest = 'The newest job is reg.jobs(sort="-created", limit=1).'
+        raise UsageError(f"invalid job '{name}': expected a full id.", hint=newest)
+    return str(full_id)
 
 
 @contextlib.contextmanager

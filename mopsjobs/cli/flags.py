@@ -11,14 +11,13 @@ from mopsjobs.app.run.job_arguments import (
     DEFAULT_LIMIT,
     REPEATED,
     SWITCH,
-    ShortName,
     filters_on,
     job_filter,
     parse_limit,
     parse_tail,
 )
 from mopsjobs.cache.queries import filters
-from mopsjobs.errors import OptionError, UsageError
+from mopsjobs.errors import LATEST, OptionError, UsageError, read_job_name
 from mopsjobs.registry.status import SWEEP
 from mopsjobs.utils.text import parse_positive_number
 from mopsjobs.utils.times import parse_duration
@@ -36,9 +35,9 @@ if TYPE_CHECKING:
 MIN_INTERVAL = 0.1
 """Seconds. A registry may bill each request."""
 
-JOB_HELP = "id of the job, a prefix that fits one job or one family, or @latest"
+JOB_HELP = "id of the job (literally after ./), a prefix that fits one job or one family, or @latest"
 
-FULL_ID_HELP = "full id of the job"
+FULL_ID_HELP = "full id of the job (literally after ./)"
 
 OTHER_FLAGS = {"cpu": "--cpus", "memory": "--mem", "parallelism": "--array-limit", "task_timeout": "--timeout"}
 """Second names of flags, by the fields that they set: Slurm's names, and a shorter one of `resume`."""
@@ -55,7 +54,7 @@ def add_job_names(
     parser: argparse.ArgumentParser, name: str = "job", nargs: str | None = None, help_text: str = JOB_HELP
 ) -> None:
     """Declare an argument for a job that is only read, or for several: see `add_full_ids`."""
-    parser.add_argument(name, metavar="JOB", nargs=nargs, type=ShortName, help=help_text)
+    parser.add_argument(name, metavar="JOB", nargs=nargs, type=read_job_name, help=help_text)
 
 
 def add_full_ids(
@@ -77,9 +76,10 @@ def full_id_type(parser: argparse.ArgumentParser) -> Callable[[str], str]:
     command = parser.prog.rpartition(" ")[2]
 
     def full_id(text: str) -> str:
-        if text == "@latest":
+        name = read_job_name(text)
+        if name is LATEST:
             raise argparse.ArgumentError(None, f"{command} needs the full id; @latest is not accepted.")
-        return text
+        return str(name)
 
     return full_id
 

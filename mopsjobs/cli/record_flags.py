@@ -22,7 +22,7 @@ _FLAGS = {
     "k8s_namespace": ("--namespace", "NAMESPACE", "namespace of its Kubernetes Job"),
     "k8s_uid": ("--k8s-uid", "UID", "uid of its Kubernetes Job"),
     "engine": ("--engine", "ENGINE", "engine that runs its tasks"),
-    "parent_job_id": ("--parent", "JOB", "full id of the job that it resumes"),
+    "parent_job_id": ("--parent", "JOB", "full id (literally after ./) of the job that it resumes"),
     "results_path": ("--results", "PATH", "place of its results"),
     "error_message": ("--error", "TEXT", "error message"),
     "error_code": ("--error-code", "CODE", "short word for the error, like OOM"),

@@ -92,12 +92,12 @@ def test_a_name_that_no_job_can_have_is_not_typed(cli: Cli, remote: Remote, name
 
 
 @pytest.mark.claim("Printed commands quote what records say")
-@pytest.mark.parametrize("name", ["--yes", "a; id", "it's"])
+@pytest.mark.parametrize("name", ["--yes", "a; id", "it's", "@latest"])
 def test_a_printed_command_names_the_job_whatever_its_id(cli: Cli, remote: Remote, name: str) -> None:
     """An id is quoted for the shell and never read as a flag: typed as it stands, the command does what it says."""
     remote.put(key(name), foreign(name, "failed", k8s_name=None))
     cli.ok("sync")
-    told = next(line for line in cli.ok("status", "--", name).err.splitlines() if line.startswith("Next: "))
+    told = next(line for line in cli.ok("status", f"./{name}").err.splitlines() if line.startswith("Next: "))
     program, *words = shlex.split(told.removeprefix("Next: "))
     assert (program, words[0]) == ("mops-jobs", "status")
     assert cli.ok(*words).json["job_id"] == name
@@ -148,6 +148,25 @@ def test_latest_is_the_job_created_last(cli: Cli, jobs: JobRegistry) -> None:
     cli.clock.advance(minutes=1)
     jobs.update_status("first", "running")
     assert cli.ok("status", "@latest", "--json").json["job_id"] == "second"
+
+
+@pytest.mark.parametrize("job_id", ["@latest", "@other", "-q"])
+def test_an_id_that_reads_as_another_word_is_typed_after_dot_slash(
+    cli: Cli, remote: Remote, jobs: JobRegistry, job_id: str
+) -> None:
+    """Another program gave it. Commands that read and commands that change the job take it, also offline."""
+    remote.put(key(job_id), foreign(job_id, k8s_name=None))
+    cli.clock.advance(minutes=1)
+    add(jobs, "newest")
+    for words in ((), ("--refresh",), ("--offline",)):
+        assert cli.ok("status", f"./{job_id}", "--json", *words).json["job_id"] == job_id
+    assert cli.ok("status", "@latest", "--json").json["job_id"] == "newest"
+    assert f"{job_id}: labels paper=fig2" in cli.ok("label", f"./{job_id}", "paper=fig2").err
+    assert cli("results", f"./{job_id}").err == f"Job {job_id} has no outputs yet.\n"
+    assert cli.ok("logs", f"./{job_id}").out == ""
+    assert cli.ok("events", f"./{job_id}", "--json").out
+    assert f"{job_id}: cancelled" in cli.ok("cancel", f"./{job_id}").err
+    assert cli("wait", f"./{job_id}").code == 103
 
 
 @pytest.mark.parametrize("name", ["nothing", "@latest"])

@@ -25,7 +25,7 @@ from mopsjobs.utils.hosts import is_loopback
 from mopsjobs.utils.times import utc_now
 from mopsjobs.web.site import site as site_module
 from mopsjobs.web.site.background import Syncer
-from support.cli import REMOTE_URL, Cli, Clock, Remote, add, foreign, key, sentences
+from support.cli import REMOTE_URL, Cli, Clock, Remote, add, foreign, key, put_foreign, sentences
 from support.runs import until
 from support.web import HOSTILE, HOSTILE_ID, Server, Web, flat, hostile_record, serving
 
@@ -154,6 +154,16 @@ def test_an_id_that_ends_with_a_dot_has_a_page(
     assert f'href="/jobs/{job_id}"' in web.ok("/jobs")
     assert job_id in web.ok(f"/jobs/{job_id}")
     assert web.get(f"/api/v1/jobs/{job_id}").get_json()["job_id"] == job_id
+
+
+def test_a_job_whose_id_reads_as_a_word_has_its_own_pages(web: Web, cli: Cli, remote: Remote) -> None:
+    """A page is of the id in its address. The API takes words as commands do."""
+    put_foreign(remote.store.inner, "@latest")
+    cli.ok("sync")
+    link = next(one for one in re.findall(r'href="(/jobs/[^"]*latest)"', web.get("/jobs").text))
+    assert re.search("<h1[^>]*>@latest<", web.ok(link))
+    assert web.get("/api/v1/jobs/@latest").get_json()["job_id"] != "@latest"
+    assert web.get("/api/v1/jobs/.%2F%40latest").get_json()["job_id"] == "@latest"
 
 
 @pytest.mark.parametrize("path", ["/jobs", "/compare", "/failures", "/charts", "/api"])

@@ -28,7 +28,15 @@ from mopsjobs.engines import CLUSTER_ENGINES, open_engine
 from mopsjobs.engines.base import engine_of
 from mopsjobs.engines.job_dir import JobDir
 from mopsjobs.engines.trust import NotTrustedError
-from mopsjobs.errors import EXIT_DONE, EngineError, OptionError, StoreUnavailableError, command_line, exit_code_of
+from mopsjobs.errors import (
+    EXIT_DONE,
+    LATEST,
+    EngineError,
+    OptionError,
+    StoreUnavailableError,
+    command_line,
+    exit_code_of,
+)
 from mopsjobs.events.format import DROPPED
 from mopsjobs.registry.status import BEFORE_RUNNING, TERMINAL
 from mopsjobs.utils.text import pluralize, strip_control_characters
@@ -287,7 +295,7 @@ class _LogReader:
 
     def _name_local_log(self, job_id: str) -> None:
         """Print where the log of the job's runner is on this machine, if it is there."""
-        if job_id.startswith("@"):
+        if job_id is LATEST:
             return
         directory = JobDir.for_job(job_id, self._app.env)
         if directory.log.exists():

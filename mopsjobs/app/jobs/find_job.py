@@ -9,11 +9,18 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.freshness import Freshness, FreshnessPolicy
-from mopsjobs.app.run.job_arguments import ShortName
 from mopsjobs.cache import job_json
 from mopsjobs.cache.queries import families
 from mopsjobs.cache.queries import jobs as job_queries
-from mopsjobs.errors import CacheError, JobNotFoundError, StoreError, StoreUnavailableError, command_line
+from mopsjobs.errors import (
+    LATEST,
+    CacheError,
+    JobNotFoundError,
+    ShortName,
+    StoreError,
+    StoreUnavailableError,
+    command_line,
+)
 from mopsjobs.registry.job_id import check_job_id
 
 if TYPE_CHECKING:
@@ -58,7 +65,7 @@ def find_job(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
     """Find a job in the cache, else in the registry; if the registry does not answer, in the engines.
 
     Args:
-        name: the full id, `@latest`, or a `ShortName`.
+        name: the full id, `LATEST`, or a `ShortName`.
         app: the run.
         policy: how fresh the job has to be. With `refresh`, the registry is read first.
 
@@ -82,7 +89,7 @@ def find_by_name(name: str, find: Callable[[str], T], app: App, *, offline: bool
 
     Args:
         name: see `find_job`.
-        find: finds a job by its full id or `@latest`. Unless `offline`, it asks the registry before it says that there
+        find: finds a job by its full id or `LATEST`. Unless `offline`, it asks the registry before it says that there
             is none.
         app: the run.
         offline: whether `find` uses no network.
@@ -93,10 +100,9 @@ def find_by_name(name: str, find: Callable[[str], T], app: App, *, offline: bool
         JobNotFoundError: if the job does not exist.
         AmbiguousJobError: if several ids begin with a short name, and are not all of one family.
     """
-    if not name.startswith("@"):
-        check_job_id(str(name))
+    full_id = name if name is LATEST else check_job_id(str(name))
     try:
-        return find(str(name))
+        return find(full_id)
     except JobNotFoundError:
         if not isinstance(name, ShortName) or (offline and not app.settings.is_local):
             raise
@@ -114,12 +120,12 @@ def find_by_name(name: str, find: Callable[[str], T], app: App, *, offline: bool
 
 
 def _find_job(job_id: str, app: App, policy: FreshnessPolicy) -> FoundJob:
-    """Find a job by its full id or `@latest`."""
+    """Find a job by its full id or `LATEST`."""
     deadline = app.monotonic() + BUDGET_SECONDS
     try:
         return _find_by_record(job_id, app, policy)
     except StoreUnavailableError as outage:
-        if policy.offline or job_id.startswith("@"):
+        if policy.offline or job_id is LATEST:
             raise
         return _find_in_engines(job_id, app, outage, max(MIN_SECONDS, deadline - app.monotonic()))
 
@@ -139,7 +145,7 @@ def find_state(name: str, app: App) -> JobState:
     """
 
     def find(job_id: str) -> JobState:
-        if job_id.startswith("@"):
+        if job_id is LATEST:
             job_id = str(find_cached(job_id, app, FreshnessPolicy(sync=True))["job_id"])
         return _read_state(job_id, app)
 
@@ -147,7 +153,7 @@ def find_state(name: str, app: App) -> JobState:
 
 
 def find_cached(name: str, app: App, policy: FreshnessPolicy) -> Job:
-    """Return a job from the cache, by its full id or `@latest`.
+    """Return a job from the cache, by its full id or `LATEST`.
 
     Raises:
         JobNotFoundError: if the job does not exist.
@@ -170,7 +176,7 @@ def with_family(
 
 def _find_by_record(name: str, app: App, policy: FreshnessPolicy) -> FoundJob:
     """Find a job by its record: in the cache, else in the registry. With `refresh`, the registry is read first."""
-    has_id, is_local = not name.startswith("@"), app.settings.is_local
+    has_id, is_local = name is not LATEST, app.settings.is_local
     outage: StoreError | None = None
     if policy.refresh and has_id and not is_local:
         try:

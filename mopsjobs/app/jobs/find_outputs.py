@@ -11,7 +11,7 @@ from mopsjobs.app.jobs.find_job import find_by_name, find_state
 from mopsjobs.app.jobs.job_tasks import ledger_sizes
 from mopsjobs.app.run.app import App
 from mopsjobs.cache.queries.events import task_errors
-from mopsjobs.errors import CacheError, JobNotFoundError, StoreError
+from mopsjobs.errors import LATEST, CacheError, JobNotFoundError, StoreError
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.studies.lineage import family_of
@@ -56,7 +56,7 @@ def find_job_with_outputs(name: str, app: App) -> JobWithOutputs:
         try:
             state = find_state(job_id, app)
         except JobNotFoundError:
-            if job_id.startswith("@") or next(iter(app.store.list_keys(results_prefix(job_id))), None) is None:
+            if job_id is LATEST or next(iter(app.store.list_keys(results_prefix(job_id))), None) is None:
                 raise
             return JobWithOutputs(job_id, None)
         return JobWithOutputs(state.job_id, state)

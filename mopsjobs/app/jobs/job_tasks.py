@@ -237,7 +237,7 @@ def ancestors_of(job: Mapping[str, object], app: App, policy: FreshnessPolicy) -
     while (parent := job["parent_job_id"]) is not None and parent not in seen and len(seen) < MAX_MEMBERS:
         seen.add(parent)
         try:
-            parent_id = check_job_id(str(parent))  # a record may name @latest: that is for users
+            parent_id = check_job_id(str(parent))  # a record may name anything
             failure = mirror_ledger(parent_id, app, policy)
         except (UsageError, NoManifestError):
             return

@@ -47,15 +47,6 @@ DAYS = (7, 30, 90)
 """The periods of the charts, up to today."""
 
 
-class ShortName(str):
-    """A name that a user typed for a command that only reads: an id, or the beginning of one.
-
-    Any other text that names a job is its full id, or `@latest`. See docs/decisions/0089-a-prefix-is-not-an-id.md.
-    """
-
-    __slots__ = ()
-
-
 class FilterArgument(
     namedtuple(  # noqa: PYI024 - typing costs a listing 3 ms
         "FilterArgument",

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from mopsjobs.cache.job_json import COLUMNS, JSON_ENCODER, job_json, job_text
 from mopsjobs.cache.queries.filters import Condition, Filter, shows_sweeps, where_clauses
 from mopsjobs.cache.sync_state import FULL_GENERATION, get_meta, known_to, read_one_state
-from mopsjobs.errors import JobNotFoundError, RecordError, UsageError, command_line
+from mopsjobs.errors import LATEST, JobNotFoundError, RecordError, command_line
 from mopsjobs.registry.status import ACTIVE
 
 TYPE_CHECKING = False
@@ -170,16 +170,13 @@ def page_of_jobs(
 
 
 def find_job(connection: sqlite3.Connection, name: str, *, now: float) -> dict[str, object]:
-    """Find the job with an id, or the newest for `@latest`.
+    """Find the job with an id, or the newest for `LATEST`.
 
     Raises:
         JobNotFoundError: if there is none.
         RecordError: if the record of that job is unreadable, and the cache has no good row of it.
-        UsageError: if the name begins with `@` and is not `@latest`.
     """
-    if name.startswith("@") and name != "@latest":
-        raise UsageError(f"invalid job '{name}': expected an id or @latest.")
-    if name == "@latest":
+    if name is LATEST:
         job = _first_job(connection, "ORDER BY created_ts DESC, job_id", now=now)
     else:
         job = find_exact(connection, name, now=now)
@@ -324,4 +321,4 @@ def completion_words(connection: sqlite3.Connection, kind: str, prefix: str) -> 
         sql = f"SELECT job_id FROM job WHERE {condition} ORDER BY {order} LIMIT {MAX_WORDS}"  # noqa: S608 - constant names
     rows = connection.execute(sql, (prefix, prefix + ABOVE_IDS))
     words = [word for (word,) in rows if _PLAIN_WORD.fullmatch(word)][:MAX_WORDS]
-    return ["@latest", *words] if kind in ("names", "active") and "@latest".startswith(prefix) else words
+    return [LATEST, *words] if kind in ("names", "active") and LATEST.startswith(prefix) else words

@@ -24,7 +24,7 @@ from mopsjobs.cache.queries.ledgers import read_ledger
 from mopsjobs.cache.queries.task_filters import invalid_cursor
 from mopsjobs.cache.queries.tasks import read_task_query
 from mopsjobs.console.result import Document
-from mopsjobs.errors import NoManifestError, command_line
+from mopsjobs.errors import NoManifestError, command_line, read_job_name
 from mopsjobs.registry.notes import is_submitted
 from mopsjobs.utils.table_files import json_objects, type_of
 from mopsjobs.utils.times import json_timestamp
@@ -152,7 +152,8 @@ class _Handlers:
         def view(connection: sqlite3.Connection, job: Job, now: float) -> dict[str, object]:
             return with_family(connection, job, now=now)[0]
 
-        return Response("".join(Document(self._site.read_job(job_id, view)).pieces(None)) + "\n", mimetype=JSON)
+        job = self._site.read_job(read_job_name(job_id), view)
+        return Response("".join(Document(job).pieces(None)) + "\n", mimetype=JSON)
 
     def tasks(self) -> Response:
         """Return the document of `tasks --json`."""

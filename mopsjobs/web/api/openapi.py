@@ -11,7 +11,7 @@ from typing import Any
 from mopsjobs.app.jobs.log_selection import MAX_TASK
 from mopsjobs.app.run.job_arguments import API, DEFAULT_LIMIT, filters_on
 from mopsjobs.cache.queries import filters, task_filters
-from mopsjobs.errors import UsageError
+from mopsjobs.errors import UsageError, read_job_name
 from mopsjobs.utils.schemas import load_schema
 from mopsjobs.utils.text import parse_whole_number
 from mopsjobs.version import __version__
@@ -29,8 +29,9 @@ _STATUSES = f"({'|'.join(task_filters.STATUSES)})"
 _ID = {"type": "string", "minLength": 1}
 
 JOB = Parameter(
+    read=read_job_name,
     expected="the id of a job, or @latest",
-    description="The full id of a job, or @latest.",
+    description="The full id of a job (literally after ./), or @latest.",
     schema=_ID,
     is_required=True,
 )

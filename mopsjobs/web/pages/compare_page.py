@@ -7,7 +7,6 @@ parameter sets that two jobs share.
 from __future__ import annotations
 
 import math
-import shlex
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from string import ascii_uppercase
@@ -25,7 +24,7 @@ from mopsjobs.cache.job_json import count_run, reused_text
 from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.rows import error_of
 from mopsjobs.engines.base import engine_of
-from mopsjobs.errors import JobError, UsageError, command_line
+from mopsjobs.errors import JobError, UsageError, command_line, job_word
 from mopsjobs.utils.intervals import mean
 from mopsjobs.utils.text import cut_to_length, pluralize, strip_control_characters
 from mopsjobs.utils.times import human_duration
@@ -345,7 +344,7 @@ class ComparePage(Page):
             "waiting": next((one for _, readings in known for _, one in readings if one.is_waiting), None),
             "more_scalars": len(scalars) - len(shown),
             "has_scalars": bool(shown),
-            "commands": [command_line("diff", ids[0], f"{shlex.quote(other)} --code") for other in ids[1:]],
+            "commands": [command_line("diff", ids[0], f"{job_word(other)} --code") for other in ids[1:]],
             "form": _form(ids),
         }
 
@@ -353,7 +352,7 @@ class ComparePage(Page):
         """Return what is kept of a job, ask for the rest, and return what to say of that."""
         provenance, reading = self._site.provenances.get(str(job["job_id"])), None
         if provenance is None or not _is_current(provenance, job):
-            reading = ask(self._site, PROVENANCE, job, "diff", shlex.quote(other))
+            reading = ask(self._site, PROVENANCE, job, "diff", job_word(other))
         results, results_reading = find_results(self._site, connection, job, now)
         # What is kept is shown while newer data is read.
         readings = [

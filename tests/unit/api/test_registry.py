@@ -12,7 +12,7 @@ import mopsjobs as mj
 from mopsjobs.api.calibration import Calibration
 from mopsjobs.app.following.calibrate import Calibrated
 from support.calibrated import journal_of
-from support.cli import Cli, Remote, add, during_sleeps
+from support.cli import Cli, Remote, add, during_sleeps, put_foreign
 from support.kubernetes import kubeconfig
 from support.ledgers import add_job, attempt
 from support.runs import sets_of
@@ -57,6 +57,8 @@ def test_a_handle_is_found_by_its_full_id(reg: mj.Registry) -> None:
     assert reg.job("nightly-1") == mj.Job(reg, "nightly-1")
     with pytest.raises(mj.UsageError, match="invalid job '@latest': expected a full id"):
         reg.job("@latest")
+    put_foreign(reg.app.store, "@latest")
+    assert [reg.job(f"./{one}").id for one in ("@latest", "nightly-1")] == ["@latest", "nightly-1"]
     with pytest.raises(KeyError) as caught:
         reg.job("night")
     assert isinstance(caught.value, mj.JobNotFoundError)

@@ -9,7 +9,7 @@ from mopsjobs.app.run.job_arguments import job_filter
 from mopsjobs.cache.queries import filters
 from mopsjobs.cache.queries.jobs import list_jobs, pruned_note
 from mopsjobs.cache.rows import job_json_from_state
-from mopsjobs.cli.flags import full_id_type, parse_label_changes
+from mopsjobs.cli.flags import FULL_ID_HELP, full_id_type, parse_label_changes
 from mopsjobs.cli.record_flags import report_result
 from mopsjobs.console.result import JsonLines, Result
 from mopsjobs.errors import EXIT_PARTLY_DONE, MopsJobsError, StoreError, UsageError, command_line
@@ -33,7 +33,7 @@ EXAMPLES = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument(
-        "job", metavar="JOB", type=full_id_type(parser), help="full id of the job; leave it out with --match"
+        "job", metavar="JOB", type=full_id_type(parser), help=f"{FULL_ID_HELP}; leave it out with --match"
     )
     parser.add_argument(
         "changes", metavar="KEY=VALUE|KEY-", nargs="*", help="set a label to a value, or remove the label before the -"

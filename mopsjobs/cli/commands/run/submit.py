@@ -92,8 +92,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--extend",
         metavar="JOB",
         type=full_id_type(parser),
-        help="reuse the outputs of the job with this full id, and run only the tasks that it has not done (default:"
-        " run all)",
+        help="reuse the outputs of the job with this full id (literally after ./), and run only the tasks that it has"
+        " not done (default: run all)",
     )
     parser.add_argument(
         "--without-targets",

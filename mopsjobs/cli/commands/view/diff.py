@@ -6,11 +6,10 @@ import argparse
 
 from mopsjobs.app.origins.compare_jobs import compare_jobs, difference_lines
 from mopsjobs.app.run.app import App
-from mopsjobs.app.run.job_arguments import ShortName
 from mopsjobs.cli.flags import add_job_names
 from mopsjobs.console.result import Document, Result, Text
 from mopsjobs.console.terminal import TITLE_WIDTH
-from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE
+from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, read_job_name
 
 HELP = "name what differs between two jobs: code, study, packages, results"
 
@@ -30,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add_job_names(parser, "first")
     parser.add_argument(
-        "second", metavar="OTHER", type=ShortName, help="the job to compare with, named in the same way"
+        "second", metavar="OTHER", type=read_job_name, help="the job to compare with, named in the same way"
     )
     parser.add_argument("--code", action="store_true", help="print the changed lines of the code")
     parser.add_argument("--without-results", action="store_true", help="leave out the outputs")

@@ -8,12 +8,11 @@ from typing import Any
 
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.freshness import Freshness, query_document
-from mopsjobs.app.run.job_arguments import ShortName
 from mopsjobs.cache.queries import user_sql
 from mopsjobs.cli.flags import JOB_HELP, add_form_flags, add_freshness_flags, freshness_policy
 from mopsjobs.cli.sql_rows import CSV, add_limit_flags, show_rows
 from mopsjobs.console.result import Result, Table
-from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE
+from mopsjobs.errors import EXIT_DONE, EXIT_PARTLY_DONE, read_job_name
 from mopsjobs.utils.times import parse_duration
 
 HELP = "run an SQL query over the local cache"
@@ -35,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("sql", metavar="SELECT", nargs="?", help="the query (default: list the views)")
     parser.add_argument(
-        "--job", metavar="JOB", action="append", default=[], type=ShortName,
+        "--job", metavar="JOB", action="append", default=[], type=read_job_name,
         help=f"{JOB_HELP}: a job whose results it reads; repeat for more",
     )  # fmt: skip
     add_limit_flags(parser)

@@ -8,9 +8,8 @@ import pytest
 
 from mopsjobs.app.jobs.find_job import find_job
 from mopsjobs.app.run.freshness import FreshnessPolicy
-from mopsjobs.app.run.job_arguments import ShortName
 from mopsjobs.engines.job_dir import JobDir
-from mopsjobs.errors import JobNotFoundError, StoreUnavailableError
+from mopsjobs.errors import LATEST, JobNotFoundError, ShortName, StoreUnavailableError
 from support.cli import Cli, Remote, add, key
 
 AS_IT_IS = FreshnessPolicy()
@@ -31,9 +30,9 @@ def _launch_here(cli: Cli, job_id: str, **note: str) -> None:
     (directory / "runner.json").write_text(json.dumps(note))
 
 
-@pytest.mark.parametrize("name", ["nightly-1", "@latest"])
+@pytest.mark.parametrize("name", ["nightly-1", LATEST])
 def test_a_job_of_the_cache_comes_with_its_age(cli: Cli, remote: Remote, name: str) -> None:
-    """The full id and `@latest` are read from the cache, without a request."""
+    """The full id and `LATEST` are read from the cache, without a request."""
     remote.store.down = True
     found = find_job(name, cli.app(), AS_IT_IS)
     assert (found.job["job_id"], found.job["owner"]) == ("nightly-1", "ada")
