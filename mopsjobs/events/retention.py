@@ -39,7 +39,7 @@ from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.keys import CHECKPOINT, CLAIM, LEDGER, OFFERS
 from mopsjobs.registry.transitions import end_of
 from mopsjobs.utils.backoff import HALF_JITTER, Backoff, sleep_unless
-from mopsjobs.utils.times import human_duration, parse_time
+from mopsjobs.utils.times import parse_duration, parse_time
 
 MIN_AGE = timedelta(hours=1)
 """Of events. A follower reads once a minute or more often. A sync lists from 15 minutes before the last one."""
@@ -96,6 +96,19 @@ class KeyCounts(Counter[str]):
             self.job_ids.add(expired.job_id)
 
 
+def parse_age(text: str) -> timedelta:
+    """Return how long ago a job must have ended whose events are removed.
+
+    Raises:
+        UsageError: if it is not a duration, or less than an hour.
+    """
+    age = timedelta(seconds=parse_duration(text))
+    if age < MIN_AGE:
+        expected = "expected an hour or more, as followers may not have read younger events yet"
+        raise UsageError(f"invalid duration '{text}': {expected}.")
+    return age
+
+
 class Retention:
     """One run: `plan` counts what would be removed, `remove` removes it."""
 
@@ -112,19 +125,11 @@ class Retention:
 
         Args:
             registry: its records say which jobs have ended, and its store has the keys.
-            events_age: how long ago a job must have ended.
+            events_age: how long ago a job must have ended; see `parse_age`.
             now: the time, in UTC.
             claims: whether the claims of notifications go too.
             sleep: waits for a number of seconds.
-
-        Raises:
-            UsageError: if `events_age` is less than an hour: followers may not have read the events yet.
         """
-        if events_age < MIN_AGE:
-            raise UsageError(
-                f"invalid age '{human_duration(events_age.total_seconds())}': expected an hour or more, since followers"
-                " may not have read younger events yet."
-            )
         self._registry = registry
         self._store = registry.store
         self._now = now

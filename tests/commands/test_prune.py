@@ -379,7 +379,10 @@ def test_claims_of_notifications_go_with_their_jobs(cli: Cli, aged: Remote) -> N
     assert list(aged.store.inner.list_keys(PREFIX)) == sorted(claims[2:])
 
 
-def test_events_that_followers_may_not_have_read_stay(cli: Cli, aged: Remote) -> None:
-    ran = cli("prune", "--store", "--older-than", "59m", "--yes")
-    sentence = "invalid age '59m': expected an hour or more, since followers may not have read younger events yet."
+@pytest.mark.parametrize("age", ["1s", "0.5h", "59m59s"])
+@pytest.mark.usefixtures("aged")
+def test_events_that_followers_may_not_have_read_stay(cli: Cli, age: str) -> None:
+    """The error has the value as it was typed."""
+    ran = cli("prune", "--store", "--older-than", age, "--yes")
+    sentence = f"invalid duration '{age}': expected an hour or more, as followers may not have read younger events yet."
     assert (ran.code, ran.err) == (2, f"error: {sentence}\n")

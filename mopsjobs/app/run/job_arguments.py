@@ -103,7 +103,7 @@ def job_filter(now: datetime, **values: object) -> filters.Filter:
         if FILTERS[name].is_set(value):
             FILTERS[name].apply(chosen, value, now)
     if chosen.since is not None and chosen.until is not None and chosen.since > chosen.until:
-        raise OptionError("invalid window: expected until after its start.", "until")
+        raise OptionError(f"invalid until '{values['until']}': expected a time after the window begins.", "until")
     return chosen
 
 

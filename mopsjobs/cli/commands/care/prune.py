@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from datetime import timedelta
 from itertools import chain
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -119,9 +118,9 @@ def _remove(before: float, plan: pruning.PrunePlan, app: App) -> pruning.PruneRe
 
 def _prune_store(args: argparse.Namespace, app: App) -> Result:
     from mopsjobs.app.following.notify import claims
-    from mopsjobs.events.retention import Retention
+    from mopsjobs.events.retention import Retention, parse_age
 
-    age = timedelta(seconds=parse_duration(args.older_than))
+    age = parse_age(args.older_than)
     # With younger claims, an end would be told once more.
     retention = Retention(app.registry, age, now=app.now(), claims=age > claims.WINDOW, sleep=app.sleep)
     found = retention.plan()

@@ -43,7 +43,7 @@ def test_counts_per_status_leave_the_status_out() -> None:
         ([("hours", "soon")], "^invalid hours 'soon': expected a number above 0"),
         ([("skip", "-1")], "^invalid skip '-1': expected a whole number from 0 to"),
         ([("hours", "2"), ("since", "1h")], "^hours and since contradict each other"),
-        ([("since", "1h"), ("until", "2h")], "^invalid window: expected until after its start"),
+        ([("since", "1h"), ("until", "2h")], "^invalid until '2h': expected a time after the window begins"),
     ],
 )
 def test_errors_name_parameters_not_flags(query: list[tuple[str, str]], message: str) -> None:
