@@ -66,8 +66,9 @@ METADATA_FILE = "ro-crate-metadata.json"
 CRATE_FILES = (METADATA_FILE, "provenance.json")
 """Files that every RO-Crate has that mops-jobs wrote. A directory with them is left out."""
 
-NEVER_IN = (".git", ".mops-jobs.toml")
-"""Names that are never packed: they are about the directory, not about the model."""
+NEVER_IN = (".git", ".mops-jobs.toml", ".mops-jobs.part")
+"""Names that are never packed: they are about the directory, not about the model. A download that was killed leaves the
+last one."""
 
 
 class PackedBundle(NamedTuple):
@@ -125,7 +126,7 @@ def pack(
     Args:
         directory: the directory; None for `added` alone.
         added: more files, by their paths in the bundle. They are not executable.
-        leave_out: paths of files that stay out whatever the rules say: those that mops-jobs itself writes.
+        leave_out: paths of what mops-jobs itself keeps, which stays out whatever the rules say.
         tables: files of results that mops-jobs has written. They stay out, unless a rule of the user brings them back.
         on_progress: called from time to time with the bytes of files packed so far.
 
@@ -293,7 +294,14 @@ class _ReportingReader(io.RawIOBase):
 def _find_files(top: str, leave_out: Collection[str], withheld: list[str], crates: list[str]) -> Iterator[_File]:
     """Yield the files to pack. Add those that were left out as secrets, and as crates, to the lists."""
     root = os.path.realpath(top)
-    excluded = {os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path)) for path in leave_out}
+    excluded = {
+        os.path.normcase(real)
+        for path in leave_out
+        for real in (
+            os.path.realpath(path),
+            os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path)),
+        )
+    }
     above = rules_above(top, LEFT_OUT + SECRETS)
     secrets = above.git[len(LEFT_OUT) : len(LEFT_OUT + SECRETS)]
     pending = [("", above)]
@@ -312,7 +320,7 @@ def _find_files(top: str, leave_out: Collection[str], withheld: list[str], crate
                     if any(rule is secret for secret in secrets):
                         withheld.append(name + "/" * is_dir)
                     continue
-                if os.path.join(root, name) in excluded:
+                if os.path.normcase(os.path.join(root, name)) in excluded:
                     continue
                 if not is_dir:
                     count += 1

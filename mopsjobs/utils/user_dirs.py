@@ -78,7 +78,20 @@ def state_directory(env: Mapping[str, str]) -> str:
     Raises:
         CacheError: if that temporary directory is not private.
     """
-    return _xdg_directory(env, "XDG_STATE_HOME", ".local", "state") or make_temporary_directory()
+    return _state_directory(env) or make_temporary_directory()
+
+
+def _state_directory(env: Mapping[str, str]) -> str | None:
+    return _xdg_directory(env, "XDG_STATE_HOME", ".local", "state")
+
+
+def own_directories(env: Mapping[str, str]) -> list[str]:
+    """Return the directories that mops-jobs may have made on this machine for this user."""
+    unpacked = [env.get("MOPS_JOBS_UNPACK")]
+    if not HAS_USERS and (local := env.get("LOCALAPPDATA")):
+        unpacked.append(os.path.join(local, "mops-jobs"))
+    named = [config_directory(env), data_directory(env), cache_directory(env), _state_directory(env), *unpacked]
+    return [os.path.abspath(path) for path in (*named, temporary_path()) if path]
 
 
 def _xdg_directory(env: Mapping[str, str], variable: str, *below: str) -> str | None:

@@ -131,20 +131,23 @@ class App:
         return "" if pacer is None else pacer.describe()
 
     def own_files(self) -> list[str]:
-        """Return the files of registry and cache, and the directory of jobs, whether they exist or not.
+        """Return what no bundle takes: the files of registry and cache, and the directories of mops-jobs.
 
-        That directory has the unpacked code of each job. If packed, it would double with each job.
+        They have the unpacked code of each job. If packed, it would double with each job.
 
         Raises:
             CacheError: if there is no home directory, and the temporary one is not private.
         """
-        from mopsjobs.utils.user_dirs import state_directory
+        from glob import escape, glob
+
+        from mopsjobs.utils.user_dirs import own_directories
 
         paths = [path for path in (self.cache.path, self.embedded.path) if path is not None]
         every = [*paths, *map(os.path.realpath, paths)]
-        names = [name for path in every for name in (*file_names(path), path + ".lock")]
-        state = state_directory(self.env)
-        return [*names, state, os.path.realpath(state)]
+        names = [
+            name for path in every for name in (*file_names(path), path + ".lock", *glob(f"{escape(path)}.damaged-*"))
+        ]
+        return [*names, *(self.cache.path + of for of in ("-results", "-series")), *own_directories(self.env)]
 
     def document_head(self, schema_version: int, age: Mapping[str, object]) -> dict[str, object]:
         """Return the first fields of a JSON document of what the cache holds: version, age and registry."""
