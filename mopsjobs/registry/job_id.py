@@ -15,7 +15,8 @@ MAX_JOB_ID_LENGTH = 128
 MAX_FOREIGN_ID_BYTES = 512
 """Of UTF-8, of an id that another program gave: each key with it is one that every store takes."""
 
-_NEW_JOB_ID = r"[A-Za-z0-9][A-Za-z0-9._+=-]*"
+_NEW_JOB_ID = rf"[A-Za-z0-9][A-Za-z0-9._+=-]{{0,{MAX_JOB_ID_LENGTH - 1}}}(?:\.\d{{1,6}})?"
+"""With the number of a resume: the id of a child is that of the first job and a number."""
 
 
 def check_new_job_id(job_id: str) -> str:
@@ -24,9 +25,10 @@ def check_new_job_id(job_id: str) -> str:
     This is stricter than `check_job_id`, so that the id needs no quotes in a shell and can be a file name.
 
     Raises:
-        UsageError: if it is empty, longer than 128 characters, or has other characters than letters, digits, `._+=-`.
+        UsageError: if it is empty, longer than 128 characters and the number of a resume, or has other characters than
+            letters, digits, `._+=-`.
     """
-    if len(job_id) > MAX_JOB_ID_LENGTH or not re.fullmatch(_NEW_JOB_ID, job_id):
+    if not re.fullmatch(_NEW_JOB_ID, job_id, re.ASCII):
         raise UsageError(
             f"invalid job id {job_id!r}: expected 1 to {MAX_JOB_ID_LENGTH} letters, digits and . _ + = -, "
             "beginning with a letter or digit."

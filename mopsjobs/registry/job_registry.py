@@ -21,14 +21,14 @@ from types import MappingProxyType
 from mopsjobs.errors import JobExistsError, JobNotFoundError, KeyNotFoundError, RecordError, UsageError
 from mopsjobs.registry import transitions
 from mopsjobs.registry.announcements import Announcer, corrected
-from mopsjobs.registry.job_id import check_job_id
+from mopsjobs.registry.job_id import MAX_FOREIGN_ID_BYTES, check_job_id
 from mopsjobs.registry.job_state import JobState, check_field
 from mopsjobs.registry.keys import RECORD, RECORDS
 from mopsjobs.registry.notes import NOTE, Author, check_note, with_history
 from mopsjobs.registry.status import BEFORE_RUNNING, TERMINAL, JobStatus, parse_status
 from mopsjobs.registry.usage import ShardUsage, usage_at_least
 from mopsjobs.store import cas
-from mopsjobs.store.base import Entry, Versioned, VersionedStore, VersionToken, WantsValues, always
+from mopsjobs.store.base import Entry, Versioned, VersionedStore, VersionToken, WantsValues, always, check_key
 from mopsjobs.utils.times import parse_time, record_time, utc_now
 
 log = logging.getLogger(__name__)
@@ -96,10 +96,14 @@ class JobRegistry:
             random: returns a number from 0 to 1, for the jitter of these waits.
             on_write: called with key, bytes and version after each write that landed.
             observe: takes each record that a method for one job reads or writes, to update a mirror.
+
+        Raises:
+            InvalidKeyError: if a record below the prefix could have a key that no store takes.
         """
         self.store = store
         self.prefix = prefix
         self._form = RECORD.below(prefix)
+        check_key(self._form.key(job="x" * MAX_FOREIGN_ID_BYTES))
         self._now = now
         self._observe = observe or (lambda _key: lambda _record: None)
         self.ids_with_prefix: Callable[[str], tuple[str, ...]] = lambda _prefix: ()

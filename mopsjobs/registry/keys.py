@@ -32,7 +32,7 @@ LOGGED_NAME = "logged.json"
 
 _PARTS = {
     "bundle": "[0-9a-f]{64}",
-    "claim": "[!-.0-~]+",
+    "claim": "[!-.0-~]{1,100}",
     "hour": r"\d{8}T\d\d",
     "job": ".+",
     "kind": "attempts|scalars",

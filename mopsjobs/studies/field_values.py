@@ -123,7 +123,7 @@ def parse_output_names(value: object, where: str, problems: list[str]) -> tuple[
     """Return names of outputs, each once; None for none."""
     names = parse_texts(value, where, problems)
     problems += [
-        f"{where}: expected names of letters, digits, spaces and . _ -, not {name!r}"
+        f"{where}: expected names of up to 128 letters, digits, spaces and . _ -, not {name!r}"
         for name in names or ()
         if not is_output_name(name)
     ]

@@ -24,6 +24,25 @@ PARTS = {
     "tasks": "4",
 }
 
+LONGEST = {
+    **dict.fromkeys(("bundle", "param", "set"), "a" * 64),
+    "claim": "c" * 100,
+    "hour": PARTS["hour"],
+    "kind": "attempts",
+    "note": "0" * 16,
+    "number": "0" * 12,
+    "output": "x" * 128,
+    "piece": "0" * 6,
+    "probe": "0" * 32,
+    "run": "0" * 32,
+    "seed": "1" * 20,
+    "shard": "0" * 6,
+    "slot": PARTS["slot"],
+    "source": "x" * 80,
+    "tasks": "1" * 9,
+}
+"""The longest text of each part but the job."""
+
 
 def key_of(form: KeyForm, job_id: str) -> str:
     """Return a key of a form, of a job if the form has one."""

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from mopsjobs.errors import (
+    InvalidKeyError,
     InvalidTransitionError,
     JobExistsError,
     JobNotFoundError,
@@ -25,6 +26,7 @@ from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import ACTIVE, TERMINAL, JobStatus
 from mopsjobs.registry.transitions import Growth, ShardReport
 from mopsjobs.store import cas
+from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.utils.backoff import Backoff
 from support.bench import NOW, Bench
 
@@ -122,6 +124,13 @@ def test_nothing_else_of_an_ended_job_may_change(bench: Bench, fields: dict[str,
     with pytest.raises(TerminalStateError, match="only its labels and its note can change"):
         bench.registry.update_fields("a", **fields)
     assert bench.bytes() == value
+
+
+@pytest.mark.parametrize("prefix", ["x" * 900, "é" * 200, "a//b", "", "a\\b"])
+def test_a_prefix_below_which_no_key_fits_is_refused_at_once(prefix: str) -> None:
+    """Before a job is announced: the longest id needs 512 bytes of the 900 of a key."""
+    with pytest.raises(InvalidKeyError):
+        JobRegistry(InMemoryVersionedStore(), prefix)
 
 
 def test_a_label_does_not_move_the_end_of_a_job(bench: Bench) -> None:

@@ -10,10 +10,10 @@ import pytest
 import mops_jobs
 from mopsjobs.errors import UsageError
 from mopsjobs.registry import keys
-from mopsjobs.registry.job_id import check_job_id, check_new_job_id
+from mopsjobs.registry.job_id import MAX_FOREIGN_ID_BYTES, check_job_id, check_new_job_id
 from mopsjobs.registry.keys import FORMS, MACHINE, RECORD, SHARD, KeyForm, belongs_to, may_carry
 from mopsjobs.store.base import check_key
-from support.keys import PARTS, key_of, keys_of
+from support.keys import LONGEST, PARTS, key_of, keys_of
 
 OTHER_JOBS = [
     "job-2", "job", "job-1/x", "x/job-1", "job-1/job-1", "job-1.2", "JOB-1", "job-1 ", "job%2d1", "job-1%2f..%2fjob-2",
@@ -66,6 +66,17 @@ def test_a_relay_carries_what_the_table_allows_of_its_own_job() -> None:
     assert carried == {SHARD: of_shards, MACHINE: {*of_shards, "manifest", "bundle"}}
 
 
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
+def test_no_key_is_longer_than_every_store_takes(form: KeyForm) -> None:
+    """Whatever its parts: the longest id of another program with the longest text of each other part."""
+    longest = {**LONGEST, "job": "é" * (MAX_FOREIGN_ID_BYTES // 2)}
+    key = form.key(**longest)
+    assert check_key(key) == key
+    parts = form.parse(key)
+    assert parts == {name: longest[name] for name in parts or {}}
+    assert all(form.parse(form.key(**longest | {name: longest[name] + longest[name][:1]})) is None for name in parts)
+
+
 def test_records_may_be_below_another_prefix() -> None:
     form = RECORD.below("team/jobs")
     assert form.key(job="a") == "team/jobs/a/state.json"
@@ -91,14 +102,15 @@ def test_the_page_of_keys_has_this_table() -> None:
 # --- The ids of jobs: which ones a new job may have, and which ones a record may have --------------------------------
 
 
-@pytest.mark.parametrize("job_id", ["a", "7", "nightly-1", "job-a1b2c3d4", "A.b_c+d=e-f", "x" * 128])
+@pytest.mark.parametrize("job_id", ["a", "7", "nightly-1", "job-a1b2c3d4", "A.b_c+d=e-f", "x" * 128, "x" * 128 + ".2"])
 def test_a_new_id_can_be_typed_without_quotes(job_id: str) -> None:
-    """Letters, digits and `._+=-`, beginning with a letter or digit."""
+    """Letters, digits and `._+=-`, beginning with a letter or digit. The number of a resume comes on top."""
     assert check_new_job_id(job_id) == job_id
 
 
 @pytest.mark.parametrize(
-    "job_id", ["", "-a", ".a", "a b", "a/b", "a\n", "a\x00", "é", "٣", "a*", "$a", "~", "..", "a:b", "x" * 129]
+    "job_id",
+    ["", "-a", ".a", "a b", "a/b", "a\n", "a\x00", "é", "٣", "a*", "$a", "~", "..", "a:b", "x" * 129, "x" * 129 + ".2"],
 )
 def test_any_other_new_id_is_refused_by_name(job_id: str) -> None:
     """The sentence shows it escaped, and says what an id looks like."""
