@@ -42,6 +42,7 @@ from mopsjobs.studies.checkpoints import (
 from mopsjobs.studies.study import Task
 from mopsjobs.utils.background import BackgroundWriter
 from mopsjobs.utils.files import make_directory, replace_file
+from mopsjobs.utils.text import pluralize
 
 log = logging.getLogger(__name__)
 
@@ -503,7 +504,7 @@ class Checkpoints:
     def close(
         self, seconds: float, longest: float | None = None, is_stopping: Callable[[], bool] = lambda: False
     ) -> None:
-        """Send what waits. Closing twice is harmless.
+        """Send what waits, and tell what the store has not taken. Closing twice is harmless.
 
         Args:
             seconds: how long to send, at most.
@@ -514,6 +515,12 @@ class Checkpoints:
         self._remove_ended()
         if self._store is not None and self._writer.is_closing is False:
             self._writer.close(seconds, longest, is_stopping)
+            with self._writer.changed:
+                unsent = [*self._waiting.values(), *(one[1] for one in [self._writer.current] if one)].count(False)
+            if unsent:
+                self._on_log(
+                    f"The store has not taken the checkpoints of {pluralize(unsent, 'task')}; they are here alone."
+                )
         for origin in self._origins:
             with contextlib.suppress(OSError):  # it is not empty
                 origin.root.rmdir()

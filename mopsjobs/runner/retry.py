@@ -72,6 +72,10 @@ class OutageRetry:
             self._stopped_at, self.stopped_ts = time.monotonic(), time.time()
             self.signal = number
 
+    def left_of(self, grace: float) -> float:
+        """Return the seconds that are left of a grace period: `LAST_SECONDS` of it at least, and all before a stop."""
+        return min(grace, max(LAST_SECONDS, grace - (time.time() - self.stopped_ts)))
+
     def begin_end(self) -> None:
         """Begin what is to be done after the last tasks have saved: the time for it is counted from now."""
         self._stopped_at = time.monotonic()

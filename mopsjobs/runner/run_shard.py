@@ -233,8 +233,8 @@ class _Run:
                     if self._channel is not None:
                         self._channel.close()
                     if self._checkpoints is not None:  # before tasks are given back: their owners go on from these
-                        grace = self._shard.grace_seconds
-                        self._checkpoints.close(grace, LAST_CHECKPOINTS_SECONDS, self._is_stopping)
+                        left = self._retry.left_of(self._grace)
+                        self._checkpoints.close(left, LAST_CHECKPOINTS_SECONDS, self._is_stopping)
             if self._counts.is_lower_bound and not self._retry.is_stopping:
                 # The store did not answer at the start. It cannot be told whose outputs are there now: those of an
                 # earlier run, most likely. So they count as that. If the store is still away, the next run does it.
@@ -547,16 +547,26 @@ class _Run:
         if self._checkpoints is None or self._early.is_decided:
             return True
         if self._saves_until is None:
-            grace = self._shard.grace_seconds if self._reporter.grace is None else self._reporter.grace
-            self._saves_until = time.monotonic() + grace
+            self._saves_until = time.monotonic() + self._grace
             told = self._checkpoints.tell_to_stop(one.task for one in pool.at_work())
             if not told:
                 self._saves_until = 0.0
                 return True
             self._handler.note_begun(pool, self._retry.stopped_ts)
             pool.keep_only({task.number for task in told})
-            self._on_log(f"{pluralize(len(told), 'task')} may save, up to {human_duration(grace)}.")
-        return time.monotonic() >= self._saves_until
+            self._on_log(f"{pluralize(len(told), 'task')} may save, up to {human_duration(self._grace)}.")
+        if time.monotonic() < self._saves_until:
+            return False
+        if left := len(pool.at_work()):
+            self._tell(
+                f"{pluralize(left, 'task')} did not save within {human_duration(self._grace)}; {self.saved} did."
+            )
+        return True
+
+    @property
+    def _grace(self) -> float:
+        """Return the seconds that tasks may take to save, and their checkpoints to be sent."""
+        return self._shard.grace_seconds if self._reporter.grace is None else self._reporter.grace
 
     def _warn_of_own_write(self, name: str | None) -> None:
         """Say once per job that the model writes into its own directory: tasks overwrite each other's files there."""

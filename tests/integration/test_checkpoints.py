@@ -7,8 +7,9 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from mopsjobs.events.format import parse_chunk
 from mopsjobs.ledger.attempt import Attempt, Outcome, Resumed
 from mopsjobs.runner.checkpoints import Checkpoints
 from mopsjobs.runner.pools.base import TaskLimits
+from mopsjobs.runner.retry import OutageRetry
 from mopsjobs.runner.shard import TaskProgress
 from mopsjobs.store.base import Versioned, VersionToken
 from mopsjobs.studies.manifest import manifest_key
@@ -44,6 +46,22 @@ def _attempts(bench: Bench, task: int = 0) -> list[Attempt]:
 
 def _keys(bench: Bench) -> list[str]:
     return list(bench.line.list_keys("checkpoints/"))
+
+
+def _told(bench: Bench) -> list[str]:
+    """Return the texts of the events of the runner."""
+    events = [event for entry in bench.line.scan("events/") for event in parse_chunk(entry.value or b"")]
+    return [event["text"] for event in events if event["kind"] == "runner"]
+
+
+def _stop_after(gate: Path) -> Callable[[TaskProgress], None]:
+    """Return a look that tells the run to stop once a task has come to its gate."""
+
+    def stop(_progress: TaskProgress) -> None:
+        if gate.with_name(f"{gate.name}-reached").exists():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return stop
 
 
 def test_a_task_whose_worker_dies_goes_on_from_its_last_checkpoint(bench: Bench, tmp_path: Path) -> None:
@@ -90,11 +108,7 @@ def test_a_run_that_is_told_to_stop_lets_its_tasks_save(bench: Bench, tmp_path: 
     gate = tmp_path / "gate"
     sets = bench.given(sets_of(1, steps=str(tmp_path / "steps"), steps_total=20, every=1000, gates={"5": str(gate)}))
 
-    def stop(_progress: TaskProgress) -> None:
-        if gate.with_name("gate-reached").exists():
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    ran, said = bench.work("here", on_progress=stop, grace=PATIENCE)
+    ran, said = bench.work("here", on_progress=_stop_after(gate), grace=PATIENCE)
     assert (ran.is_done, ran.signal, ran.failed) == (False, signal.SIGTERM, 0)
     assert "1 task may save, up to 5m." in said
     gate.touch()
@@ -333,9 +347,42 @@ def test_a_stop_shortens_the_wait_of_a_run_that_closes(
     close = Checkpoints.close
     monkeypatch.setattr(Checkpoints, "close", lambda *how: _Stopped.closes.set() or close(*how))
     bench.given(sets_of(1, steps=str(tmp_path / "steps"), steps_total=50, die=[34]))
-    ran, _ = bench.work("here", store=_Stopped(bench.line.inner), retries=0, shards=2, grace=0.0)
+    ran, _ = bench.work("here", store=_Stopped(bench.line.inner), retries=0, shards=2, grace=0.1)
     assert (ran.signal, _keys(bench)) == (signal.SIGTERM, [])
+    assert "The store has not taken the checkpoints of 1 task; they are here alone." in _told(bench)
     _Stopped.gate.set()
+
+
+def test_what_saving_took_of_the_grace_is_not_there_again_to_send(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cluster kills the runner at the end of its grace period, before the others of its last words are written."""
+    gate, given = tmp_path / "gate", list[float]()
+    stop, close = OutageRetry.stop, Checkpoints.close
+
+    def stop_before(retry: OutageRetry, number: int | None = None) -> None:
+        stop(retry, number)
+        retry.stopped_ts -= 0.75 * PATIENCE
+
+    def note_seconds(checkpoints: Checkpoints, seconds: float, *more: Any) -> None:
+        given.append(seconds)
+        close(checkpoints, seconds, *more)
+
+    monkeypatch.setattr(OutageRetry, "stop", stop_before)
+    monkeypatch.setattr(Checkpoints, "close", note_seconds)
+    bench.given(sets_of(1, steps=str(tmp_path / "steps"), steps_total=20, every=1000, gates={"5": str(gate)}))
+    ran, _ = bench.work("here", on_progress=_stop_after(gate), grace=PATIENCE)
+    assert (ran.saved, given[0] <= 0.25 * PATIENCE) == (1, True)
+
+
+def test_a_run_tells_how_many_tasks_did_not_save_in_time(bench: Bench, tmp_path: Path) -> None:
+    """The task does not look whether it is to stop. Its next attempt lacks what it did since its last checkpoint."""
+    gate = tmp_path / "gate"
+    gates = {"5": str(gate)}
+    bench.given(sets_of(1, steps=str(tmp_path / "steps"), steps_total=20, every=3, gates=gates, is_deaf=True))
+    ran, said = bench.work("here", on_progress=_stop_after(gate), grace=1.0)
+    text = "1 task did not save within 1s; 0 did."
+    assert (ran.saved, text in said, text in _told(bench)) == (0, True, True)
 
 
 def test_other_tasks_go_on_while_a_checkpoint_is_fetched(
