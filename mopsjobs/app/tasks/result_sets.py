@@ -13,6 +13,7 @@ import json
 import math
 import os
 import sqlite3
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
@@ -431,7 +432,9 @@ class ResultSets:
             memory.execute(create)
             rows = self._database.execute(f"SELECT * FROM {name}")  # noqa: S608 - constant names
             memory.executemany(f"INSERT INTO {name} VALUES ({', '.join('?' * len(rows.description))})", rows)  # noqa: S608 - constant names
-        return ResultSets(memory)
+        copied = ResultSets(memory)
+        weakref.finalize(copied, memory.close)  # when no reader has them any more
+        return copied
 
     @property
     def held(self) -> int:
