@@ -12,6 +12,8 @@ from mopsjobs.studies.journal import counts_of, decode_journal, encode_journal
 from support.calibrated import grow_calibration, journal_of, put_calibration
 from support.cli import Cli, Remote, add, foreign, key
 from support.desk import Desk
+from support.ledgers import Ledger, add_job, attempt, leave_scalars
+from support.runs import sets_of
 
 
 def test_each_view_has_the_same_best_set(cli: Cli, remote: Remote) -> None:
@@ -87,6 +89,29 @@ def test_the_best_sets_have_a_table(cli: Cli, remote: Remote) -> None:
     assert cli.ok("results", "cal", "--best", "--csv").lines[0] == (
         '"rank","job_id","round","beta","gamma","mode","loss","half_width","replicates"'
     )
+
+
+@pytest.mark.parametrize("objective", ["loss", {"cases": {"observed": 5, "sd": 1}}, "model:score"])
+def test_the_objective_may_be_named(cli: Cli, remote: Remote, objective: object) -> None:
+    """As views call it: --best and --explain then print what they print without a result, in the same order."""
+    journal = put_calibration(remote.jobs, "cal", 5, objective=objective)
+    cli.ok("sync")
+    top = [one.params for one in journal.top(10)]
+    for words in ((), ("--offline",)):
+        document = cli.ok("results", "cal", "--best", "objective", "--json", *words).json
+        assert [one["params"] for one in document["sets"]] == top
+    for flag in ("--best", "--explain"):
+        assert cli.ok("results", "cal", flag, "objective").out == cli.ok("results", "cal", flag).out
+
+
+def test_another_job_may_have_a_result_called_objective(cli: Cli, remote: Remote) -> None:
+    """The word stands for the objective of calibrations alone."""
+    add_job(remote.jobs, "plain", sets_of(2))
+    Ledger(remote.store.inner, "plain")(attempt(0), attempt(1))
+    leave_scalars(remote.jobs, "plain", {0: {"objective": 2.0}, 1: {"objective": 1.0}})
+    cli.ok("sync")
+    rows = csv.DictReader(cli.ok("results", "plain", "--best", "objective", "--csv").lines)
+    assert [row["x"] for row in rows] == ["1", "0"]
 
 
 @pytest.mark.parametrize("flags", [("--best", "--table", "x.csv"), ("--explain", "--by", "task"), ("--best", "x")])

@@ -14,9 +14,17 @@ from mopsjobs.app.jobs.find_outputs import JobWithOutputs, download_outputs, fin
 from mopsjobs.app.jobs.job_tasks import JobTasks
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.freshness import FreshnessPolicy, rows_document
+from mopsjobs.app.tasks import journals
 from mopsjobs.app.tasks.contrasts import MAX_VALUE, find_contrast, parse_contrast, value_text
 from mopsjobs.app.tasks.explain import explain_scalar
-from mopsjobs.app.tasks.journals import best_columns, best_sets, explain_journal, find_calibration, value_name
+from mopsjobs.app.tasks.journals import (
+    FoundCalibration,
+    best_columns,
+    best_sets,
+    explain_journal,
+    find_calibration,
+    value_name,
+)
 from mopsjobs.app.tasks.result_sets import ERROR, ResultSets, SetChoice, SetPage, read_result_sets, sets_document
 from mopsjobs.app.tasks.results_sql import duckdb_views, run_results_sql
 from mopsjobs.app.tasks.results_table import (
@@ -149,8 +157,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RESULT",
         nargs="?",
         const=OBJECTIVE,
-        help="print the parameter sets with the lowest mean of a result; =-RESULT: highest; without RESULT: those of a"
-        " calibration, by its objective",
+        help="print the parameter sets with the lowest mean of a result; =-RESULT: highest; without RESULT, or with"
+        " objective: those of a calibration",
     )
     first.add_argument("--worst", metavar="RESULT", help="print the parameter sets with the highest mean of a result")
     first.add_argument(
@@ -169,7 +177,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=OBJECTIVE,
         help="print which parameters separate the lowest twentieth of a result from the rest; =-RESULT: highest;"
-        " without RESULT: by the objective of a calibration",
+        " without RESULT, or with objective: that of a calibration",
     )
     table.add_argument(
         "--contrast",
@@ -191,8 +199,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, app: App) -> Result:
     """List or download outputs, or make a table of results."""
     _check(args)
-    if OBJECTIVE in (args.best, args.explain):
-        return _of_calibration(args, app)
+    if (calibration := _find_calibration(args, app)) is not None:
+        return _of_calibration(calibration, args, app)
     is_by_set = args.by == "set" or (args.sql is None and any(getattr(args, name) is not None for name in OF_SETS))
     if args.label:
         args.jobs = jobs_with_labels(args.label, app, FreshnessPolicy(offline=args.offline))
@@ -217,14 +225,27 @@ def run(args: argparse.Namespace, app: App) -> Result:
     return _list(job, args, app)
 
 
-def _of_calibration(args: argparse.Namespace, app: App) -> Result:
-    """Print the best sets of a calibration, or say what they have in common."""
-    flag = "--best" if args.best == OBJECTIVE else "--explain"
-    if len(args.jobs) != 1 or args.label or args.table is not None or args.by == "task":
+def _find_calibration(args: argparse.Namespace, app: App) -> FoundCalibration | None:
+    """Return the calibration whose objective --best or --explain names; None if they name a result of tasks."""
+    named = args.explain if args.best is None else args.best
+    if named not in (OBJECTIVE, journals.OBJECTIVE):
+        return None
+    is_other = len(args.jobs) != 1 or args.table is not None or args.by == "task"
+    if named == OBJECTIVE and is_other:
+        flag = "--explain" if args.best is None else "--best"
         raise UsageError(f"{flag} without RESULT takes one calibration, --limit, --json, --tsv, --csv and --offline.")
-    calibration = find_calibration(args.jobs[0], app, offline=args.offline)
+    try:
+        return None if is_other else find_calibration(args.jobs[0], app, offline=args.offline)
+    except UsageError:  # another job may have a result of this name
+        if named == OBJECTIVE:
+            raise
+        return None
+
+
+def _of_calibration(calibration: FoundCalibration, args: argparse.Namespace, app: App) -> Result:
+    """Print the best sets of a calibration, or say what they have in common."""
     journal, job_id = calibration.journal, calibration.job_id
-    if flag == "--explain":
+    if args.best is None:
         explained = explain_journal(job_id, journal, calibration.age)
         body = Document(explained.to_json(app)) if args.json else Text(explained.lines(), indent=INDENT)
         return Result(body, notes=explained.notes(), warnings=calibration.warnings)
