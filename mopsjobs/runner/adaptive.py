@@ -127,11 +127,6 @@ class AdaptiveFeed:
         """Return about how many tasks wait for the pool."""
         return sum(one.begun - one.next for _, _, one in self._due)
 
-    @property
-    def has_all_targets(self) -> bool:
-        """Return whether tasks have left each target: a name that is misspelt ends the study early."""
-        return not self._wanted
-
     def precision(self) -> ShardPrecision:
         """Return the part of the shard in the precision of the job, for its record."""
         added = {name: count - self._first_here[name] for name, count in self._count().items()}

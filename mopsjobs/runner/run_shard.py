@@ -395,7 +395,7 @@ class _Run:
         begun = None if first is None or self._shard.cores is not None else utc_now()
         self._counts.started_at = shard_started_at(self._directory, self._shard.number, begun)
         if self._sharing is not None:
-            self._sharing.workers = pool.workers or 1
+            self._sharing.workers, self._sharing.is_ready = pool.workers or 1, lambda: pool.is_ready
         meter = TaskMeter(pool, self._todo, self._events, stops_at=self._shard.stops_at, on_late=self._tell_late)
         done_before = sum(self._counts.snapshot())
         reporter.measured = meter.measured

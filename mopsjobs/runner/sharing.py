@@ -2,9 +2,9 @@
 
 The record tells which shards may yet give tasks, and which have free workers. So without a free worker, sharing costs
 two requests: for offers of an earlier run, and to report that the own tasks have ended. A thread reads and writes the
-offers. While tasks are away, it looks every 0.4 to 10 s, a tenth of the time of a task. So does a helper without a
-task. It ends when no other shard may give tasks. It also ends when it has got none for as long as its
-longest attempt took, at least a minute.
+offers. While workers are free, it looks every 0.4 to 10 s, a tenth of the time of a task. So does a helper without a
+task. It ends when no other shard may give tasks. It also ends when it has got none for longer than a task takes, at
+least a minute: by its own tasks, or by what an owner writes.
 
 The owner of a set counts what helpers have run, and decides by their values. A helper tells of a task when its outputs
 are in the store.
@@ -17,9 +17,10 @@ that it has not begun. A helper takes what it can run at once, and tells how the
 
 `run` is that of the owner. Helpers do nothing more for an earlier run. A helper is named by shard and run. Its first
 number grows at least every `BEAT_SECONDS` while it has tasks. Without that, it counts as lost, and the owner runs its
-tasks. A helper that is told to stop gives them back, and so does a later run of one that was killed. A duplicate is
-harmless: it leaves the same outputs. A task that has succeeded has the values of the targets, in their order. `write`
-is drawn for each write, so no two documents are equal.
+tasks. The owner writes as often while workers are free: `seconds` grows with the tasks that are at work. A helper that
+is told to stop gives its tasks back, and so does a later run of one that was killed. A duplicate is harmless: it leaves
+the same outputs. A task that has succeeded has the values of the targets, in their order. `write` is drawn for each
+write, so no two documents are equal.
 
 Each side does what is left to do, by the document that it reads. So a lost reply needs no care.
 """
@@ -152,8 +153,8 @@ def count_to_take(in_hand: int, workers: int, seconds: float) -> int:
         workers: its workers.
         seconds: how long a task takes, about.
     """
-    rounds = max(1, math.ceil(min(MAX_OFFERED, LATENCY_SECONDS / seconds))) if seconds > 0 else 1
-    return max(0, min(MAX_OFFERED, workers * rounds) - in_hand)
+    meanwhile = int(min(MAX_OFFERED, workers * LATENCY_SECONDS / seconds)) if seconds > 0 else 0
+    return max(0, min(MAX_OFFERED, workers + meanwhile) - in_hand)
 
 
 class OwnerTurn(NamedTuple):
@@ -183,6 +184,9 @@ class OwnerSide:
         self.wanted = 0
         """How many of those that no helper has are to come back."""
         self.seconds = 0.0
+        self.has_helpers = False
+        """Whether workers of others are free: they wait for tasks as long as the document changes."""
+        self._written_at = -math.inf
         self.offered = self.taken = 0
         """Of those that are away: how many are only offered, and how many helpers have, by the last document."""
         self._beats: dict[str, tuple[Taken, float]] = {}
@@ -220,10 +224,13 @@ class OwnerSide:
         self.offered, self.taken = kept, len(at_helpers)
         is_same = after._replace(seconds=before.seconds) == before
         needs_write = not is_same if is_own else found is not None or bool(self.away)
+        needs_write |= self.has_helpers and now - self._written_at >= BEAT_SECONDS
         return OwnerTurn(after if needs_write else None, ended, returned)
 
-    def confirm(self, turn: OwnerTurn) -> None:
-        """Note that a document was written: the owner has the tasks that have come back."""
+    def confirm(self, turn: OwnerTurn, now: float) -> None:
+        """Note what was written, if anything was: the owner has the tasks that have come back."""
+        if turn.document is not None:
+            self._written_at = now
         self.away -= set(turn.returned)
         self.wanted = 0
 
@@ -257,12 +264,14 @@ class HelperSide:
         self.hand: set[int] = set()
         self.ends: dict[int, End] = {}
         """How those ended that have."""
+        self.seconds = 0.0
+        """How long a task takes, about, or has been at work."""
         self._written_at = -math.inf
 
     @property
-    def n_open(self) -> int:
-        """Count the tasks that have not ended."""
-        return len(self.hand - self.ends.keys())
+    def open(self) -> set[int]:
+        """Return the tasks that have not ended."""
+        return self.hand - self.ends.keys()
 
     def turn(
         self,
@@ -289,6 +298,7 @@ class HelperSide:
             self.run = "" if found is None else found.run
         if found is None:
             return HelperTurn(None, [], [])
+        self.seconds = found.seconds
         shard = self.name.partition(".")[0]
         earlier = {name for name in found.taken if name != self.name and name.partition(".")[0] == shard}
         left = [number for name in earlier for number in found.taken[name].tasks]
@@ -336,10 +346,10 @@ SHORT_PAUSE, LONG_PAUSE = 1.0, 10.0
 PAUSE_FACTOR = 1.3
 
 START_SECONDS = 10.0
-"""How long a shard without a task waits for those that have not begun: shards of a job begin at about the same time."""
+"""How long a shard waits for those that have not begun, when its tasks have ended."""
 
 IDLE_SECONDS = 60.0
-"""How long a helper waits for a task, at least."""
+"""How long a helper waits for a task, at least; one without tasks of its own also for shards that have not begun."""
 
 LAST_TURNS = 3
 """How often a helper that stops tries to give its tasks back, if others write meanwhile."""
@@ -395,6 +405,8 @@ class SharedFeed:
         """Those of the shard."""
         self.may_offer: Callable[[], bool] = lambda: True
         """Returns whether tasks may go to others: the first ones of a job may not."""
+        self.is_ready: Callable[[], bool] = lambda: True
+        """Returns whether a worker has loaded the model. Before, no task is at work."""
         self.pack_soon: Callable[[], object] = lambda: None
         """Has the outputs packed that wait for others."""
         self.has_stored_own: Callable[[], bool] = lambda: True
@@ -424,12 +436,12 @@ class SharedFeed:
         self._at_work: set[int] = set()
         self._sent: set[int] = set()
         """Those of others that have succeeded here. Their outputs may be on their way."""
-        self._seconds, self._n, self._longest, self._pace = 0.0, 0, 0.0, 0.0
-        """How long its attempts took in all, how many ended, the longest, and how long a task takes where it looks."""
+        self._seconds, self._n, self._longest = 0.0, 0, 0.0
+        """How long its attempts took in all, how many ended, and the longest."""
         self._last_at = clock()
         """When a task ended last, or began while none was at work."""
         self._active_at = self._packed_at = self._offers_at = clock()
-        self._has_document = True  # an earlier run may have left one
+        self._is_looking = True  # an earlier run may have left a document
         self._is_over = self._is_closing = False
         self._failure: Exception | None = None
         self._poked, self._ends = threading.Event(), threading.Event()
@@ -497,7 +509,10 @@ class SharedFeed:
         if self.owns(number):
             self._feed.note(result, has_failed=has_failed)
         elif not has_failed:
-            self._sent.add(number)
+            with self._lock:
+                self._sent.add(number)
+            self._pauses.reset()
+            self._poked.set()  # a worker is free
 
     def note_stored(self, task: Task, outputs: Mapping[str, bytes]) -> None:
         """Note that the store was tried for the outputs of a task. A thread that sends them calls this."""
@@ -576,16 +591,18 @@ class SharedFeed:
 
     def _is_sending(self) -> bool:
         with self._lock:
-            return any(not self._sent.isdisjoint(side.hand - side.ends.keys()) for side in self._helps.values())
+            return any(not self._sent.isdisjoint(side.open) for side in self._helps.values())
 
     def _offer(self) -> None:
-        seconds = self._task_seconds()
-        free = self.free_elsewhere if self.may_offer() and self._feed.has_all_targets else 0
+        if not self.is_ready():
+            self._last_at = self._clock()
+        seconds, has_helpers = self._task_seconds(), self.free_elsewhere > 0
+        free = self.free_elsewhere if self.may_offer() else 0
         idle = self.workers - len(self._at_work)
         waiting = self._feed.waiting if free or self._given else 0
         owner = self._owner
         with self._lock:
-            owner.seconds = self._pace = seconds
+            owner.seconds, owner.has_helpers = seconds, has_helpers
             owner.wanted = max(0, idle) if not waiting and not self._back and self._given else 0
             n_new = count_to_offer(waiting, len(self._given) - owner.taken, owner.taken, free, self.workers, seconds)
         tasks = []
@@ -597,13 +614,20 @@ class SharedFeed:
             self._given.update((task.number, task) for task in tasks)
             self.has_shared |= bool(tasks)
             owner.away.update(task.number for task in tasks)
-        if tasks or (owner.wanted and owner.offered):
+        if tasks or (owner.wanted and owner.offered) or has_helpers > self._is_looking:
+            self._is_looking = True
             self._poked.set()
 
     def _task_seconds(self) -> float:
         """Return how long a task takes, about. Those at work take at least as long as the last end is past."""
         mean = self._seconds / self._n if self._n else 0.0
         return max(mean, self._clock() - self._last_at) if self._at_work else mean
+
+    @property
+    def _pace(self) -> float:
+        """Return how long a task takes where it looks, about."""
+        with self._lock:
+            return max((side.seconds for side in self._helps.values()), default=self._owner.seconds)
 
     def _end_own(self) -> None:
         self.is_done = True
@@ -615,7 +639,8 @@ class SharedFeed:
         state = self._reporter.state
         if self._reporter.ended.is_set() or self._is_closing:
             return False
-        has_waited = self._clock() - self._active_at >= max(IDLE_SECONDS, self._longest)
+        patience = max(IDLE_SECONDS, self._longest, self._pace + LOST_SECONDS)
+        has_waited = self._clock() - self._active_at >= patience
         if not self._is_told and self.has_stored_own():
             self._is_told = True
             self._reporter.note_done()
@@ -626,7 +651,8 @@ class SharedFeed:
         self.stays = True
         if all_shards_done(state, self._shards):
             return False
-        if len(state.shards) < self._shards and self._clock() - self._active_at < START_SECONDS:
+        start = START_SECONDS if self._feed.needed else IDLE_SECONDS  # those of one set depend on its shard alone
+        if len(state.shards) < self._shards and self._clock() - self._active_at < start:
             return True
         with self._lock:
             has_some = any(side.hand for side in self._helps.values())
@@ -674,7 +700,7 @@ class SharedFeed:
                 self.waker.wake()
             if self._failure is not None:
                 return
-            needs_none = not self.is_done and not self._given and not self._has_document
+            needs_none = not self.is_done and not self._is_looking
             longest = min(LONG_PAUSE, max(SHORT_PAUSE, self._pace / 10))
             if not self._ends.wait(LEAST_PAUSE):  # `close` may have come before `clear`
                 self._poked.wait(None if needs_none else min(longest, self._pauses.next_delay()) - LEAST_PAUSE)
@@ -692,7 +718,7 @@ class SharedFeed:
     def look(self) -> bool:
         """Look at the offers of the shard, or at those of others. Return whether something has happened."""
         if not self.is_done:
-            return bool(self._given or self._has_document) and self._look_at_own()
+            return self._is_looking and self._look_at_own()
         gives = {} if self._is_over else self._told("gives")
         with self._lock:
             shards = sorted(gives.keys() | {shard for shard, side in self._helps.items() if side.hand})
@@ -713,23 +739,22 @@ class SharedFeed:
             if turn.returned:
                 self.on_moved()
             with self._lock:
-                self._owner.confirm(turn)
+                self._owner.confirm(turn, self._clock())
                 back = [self._given.pop(number) for number in turn.returned if number in self._given]
                 self._back.extend((task.number, task) for task in back)
-                self._has_document = bool(self._given)
+                self._is_looking = bool(self._given) or self._owner.has_helpers
         return bool(turn.ended or turn.returned or not is_written)
 
     def _look_at_other(self, shard: int, *, leaves: bool = False) -> bool:
         key = self._key_of(shard)
         found = self._store.get(key)
         document = _document_of(found)
-        self._pace = self._pace if document is None else document.seconds
         with self._lock:
             side = self._helps.get(shard)
             if side is None:
                 name = f"{self._shard}.{self._run}"
                 side = self._helps[shard] = HelperSide(name, lambda number: self._is_task_of(number, shard))
-            in_hand = sum(one.n_open for one in self._helps.values())
+            in_hand = sum(len(one.open - self._sent) for one in self._helps.values())
             workers = 0 if leaves or self._is_over else self.workers
             ends = list(side.ends.items())  # threads that send outputs add to them
         ready = {number for number, end in ends if self._may_tell(end, number)}

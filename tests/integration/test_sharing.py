@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections import Counter
 from contextlib import closing
 from pathlib import Path
 
@@ -13,10 +14,51 @@ from mopsjobs.registry.notes import PRECISION
 from mopsjobs.registry.transitions import sharing_of_others
 from mopsjobs.store import open_store
 from mopsjobs.utils.files import replace_file
-from support.adaptive import CALLS, MARKS, MODEL, adaptive_study, counts_by_set, seeds
+from support.adaptive import CALLS, MARKS, MODEL, REPLICATES, adaptive_study, counts_by_set, seeds
 from support.cli import Cli, Spawn
 from support.runs import PATIENCE, code, kill, place, record, results, until, work
 from support.servers import Azurite
+
+
+@pytest.mark.parametrize("backend", ["sqlite", pytest.param("azurite", marks=pytest.mark.azurite)])
+def test_the_workers_of_all_shards_are_at_work_on_one_set(
+    backend: str, request: pytest.FixtureRequest, spawn: Spawn, tmp_path: Path
+) -> None:
+    """They begin before any task has ended: a helper would not wait for the end of the first hour."""
+    replicates = {**REPLICATES, "min": 24, "max": 24}
+    study = adaptive_study([{"sd": 50.0, "holds": True}], n_replicates=replicates)
+    model, calls, held = code(tmp_path / "model", MODEL), tmp_path / "calls", tmp_path / "holds"
+    url, env = f"sqlite:///{tmp_path}/registry.db", dict[str, str]()
+    if backend == "azurite":
+        azurite: Azurite = request.getfixturevalue("azurite")
+        url = azurite.url(azurite.new_container())
+        env = {"AZURE_STORAGE_CONNECTION_STRING": azurite.connection_string}
+    held.write_text(" ".join(map(str, seeds(study, 0))))
+    with closing(open_store(url, env)) as store:
+        jobs = JobRegistry(store)
+        jobs.register_job("job", **place(store, "job", study, model).record_fields())
+        runners = [
+            spawn(
+                "run", "job", "--shards", "4", "--workers", "2", JOB_COMPLETION_INDEX=str(number),
+                XDG_STATE_HOME=f"{tmp_path}/{number}", MOPS_JOBS_REGISTRY=url,
+                CALLS=str(calls), MARKS=str(tmp_path), **env,
+            )
+            for number in range(4)
+        ]  # fmt: skip
+
+        def shards() -> list[str]:
+            return [line.split()[0] for line in calls.read_text().splitlines()] if calls.exists() else []
+
+        until(lambda: len(shards()) == 8, "two tasks in each of four shards", *runners)
+        assert Counter(shards()) == dict.fromkeys("0123", 2)
+        assert not results(store)
+        held.unlink()
+        for runner in runners:
+            out, err = runner.communicate(timeout=PATIENCE)
+            assert runner.returncode == 0, (out, err)
+        assert counts_by_set(store, study) == [24]
+        assert len(shards()) == 24, "each task is run once"
+        assert (record(jobs).status, record(jobs).tasks_completed, record(jobs).tasks_failed) == ("succeeded", 24, 0)
 
 
 def test_a_shard_whose_sets_are_decided_runs_tasks_of_another(

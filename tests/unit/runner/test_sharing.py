@@ -39,7 +39,7 @@ from mopsjobs.store.memory import InMemoryVersionedStore
 from mopsjobs.studies.manifest import Manifest
 from mopsjobs.studies.outputs import find_complete_tasks
 from mopsjobs.studies.study import Study, Task
-from support.adaptive import adaptive_study
+from support.adaptive import REPLICATES, adaptive_study
 from support.runs import PATIENCE
 
 
@@ -303,6 +303,64 @@ def test_a_shard_that_gets_nothing_ends_in_time(
     assert shard.is_over
 
 
+def _long_tasks(jobs: Any) -> tuple[Shard, Shard]:
+    """Return the owner of one set, whose tasks take hours, and a helper."""
+    job = jobs(adaptive_study([{"sd": 50.0}], n_replicates={**REPLICATES, "min": 40}), 2)
+    owner, helper = job.shards
+    for shard in job.shards:
+        shard.begin()
+        shard.report()
+    return owner, helper
+
+
+def _pass(*shards: Shard) -> None:
+    """Let ten minutes pass."""
+    for _ in range(60):
+        shards[0].job.now += 10.0
+        for shard in shards:
+            shard.report()
+            shard.take()
+            shard.feed.look()
+            if len(shard.hand) < shard.workers:
+                shard.begin()
+
+
+def test_tasks_are_offered_before_any_has_ended(jobs: Any) -> None:
+    """Else the workers of other shards idle as long as the first one takes; but not while the model is loaded."""
+    owner, helper = _long_tasks(jobs)
+    owner.feed.is_ready = lambda: False
+    owner.job.now += 10.0
+    owner.take()
+    assert owner.feed.away == 0
+    owner.feed.is_ready = lambda: True
+    _pass(owner, helper)
+    assert (len(owner.hand), len(helper.hand)) == (1, 1)
+    assert owner.feed.away > 1, "the next one waits for the helper"
+
+
+def test_a_helper_waits_while_the_tasks_of_an_owner_are_at_work(jobs: Any) -> None:
+    """None may be offered before the first has ended. A lost owner writes nothing, and holds no helper for ever."""
+    owner, helper = _long_tasks(jobs)
+    owner.feed.may_offer = lambda: False
+    _pass(owner, helper)
+    assert (helper.hand, helper.is_over) == ([], False)
+    _pass(helper)
+    assert helper.is_over
+
+
+def test_a_shard_without_tasks_waits_longer_for_others_to_begin(jobs: Any) -> None:
+    job = jobs(adaptive_study([{"sd": 50.0}]), 2)
+    job.begun = {1}
+    helper = job.shards[1]
+    helper.begin()
+    job.now += IDLE_SECONDS - 1
+    helper.begin()
+    assert not helper.is_over
+    job.now += 1
+    helper.begin()
+    assert helper.is_over
+
+
 def test_a_shard_tells_how_many_tasks_it_may_give(jobs: Any) -> None:
     """Those that its sets may need, less those that its workers run."""
     job = jobs(adaptive_study([{"sd": 50.0}, {"sd": 0.1}]), 2, 4)
@@ -331,7 +389,7 @@ def test_a_shard_offers_what_helpers_can_begin_sooner(
 
 @pytest.mark.parametrize(
     ("in_hand", "workers", "seconds", "expected"),
-    [(0, 4, 60.0, 4), (3, 4, 60.0, 1), (9, 4, 60.0, 0), (0, 4, 0.5, 16), (0, 4, 1e-310, MAX_OFFERED)],
+    [(0, 4, 60.0, 4), (3, 4, 60.0, 1), (9, 4, 60.0, 0), (0, 4, 1.5, 9), (0, 4, 0.5, 20), (0, 4, 1e-310, MAX_OFFERED)],
 )
 def test_a_helper_takes_what_it_runs_until_its_next_look(
     in_hand: int, workers: int, seconds: float, expected: int
@@ -375,7 +433,7 @@ def test_a_silent_helper_is_lost_but_not_in_an_outage() -> None:
     turn = owner.turn(taken, 2 * LOST_SECONDS)
     assert turn.returned == [1]
     assert turn.document == Document("r", 0.0, (2,))
-    owner.confirm(turn)
+    owner.confirm(turn, 2 * LOST_SECONDS)
     assert owner.away == {2}
 
 
@@ -469,7 +527,7 @@ def test_each_task_ends_once_whatever_is_lost(seed: int) -> None:
                 assert number not in ended
                 ended[number] = end
             if write(turn.document):
-                owner.confirm(turn)
+                owner.confirm(turn, now)
                 for number in turn.returned:
                     assert number not in ended
                     ended[number] = "own"
@@ -481,7 +539,7 @@ def test_each_task_ends_once_whatever_is_lost(seed: int) -> None:
         for number in sorted(helper.hand - helper.ends.keys()):
             if chance.random() < 0.5:
                 helper.ends[number] = chance.choice([[number / 7], "ValueError: as asked"])
-        turn_of_helper = helper.turn(stored[0], now, 3, helper.n_open, lambda _number: chance.random() < 0.7)
+        turn_of_helper = helper.turn(stored[0], now, 3, len(helper.open), lambda _number: chance.random() < 0.7)
         if write(turn_of_helper.document):
             helper.confirm(turn_of_helper, now)
     assert ended.keys() == tasks
