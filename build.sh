@@ -357,6 +357,7 @@ cmd_lock() {
   compile requirements/build.lock --group build --no-emit-package setuptools --constraint requirements/dev.lock
   compile requirements/release.lock --group release --constraint requirements/dev.lock
   compile requirements/bench.lock --group bench --constraint requirements/runtime.lock
+  compile requirements/peers.lock --group peers
   compile "$model" --group model
 }
 

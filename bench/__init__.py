@@ -16,8 +16,9 @@ that `./build.sh test` has prepared in `build/venv`.
     proxy.py          a slow network
     registry_data.py  made-up jobs, as mops-jobs and as other programs write them
     job_data.py       a made-up job of many tasks
-    peers.py          what we are compared with, as processes of their own
-    tools.py          rclone and the libraries of others, installed into build/bench
+    clients.py        plain clients of a store, as processes of their own
+    peers/            the tools that run many tasks, a program each
+    tools.py          rclone, the libraries of others and the peers, installed into build/bench and build/peers
     listing.py  syncing.py  growing.py  updating.py  tasks.py ...
                       the benchmarks; each has run(setup), which gives lines for the report
     report.py         the table, and bench/RESULTS.md

@@ -1,4 +1,4 @@
-"""`python -m bench`: measure, print the table, and with `--write` keep it in bench/RESULTS.md."""
+"""`python -m bench [NAME ...]`: measure, print the table, and with `--write` keep it in bench/RESULTS.md."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from bench import (
     listing,
     machine,
     metrics,
+    peers,
     python_api,
     report,
     result_tables,
@@ -46,6 +47,7 @@ BENCHMARKS = {
     "metrics": metrics.run,
     "python": python_api.run,
     "requests": counting.run,
+    "peers": peers.run,
 }
 SECTIONS = {
     "Listings": ("list", "metrics"),
@@ -54,32 +56,38 @@ SECTIONS = {
     "Writes": ("update", "requests"),
     "The page": ("serve",),
     "Beside other tools": ("python",),
+    "Peers": ("peers",),
 }
 """The tables of the report, by the benchmarks whose figures they have."""
 
-ON_REQUEST = frozenset({"series"})
-"""Benchmarks that take gigabytes, and that only `--only` runs."""
+ON_REQUEST = frozenset({"series", "peers"})
+"""Benchmarks that take gigabytes or an hour, and that run only if they are named."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__, allow_abbrev=False)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"benchmarks to run, of {', '.join(BENCHMARKS)}")
     parser.add_argument(
         "--jobs",
         type=int,
         default=10_000,
         metavar="N",
-        help="jobs in each registry; large jobs have 10 or 100 times as many tasks (default 10000)",
+        help="jobs in each registry; large jobs have 10 or 100 times as many tasks, peers fewer alike (default 10000)",
     )
     parser.add_argument(
         "--runs", type=int, default=5, metavar="N", help="rounds; short processes run five times as many"
     )
-    parser.add_argument("--only", action="append", choices=BENCHMARKS, help="this benchmark; repeat for more")
-    parser.add_argument("--write", action="store_true", help="write bench/RESULTS.md instead of printing")
+    parser.add_argument(
+        "--write", action="store_true", help="write the tables into bench/RESULTS.md instead of printing them"
+    )
     args = parser.parse_args()
     if args.jobs < 100 or args.runs < 1:
         parser.error("needs at least 100 jobs and one run")
 
-    chosen = args.only or [name for name in BENCHMARKS if name not in ON_REQUEST]
+    if unknown := set(args.names).difference(BENCHMARKS):
+        parser.error(f"unknown benchmarks: {', '.join(sorted(unknown))}")
+
+    chosen = args.names or [name for name in BENCHMARKS if name not in ON_REQUEST]
     if args.jobs <= SMALL_REGISTRY and (large := {"sync", "grow"}.intersection(chosen)):
         parser.error(f"{' and '.join(sorted(large))}: needs more than {SMALL_REGISTRY:,} jobs, fewer are always listed")
     sections: dict[str, list[report.Line]] = {}
@@ -93,7 +101,8 @@ def main() -> int:
     settings = (
         f"rounds: {args.runs}, short processes {args.runs * listing.RUNS_FACTOR}; Azurite {azurite.version()}{peers}"
     )
-    text = report.markdown(sections, machine.description(), settings)
+    previous = report.RESULTS.read_text(encoding="utf-8") if args.write else ""
+    text = report.markdown(sections, machine.description(), settings, previous)
     if args.write:
         report.RESULTS.write_text(text, encoding="utf-8")
         print(f"wrote {report.RESULTS.relative_to(machine.ROOT)}")

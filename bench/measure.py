@@ -25,6 +25,7 @@ output, errors, *argv = sys.argv[1:]
 writing = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 files = [(os.POSIX_SPAWN_OPEN, 1, output, writing, 0o600), (os.POSIX_SPAWN_OPEN, 2, errors, writing, 0o600)]
 start = time.perf_counter()
+os.environ["BENCH_STARTED"] = str(start)  # for a process that tells when something has come
 _, status, usage = os.wait4(os.posix_spawn(argv[0], argv, os.environ, file_actions=files), 0)
 seconds = time.perf_counter() - start
 unit = 2**20 if sys.platform == "darwin" else 2**10
@@ -55,6 +56,9 @@ class Case:
     """Where it runs; None: where we do."""
     slow: bool = False
     """Too slow to run more than once: in the first round, without a warm-up."""
+    may_fail: bool = False
+    """It is not run again after an error, which is kept; the others go on."""
+    error: str = ""
     samples: list[Sample] = field(default_factory=list)
 
     @property
@@ -84,17 +88,24 @@ class Case:
         )
 
 
-def in_turn(cases: Iterable[Case], runs: int, directory: Path) -> None:
-    """Run the cases A B C, A B C, ... and keep their samples; a first round only warms up.
+def in_turn(cases: Iterable[Case], runs: int, directory: Path, *, warms_up: bool = True) -> None:
+    """Run the cases A B C, A B C, ... and keep their samples; a first round only warms up, if asked for.
 
     What disturbs the machine for a while then disturbs all of them alike, and a ratio taken within a round holds.
     """
-    for round_number in range(runs + 1):
+    for round_number in range(not warms_up, runs + 1):
         for case in cases:
-            if case.slow and round_number != 1:
+            if case.error or (case.slow and round_number != 1):
                 continue
             case.prepare()
-            sample = run(case, directory)
+            try:
+                sample = run(case, directory)
+            except RuntimeError as error:
+                if not case.may_fail:
+                    raise
+                case.error = str(error)
+                progress(case.error)
+                continue
             if round_number:
                 case.samples.append(sample)
 
@@ -112,6 +123,10 @@ def run(case: Case, directory: Path) -> Sample:
     ) as process:
         try:
             told, _ = process.communicate(timeout=TIMEOUT_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise RuntimeError(
+                f"still running after {TIMEOUT_SECONDS} s: {' '.join(case.argv)}\n{_end_of(errors)}"
+            ) from None
         finally:
             with contextlib.suppress(ProcessLookupError, PermissionError):  # the group is gone when all went well
                 os.killpg(process.pid, signal.SIGKILL)
@@ -119,11 +134,13 @@ def run(case: Case, directory: Path) -> Sample:
         raise RuntimeError(f"could not run: {' '.join(case.argv)}")
     code, seconds, cpu_seconds, peak_mib = json.loads(told)
     if code != 0:
-        raise RuntimeError(
-            f"exit code {code} from: {' '.join(case.argv)}\n{errors.read_text(errors='replace')[-2000:]}"
-        )
+        raise RuntimeError(f"exit code {code} from: {' '.join(case.argv)}\n{_end_of(errors)}")
     case.check(output.read_text(encoding="utf-8"))
     return Sample(seconds, cpu_seconds, peak_mib)
+
+
+def _end_of(errors: Path) -> str:
+    return errors.read_text(errors="replace")[-2000:]
 
 
 def must_print(wanted: str) -> Callable[[str], None]:

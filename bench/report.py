@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,7 +34,10 @@ REASONS = {
     " the cost of each write, and most summaries are of a window (docs/decisions/0022).",
 }
 """Why a goal was missed, by the figure."""
-HEADERS = ("what", "median", "compared with", "ratio", "of processor time", "goal", "next goal")
+HEADERS = (
+    "what", "median", "compared with", "ratio", "of processor time", "goal", "next goal",
+    "after the start", "overhead", "kept on disk",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -63,17 +67,25 @@ class Line:
     cpu_ratio: float | None = None
     goal: Goal | None = None
     next_goal: Goal | None = None
+    after_start: str = ""
+    overhead: str = ""
+    kept: str = ""
 
     def cells(self) -> tuple[str, ...]:
         """Return the line as text, in the order of the headers."""
         ratios = ("" if ratio is None else f"{ratio:.2f}" for ratio in (self.ratio, self.cpu_ratio))
-        return (self.what, self.measured, self.against, *ratios, str(self.goal or ""), str(self.next_goal or ""))
+        goals = (str(goal or "") for goal in (self.goal, self.next_goal))
+        return (self.what, self.measured, self.against, *ratios, *goals, self.after_start, self.overhead, self.kept)
 
 
-def markdown(sections: Mapping[str, Sequence[Line]], machine: dict[str, str], settings: str) -> str:
-    """Return the whole report: a table per section, without the columns that it does not use."""
-    lines = [line for section in sections.values() for line in section]
-    missed = list(dict.fromkeys(line.what for line in lines if line.goal is not None and not line.goal.reached))
+def markdown(sections: Mapping[str, Sequence[Line]], machine: dict[str, str], settings: str, previous: str = "") -> str:
+    """Return the whole report: a table per section, without the columns that it does not use.
+
+    A section of the previous report stays as it was if it was not measured again.
+    """
+    _, *parts = re.split(r"^## (.*)\n", previous, flags=re.MULTILINE)
+    bodies = dict(zip(parts[::2], (body.strip("\n") for body in parts[1::2]), strict=True))
+    bodies |= {title: "\n".join(_section(lines, settings)) for title, lines in sections.items()}
     return "\n".join(
         [
             "# Measured",
@@ -82,16 +94,17 @@ def markdown(sections: Mapping[str, Sequence[Line]], machine: dict[str, str], se
             "taken within each round. Compare ratios: the times are those of one machine, which may have been busy.",
             "",
             *(f"- {name}: {value}" for name, value in machine.items()),
-            f"- date: {datetime.now(UTC):%Y-%m-%d}",
-            f"- {settings}",
             "",
-            *(text for title, section in sections.items() for text in (f"## {title}", "", *_table(section), "")),
-            "## Goals missed",
-            "",
-            *([f"- {what}: {REASONS[what]}" if what in REASONS else f"- {what}" for what in missed] or ["None."]),
-            "",
+            *(text for title, body in bodies.items() for text in (f"## {title}", "", body, "")),
         ]
     )
+
+
+def _section(lines: Sequence[Line], settings: str) -> Iterator[str]:
+    yield from (f"Measured on {datetime.now(UTC):%Y-%m-%d}; {settings}.", "", *_table(lines))
+    missed = dict.fromkeys(line.what for line in lines if line.goal is not None and not line.goal.reached)
+    if missed:
+        yield from ("", "Goals missed:", "", *(f"- {what}: {REASONS.get(what, 'no reason known')}" for what in missed))
 
 
 def _table(lines: Sequence[Line]) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """Evaluations of nothing: a session beside executors that keep nothing, and beside submitit, in one run.
 
-`python -m bench --only session`. joblib, Dask and submitit are measured if they are installed.
+`python -m bench session`. joblib, Dask and submitit are measured if they are installed.
 """
 
 from __future__ import annotations

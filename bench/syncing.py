@@ -161,8 +161,8 @@ class Registry:
         return Case(argv, {**self.setup.env, **settings}, prepare, check)
 
     def peer(self, what: str, *, prints: int | None = None, slow: bool = False) -> Case:
-        """Return a peer of bench.peers. It must print how many records there are, or the number given."""
-        argv, env = self.setup.module("bench.peers", what, self.container, packages=tools.packages())
+        """Return a client of bench.clients. It must print how many records there are, or the number given."""
+        argv, env = self.setup.module("bench.clients", what, self.container, packages=tools.packages())
         count = self.jobs if prints is None else prints
         return Case(argv, {**env, **self.server.env}, check=must_print(str(count)), slow=slow)
 

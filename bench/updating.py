@@ -15,10 +15,10 @@ import sys
 from typing import Any
 
 from bench import azurite, tools
+from bench.clients import UPDATES, timer
 from bench.listing import RUNS_FACTOR
 from bench.machine import Setup
 from bench.measure import Case, in_turn, progress
-from bench.peers import UPDATES, timer
 from bench.report import Line, at_most
 from mopsjobs.errors import MopsJobsError
 from mopsjobs.registry.job_registry import JobRegistry
@@ -44,7 +44,7 @@ def _alone(setup: Setup, server: azurite.Azurite) -> Line:
         JobRegistry(store).register_job(JOB)
     commands = (
         setup.module("bench.updating", url, "alone", str(UPDATES)),
-        setup.module("bench.peers", "update", container, packages=tools.packages()),
+        setup.module("bench.clients", "update", container, packages=tools.packages()),
     )
     printed: list[list[str]] = [[], []]
     cases = [

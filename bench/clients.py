@@ -1,4 +1,4 @@
-"""What people would use instead, as processes of their own: `python -m bench.peers WHAT CONTAINER`.
+"""What people would use instead of a cache, as processes of their own: `python -m bench.clients WHAT CONTAINER`.
 
 The account comes from AZURE_STORAGE_CONNECTION_STRING.
 Each prints how many records it has seen; `update` the seconds that its updates took, as JSON.
@@ -71,7 +71,7 @@ def update(name: str) -> str:
         return json.dumps(stop())
 
 
-PEERS = {
+CLIENTS = {
     "get-1": lambda name: get_each(name, 1),
     "get-16": lambda name: get_each(name, THREADS),
     "list": lambda name: listing(name, []),
@@ -83,7 +83,7 @@ PEERS = {
 
 def main() -> None:
     what, name = sys.argv[1:]
-    print(PEERS[what](name))
+    print(CLIENTS[what](name))
 
 
 if __name__ == "__main__":
