@@ -24,7 +24,7 @@ from mopsjobs.registry.announcements import Announcer, corrected
 from mopsjobs.registry.job_id import MAX_FOREIGN_ID_BYTES, check_job_id
 from mopsjobs.registry.job_state import JobState, check_field
 from mopsjobs.registry.keys import RECORD, RECORDS
-from mopsjobs.registry.notes import NOTE, Author, check_note, with_history
+from mopsjobs.registry.notes import ATTEMPTS, NOTE, Author, attempts_noted, check_note, with_history
 from mopsjobs.registry.status import BEFORE_RUNNING, TERMINAL, JobStatus, parse_status
 from mopsjobs.registry.usage import ShardUsage, usage_at_least
 from mopsjobs.store import cas
@@ -450,7 +450,12 @@ class JobRegistry:
         return self.update_status(job_id, final_status, **fields)
 
     def infer_end(
-        self, judged: JobState, final_status: str, used: Mapping[int, ShardUsage] | None = None, **fields: object
+        self,
+        judged: JobState,
+        final_status: str,
+        used: Mapping[int, ShardUsage] | None = None,
+        attempts: int = 0,
+        **fields: object,
     ) -> JobState:
         """End a job as inferred from the record `judged`, or correct such an end; see `transitions.end_inferred`.
 
@@ -458,15 +463,17 @@ class JobRegistry:
             judged: the record.
             final_status: the end.
             used: what the tasks of each shard used at least, by its number.
+            attempts: how many attempts are in the ledger.
             fields: other fields to change.
         """
         target, values = parse_status(final_status), transitions.validate_fields(fields)
 
         def change(state: JobState, write: transitions.Write) -> JobState | None:
-            changed = transitions.merge_fields(state, values)
-            if used:
-                changed = changed.evolve(usage=MappingProxyType(usage_at_least(state.usage, used)))
-            return transitions.end_inferred(state, changed, target, write, judged=judged)
+            known = state.evolve(usage=MappingProxyType(usage_at_least(state.usage, used or {})))
+            if attempts > attempts_noted(state.metadata):  # a ledger may have been pruned since
+                known = known.evolve(metadata=MappingProxyType({**state.metadata, ATTEMPTS: attempts}))
+            changed = transitions.merge_fields(known, values)
+            return transitions.end_inferred(state, changed, target, write, judged=judged, known=known)
 
         return self._change(judged.job_id, change)
 

@@ -48,6 +48,9 @@ STOP_BY = "stop_by"
 PRECISION = "precision"
 """The member of metadata that counts the parameter sets of an adaptive study by how precise they are, and its tasks."""
 
+ATTEMPTS = "attempts"
+"""The member of metadata that counts the attempts in the ledger, as they were when an end was inferred or corrected."""
+
 GROWS = "grows"
 """The member of metadata with the seconds without a task after which a growing job ends; absent for any other job."""
 
@@ -124,6 +127,12 @@ def with_history(before: JobState, changed: JobState, author: Author) -> JobStat
     if labels:
         metadata[LABEL_HISTORY] = [*label_history(changed.metadata), _entry("labels", labels, author)][-MAX_ENTRIES:]
     return changed if metadata == changed.metadata else changed.evolve(metadata=MappingProxyType(metadata))
+
+
+def attempts_noted(metadata: Mapping[str, object]) -> int:
+    """Return how many attempts the record counts; see `ATTEMPTS`."""
+    count = metadata.get(ATTEMPTS)
+    return count if type(count) is int else 0
 
 
 def note_history(metadata: Mapping[str, object]) -> list[dict[str, Any]]:

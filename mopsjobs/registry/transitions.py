@@ -90,13 +90,13 @@ def is_correctable(state: JobState) -> bool:
 
 
 def end_inferred(
-    state: JobState, changed: JobState, target: JobStatus, write: Write, *, judged: JobState
+    state: JobState, changed: JobState, target: JobStatus, write: Write, *, judged: JobState, known: JobState
 ) -> JobState | None:
-    """Return `changed` with an end that no runner has reported; None if it has that end.
+    """Return `changed` with an end that no runner has reported; None if nothing is new.
 
     An earlier end that was inferred too becomes a better one, at the time of the earlier one. If the outputs were
-    compared, and tasks may have run, the job passes `validating`. A job that was cancelled gets the counts of tasks
-    that have ended since its last report, and how many its outputs ask for.
+    compared, and tasks may have run, the job passes `validating`. A job that has the end, by inference or since it was
+    cancelled, gets more tasks that have ended, and how many its outputs ask for. If there are none, it gets `known`.
 
     Args:
         state: the record.
@@ -104,17 +104,19 @@ def end_inferred(
         target: the end.
         write: the write.
         judged: the record from which the end was inferred.
+        known: the record with what its ledger tells.
 
     Raises:
         TerminalStateError: if the job has another end.
         InvalidTransitionError: if a runner has reported since, or no transitions lead there.
     """
     if state.status == target:
-        before, now = task_counts(state), task_counts(changed)
-        is_better = sum(now[:2]) > sum(before[:2]) or (now[:2] == before[:2] and now[2] != before[2])
-        if target is not JobStatus.CANCELLED or not is_better:
+        if target is not JobStatus.CANCELLED and not is_correctable(state):
             return None
-        return changed.evolve(transitions=_complete_history(state))
+        before, now = task_counts(state), task_counts(changed)
+        if now[:2] < before[:2] or now == before:  # its outputs may have been deleted
+            changed = known
+        return None if changed == state else changed.evolve(transitions=_complete_history(state))
     if is_correctable(state) and target in CORRECTIONS[JobStatus(state.status)]:
         step = transition(target, end_of(state), write.id)
         return changed.evolve(status=target, transitions=(*_complete_history(state), step))

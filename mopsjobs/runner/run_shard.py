@@ -696,7 +696,7 @@ class _Run:
             except TRANSIENT_ERRORS:
                 if self._retry.is_stopping:
                     raise
-        if state is not None and state.status == JobStatus.CANCELLED and self._has_more_than(state):
+        if state is not None and state.status == JobStatus.CANCELLED:
             session = Session(registry_url="", open_registry=lambda: self._registry, env=os.environ)
             with contextlib.suppress(MopsJobsError):  # `validate` does it too
                 state = infer_end(state, RunnerEnd(), session).state
@@ -705,11 +705,6 @@ class _Run:
             state = self._retry.call(functools.partial(self._end_job, state, reduced, is_last=is_last))
         counts = self._counts.snapshot()
         return ShardResult(None if state is None else state.status, *counts, is_done, is_cut=cut is not None)
-
-    def _has_more_than(self, state: JobState) -> bool:
-        """Return whether tasks may have ended here that the record does not count."""
-        counts: Any = state.shards.get(str(self._shard.number), (0, 0))
-        return self._sharing is not None or tuple(counts[:2]) != self._counts.snapshot()
 
     @property
     def _kept_text(self) -> str:

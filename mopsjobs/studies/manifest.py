@@ -18,6 +18,7 @@ from mopsjobs.errors import NoManifestError, RecordError, UsageError, command_li
 from mopsjobs.registry.job_id import check_job_id
 from mopsjobs.registry.keys import MANIFEST, RECORDS
 from mopsjobs.registry.notes import (
+    ATTEMPTS,
     CALIBRATION,
     GROWS,
     LABEL_HISTORY,
@@ -297,7 +298,7 @@ class Manifest:
             own |= {SOURCES_FIELD: [one.job_id for one in self.reused]}
         used = {*own, DIFFERENT_FIELD, DUPLICATES_FIELD, DEFERRED_FIELD, REUSED_FIELD, SOURCES_FIELD, SUSPECT, APART}
         used |= {SEEDS_FIELD, GROWS, NOTE_HISTORY, LABEL_HISTORY, OWN_WRITE, PRECISION, WAITS_FOR, KUBERNETES_JOB}
-        used.add(CALIBRATION)
+        used |= {CALIBRATION, ATTEMPTS}
         notes = tuple(NOTE_PREFIXES.values())
         apart = {name: value for name, value in self.study.metadata.items() if name in used or name.startswith(notes)}
         free = {name: value for name, value in self.study.metadata.items() if name not in apart}

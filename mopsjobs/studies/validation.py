@@ -152,7 +152,7 @@ def _update_unless_ended(registry: JobRegistry, job_id: str, fields: Mapping[str
         return registry.require_job(job_id)
 
 
-def end_by_outputs(
+def end_by_outputs(  # noqa: PLR0913 - all but three by name
     store: VersionedStore,
     registry: JobRegistry,
     judged: JobState,
@@ -161,12 +161,14 @@ def end_by_outputs(
     early: EarlyEnd | None = None,
     failed: Mapping[int, bool] | None = None,
     used: Mapping[int, ShardUsage] | None = None,
+    attempts: int = 0,
     sizes_of: SizesOf | None = None,
 ) -> Validation:
     """Compare a job's outputs with its manifest, and end the job accordingly, though no runner has reported its end.
 
     The end is one write, with all steps to it. An end that was inferred before is corrected if outputs have come since.
-    Of a job that was cancelled, only the counts are: its tasks may have ended since the last report.
+    Of a job that was cancelled, only the counts are: its tasks may have ended since the last report. Further attempts
+    that were delivered are noted in the record: by its version, caches learn to list the ledger again.
 
     Args:
         store: where manifest and outputs are.
@@ -177,6 +179,7 @@ def end_by_outputs(
         failed: the numbers of the tasks with an attempt that did not succeed, and whether it did not because it failed.
             Those without outputs have failed. A task that was lost does not decide how precise its set is.
         used: what the tasks of each shard used at least, by its number.
+        attempts: how many attempts are in the ledger.
         sizes_of: see `validate`.
 
     Raises:
@@ -200,7 +203,7 @@ def end_by_outputs(
         fields |= _counts(found, max(judged.tasks_failed, len(lacking)))
         final_status = fields.pop("new_status")
         try:
-            state = registry.infer_end(judged, final_status, used, **fields)
+            state = registry.infer_end(judged, final_status, used, attempts, **fields)
         except TerminalStateError:  # as bad an end, or that of another program
             state = registry.get_job(judged.job_id) or judged
     return _result(state, manifest, found)

@@ -42,6 +42,8 @@ class LedgerSummary(NamedTuple):
     """The tasks with an attempt that did not succeed, though another may have: whether one was not lost."""
     used: dict[int, ShardUsage]
     """What each shard used."""
+    attempts: int
+    """How many attempts it has."""
     sizes: dict[int, set[int | None]]
     """The bytes of the outputs of each task, by its successful attempts."""
     files: dict[int, FilesOpened]
@@ -72,7 +74,8 @@ def summarise_ledger(store: VersionedStore, job_id: str) -> LedgerSummary:
     sizes: dict[int, set[int | None]] = {}
     files: dict[int, FilesOpened] = {}
     last_at: float | None = None
-    for shard, attempt, opened in _read_attempts(store, job_id):
+    attempts = 0
+    for attempts, (shard, attempt, opened) in enumerate(_read_attempts(store, job_id), start=1):  # noqa: B007
         if attempt.outcome in FAILED_OUTCOMES:
             failed[attempt.task] = failed.get(attempt.task, False) or attempt.outcome is not Outcome.LOST
         elif attempt.outcome == Outcome.SUCCEEDED:
@@ -85,7 +88,7 @@ def summarise_ledger(store: VersionedStore, job_id: str) -> LedgerSummary:
         used[shard] = add_usage([used.get(shard, NO_SHARD_USAGE), own])
         if attempt.started_at is not None:
             last_at = max(last_at or 0.0, attempt.started_at + (attempt.seconds or 0.0))
-    return LedgerSummary(failed, used, sizes, files, last_at)
+    return LedgerSummary(failed, used, attempts, sizes, files, last_at)
 
 
 def _read_attempts(store: VersionedStore, job_id: str) -> Iterator[tuple[int, Attempt, FilesOpened]]:
@@ -206,6 +209,7 @@ def infer_end(judged: JobState, end: RunnerEnd, session: Session, sizes_of: Size
             early=early,
             failed=ledger.failed,
             used=ledger.used,
+            attempts=ledger.attempts,
             sizes_of=sizes_of or ledger.sizes_of,
         )
     except NoManifestError:
@@ -213,7 +217,7 @@ def infer_end(judged: JobState, end: RunnerEnd, session: Session, sizes_of: Size
             raise
         status = JobStatus.FAILED if is_early else JobStatus.SUCCEEDED
         fields = {"error_code": end.code, "error_message": end.reason} if is_early else {}
-        return Validation(at_end.infer_end(judged, status, ledger.used, **fields), 0, 0)
+        return Validation(at_end.infer_end(judged, status, ledger.used, ledger.attempts, **fields), 0, 0)
     if judged.is_terminal and validation.state.status != judged.status:
         text = (
             f"corrected from {judged.status} ({judged.error_code}) to {validation.state.status}:"

@@ -17,10 +17,13 @@ from filelock import FileLock
 
 from mopsjobs.cache import database as cache_database
 from mopsjobs.cache.sync.lock import sync_lock
+from mopsjobs.registry.transitions import ShardReport
+from mopsjobs.registry.usage import ShardUsage
 from mopsjobs.store.base import Versioned, VersionedStore, VersionToken
 from mopsjobs.store.dynamodb.store import DynamoDBVersionedStore
 from mopsjobs.store.memory import InMemoryVersionedStore
-from mopsjobs.studies.validation import end_by_outputs
+from mopsjobs.submission.infer_end import RunnerEnd, infer_end
+from mopsjobs.submission.session import Session
 from support.cli import REMOTE_URL, Cli, Remote, add, foreign, key, put, put_foreign, sentences
 from support.events import Writer
 from support.ledgers import Ledger, add_job, attempt, leave_outputs
@@ -322,20 +325,27 @@ def test_sync_refreshes_what_was_looked_at_until_it_is_complete(
     assert not any(prefix.startswith("ledger/") for prefix in listed)
 
 
+@pytest.mark.parametrize("has_counted", [False, True])
 @pytest.mark.parametrize("command", ["sync", "validate job"])
 def test_attempts_that_are_delivered_late_reach_a_complete_ledger(
-    cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch, command: str
+    cli: Cli, remote: Remote, monkeypatch: pytest.MonkeyPatch, command: str, *, has_counted: bool
 ) -> None:
-    """What a killed runner kept changes the record of its cancelled job, also while its ledger is listed."""
+    """What a killed runner kept changes the record of its cancelled job, also while its ledger is listed.
+
+    Its last report may have counted it.
+    """
     add_job(remote.jobs, "job", sets_of(3))
+    if has_counted:
+        remote.jobs.report_shard("job", 0, 1, ShardReport(0, 1, usage=ShardUsage(9.0, 9.0, 9.0, 2**30)))
     remote.jobs.cancel_job("job")
     cli.ok("sync")
     cli.clock.advance(seconds=120)
     assert cli.ok("tasks", "job", "--json").json["complete"]
     deliver = Ledger(remote.store.inner)
     deliver(attempt(0, "failed"))
+    session = Session(registry_url="", open_registry=lambda: remote.jobs, env={})
     if command == "sync":
-        end_by_outputs(remote.store.inner, remote.jobs, remote.jobs.require_job("job"), failed={0: True})
+        infer_end(remote.jobs.require_job("job"), RunnerEnd(), session)
     cli.ok(*command.split())
     assert "ValueError" in cli.ok("failures", "job").out
     assert cli.ok("tasks", "job", "--json", "--offline").json["complete"]
@@ -348,7 +358,7 @@ def test_attempts_that_are_delivered_late_reach_a_complete_ledger(
             return iter(listed)
         monkeypatch.setattr(remote.store, "list_keys", list_keys)
         deliver(attempt(1, "failed"))
-        end_by_outputs(remote.store.inner, remote.jobs, remote.jobs.require_job("job"), failed={0: True, 1: True})
+        infer_end(remote.jobs.require_job("job"), RunnerEnd(), session)
         cli.ok("status", "job", "--refresh")
         return iter(listed)
 

@@ -13,7 +13,7 @@ from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.transitions import ShardReport
 from mopsjobs.registry.usage import ShardUsage
 from mopsjobs.store.memory import InMemoryVersionedStore
-from mopsjobs.studies.manifest import Manifest, manifest_key
+from mopsjobs.studies.manifest import Manifest, load_manifest, manifest_key
 from mopsjobs.studies.outputs import output_key
 from mopsjobs.submission.infer_end import RunnerEnd, infer_end
 from mopsjobs.submission.session import Session
@@ -90,3 +90,25 @@ def test_an_output_of_another_size_than_its_ledger_says_is_not_complete(store: F
     validation = infer_end(state, RunnerEnd(code="LOST", reason="The runner ended"), session)
     assert (validation.state.tasks_completed, validation.tasks_verified) == (2, 2)
     assert output_key("a", tasks[0], "result.json") in validation.state.missing_outputs
+
+
+@pytest.mark.parametrize("end", ["cancelled", "partial"])
+def test_an_end_that_stays_counts_what_was_delivered_after_it(store: FaultyStore, end: str) -> None:
+    """Outputs, and an attempt that changes no count. Outputs that are deleted lower nothing."""
+    registry = JobRegistry(store)
+    _lost_job(store)
+    state = registry.report_shard("a", 1, 2, ShardReport(1, 1))
+    session = Session(registry_url="memory:", open_registry=lambda: registry, env={})
+    lost = RunnerEnd("LOST", "The runner ended")
+    before = infer_end(registry.cancel_job("a") if end == "cancelled" else state, lost, session).state
+    assert (before.status, before.tasks_completed, before.tasks_failed) == (end, 1, 1)
+    assert infer_end(before, lost, session).state == before
+    tasks = list(load_manifest(store, "a").study.tasks())
+    store.create_if_absent(output_key("a", tasks[3], "result.json"), b"{}")
+    better = infer_end(before, lost, session).state
+    assert (better.status, better.tasks_completed, better.tasks_failed) == (end, 2, 1)
+    store.delete(output_key("a", tasks[3], "result.json"))
+    store.create_if_absent(chunk_key("a", 1, "ab", 1), encode_attempts("a", 1, [attempt(3, "failed")]))
+    noted = infer_end(better, lost, session).state
+    assert (noted.tasks_completed, noted.tasks_failed, noted.revision) == (2, 1, better.revision + 1)
+    assert infer_end(noted, lost, session).state == noted
