@@ -298,8 +298,8 @@ def deliver_kept(job_id: str, directory: JobDir, session: Session) -> None:
         session.note(f"{job_id}: delivered what its runner kept on this machine")
 
 
-def complete_cancelled(state: JobState, directory: JobDir, session: Session, *, is_delivered: bool = False) -> JobState:
-    """Deliver what this machine keeps of a cancelled job, and count it. Only a runner that was killed leaves any.
+def complete_end(state: JobState, directory: JobDir, session: Session, *, is_delivered: bool = False) -> JobState:
+    """Deliver what this machine keeps of a job that has ended, and count it, unless a runner stated the end.
 
     Args:
         state: the record of the job, whose runner has ended.

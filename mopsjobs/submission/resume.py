@@ -45,7 +45,7 @@ from mopsjobs.submission.infer_end import RunnerEnd, infer_end
 from mopsjobs.submission.launch_options import RECORDED, LaunchOptions
 from mopsjobs.submission.launching import grown_options, make_launch, recorded_options
 from mopsjobs.submission.model_check import check_functions
-from mopsjobs.submission.offline import complete_cancelled, deliver_offline, deliver_shards
+from mopsjobs.submission.offline import complete_end, deliver_offline, deliver_shards
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.shard_drop import find_drop, may_lack_files
 from mopsjobs.submission.submit import Code, pack_code
@@ -152,7 +152,7 @@ def prepare_resume(request: ResumeRequest, session: Session) -> Resumable | Resu
     state = registry.get_job(job_id) or _register(job_id, session)
     if not state.is_terminal and _await_end_of_runner(_engine_name(state), state.fields(), session):
         state = registry.get_job(job_id) or state
-    state = _complete_if_cancelled(deliver_shards(state, session), session, is_delivered=is_delivered)
+    state = _complete_end(deliver_shards(state, session), session, is_delivered=is_delivered)
     manifest = load_manifest(session.store, job_id)
     sizes = None
     if request.sizes_of is not None and state.is_terminal:  # else its runner goes on, and takes any size
@@ -265,12 +265,13 @@ def _deliver(job_id: str, session: Session) -> bool:
     return is_delivered
 
 
-def _complete_if_cancelled(state: JobState, session: Session, *, is_delivered: bool) -> JobState:
-    """Deliver what a killed runner of a cancelled job kept on this machine: its child does not run these tasks."""
+def _complete_end(state: JobState, session: Session, *, is_delivered: bool) -> JobState:
+    """Deliver and count what a runner kept on this machine, if no runner stated the end: no child runs these tasks."""
     directory = JobDir.for_job(state.job_id, session.env)
-    if state.status == JobStatus.CANCELLED and state.engine in LOCAL_ENGINES and runner_end(directory) is not None:
+    may_change = state.status == JobStatus.CANCELLED or is_correctable(state)
+    if may_change and state.engine in LOCAL_ENGINES and runner_end(directory) is not None:
         with contextlib.suppress(BlockingIOError), directory_lock(str(directory.path), wait=False):
-            return complete_cancelled(state, directory, session, is_delivered=is_delivered)
+            return complete_end(state, directory, session, is_delivered=is_delivered)
     return state
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -241,6 +242,17 @@ def test_outputs_correct_an_end_that_was_inferred(
     assert text in cli.ok("events", "job").out
     assert [job["status"] for job in cli.ok("list", "--json").json["jobs"]] == ["succeeded"]
     assert cli("wait", "job").code == 0
+
+
+def test_resume_counts_the_kept_outputs_that_it_delivers(cli: Cli, jobs: JobRegistry, launch: Launch) -> None:
+    """The end of the job was inferred before. A child runs the other task alone."""
+    launch(KILLED)
+    cli.ok("status", "job")
+    with contextlib.closing(SQLiteVersionedStore(JobDir.for_job("job", cli.env).outbox)) as outbox:
+        store_outputs(outbox, load_manifest(jobs.store, "job"), 1)
+    assert cli.ok("resume", "job").out == "job.2\n"
+    assert (record(jobs).status, record(jobs).tasks_completed) == ("partial", 1)
+    assert cli("wait", "job.2").code in (0, 100)
 
 
 def test_all_views_count_the_outputs_of_a_job_that_none_reported(cli: Cli, jobs: JobRegistry, launch: Launch) -> None:

@@ -40,7 +40,7 @@ from mopsjobs.registry.status import (
 )
 from mopsjobs.submission.cancel import records_to_stop
 from mopsjobs.submission.infer_end import RunnerEnd, end_growth, infer_end
-from mopsjobs.submission.offline import complete_cancelled, deliver_kept, keeps_of_runner
+from mopsjobs.submission.offline import complete_end, deliver_kept, keeps_of_runner
 from mopsjobs.utils.files import directory_lock
 from mopsjobs.utils.times import parse_time
 
@@ -83,7 +83,7 @@ def end_lost_runner(job: Mapping[str, object], app: App) -> JobState | None:
         if end is None or state is None or (not state.is_terminal and not _is_lost(state, end, directory, app)):
             return None
         if state.status == JobStatus.CANCELLED:
-            return complete_cancelled(state, directory, app.session())
+            return complete_end(state, directory, app.session())
         return state if state.is_terminal else _end(state, directory, app)
 
 
