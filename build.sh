@@ -12,6 +12,7 @@ model=examples/seir-by-age/requirements.txt
 uv_version=0.13.9 # resolves the lock files, and installs the long ones
 
 unset PYTHONPATH PYTHONHOME
+unset PYTHONDONTWRITEBYTECODE # as in many containers: each process of the tests would compile all of them anew
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_ROOT_USER_ACTION=ignore npm_config_update_notifier=false
 if [ ! -d "${HOME:-}" ] || [ ! -w "$HOME" ]; then # then pip, uv and npm keep what they fetched here
   export PIP_CACHE_DIR=$root/build/cache/pip UV_CACHE_DIR=$root/build/cache/uv npm_config_cache=$root/build/cache/npm
