@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import ast
 import inspect
-import io
 import re
 import sys
-import tokenize
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +24,13 @@ _STARTS_A_BLOCK = re.compile(r"(?:[-*]|\d+\.) ")
 _ROW = re.compile(r"\S {3,}\S")
 _SECTION = re.compile(r"(?:Raises|Args|Returns|Yields):$")
 _ENTRY = re.compile(r"\w+(?:Error|Exception|Interrupt): ")
+_STRING_OR_COMMENT = re.compile(
+    r'"""(?:\\.|[^\\])*?"""|"(?:\\.|[^"\\])*"'
+    r"|'''(?:\\.|[^\\])*?'''|'(?:\\.|[^'\\])*'"
+    r"|(?P<comment>#[^\n]*)",
+    re.DOTALL,
+)
+"""What begins first hides the others. Until Python 3.12, no quote stands within an f-string of the same quotes."""
 
 _KINDS: dict[type[ast.AST], str] = {
     ast.Module: "module",
@@ -86,20 +91,35 @@ def docstring_blocks(docstring: Docstring) -> Iterator[Block]:
 def comments(source: str) -> Iterator[Block]:
     """Yield the comments, those of adjacent lines as one."""
     block: list[str] = []
-    start, place = 0, (0, 0)
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type != tokenize.COMMENT:
+    start, place, line, seen = 0, (0, 0), 1, 0
+    for match in _STRING_OR_COMMENT.finditer(source):
+        if match["comment"] is None:
             continue
-        stands_alone = token.line.strip().startswith("#")
-        if block and not (stands_alone and token.start == (place[0] + 1, place[1])):
+        line += source.count("\n", seen, match.start())
+        seen = match.start()
+        column = seen - source.rfind("\n", 0, seen)
+        stands_alone = not source[seen - column + 1 : seen].strip()
+        if block and not (stands_alone and (line, column) == (place[0] + 1, place[1])):
             yield Block(start, " ".join(block))
             block = []
         if not block:
-            start = token.start[0]
-        block.append(token.string.lstrip("#!: "))
-        place = token.start
+            start = line
+        block.append(match["comment"].lstrip("#!: "))
+        place = line, column
     if block:
         yield Block(start, " ".join(block))
+
+
+def all_nodes(tree: ast.AST) -> list[ast.AST]:
+    """Return the nodes of a tree, in no particular order: `ast.walk` takes three times as long."""
+    nodes = [tree]
+    for node in nodes:
+        for value in vars(node).values():
+            if isinstance(value, list):
+                nodes += [child for child in value if isinstance(child, ast.AST)]
+            elif isinstance(value, ast.AST):
+                nodes.append(value)
+    return nodes
 
 
 MAX_WORDS = 25
@@ -187,7 +207,7 @@ def findings_of_source(source: str) -> Iterator[str]:
 def findings_of_module(source: str) -> Iterator[str]:
     """Yield what is wrong with the docstrings, comments and other literals of a module. Literals of a test are data."""
     text = read(source)
-    nodes = list(ast.walk(ast.parse(text)))
+    nodes = all_nodes(ast.parse(text))
     documented = list(docstrings(nodes))
     prose = [*comments(text), *(block for docstring in documented for block in docstring_blocks(docstring))]
     spoken = [(block.line, block.text) for block in prose]
