@@ -47,7 +47,7 @@ MARKERS = frozenset(FIXTURES_OF_MARKER)
 """All of these are left out by `--fast`. Tests whose fixtures cannot tell are marked by hand."""
 STARTERS = ("subprocess", "work", "pool_of", "run_shard", "Worker")
 """A module in tests/unit that imports one of these starts processes. So its tests are marked `slow`."""
-UNIT = ROOT / "tests" / "unit"
+UNIT = str(ROOT / "tests" / "unit") + os.sep
 IS_WHOLE = "is_whole"
 TEMPROOT = "PYTEST_DEBUG_TEMPROOT"
 """The variable that tells pytest where to make its directories."""
@@ -186,7 +186,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         for name in MARKER_OF_FIXTURE.keys() & set(getattr(item, "fixturenames", ())):
             item.add_marker(MARKER_OF_FIXTURE[name])
-        is_unit = UNIT in item.path.parents
+        is_unit = str(item.path).startswith(UNIT)
         if is_unit and any(hasattr(getattr(item, "module", None), name) for name in STARTERS):
             item.add_marker("slow")
         if found := MARKERS & {mark.name for mark in item.iter_markers()}:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import statistics
+from typing import Any
 
 import pytest
-from scipy import stats
 
 from mopsjobs.utils.intervals import (
     careful_interval,
@@ -20,7 +20,15 @@ from mopsjobs.utils.intervals import (
 )
 
 
-def test_quantiles_of_student_are_those_of_scipy() -> None:
+@pytest.fixture(scope="module")
+def stats() -> Any:
+    """Return scipy's statistics. Their import takes a second, which other processes of the tests spare."""
+    from scipy import stats
+
+    return stats
+
+
+def test_quantiles_of_student_are_those_of_scipy(stats: Any) -> None:
     """To five digits, from one degree of freedom to a million."""
     for confidence in (0.5, 0.9, 0.95, 0.999, 0.9999):
         for freedom in (*range(1, 200), 1_000, 10**6):
@@ -28,7 +36,7 @@ def test_quantiles_of_student_are_those_of_scipy() -> None:
             assert student_t(freedom, confidence) == pytest.approx(expected, rel=5e-6)
 
 
-def test_zeros_and_ones_have_the_interval_of_a_proportion() -> None:
+def test_zeros_and_ones_have_the_interval_of_a_proportion(stats: Any) -> None:
     """Also if all of them are zeros, of which the interval of a mean would have no width."""
     for successes in (0, 9, 20, 40):
         found = careful_interval([1] * successes + [0.0] * (40 - successes), 0.9)
@@ -63,7 +71,7 @@ def test_values_without_a_spread_have_an_interval_without_a_width() -> None:
     assert careful_interval([1.7e308, -1.7e308], 0.95) is None
 
 
-def test_a_sample_has_mean_spread_and_interval() -> None:
+def test_a_sample_has_mean_spread_and_interval(stats: Any) -> None:
     values = [1.5, 2.0, 4.25, 8.0]
     found = summarize(values)
     assert found.mean == statistics.fmean(values)
@@ -120,7 +128,7 @@ FIRST = [27.5, 21.0, 19.0, 23.6, 17.0, 17.9, 16.9, 20.1, 21.9, 22.6, 23.1, 19.6,
 SECOND = [27.1, 22.0, 20.8, 23.4, 23.4, 23.5, 25.8, 22.0, 24.8, 20.2, 21.9, 22.1, 22.9, 20.5, 24.4]
 
 
-def test_independent_means_differ_as_welch_says() -> None:
+def test_independent_means_differ_as_welch_says(stats: Any) -> None:
     """The degrees of freedom are those of scipy, rounded down for the interval."""
     found = difference_of(FIRST, SECOND, is_paired=False)
     expected = stats.ttest_ind(SECOND, FIRST, equal_var=False)
