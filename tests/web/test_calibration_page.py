@@ -43,6 +43,22 @@ def test_a_page_draws_what_it_has_read(cli: Cli, remote: Remote, capsys: pytest.
     assert "Best loss over rounds" in alone.ok("/jobs/cal")
 
 
+def test_the_best_set_has_a_column_of_its_own(cli: Cli, remote: Remote, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the row of a calibration and in that of its sweep, not beside errors. Without calibrations there is none."""
+    remote.jobs.register_job("plain", labels={"sweep": "fit"})
+    cli.ok("sync")
+    web = Web(cli, capsys)
+    assert 'class="best"' not in web.ok("/jobs")
+    put_calibration(remote.jobs, "cal", 5, labels={"sweep": "fit"})
+    put_calibration(remote.jobs, "alone", 5)
+    cli.ok("sync")
+    page = web.ok("/jobs")
+    cells = {name: re.findall(rf'<td class="{name}"[^>]*>(.*?)</td>', page, re.DOTALL) for name in ("best", "error")}
+    assert '<th scope="col" class="best">Best</th>' in page
+    assert sorted(map(flat, cells["best"])) == ["0.0059 of cal", "0.0059 ± 0.0020 in round 1"]
+    assert not any("best" in cell or "0.0059" in cell for cell in cells["error"])
+
+
 def test_a_server_without_network_names_the_command(
     cli: Cli, remote: Remote, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -69,11 +85,12 @@ def test_a_browser_follows_a_calibration(page: Page, cli: Cli, server: Server) -
     """Drawings appear when they were read, and a further round shows without a reload. Nothing is wrong for axe."""
     page.goto(f"{server.url}/jobs")
     row = page.get_by_role("row").filter(has_text="sweep=fit")
-    expect(row).to_contain_text("1 running, 1 pending; best 0.005")
+    expect(row).to_contain_text("1 running, 1 pending")
+    expect(row.locator(".best")).to_have_text("0.0059 of cal")
     row.get_by_role("link", name="sweep=fit").click()
     job = page.get_by_role("row").filter(has_text="cal")
     expect(job).to_contain_text("5/20 rounds")
-    expect(job).to_contain_text("best 0.0059 ± 0.0020 in round 1")
+    expect(job.locator(".best")).to_have_text("0.0059 ± 0.0020 in round 1")
     page.get_by_role("link", name="cal", exact=True).click()
     drawings = page.locator("#calibration svg:not(.ticks)")
     expect(drawings).to_have_count(4)

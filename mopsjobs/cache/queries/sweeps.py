@@ -56,12 +56,17 @@ class Sweep(NamedTuple):
         """Return the status of the row: of jobs that have not ended if there are any, else the most urgent one."""
         return next(status for status in self.statuses if not self.active or status not in TERMINAL)
 
-    def counts_text(self) -> str:
-        """Return how many jobs have which status: `1 failed, 2 running of 20 jobs`."""
+    @property
+    def best_text(self) -> str:
+        """Return the best value of its calibrations and the job that has it; empty without one."""
+        return "" if self.best is None else f"{self.best[0]:.4g} of {self.best[1]}"
+
+    def counts_text(self, *, with_best: bool = True) -> str:
+        """Return how many jobs have which status, and the best value: `1 failed, 2 running of 20 jobs`."""
         counts = ", ".join(f"{count:,} {status}" for status, count in self.statuses.items())
         stuck = f" ({self.suspect:,} suspect)" if self.suspect else ""
         cut = f" of {self.all_jobs:,} jobs" if self.jobs < self.all_jobs else ""
-        best = "" if self.best is None else f"; best {self.best[0]:.4g} of {self.best[1]}"
+        best = f"; best {self.best_text}" if with_best and self.best else ""
         return f"{counts}{stuck}{cut}{best}"
 
 

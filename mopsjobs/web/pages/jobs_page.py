@@ -41,6 +41,7 @@ COLUMNS = {
     "study": ("Study and labels", None),
     "owner": ("Owner", "owner"),
     "progress": ("Tasks", "progress"),
+    "best": ("Best", None),
     "error": ("Error", None),
     "done": ("Done", "updated"),
 }
@@ -84,13 +85,15 @@ class JobsPage(Page):
         failures = overview.open_failures(connection, _recent(query.filter_any_status, now))
         active = overview.active_jobs(connection, query.filter_any_status, now)
         sections = _sections(connection, query, params, counts, now)
+        has_best = any(row["best"] for section in sections for row in section["rows"])
         paged = sections[-1]["row_total"] if sections else 0
         return {
             "panels": {**_panels(failures, *active, query, params, now), "unknown": freshness.unknown_since},
             "total": sum(counts.values()),
             "archived": filters.count_archived(connection, query.filter),
             "archived_to": link([*params, ("label", f"{ARCHIVED}=true")], {}),
-            "columns": _columns(query, params),
+            "columns": _columns(query, params, has_best=has_best),
+            "has_best": has_best,
             "first_commands": [(why, command_line(command)) for why, command in FIRST_COMMANDS],
             "paging": paging(params, query.page, max(1, -(-paged // query_params.PAGE_SIZE))),
             "unreadable": describe_unreadable(connection),
@@ -253,8 +256,14 @@ def _add_details(connection: sqlite3.Connection, rows: Sequence[dict[str, Any]])
         row["error"] = known or row["error"] or count
 
 
-def _columns(query: query_params.JobsPageQuery, params: Params) -> list[Head]:
-    """Return the heads of the table. Some link to the order by their column, or to the reverse of that."""
+def _columns(query: query_params.JobsPageQuery, params: Params, *, has_best: bool) -> list[Head]:
+    """Return the heads of the table. Some link to the order by their column, or to the reverse of that.
+
+    Args:
+        query: the query of the page.
+        params: its names and values.
+        has_best: whether a row has a best set.
+    """
     first = (query.sort or "").partition(",")[0].strip().lstrip("+")
     columns = []
     for name, (title, column) in COLUMNS.items():
@@ -262,7 +271,8 @@ def _columns(query: query_params.JobsPageQuery, params: Params) -> list[Head]:
         is_descending = order == "ascending" or (order is None and column in ("progress", "updated"))
         chosen = f"{'-' * is_descending}{column}" + ",-updated" * (column == "status")
         to = None if column is None else link(params, {"sort": chosen})
-        columns.append(Head(name, title, order, to))
+        if name != "best" or has_best:
+            columns.append(Head(name, title, order, to))
     if query.values["compare"]:
         columns.insert(2, Head("compare", "Compare", None, None))
     return columns

@@ -138,6 +138,7 @@ def row(job: Job, now: float, known_to: float) -> dict[str, Any]:
         "error": error_of(job["error_code"], job["error_message"]),
         # That it will not finish before its time limit, or the tasks that take longer than the others explain.
         "late": late_end_text(job, from_timestamp(now)) or late,
+        "best": "",
         # When it ended or should end, or how long it waits.
         "done": text,
         "done_title": title,
@@ -154,7 +155,7 @@ def calibration_row(found: dict[str, Any], counts: Mapping[str, Any]) -> dict[st
     """Return the row of a calibration: with its rounds in place of its tasks, and its best set."""
     text = f"{out_of(counts['rounds'], counts['at_most'])} {round_word(counts)}s"
     share = min(100.0, round(100 * counts["rounds"] / max(1, counts["at_most"]), 1))
-    return found | {"tasks": text, "bar": Bar(share, 0, text), "late": found["late"] or best_text(counts)}
+    return found | {"tasks": text, "bar": Bar(share, 0, text), "best": best_text(counts).removeprefix("best ")}
 
 
 def sweep_row(sweep: Sweep, now: float) -> dict[str, Any]:
@@ -170,7 +171,8 @@ def sweep_row(sweep: Sweep, now: float) -> dict[str, Any]:
         "owner": sweep.owner,
         "bar": _bar(done, 0, total),
         "tasks": out_of(done, total) if total else f"{done:,}" if done else "",
-        "counts": sweep.counts_text(),
+        "counts": sweep.counts_text(with_best=False),
+        "best": sweep.best_text,
         "is_faulty": sweep.suspect > 0 or any(name in sweep.statuses for name in ("failed", "partial")),
         "resumed": None,
         "waits": False,
