@@ -4,7 +4,7 @@ The record tells which shards may yet give tasks, and which have free workers. S
 two requests: for offers of an earlier run, and to report that the own tasks have ended. A thread reads and writes the
 offers. While workers are free, it looks every 0.4 to 10 s, a tenth of the time of a task. So does a helper without a
 task. It ends when no other shard may give tasks. It also ends when it has got none for longer than a task takes, at
-least a minute: by its own tasks, or by what an owner writes.
+least a minute. An owner writes how long its tasks take.
 
 The owner of a set counts what helpers have run, and decides by their values. A helper tells of a task when its outputs
 are in the store.
