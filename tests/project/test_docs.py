@@ -19,6 +19,7 @@ from mopsjobs.registry.job_state import FIELDS
 from support.cli import Cli, command, environment
 from support.docs import DOCUMENTS, anchors, files_shown, links, load_generator, read, without_code_blocks
 from support.runs import PATIENCE
+from support.sources import nodes
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -157,7 +158,7 @@ def test_environment_variables_are_all_described() -> None:
     literals = {
         node.value
         for source in sources
-        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8")))
+        for node in nodes(ast.parse(source.read_bytes()))
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
     named = {text for text in literals if re.fullmatch("[A-Z][A-Z0-9]*(_[A-Z0-9]+)+", text)} - NOT_VARIABLES

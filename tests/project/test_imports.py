@@ -16,6 +16,7 @@ import pytest
 
 import mops_jobs
 from support.cli import Cli, Remote, environment, foreign, key
+from support.sources import statements
 
 HEAVY = {
     "asyncio", "azure", "base64", "boto3", "botocore", "bz2", "concurrent", "ctypes", "dataclasses", "email",
@@ -242,7 +243,7 @@ def test_only_modules_of_a_listing_assign_type_checking(cli: Cli, remote: Remote
 
 def _imports(path: Path) -> tuple[set[str], set[str]]:
     """Return the modules that a file may import whole, and those from which it imports names."""
-    imports = [node for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, ast.ImportFrom)]
+    imports = [node for node in statements(ast.parse(path.read_bytes())) if isinstance(node, ast.ImportFrom)]
     return {f"{node.module}.{name.name}" for node in imports for name in node.names}, {
         str(node.module) for node in imports
     }
@@ -262,7 +263,7 @@ def test_every_imported_package_is_declared() -> None:
     declared = {re.split(r"[<>=]", name)[0].lower() for names in lists for name in names}
     imported = set()
     for path in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in statements(ast.parse(path.read_bytes())):
             if isinstance(node, ast.Import):
                 imported |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:

@@ -18,6 +18,7 @@ import pytest
 
 import mops_jobs
 from mopsjobs.cli.commands import COMMANDS
+from support.sources import nodes, statements
 
 ROOT = Path(mops_jobs.__file__).parent
 MAX_TEST_NAME = 69
@@ -106,10 +107,10 @@ def _imports(module: str) -> list[Import]:
 @functools.cache
 def _imports_of(module: str) -> list[tuple[Import, bool]]:
     """Return what a module imports, each with whether only a type checker sees that."""
-    blocks = [node for node in ast.walk(_tree(module)) if isinstance(node, ast.If) and _is_for_types(node.test)]
+    blocks = [node for node in statements(_tree(module)) if isinstance(node, ast.If) and _is_for_types(node.test)]
     typed = {line for block in blocks for line in range(block.lineno, (block.end_lineno or 0) + 1)}
     found = []
-    for node in ast.walk(_tree(module)):
+    for node in statements(_tree(module)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -241,7 +242,7 @@ def test_one_module_prints() -> None:
     printing = []
     for module in sorted(MODULES.keys() - {"mopsjobs.console.printer"}):
         names = {"stdout", "stderr"} if module not in PROGRAMS else set()
-        for node in ast.walk(_tree(module)):
+        for node in nodes(_tree(module)):
             is_print = (
                 isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("print", "input")
             )
@@ -254,7 +255,7 @@ def test_one_module_prints() -> None:
 def test_one_module_ends_the_program() -> None:
     """It is mops_jobs.py, where errors are caught for good. Scripts end too, and a task that has saved."""
     ending, programs = [], {*PROGRAMS, "mopsjobs.api.checkpoint"}
-    for module, node in ((name, node) for name in MODULES if name not in programs for node in ast.walk(_tree(name))):
+    for module, node in ((name, node) for name in MODULES if name not in programs for node in statements(_tree(name))):
         raised = node.exc if isinstance(node, ast.Raise) else None
         name = raised.func if isinstance(raised, ast.Call) else raised
         if isinstance(name, ast.Name) and name.id in ("SystemExit", "KeyboardInterrupt"):

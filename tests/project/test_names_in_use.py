@@ -8,6 +8,8 @@ import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
+from support.sources import nodes, statements
+
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = sorted(path for folder in ("bench", "reliability", "docs/tools") for path in (ROOT / folder).rglob("*.py"))
 
@@ -22,7 +24,7 @@ def _missing(path: Path) -> Iterator[str]:
     """Yield the names that a program uses and that do not exist."""
     tree = ast.parse(path.read_text("utf-8"))
     imported = dict(_imported(tree))
-    for node in ast.walk(tree):
+    for node in nodes(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in imported:
             owner = imported[node.value.id]
             if (inspect.ismodule(owner) or inspect.isclass(owner)) and not _has(owner, node.attr):
@@ -35,7 +37,7 @@ def _missing(path: Path) -> Iterator[str]:
 
 def _imported(tree: ast.Module) -> Iterator[tuple[str, object]]:
     """Yield each name that a module imports from mopsjobs, and its object."""
-    for node in ast.walk(tree):
+    for node in statements(tree):
         if not isinstance(node, ast.ImportFrom) or (node.module or "").partition(".")[0] != "mopsjobs":
             continue
         module = importlib.import_module(str(node.module))

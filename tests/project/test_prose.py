@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from collections.abc import Iterable, Iterator
 
 from support.docs import DOCUMENTS, GENERATED, QUOTED, ROOT, Block, blocks, plain, read, sentences
+from support.sources import nodes
 
 _STARTS_A_BLOCK = re.compile(r"(?:[-*]|\d+\.) ")
 _ROW = re.compile(r"\S {3,}\S")
@@ -49,9 +50,9 @@ class Docstring(NamedTuple):
     text: str
 
 
-def docstrings(nodes: Iterable[ast.AST]) -> Iterator[Docstring]:
+def docstrings(parsed: Iterable[ast.AST]) -> Iterator[Docstring]:
     """Yield each docstring of a source, also of the values that have one in the line below."""
-    for node in nodes:
+    for node in parsed:
         body = getattr(node, "body", None)
         for number, statement in enumerate(body if isinstance(body, list) else []):
             if not isinstance(statement, ast.Expr) or not isinstance(statement.value, ast.Constant):
@@ -108,18 +109,6 @@ def comments(source: str) -> Iterator[Block]:
         place = line, column
     if block:
         yield Block(start, " ".join(block))
-
-
-def all_nodes(tree: ast.AST) -> list[ast.AST]:
-    """Return the nodes of a tree, in no particular order: `ast.walk` takes three times as long."""
-    nodes = [tree]
-    for node in nodes:
-        for value in vars(node).values():
-            if isinstance(value, list):
-                nodes += [child for child in value if isinstance(child, ast.AST)]
-            elif isinstance(value, ast.AST):
-                nodes.append(value)
-    return nodes
 
 
 MAX_WORDS = 25
@@ -207,12 +196,12 @@ def findings_of_source(source: str) -> Iterator[str]:
 def findings_of_module(source: str) -> Iterator[str]:
     """Yield what is wrong with the docstrings, comments and other literals of a module. Literals of a test are data."""
     text = read(source)
-    nodes = all_nodes(ast.parse(text))
-    documented = list(docstrings(nodes))
+    parsed = nodes(ast.parse(text))
+    documented = list(docstrings(parsed))
     prose = [*comments(text), *(block for docstring in documented for block in docstring_blocks(docstring))]
     spoken = [(block.line, block.text) for block in prose]
     if not source.startswith("tests/"):
-        spoken += literals(nodes, {docstring.line for docstring in documented})
+        spoken += literals(parsed, {docstring.line for docstring in documented})
     problems = [
         (line, f"{name}: {match[0]!r} in {words[max(match.start() - 30, 0) : match.end() + 30]!r}")
         for line, words in spoken
@@ -221,7 +210,7 @@ def findings_of_module(source: str) -> Iterator[str]:
     problems += [(block.line, problem) for block in prose for problem in long_sentences(plain(block.text))]
     problems += [(block.line, f"no such file: {path}") for block in prose for path in missing_files(source, block.text)]
     problems += [(docstring.line, problem) for docstring in documented for problem in problems_of_docstring(docstring)]
-    problems += [(line, f"a question as a hint: {hint}") for line, hint in hints(nodes) if hint.endswith(("?'", '?"'))]
+    problems += [(line, f"a question as a hint: {hint}") for line, hint in hints(parsed) if hint.endswith(("?'", '?"'))]
     for line, problem in sorted(problems):
         yield f"{source}:{line}: {problem}"
 
@@ -233,16 +222,16 @@ def missing_files(source: str, text: str) -> Iterator[str]:
             yield path
 
 
-def literals(nodes: Iterable[ast.AST], docstrings: set[int]) -> Iterator[tuple[int, str]]:
+def literals(parsed: Iterable[ast.AST], docstrings: set[int]) -> Iterator[tuple[int, str]]:
     """Yield the string literals of a source that are prose, without the docstrings on these lines."""
-    for node in nodes:
+    for node in parsed:
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.lineno not in docstrings:
             yield node.lineno, " ".join(node.value.split())
 
 
-def hints(nodes: Iterable[ast.AST]) -> Iterator[tuple[int, str]]:
+def hints(parsed: Iterable[ast.AST]) -> Iterator[tuple[int, str]]:
     """Yield the source text of each argument `hint`."""
-    for node in nodes:
+    for node in parsed:
         if isinstance(node, ast.keyword) and node.arg == "hint":
             yield node.value.lineno, ast.unparse(node.value)
 
