@@ -21,44 +21,49 @@ from support.servers import Azurite
 
 
 @pytest.mark.parametrize("backend", ["sqlite", pytest.param("azurite", marks=pytest.mark.azurite)])
+@pytest.mark.parametrize("killed", [[], [0, 1]], ids=["undisturbed", "owner and helper are killed"])
 def test_the_workers_of_all_shards_are_at_work_on_one_set(
-    backend: str, request: pytest.FixtureRequest, spawn: Spawn, tmp_path: Path
+    backend: str, killed: list[int], request: pytest.FixtureRequest, spawn: Spawn, tmp_path: Path
 ) -> None:
     """They begin before any task has ended: a helper would not wait for the end of the first hour."""
-    replicates = {**REPLICATES, "min": 24, "max": 24}
-    study = adaptive_study([{"sd": 50.0, "holds": True}], n_replicates=replicates)
+    study = adaptive_study([{"sd": 50.0, "holds": True}], n_replicates={**REPLICATES, "min": 24, "max": 24})
     model, calls, held = code(tmp_path / "model", MODEL), tmp_path / "calls", tmp_path / "holds"
     url, env = f"sqlite:///{tmp_path}/registry.db", dict[str, str]()
     if backend == "azurite":
         azurite: Azurite = request.getfixturevalue("azurite")
         url = azurite.url(azurite.new_container())
         env = {"AZURE_STORAGE_CONNECTION_STRING": azurite.connection_string}
+
+    def start(shard: int) -> subprocess.Popen[str]:
+        state = f"{tmp_path}/{shard}"
+        shards = {"JOB_COMPLETION_INDEX": str(shard), CALLS: str(calls), MARKS: str(tmp_path), **env}
+        return spawn(
+            "run", "job", "--shards", "4", "--workers", "2", XDG_STATE_HOME=state, MOPS_JOBS_REGISTRY=url, **shards
+        )
+
+    def begun() -> Counter[str]:
+        return Counter(line.split()[0] for line in calls.read_text().splitlines())
+
     held.write_text(" ".join(map(str, seeds(study, 0))))
+    calls.touch()
     with closing(open_store(url, env)) as store:
         jobs = JobRegistry(store)
         jobs.register_job("job", **place(store, "job", study, model).record_fields())
-        runners = [
-            spawn(
-                "run", "job", "--shards", "4", "--workers", "2", JOB_COMPLETION_INDEX=str(number),
-                XDG_STATE_HOME=f"{tmp_path}/{number}", MOPS_JOBS_REGISTRY=url,
-                CALLS=str(calls), MARKS=str(tmp_path), **env,
-            )
-            for number in range(4)
-        ]  # fmt: skip
-
-        def shards() -> list[str]:
-            return [line.split()[0] for line in calls.read_text().splitlines()] if calls.exists() else []
-
-        until(lambda: len(shards()) == 8, "two tasks in each of four shards", *runners)
-        assert Counter(shards()) == dict.fromkeys("0123", 2)
+        runners = [start(shard) for shard in range(4)]
+        until(lambda: begun().total() == 8, "two tasks in each of four shards", *runners)
+        assert begun() == dict.fromkeys("0123", 2)
         assert not results(store)
+        for shard in killed:
+            kill(runners[shard].pid)
+            runners[shard] = start(shard)
         held.unlink()
         for runner in runners:
             out, err = runner.communicate(timeout=PATIENCE)
             assert runner.returncode == 0, (out, err)
+        state = record(jobs)
         assert counts_by_set(store, study) == [24]
-        assert len(shards()) == 24, "each task is run once"
-        assert (record(jobs).status, record(jobs).tasks_completed, record(jobs).tasks_failed) == ("succeeded", 24, 0)
+        assert (state.status, state.tasks_completed, state.tasks_failed) == ("succeeded", 24, 0)
+        assert killed or begun().total() == 24, "each task is run once"
 
 
 def test_a_shard_whose_sets_are_decided_runs_tasks_of_another(
