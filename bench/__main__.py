@@ -88,6 +88,9 @@ def main() -> int:
         parser.error(f"unknown benchmarks: {', '.join(sorted(unknown))}")
 
     chosen = args.names or [name for name in BENCHMARKS if name not in ON_REQUEST]
+    for names in SECTIONS.values():
+        if args.write and (left := {*names} - ON_REQUEST - {*chosen}) and {*names}.intersection(chosen):
+            parser.error(f"--write replaces whole tables, and this one needs also: {', '.join(sorted(left))}")
     if args.jobs <= SMALL_REGISTRY and (large := {"sync", "grow"}.intersection(chosen)):
         parser.error(f"{' and '.join(sorted(large))}: needs more than {SMALL_REGISTRY:,} jobs, fewer are always listed")
     sections: dict[str, list[report.Line]] = {}
