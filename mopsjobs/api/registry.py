@@ -988,14 +988,13 @@ class Job:
             NotTrustedError: if only the record names the cluster of the job. Nothing was cancelled.
             StoreError: if the registry cannot be written.
         """
-        from mopsjobs.app.jobs.lost_runners import jobs_to_stop
         from mopsjobs.app.run.user_trust import unknown_contexts, user_trust
         from mopsjobs.engines.trust import not_trusted_error
-        from mopsjobs.submission.cancel import cancel
+        from mopsjobs.submission.cancel import cancel, records_to_stop
 
         app, named = self._app, user_trust(trust, self._app)
         session = app.session()
-        if unknown := unknown_contexts(jobs_to_stop([self.id], app), app, named):
+        if unknown := unknown_contexts(records_to_stop([self.id], session), app, named):
             raise not_trusted_error(unknown, "nothing was cancelled")
         done = cancel([self.id], session, named, reason, seconds_of(grace))
         for error in done.refused:

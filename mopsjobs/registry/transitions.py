@@ -95,8 +95,8 @@ def end_inferred(
     """Return `changed` with an end that no runner has reported; None if nothing is new.
 
     An earlier end that was inferred too becomes a better one, at the time of the earlier one. If the outputs were
-    compared, and tasks may have run, the job passes `validating`. A job that has the end, by inference or since it was
-    cancelled, gets more tasks that have ended, and how many its outputs ask for. If there are none, it gets `known`.
+    compared, and tasks may have run, the job passes `validating`. A job that has this end, inferred or
+    cancelled, gets the counts of more tasks that have ended, and how many its outputs ask for. Else it gets `known`.
 
     Args:
         state: the record.

@@ -14,6 +14,8 @@ from typing import Literal, NamedTuple
 
 from mopsjobs.engines import ENGINES, open_engine
 from mopsjobs.engines.base import engine_of
+from mopsjobs.engines.job_dir import JobDir
+from mopsjobs.engines.local import runner_end
 from mopsjobs.engines.trust import NotTrustedError, Trust
 from mopsjobs.errors import (
     EngineError,
@@ -27,6 +29,7 @@ from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.notes import STOP_BY
 from mopsjobs.registry.status import JobStatus
 from mopsjobs.store.urls import identity, is_local
+from mopsjobs.submission.offline import complete_end
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.shard_drop import find_drop
 from mopsjobs.utils.times import human_duration, record_time
@@ -47,7 +50,7 @@ class CancelledJob(NamedTuple):
     problem: str | None = None
     """Why the engine failed, in a sentence."""
     note: str | None = None
-    """The next command, if its shards report by files: no other one delivers what they have stored."""
+    """That its runner has ended, or the next command, if its shards report by files."""
 
 
 class CancelResult(NamedTuple):
@@ -99,7 +102,7 @@ def cancel(
         except MopsJobsError as error:
             refused.append(error)
             continue
-        cancelled.append(_stop(state, session, trust, outages)._replace(note=_delivery_note(state, session)))
+        cancelled.append(_completed(_stop(state, session, trust, outages), session))
     return CancelResult(tuple(cancelled), tuple(refused))
 
 
@@ -125,12 +128,18 @@ def _may_be_at_work(job: Mapping[str, object], session: Session, trust: Trust) -
         return True
 
 
-def _delivery_note(state: JobState, session: Session) -> str | None:
-    """Return how to deliver what the shards of a job report by files; None if they do not."""
-    if find_drop(state, session) is None:
-        return None
-    command = command_line("validate", state.job_id)
-    return f"{state.job_id}: its shards report by files. When they have stopped, run: {command}"
+def _completed(job: CancelledJob, session: Session) -> CancelledJob:
+    """Deliver and count what a runner that had ended kept here, or note how to deliver what shards report by files."""
+    state = job.state
+    if find_drop(state, session) is not None:
+        command = command_line("validate", state.job_id)
+        note = f"{state.job_id}: its shards report by files. When they have stopped, run: {command}"
+        return job._replace(note=note)
+    if job.engine != "nothing" or runner_end(JobDir.for_job(state.job_id, session.env)) is None:
+        return job
+    with contextlib.suppress(MopsJobsError):  # the next view of the job does it too
+        state = complete_end(state, session)
+    return job._replace(state=state, note=f"{state.job_id}: its runner has ended")
 
 
 def records_to_stop(job_ids: Sequence[str], session: Session) -> list[dict[str, object]]:

@@ -5,8 +5,8 @@ this machine reads and delivers them. Pods cannot see them: for pods, `resume` d
 
 A runner leaves outputs in its outbox if the registry did not answer at its end, and its journal if it was killed.
 Shards on Slurm have such files in directories of their own, or report by files at any time; see `shard_drop`. The next
-launch of the job would read all that, but a child job has other directories. So `resume`, `validate`, `reconcile` and
-the commands that follow a job deliver it.
+launch of the job would read all that, but a child job has other directories. So `resume`, `cancel`, `validate`,
+`reconcile` and the commands that follow a job deliver it.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
-from mopsjobs.engines import open_engine
+from mopsjobs.engines import LOCAL_ENGINES, open_engine
 from mopsjobs.engines.base import EngineState, ShardEnd, engine_of
 from mopsjobs.engines.job_dir import JobDir
+from mopsjobs.engines.local import runner_end
 from mopsjobs.errors import (
     InvalidTransitionError,
     JobExistsError,
@@ -33,6 +34,7 @@ from mopsjobs.registry.job_registry import JobRegistry
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.keys import SHARD
 from mopsjobs.registry.status import LAUNCH_FAILED, JobStatus
+from mopsjobs.registry.transitions import is_correctable
 from mopsjobs.store.base import VersionedStore
 from mopsjobs.store.sqlite.store import SQLiteVersionedStore
 from mopsjobs.studies.manifest import Manifest, load_manifest, manifest_key
@@ -42,7 +44,7 @@ from mopsjobs.submission.infer_end import RunnerEnd, ended_with, infer_end
 from mopsjobs.submission.relay import OnRefused, deliver
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.shard_drop import deliver_drop, find_drop
-from mopsjobs.utils.files import replace_file
+from mopsjobs.utils.files import directory_lock, replace_file
 from mopsjobs.utils.json_strict import read_json
 from mopsjobs.utils.times import json_time, parse_time
 
@@ -298,27 +300,31 @@ def deliver_kept(job_id: str, directory: JobDir, session: Session) -> None:
         session.note(f"{job_id}: delivered what its runner kept on this machine")
 
 
-def complete_end(state: JobState, directory: JobDir, session: Session, *, is_delivered: bool = False) -> JobState:
-    """Deliver what this machine keeps of a job that has ended, and count it, unless a runner stated the end.
+def complete_end(state: JobState, session: Session, *, is_delivered: bool = False) -> JobState:
+    """Deliver and count what a runner that has ended kept on this machine of a job whose end no runner stated.
 
     Args:
-        state: the record of the job, whose runner has ended.
-        directory: the job's.
+        state: the record of the job.
         session: the registry, the environment and the messages.
         is_delivered: whether some of it was delivered just now.
 
     Returns:
-        The record after that.
+        The record after that. As it is if the job goes on, if its runner may be at work, or if nothing was kept.
 
     Raises:
         StoreError: if the store does not answer or refuses; see `deliver_offline`.
     """
-    if keeps_of_runner(directory):
-        deliver_kept(state.job_id, directory, session)
-    elif not is_delivered:
+    directory = JobDir.for_job(state.job_id, session.env)
+    may_change = state.status == JobStatus.CANCELLED or is_correctable(state)
+    if not may_change or state.engine not in LOCAL_ENGINES or runner_end(directory) is None:
         return state
-    with contextlib.suppress(InvalidTransitionError, NoManifestError):
-        return infer_end(state, RunnerEnd(), session).state
+    with contextlib.suppress(BlockingIOError), directory_lock(str(directory.path), wait=False):
+        if keeps_of_runner(directory):
+            deliver_kept(state.job_id, directory, session)
+        elif not is_delivered:
+            return state
+        with contextlib.suppress(InvalidTransitionError, NoManifestError):
+            return infer_end(state, RunnerEnd(), session).state
     return state
 
 

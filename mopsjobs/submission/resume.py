@@ -17,7 +17,7 @@ from mopsjobs.bundles.packing import read_archive
 from mopsjobs.engines import ENGINES, LOCAL_ENGINES, open_engine
 from mopsjobs.engines.base import Launch, recorded_launch
 from mopsjobs.engines.job_dir import JobDir
-from mopsjobs.engines.local import PROBE_SECONDS, runner_end
+from mopsjobs.engines.local import PROBE_SECONDS
 from mopsjobs.engines.model_env import active_python
 from mopsjobs.engines.slurm.options import SETUP_VARIABLE
 from mopsjobs.engines.trust import Trust, choices_of, choices_of_last_launch, not_trusted_error, remembered_names
@@ -49,7 +49,6 @@ from mopsjobs.submission.offline import complete_end, deliver_offline, deliver_s
 from mopsjobs.submission.session import Session
 from mopsjobs.submission.shard_drop import find_drop, may_lack_files
 from mopsjobs.submission.submit import Code, pack_code
-from mopsjobs.utils.files import directory_lock
 from mopsjobs.utils.text import pluralize
 from mopsjobs.version import __version__
 
@@ -152,7 +151,7 @@ def prepare_resume(request: ResumeRequest, session: Session) -> Resumable | Resu
     state = registry.get_job(job_id) or _register(job_id, session)
     if not state.is_terminal and _await_end_of_runner(_engine_name(state), state.fields(), session):
         state = registry.get_job(job_id) or state
-    state = _complete_end(deliver_shards(state, session), session, is_delivered=is_delivered)
+    state = complete_end(deliver_shards(state, session), session, is_delivered=is_delivered)
     manifest = load_manifest(session.store, job_id)
     sizes = None
     if request.sizes_of is not None and state.is_terminal:  # else its runner goes on, and takes any size
@@ -263,16 +262,6 @@ def _deliver(job_id: str, session: Session) -> bool:
     if is_delivered:
         session.note(f"{job_id}: delivered what this machine kept of it while the registry did not answer")
     return is_delivered
-
-
-def _complete_end(state: JobState, session: Session, *, is_delivered: bool) -> JobState:
-    """Deliver and count what a runner kept on this machine, if no runner stated the end: no child runs these tasks."""
-    directory = JobDir.for_job(state.job_id, session.env)
-    may_change = state.status == JobStatus.CANCELLED or is_correctable(state)
-    if may_change and state.engine in LOCAL_ENGINES and runner_end(directory) is not None:
-        with contextlib.suppress(BlockingIOError), directory_lock(str(directory.path), wait=False):
-            return complete_end(state, directory, session, is_delivered=is_delivered)
-    return state
 
 
 def _register(job_id: str, session: Session) -> JobState:

@@ -76,23 +76,27 @@ def _may_know_more(job: Job) -> bool:
     """
     from mopsjobs.engines import LOCAL_ENGINES, has_drop
     from mopsjobs.registry.notes import WAITS_FOR, metadata_of
-    from mopsjobs.registry.status import BEFORE_RUNNING
+    from mopsjobs.registry.status import BEFORE_RUNNING, JobStatus
 
-    if not job["is_active"]:
-        return False
+    if not job["is_active"]:  # what a runner of a cancelled one kept here is not counted yet
+        return job["status"] == JobStatus.CANCELLED and job["engine"] in LOCAL_ENGINES
     waits = metadata_of(job).get(WAITS_FOR) is not None
     is_silent = job["status"] in BEFORE_RUNNING or job["suspect"] is not None or waits
     return job["engine"] in LOCAL_ENGINES or is_silent or has_drop(job)
 
 
 def _lost_runners(cache: sqlite3.Connection, app: App) -> list[str]:
-    """Return the active jobs whose runners have ended here, without those that were tried a minute ago."""
+    """Return the active jobs whose runners have ended here, without those that were tried a minute ago.
+
+    A cancelled one may have left here what its runner kept. It is tried once.
+    """
     from mopsjobs.utils.user_dirs import state_directory
 
     directory = os.path.join(state_directory(app.env), "jobs")
     launched = os.listdir(directory) if os.path.isdir(directory) else []
-    active = job_queries.active_ids(cache, launched) if launched else []
-    if not active:
+    untried = [job_id for job_id in launched if not os.path.exists(os.path.join(directory, job_id, "end_tried"))]
+    jobs = job_queries.active_ids(cache, launched, untried) if launched else []
+    if not jobs:
         return []
     from mopsjobs.engines import runner_process
 
@@ -105,4 +109,4 @@ def _lost_runners(cache: sqlite3.Connection, app: App) -> list[str]:
         except OSError:
             return True
 
-    return [job_id for job_id in active if is_lost(job_id)]
+    return [job_id for job_id in jobs if is_lost(job_id)]

@@ -3,24 +3,18 @@
 It was killed, or could not start, or its machine restarted. Nothing else would end its job. So each command that comes
 across such a job ends it, as its outputs decide. What this machine keeps of the job is delivered before. See
 docs/decisions/0103-inferred-ends.md.
-
-`cancel` finds its jobs here: cancelled, those that were lost would leave on this machine what their runners kept.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from mopsjobs.app.run.app import App
 from mopsjobs.cache.job_json import RUNNER_ENDED, SILENT_SECONDS
-from mopsjobs.cache.queries import filters
-from mopsjobs.cache.queries import jobs as job_queries
-from mopsjobs.cache.rows import job_json_from_state
 from mopsjobs.cache.write_through import mark_suspect
 from mopsjobs.engines import LOCAL_ENGINES, runner_process
 from mopsjobs.engines.job_dir import JobDir
@@ -30,7 +24,6 @@ from mopsjobs.events.format import RUNNER
 from mopsjobs.events.writer import record_event
 from mopsjobs.registry.job_state import JobState
 from mopsjobs.registry.status import (
-    ACTIVE,
     BEFORE_RUNNING,
     INTERRUPTED,
     LAUNCH_FAILED,
@@ -38,7 +31,6 @@ from mopsjobs.registry.status import (
     TERMINAL,
     JobStatus,
 )
-from mopsjobs.submission.cancel import records_to_stop
 from mopsjobs.submission.infer_end import RunnerEnd, end_growth, infer_end
 from mopsjobs.submission.offline import complete_end, deliver_kept, keeps_of_runner
 from mopsjobs.utils.files import directory_lock
@@ -82,9 +74,9 @@ def end_lost_runner(job: Mapping[str, object], app: App) -> JobState | None:
         state = app.registry.get_job(job_id) if end is not None else None
         if end is None or state is None or (not state.is_terminal and not _is_lost(state, end, directory, app)):
             return None
-        if state.status == JobStatus.CANCELLED:
-            return complete_end(state, directory, app.session())
-        return state if state.is_terminal else _end(state, directory, app)
+        if not state.is_terminal:
+            return _end(state, directory, app)
+    return complete_end(state, app.session())  # with that lock
 
 
 def end_lost_runner_if_possible(job: Mapping[str, object], app: App) -> JobState | None:
@@ -113,7 +105,8 @@ def end_lost_runners(job_ids: Iterable[str], app: App) -> None:
         if runner_end(directory) is None or not is_ours:
             continue
         job = {"job_id": job_id, "engine": LOCAL_ENGINES[0], "status": JobStatus.RUNNING}  # as far as is known
-        if end_lost_runner_if_possible(job, app) is None:
+        state = end_lost_runner_if_possible(job, app)
+        if state is None or state.status == JobStatus.CANCELLED:
             with contextlib.suppress(OSError):
                 directory.end_tried.touch()
                 os.utime(directory.end_tried, (app.now().timestamp(),) * 2)
@@ -193,47 +186,3 @@ def _last_report(directory: JobDir) -> _Report:
             sent_at, reported_at, *signal = path.read_text("ascii").split()
             reports.append(_Report(parse_time(sent_at), reported_at, *signal[:1]))
     return max(reports, default=_Report())
-
-
-def active_jobs_by_filter(job_filter: filters.Filter, app: App) -> list[dict[str, object]]:
-    """Return the active jobs that a filter chooses, after a sync: an old cache must not decide which jobs to stop.
-
-    Raises:
-        StoreError: if the registry cannot be read.
-    """
-    now = app.now().timestamp()
-    job_filter.keeps_active = False
-    if job_filter.statuses is None:
-        job_filter.statuses = ACTIVE
-    app.cache.sync_to_change("Nothing was cancelled.")
-
-    def view(cache: sqlite3.Connection) -> list[dict[str, object]]:
-        order = filters.parse_sort("name")
-        found = job_queries.list_jobs(cache, job_filter, order=order, limit=0, now=now)
-        return [job for job in found.jobs() if job["is_active"]]
-
-    end_lost_runners((str(job["job_id"]) for job in app.cache.read_cached(view) or []), app)
-    return app.cache.read_cached(view) or []
-
-
-def active_jobs_by_id(job_ids: Sequence[str], app: App) -> list[dict[str, object]]:
-    """Return those of these jobs that have not ended.
-
-    Raises:
-        JobNotFoundError: if a job does not exist.
-        StoreError: if the registry cannot be read.
-    """
-    end_lost_runners(job_ids, app)
-    now = app.now().timestamp()
-    states = [app.registry.require_job(job_id) for job_id in dict.fromkeys(job_ids)]
-    return [job_json_from_state(state, now=now) for state in states if not state.is_terminal]
-
-
-def jobs_to_stop(job_ids: Sequence[str], app: App) -> list[dict[str, object]]:
-    """Return the records of those of these jobs that `cancel` would stop, also once more. It refuses the others.
-
-    Raises:
-        StoreError: if the registry cannot be read.
-    """
-    end_lost_runners(job_ids, app)
-    return records_to_stop(job_ids, app.session())

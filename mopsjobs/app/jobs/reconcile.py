@@ -513,7 +513,7 @@ def ask_who_runs(job: Mapping[str, object], app: App, *, must_answer: bool) -> b
     """End a job whose runner has ended on this machine; ask the engine of another one, if its record is silent.
 
     Args:
-        job: an active job in its JSON form, as the cache or the registry has it.
+        job: an active job, or a cancelled local one, in its JSON form, as the cache or the registry has it.
         app: the run, whose registry has the job.
         must_answer: whether to warn also if this machine does not reach the engine at all. It does for a job whose
             shards report by files: its record may be old.

@@ -202,10 +202,12 @@ def _first_job(connection: sqlite3.Connection, condition: str, *values: str, now
     return None if columns is None else job_json(columns, now=now, known_to=known_to(connection, now))
 
 
-def active_ids(connection: sqlite3.Connection, ids: Iterable[str]) -> list[str]:
-    """Return those of the ids that are of active jobs."""
+def active_ids(connection: sqlite3.Connection, ids: Iterable[str], also: Iterable[str] = ()) -> list[str]:
+    """Return those of the ids that are of active jobs, and those of `also` that are of cancelled ones."""
     active = {job_id for (job_id,) in connection.execute("SELECT job_id FROM job WHERE is_active = 1")}
-    return sorted(active.intersection(ids))
+    sql = "SELECT job_id FROM json_each(?) CROSS JOIN job ON job_id = value WHERE status = 'cancelled'"
+    cancelled = {job_id for (job_id,) in connection.execute(sql, (json.dumps([*also]),))}
+    return sorted(active.intersection(ids) | cancelled)
 
 
 def ids_with_prefix(connection: sqlite3.Connection, prefix: str) -> tuple[str, ...]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sqlite3
 
-from mopsjobs.app.jobs.lost_runners import active_jobs_by_filter, active_jobs_by_id, jobs_to_stop
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.user_trust import agreed_trust, unknown_contexts, user_trust
+from mopsjobs.cache.queries import filters
+from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.rows import job_json_from_state
 from mopsjobs.cli.flags import add_filter_flags, add_full_ids, add_trust, argument_type, filter_of, has_filters
 from mopsjobs.console.result import JsonLines, Result, Table
@@ -14,7 +16,8 @@ from mopsjobs.console.table import format_table
 from mopsjobs.engines.base import engine_of
 from mopsjobs.errors import EXIT_INTERRUPTED, EXIT_PARTLY_DONE, UsageError
 from mopsjobs.registry.notes import metadata_of
-from mopsjobs.submission.cancel import CancelResult, cancel
+from mopsjobs.registry.status import ACTIVE
+from mopsjobs.submission.cancel import CancelResult, cancel, records_to_stop
 from mopsjobs.utils.text import pluralize
 from mopsjobs.utils.times import parse_duration
 
@@ -60,7 +63,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
     if bool(args.jobs) == has_filters(args):
         raise UsageError("cancel takes either the ids of jobs or filters that choose them: use one of the two.")
     if args.dry_run:
-        jobs = active_jobs_by_id(args.jobs, app) if args.jobs else _chosen(args, app)
+        jobs = _active(args.jobs, app) if args.jobs else _chosen(args, app)
         return _plan(jobs, as_json=args.json)
     trust, session = user_trust(args.trust, app), app.session()
     job_ids = list(dict.fromkeys(args.jobs))
@@ -73,7 +76,7 @@ def run(args: argparse.Namespace, app: App) -> Result:
             return declined
         job_ids = [str(job["job_id"]) for job in jobs]
     else:
-        jobs = jobs_to_stop(job_ids, app)
+        jobs = records_to_stop(job_ids, session)
     agreed = agreed_trust(trust, unknown_contexts(jobs, app, trust), app, "nothing was cancelled")
     if agreed is None:
         return Result(notes=["Nothing was done."], exit_code=EXIT_INTERRUPTED)
@@ -81,8 +84,26 @@ def run(args: argparse.Namespace, app: App) -> Result:
     return _result(done, app, as_json=args.json)
 
 
+def _active(job_ids: list[str], app: App) -> list[dict[str, object]]:
+    """Return those of these jobs that have not ended. One that does not exist is an error."""
+    now = app.now().timestamp()
+    states = [app.registry.require_job(job_id) for job_id in dict.fromkeys(job_ids)]
+    return [job_json_from_state(state, now=now) for state in states if not state.is_terminal]
+
+
 def _chosen(args: argparse.Namespace, app: App) -> list[dict[str, object]]:
-    return active_jobs_by_filter(filter_of(args, app.now()), app)
+    """Return the active jobs that the filters choose, after a sync: an old cache must not decide which jobs to stop."""
+    now, job_filter = app.now().timestamp(), filter_of(args, app.now())
+    job_filter.keeps_active = False
+    if job_filter.statuses is None:
+        job_filter.statuses = ACTIVE
+    app.cache.sync_to_change("Nothing was cancelled.")
+
+    def view(cache: sqlite3.Connection) -> list[dict[str, object]]:
+        found = job_queries.list_jobs(cache, job_filter, order=filters.parse_sort("name"), limit=0, now=now)
+        return [job for job in found.jobs() if job["is_active"]]
+
+    return app.cache.read_cached(view) or []
 
 
 def _result(done: CancelResult, app: App, *, as_json: bool) -> Result:
