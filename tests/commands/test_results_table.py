@@ -545,7 +545,7 @@ def reusing(cli: Cli, remote: Remote) -> JobRegistry:
     jobs = remote.jobs
     source = add_job(jobs, "source", SETS[:2])
     _leave_results(jobs, source, 0, 1)
-    jobs.finalize_job("source", "succeeded")
+    cli.ok("validate", "source")
     job = add_job(jobs, "job", SETS, reused=(Reuse("source", BUNDLE, ((0, 2),)),))
     _leave_results(jobs, job, 2)
     cli.ok("validate", "job")
@@ -581,6 +581,28 @@ def test_lost_outputs_of_a_source_are_missing_in_all_views(cli: Cli, reusing: Jo
     ]  # fmt: skip
     assert "3 verified, 0 missing; 2 tasks lost outputs since" in cli.ok("status", "job").out
     assert read_results("job", cli.app()).problems == ["The outputs of 2 tasks are gone, with their values."]
+
+
+@pytest.mark.parametrize("case", ["first look", "known before"])
+def test_values_of_a_ledger_outlive_outputs_in_each_job_that_has_them(
+    cli: Cli, reusing: JobRegistry, case: str
+) -> None:
+    """The job that did the tasks and the one that reuses them say the same, also after a validation."""
+    leave_scalars(reusing, "source", {0: {"y": 0}, 1: {"y": 1}})
+    cli.clock.advance(minutes=5)
+    if case == "known before":
+        cli.ok("tasks", "job")
+    _lose(reusing, results_prefix("source"))
+    for job_id, others in (("source", []), ("job", ["2"])):
+        assert cli("validate", job_id).code == 7
+        for flags in ([], ["--by", "set"]):
+            ran = cli.ok("results", job_id, "--table", "-", *flags)
+            column = "y.mean" if flags else "y"
+            values = [row[column] for row in csv.DictReader(io.StringIO(ran.out))]
+            assert [float(value) for value in values] == [float(value) for value in ["0", "1", *others]]
+            assert "The outputs of 2 tasks were lost when last validated: the ledger has their values." in ran.err
+        outcomes = [one["outcome"] for one in cli.ok("tasks", job_id, "--jsonl").objects]
+        assert set(outcomes) == {"succeeded"}
 
 
 def test_a_child_tells_what_its_parent_has_lost(cli: Cli, remote: Remote) -> None:

@@ -5,7 +5,8 @@ A later one lists them again, and reads new ones. After the end of a job, a ledg
 If the record of the job changes later, `mopsjobs.cache.rows` lets the next look list it again.
 
 A job may have no ledger: an older version ran it. Then its outputs tell which tasks succeeded, by one listing. They
-also tell that of tasks whose attempts were lost with their runner. See docs/decisions/0044-the-ledger.md.
+also tell that of tasks whose attempts were lost with their runner. See docs/decisions/0044-the-ledger.md. A task
+whose outputs are deleted stays what the ledger of the job that ran it says.
 
 The cache gets the parameter sets of a job, its attempts, and one row per task that has ended. A task without an ended
 attempt has no row, since a study may have ten million of them. Its number, parameters and seed follow from the row of
@@ -14,6 +15,7 @@ its parameter set: see `mopsjobs.cache.stored_study`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,6 +26,7 @@ from mopsjobs.cache.pruning import is_pruned
 from mopsjobs.cache.queries.ledgers import BY_LEDGER, BY_OUTPUTS
 from mopsjobs.cache.stored_study import StoredSeed, StoredStudy, to_stored_seed
 from mopsjobs.cache.sync.chunks import CHUNKS, Chunk, ChunkReport, fetch_chunks, is_missing
+from mopsjobs.cache.sync.scalars import mirror_scalars, read_chunks
 from mopsjobs.cache.sync_state import transaction
 from mopsjobs.errors import JobNotFoundError, NoManifestError, RecordError
 from mopsjobs.ledger.format import ChunkKey, ledger_prefix, parse_attempts, parse_chunk_key
@@ -87,6 +90,7 @@ def sync_ledger(
     full: bool = False,
     now: Callable[[], datetime] = utc_now,
     report: ChunkReport | None = None,
+    reads_sources: bool = True,
 ) -> ChunkReport:
     """Bring the missing attempts of a job into the cache.
 
@@ -97,6 +101,7 @@ def sync_ledger(
         full: read unreadable chunks again, and look whether the outputs are still there that tell how tasks ended.
         now: the time, in UTC.
         report: is continued, if given.
+        reads_sources: whether ledgers of other jobs tell of reused tasks whose outputs are gone.
 
     Raises:
         NoManifestError: if mops-jobs did not submit the job: nothing says which tasks it has.
@@ -137,6 +142,10 @@ def sync_ledger(
         found = find_complete_tasks(store, manifest)
         _write_needed(connection, manifest, found.judgements)
         _write_complete_tasks(connection, study, _complete_tasks(manifest, found))
+        if ended is not None and reads_sources:
+            lost = _lost_reused(connection, manifest, found)
+            kept = _kept_by_sources(store, connection, study, lost, now) if lost else ()
+            _write_complete_tasks(connection, study, kept)
     is_complete = ended is not None and started >= ended + SETTLED_SECONDS
     with transaction(connection):
         connection.execute(
@@ -338,6 +347,44 @@ def _complete_tasks(manifest: Manifest, found: Completeness) -> Iterator[tuple[i
     """Yield the numbers of complete tasks, each with the job whose outputs are reused; None: the job has its own."""
     for number, is_reused in compress(zip(manifest.numbers, found.reused, strict=True), found.complete):
         yield number, next(one.job_id for one in manifest.reused if one.has(number)) if is_reused else None
+
+
+def _lost_reused(connection: sqlite3.Connection, manifest: Manifest, found: Completeness) -> dict[int, str]:
+    """Return the reused tasks that an ended job had and whose outputs are gone, each with the job that did it.
+
+    They were complete at the end if the record counts them. Else they are missing, as tasks that did not run are.
+    """
+    missing = (number for number, is_there in zip(manifest.numbers, found.complete, strict=True) if not is_there)
+    sources = ((number, manifest.source_of(number)) for number in missing) if manifest.reused else ()
+    lost = {number: source.job_id for number, source in sources if source is not None}
+    own = connection.execute("SELECT task, outcome FROM task WHERE job_id = ?", (manifest.job_id,)) if lost else ()
+    outcomes: dict[int, str] = dict(own)
+    lost = {number: source for number, source in lost.items() if number not in outcomes}
+    (counted,) = connection.execute(
+        "SELECT total(tasks_completed) FROM job WHERE job_id = ?", (manifest.job_id,)
+    ).fetchone()
+    return lost if list(outcomes.values()).count("succeeded") + len(lost) <= counted else {}
+
+
+def _kept_by_sources(
+    store: VersionedStore,
+    connection: sqlite3.Connection,
+    study: StoredStudy,
+    lost: Mapping[int, str],
+    now: Callable[[], datetime],
+) -> Iterator[tuple[int, str | None]]:
+    """Yield those of these tasks whose values the ledger of their source has, as `_complete_tasks` does."""
+    kept: dict[str, set[tuple[str, int]]] = {}
+    for source in set(lost.values()):
+        with contextlib.suppress(NoManifestError, RecordError, JobNotFoundError):
+            sync_ledger(store, connection, source, now=now, reads_sources=False)
+            mirror_scalars(store, connection, source)
+        chunks = read_chunks(connection, source)
+        kept[source] = {(param_id, seed) for _, tasks in chunks for param_id, seed, _ in tasks}
+    for number, source in lost.items():
+        one = study.set_of(number)
+        if one is not None and (one.param_id, one.seed_of(number)) in kept[source]:
+            yield number, source
 
 
 def _write_complete_tasks(

@@ -213,6 +213,23 @@ def mirror_scalars(store: VersionedStore, connection: sqlite3.Connection, job_id
     return problems
 
 
+def read_chunks(
+    connection: sqlite3.Connection, job_id: str
+) -> Iterator[tuple[int, Iterator[tuple[str, int, Scalars]]]]:
+    """Yield the bytes of each chunk of scalars of a job, and its tasks by parameters and seed, with their scalars.
+
+    Nothing is told of a chunk that cannot be read.
+    """
+    study = StoredStudy.load(connection, job_id)
+    if study is None:
+        return
+    for key, value in connection.execute(_MIRRORED, (job_id, NO_CHUNK)):
+        with contextlib.suppress(RecordError):
+            tasks = parse_scalars(value, _key_beside(key))
+            sets = ((study.set_of(number), number, scalars) for number, scalars in tasks)
+            yield len(value), ((one.param_id, one.seed_of(number), scalars) for one, number, scalars in sets if one)
+
+
 class ScalarReader:
     """Reads the scalars of jobs: from chunks in the cache, and what these lack from outputs in the store."""
 
@@ -276,17 +293,10 @@ class ScalarReader:
 
     def _read_reused(self, member: int, source: str) -> None:
         """Collect the scalars of reused tasks from the chunks of the job that did them, with numbers of its own."""
-        study = StoredStudy.load(self._connection, source)
-        if study is None:
-            return
-        for key, value in self._connection.execute(_MIRRORED, (source, NO_CHUNK)):
-            self.bytes_read += len(value)
-            with contextlib.suppress(RecordError):  # the outputs are read
-                for number, scalars in parse_scalars(value, _key_beside(key)):
-                    one = study.set_of(number)
-                    if one is not None:
-                        tasks = self._collected.lacking(member, one.param_id, str(one.seed_of(number)))
-                        self._collected.replace(member, tasks, scalars)
+        for size, tasks in read_chunks(self._connection, source):
+            self.bytes_read += size
+            for param_id, seed, scalars in tasks:
+                self._collected.replace(member, self._collected.lacking(member, param_id, str(seed)), scalars)
 
     def _add_chunk(self, member: int, key: ChunkKey, value: bytes) -> None:
         try:
