@@ -282,3 +282,24 @@ def test_the_command_has_each_filter_once() -> None:
     """Switches have no value, and an hour is a number."""
     query = FailuresPageQuery([("stuck", "true"), ("hours", "2"), ("resumed", "true"), ("name", "a b*")], START)
     assert failures_page._command(query) == "mops-jobs failures --hours 2 --name 'a b*' --stuck --resumed --limit 0"
+
+
+def test_the_page_counts_what_the_command_counts(web: Web, remote: Remote, cli: Cli) -> None:
+    """Also jobs that were only reported: by their errors, without one, and by failed tasks for unknown reasons."""
+    add(remote.jobs, "silent", "failed")
+    for name, failed in (("theirs-1", 2), ("theirs-2", 3)):
+        add(remote.jobs, name, "running", error_code="E", error_message="it broke")
+        remote.jobs.update_progress(name, tasks_failed=failed)
+        remote.jobs.update_status(name, "failed")
+    cli.ok("sync", "-q")
+    document = cli.ok("failures", "--json").json
+    assert (document["failed"], document["failed_without_reason"]) == (12, 5)
+    assert document["jobs_without_error"] == ["silent"]
+    assert web.get("/api/v1/failures").get_json() == document
+    text, counts = text_of(_page(web)), "2 jobs without known failed tasks"
+    assert f"12 tasks of 2 jobs failed, and {counts}, for 3 reasons; the last just now" in text
+    assert f"12 of 80 tasks of 2 jobs and {counts} failed, for 3 reasons." in cli.ok("failures").out
+    assert "1 job has failures without a known error: silent" in text
+    for said in (text, cli.ok("failures").out):
+        assert ". 5 more failed, for reasons that are not known" in said
+    assert len(_rows(_page(web))) == len(document["groups"])

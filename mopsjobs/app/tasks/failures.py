@@ -14,6 +14,7 @@ from mopsjobs.cache.queries import jobs as job_queries
 from mopsjobs.cache.queries.failures import (
     MAX_NOTES,
     MAX_SAMPLES,
+    NO_FAILURES,
     FailedJob,
     FailureGroup,
     JobFailures,
@@ -345,7 +346,7 @@ def failures_of_cache(
     """
     by_job = {}
     for job_id in job_ids:
-        by_job[job_id], state = read_failures(connection, job_id) or (JobFailures([], 0, 0, 0, 0), None)
+        by_job[job_id], state = read_failures(connection, job_id) or (NO_FAILURES, None)
         if state is not None:
             new[job_id] = by_job[job_id], state
     without_reason = failures_without_reason(connection, by_job, job_ids)
@@ -362,9 +363,13 @@ def failures_of_cache(
         ),
         *(_family_notes(connection, list(by_job)) if resumed else []),
     ]
-    count = sum(max(0, count) for _, count, _ in without_reason)
+    count = _count_without_reason(without_reason)
     groups = merge_groups([*by_job.items(), *by_record.items()])
     return Failures(by_job, groups, unexplained, freshness, [], notes, count)
+
+
+def _count_without_reason(without_reason: Iterable[tuple[str, int, str]]) -> int:
+    return sum(max(0, count) for _, count, _ in without_reason)
 
 
 def _first_notes(notes: Iterable[str]) -> list[str]:
@@ -507,6 +512,8 @@ class FailureOverview(NamedTuple):
     """Jobs whose failed tasks were never read, or of which more is known by now."""
     unexplained: list[str]
     """Ended jobs without a known failed task and without an error."""
+    without_reason: int
+    """Failed tasks for reasons that are not known, in the other jobs."""
     left_out: int
     """Jobs that changed before those that were looked at."""
 
@@ -535,14 +542,18 @@ def overview_of_filter(
         later = [
             job for job in read_failed_jobs(connection, jobs_that_take_up(connection, job_ids)) if not job.failures
         ]
+    unread = [job for job in (*jobs, *later) if job.is_submitted and not job.is_current]
+    lacking = {job.job_id for job in unread}
+    read = {job.job_id: job.failures or NO_FAILURES for job in jobs if job.job_id not in lacking}
     return FailureOverview(
         merge_groups([*by_tasks.items(), *by_record.items()]),
         sum(one.failed for one in by_tasks.values()),
         len(by_tasks),
         sum(one.more_groups for one in by_tasks.values()),
         {job.job_id: job.owner for job in jobs},
-        [job for job in (*jobs, *later) if job.is_submitted and not job.is_current],
+        unread,
         unexplained,
+        _count_without_reason(failures_without_reason(connection, read, {})),
         total - len(jobs),
     )
 

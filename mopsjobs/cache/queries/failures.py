@@ -95,6 +95,9 @@ class JobFailures(NamedTuple):
     """Parameters that were not compared, since there are too many; None if there were too many tasks."""
 
 
+NO_FAILURES = JobFailures([], 0, 0, 0, 0)
+
+
 class _Failure(NamedTuple):
     task: int
     key: str
