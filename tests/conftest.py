@@ -141,6 +141,20 @@ LONG_ON_AZURITE = (
 Other tests of the same file run over both in any case: those of outages, of killed runners and of clients.
 """
 
+FIRST = (
+    "tests/commands/test_resume_local.py::test_a_job_in_an_outage_says_",
+    "tests/integration/test_killed_runners.py::test_a_killed_runner_ends_its_job_as_partial[azurite]",
+    "tests/integration/test_sharing.py::test_a_shard_whose_sets_are_decided_",
+    "tests/integration/test_slurm_engine.py::test_a_requeued_shard_with_a_drop_",
+    "tests/resilience/test_crash_kills.py::test_kills_",
+    "tests/resilience/test_hostile.py::test_commands_over_a_hostile_registry_",
+    "tests/resilience/test_hostile.py::test_no_record_leads_elsewhere_in_a_cluster",
+    "tests/resilience/test_life.py::test_hours_",
+    "tests/resilience/test_views.py::test_after_each_command_all_views_agree_with_the_model[sqlite]",
+)
+"""Beginnings of the ids of tests that take ten seconds or more. They run first, so that the last worker ends soon after
+the others."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare `--fast` and `--long`."""
@@ -199,12 +213,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=list(slow))
         items[:] = [item for item in items if item not in slow]
     is_complete = _is_whole(config) and not config.option.fast
-    begins = (*LONG, *LONG_ON_AZURITE) if is_complete else ()
-    config.option.unknown_long = [one for one in begins if not any(item.nodeid.startswith(one) for item in items)]
+    begins = (*LONG, *LONG_ON_AZURITE, *FIRST) if is_complete else ()
+    ids = [item.nodeid for item in items]
+    config.option.unknown_long = [one for one in begins if not any(name.startswith(one) for name in ids)]
     if not config.option.long:
         left_out = {item for item in items if _is_long(item)}
         config.hook.pytest_deselected(items=list(left_out))
         items[:] = [item for item in items if item not in left_out]
+    if is_complete:
+        items.sort(key=lambda item: not item.nodeid.startswith(FIRST))
 
 
 def _is_long(item: pytest.Item) -> bool:
@@ -227,11 +244,13 @@ def pytest_configure_node(node: Any) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Return the number of workers: one more than cores, up to four, for all tests; none for tests that are named.
+    """Return the number of workers: two more than cores, up to four, for all tests; none for tests that are named.
 
-    Many tests wait for servers and processes. Two workers leave a quarter of two cores idle, or more.
+    Many tests wait for servers and processes: three workers left a fifth of two cores idle. Tests of `--fast` do not
+    wait, and each worker takes seconds to collect them.
     """
-    return min(len(os.sched_getaffinity(0)) + 1, MAX_WORKERS) if _is_whole(config) else 0
+    more = 0 if config.option.fast else 2
+    return min(len(os.sched_getaffinity(0)) + more, MAX_WORKERS) if _is_whole(config) else 0
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The tiers of the tests: which run in CI, and which before a release alone."""
+"""The tiers of the tests: which run in CI, which of them first, and which before a release alone."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import pytest
 
 
 def test_each_long_test_is_there(pytestconfig: pytest.Config) -> None:
-    """One that has another name or file would run in CI again. Only a run of all tests knows all names."""
+    """One that has another name or file would run in CI again, or not first. Only a run of all tests knows all names."""
     assert pytestconfig.option.unknown_long == []
