@@ -6,5 +6,5 @@ import pytest
 
 
 def test_each_long_test_is_there(pytestconfig: pytest.Config) -> None:
-    """One that has another name or file would run in CI again, or not first. Only a run of all tests knows all names."""
+    """One that has another name or file would run in CI again, or late. Only a run of all tests knows all names."""
     assert pytestconfig.option.unknown_long == []
