@@ -307,22 +307,38 @@ def test_the_first_tasks_come_to_all_workers_without_stealing(
     assert _ended(running)[0] == 0
 
 
-def test_a_worker_that_gets_the_code_late_gets_tasks_all_the_same(
+def test_a_hung_worker_takes_nothing_from_the_other_one(
     private_dask_cluster: Callable[..., Cluster], start: Start, tmp_path: Path
 ) -> None:
-    """Until it has the code, the other one runs a task, and holds none back that the late one could run."""
+    """The other one has a task at work and one that waits. Once the hung worker goes on, it has tasks too."""
     cluster = private_dask_cluster(2, **NO_HELP)
+    noted = tmp_path / "calls"
     with _client(cluster) as client:
         cluster.wait(client, 2)
-        _, late = max(client.run(os.getpid).items())  # of two that are idle, Dask gives the code to the first
-    noted = tmp_path / "calls"
-    os.kill(late, signal.SIGSTOP)
-    running = start(cluster, sets_of(2, calls=str(noted), gate=str(tmp_path / "gate")))
-    until(lambda: sum(calls(noted).values()) == 1, "the first task at work", running)
-    os.kill(late, signal.SIGCONT)
+        (other, _), (_, hung) = sorted(client.run(os.getpid).items())  # of two idle ones, the first gets the code
+        os.kill(hung, signal.SIGSTOP)
+        running = start(cluster, sets_of(8, calls=str(noted), gate=str(tmp_path / "gate")))
+        until(lambda: sum(calls(noted).values()) == 1, "the first task at work", running)
+        until(lambda: len(client.processing()[other]) == FUTURES_PER_THREAD, "the task that waits", running)
+    os.kill(hung, signal.SIGCONT)
     until(lambda: sum(calls(noted).values()) == 2, "both workers at work", running)
     (tmp_path / "gate").touch()
     assert _ended(running)[0] == 0
+
+
+def test_code_that_takes_all_workers_along_fails_its_tasks(
+    private_dask_cluster: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    """As a bundle does that is too large for their memory. The run does not wait for another worker."""
+    preload = tmp_path / "preload.py"
+    preload.write_text(
+        "import os\ndef dask_setup(worker):\n    real = worker.execute\n"
+        "    worker.execute = lambda key, **names: os._exit(1) if 'code' in key else real(key, **names)\n"
+    )
+    more = {"DASK_DISTRIBUTED__WORKER__PRELOAD": json.dumps([str(preload)])}
+    cluster = private_dask_cluster(1, DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="0", **more)
+    finished = all_of(_pool(cluster, code(tmp_path / "code")), sets_of(3))
+    assert [str(one.outcome) for one in finished] == ["died"] * 3
 
 
 def test_a_model_that_cannot_be_loaded_fails_the_job(dask_cluster: Cluster, tmp_path: Path) -> None:
@@ -400,7 +416,7 @@ def test_a_scheduler_that_goes_away_ends_the_run_and_another_goes_on(
 
 @pytest.mark.usefixtures("hour_each")
 def test_a_budget_ends_a_job_on_dask_with_what_is_on_the_cluster(bench: Bench, dask_cluster: Cluster) -> None:
-    """Its two threads have three tasks each, and all of these count."""
+    """Its two threads have two tasks each, and all of these count."""
     noted = bench.path / "calls"
     code(bench.model)
     bench.given(sets_of(60, calls=str(noted)))

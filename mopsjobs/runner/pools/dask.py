@@ -1,15 +1,14 @@
 """Run tasks as futures of a Dask scheduler, and leave nothing behind on the cluster.
 
-The futures run dask_task.py, which is sent as text. One future holds that text and the bundle. Another one per worker
-copies it there, and the tasks depend on the copies. So Dask runs a task where its copy is, restores a copy when its
-worker dies, and drops them with their client. See docs/decisions/0013-dask-by-source-text.md.
+The futures run dask_task.py, which is sent as text. One future holds that text and the bundle, and the tasks depend on
+it. So Dask brings it to each worker that gets a task, restores it when a worker dies, and drops it with its client.
+See docs/decisions/0013-dask-by-source-text.md.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import collections
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -252,7 +251,7 @@ MAX_LOSSES = 3
 """Workers that are lost with a task, one after the other, at most: as many as Dask allows by default."""
 
 THREADS_SECONDS = 1.0
-"""How often the workers of the cluster and their threads are read."""
+"""How often the number of threads of the cluster is read."""
 
 IDLE_SECONDS = 0.05
 """How often the runner is asked for a task while none is at work: the client of a growing job may wait."""
@@ -303,8 +302,6 @@ class _SentTask(NamedTuple):
     assignment: Assignment
     memory: int | None
     future: Future[Any]
-    worker: str | None
-    """The Dask worker whose copy of the code it has; None if the cluster had no worker."""
 
 
 class DaskPool:
@@ -354,13 +351,9 @@ class DaskPool:
         self._sent: dict[str, _SentTask] = {}
         self._saving: dict[str, Mapping[str, Any]] = {}
         """Answers of attempts whose last checkpoints are on their way."""
-        self._threads: Mapping[str, int] = {}
-        """The threads of each Dask worker."""
+        self._threads = 0
+        """The threads of the cluster."""
         self._threads_read_at = -THREADS_SECONDS
-        self._copies: dict[str, Future[dict[str, Any]]] = {}
-        """The code on each of these workers."""
-        self._loads: collections.Counter[str | None] = collections.Counter()
-        """The futures of each of them."""
         self._lost_due = 0.0
 
     def run(self, tasks: NextTasks, *, wake_seconds: float = 0.5) -> Generator[TaskResult | None, None, None]:
@@ -375,10 +368,11 @@ class DaskPool:
                 description: Future[Any] = client.submit(eval, DESCRIBE, {"code": code}, pure=False)
                 self._checkpoints.subscribe(client)
             self._description = call_in_thread(description.result)
-            if self._has_checkpoints:
-                yield from self._await_description(wake_seconds, math.inf)
+            # its worker counts as busy meanwhile: Dask could give two tasks to another one, and none to it
+            seconds = math.inf if self._has_checkpoints else DESCRIPTION_SECONDS
+            yield from self._await_description(wake_seconds, seconds)
             while True:
-                yield from self._read_workers(client, code, wake_seconds)
+                yield from self._read_threads(client, wake_seconds)
                 self._hand_out(client, code)
                 self._pass_on_description(0.0)
                 if not self._sent and (self._runner.kept is not None or self._queue.is_over):
@@ -411,51 +405,20 @@ class DaskPool:
             with contextlib.suppress(Exception, asyncio.CancelledError):  # the run goes on without it
                 self._send_message({"environment": answer.result()})
 
-    def _read_workers(
-        self, client: Client, code: Future[dict[str, Any]], wake_seconds: float
-    ) -> Generator[None, None, None]:
-        """Read now and then which workers the cluster has, and copy the code to new ones: workers come and go."""
+    def _read_threads(self, client: Client, wake_seconds: float) -> Generator[None, None, None]:
+        """Read now and then how many threads the cluster has: workers come and go."""
         if time.monotonic() - self._threads_read_at < THREADS_SECONDS:
             return
         with self._translate_errors(client):
-            self._threads = yield from wait_for(call_in_thread(client.nthreads), wake_seconds)
-            for worker in self._threads.keys() - self._copies.keys():
-                key = f"mops-jobs-code-{self._id}-{secrets.token_hex(4)}"
-                # a worker may be gone by now, or soon: another one may copy the code for its tasks then
-                copy: Future[dict[str, Any]] = client.submit(
-                    dict, code, key=key, workers=[worker], allow_other_workers=True, pure=False
-                )
-                copy.add_done_callback(lambda _done: self._ended.put(""))
-                self._copies[worker] = copy
-            for worker in self._copies.keys() - self._threads.keys():
-                self._copies.pop(worker).release()
-        self._threads_read_at = time.monotonic()
-
-    def _next_worker(self) -> str | None:
-        """Return the worker that the next task goes to, the least busy one; None if all have enough.
-
-        The first tasks are too few for Dask to spread them: it would give all of them to the worker that has the code.
-        So each task depends on the copy of one worker. Until all workers have copies, those that have get one task per
-        thread, and leave the others to the rest. A worker that does not answer has no copy, and the others go on
-        without it. If the code takes all workers along, its error is that of the tasks.
-        """
-        copies = {worker: copy for worker, copy in self._copies.items() if copy.status != "error"} or self._copies
-        ready = [worker for worker, copy in copies.items() if copy.status in ("finished", "error")]
-        most = FUTURES_PER_THREAD if len(ready) == len(copies) else 1
-        load, worker = min(
-            ((self._loads[worker] / self._threads[worker], worker) for worker in ready), default=(0, None)
-        )
-        return worker if load < most else None
+            threads = yield from wait_for(call_in_thread(client.nthreads), wake_seconds)
+        self._threads, self._threads_read_at = sum(threads.values()), time.monotonic()
 
     def _hand_out(self, client: Client, code: Future[dict[str, Any]]) -> None:
-        while self._runner.kept is None:
-            worker = self._next_worker()
-            if worker is None and (self._copies or self._sent):
-                return
+        while self._runner.kept is None and len(self._sent) < max(1, FUTURES_PER_THREAD * self._threads):
             following = self._queue.next_prepared(self._prepare)
             if following is None:
                 return
-            self._send(client, code if worker is None else self._copies[worker], following, worker)
+            self._send(client, code, following)
 
     def _prepare(self, assignment: Assignment) -> Assignment | None:
         """Let the runner bring the checkpoint of a task into place; None if that takes longer."""
@@ -464,7 +427,7 @@ class DaskPool:
             return None
         return assignment._replace(resumed=None if resumed is None else Resumed(*resumed), is_prepared=True)
 
-    def _send(self, client: Client, code: Future[dict[str, Any]], assignment: Assignment, worker: str | None) -> None:
+    def _send(self, client: Client, code: Future[dict[str, Any]], assignment: Assignment) -> None:
         _, task, attempt, doublings, *_ = assignment
         memory = None if self._memory is None else self._memory << doublings
         key = f"mops-jobs-{self._id}-{task.number}-{attempt}"
@@ -478,9 +441,9 @@ class DaskPool:
         with self._translate_errors(client):
             names = {"code": code, "job_id": self._id, "task": task_message(task, attempt), "memory": memory}
             names["attempt"] = limit
-            future = client.submit(eval, RUN, names, key=key, pure=False)
-        self._sent[key] = _SentTask(assignment, memory, future, worker)
-        self._loads[worker] += 1
+            # Dask gives such a task to the least busy worker, else to one that has the code
+            future = client.submit(eval, RUN, names, key=key, pure=False, _data_producer=True)
+        self._sent[key] = _SentTask(assignment, memory, future)
         future.add_done_callback(lambda done: self._ended.put(done.key))
 
     def _take_results(self, client: Client, wake_seconds: float) -> Generator[TaskResult | None, None, None]:
@@ -566,7 +529,6 @@ class DaskPool:
         """Forget an attempt."""
         self._checkpoints.forget(key)
         sent = self._sent.pop(key)
-        self._loads[sent.worker] -= 1
         sent.future.release()
         return sent
 

@@ -36,7 +36,7 @@ class _Pool(DaskPool):
         client: Any = SimpleNamespace(status="running", get_events=lambda _topic: ())
         future: Any = SimpleNamespace(release=lambda: None)
         self._checkpoints.begin("key", 0, TASK)
-        self._sent["key"] = _SentTask(self.attempt, None, future, None)
+        self._sent["key"] = _SentTask(self.attempt, None, future)
         (result,) = (one for one in self._lose(client, "key", 0.01) if one is not None)
         self.attempt = self._queue.next()
         return result
@@ -51,28 +51,6 @@ def test_a_task_that_loses_worker_after_worker_without_a_save_has_failed(tmp_pat
     assert [one.is_final for one in results] == [False, False, False, not saved]
     assert (pool.attempt is None) == (not saved)
     assert ("as often as the scheduler allows" in str(results[-1].error)) == (not saved)
-
-
-@pytest.mark.parametrize(
-    ("copies", "tasks"),
-    [
-        ({"a": "finished", "b": "finished"}, "abab"),
-        ({"a": "finished", "b": "pending"}, "a"),
-        ({"a": "finished", "b": "error"}, "aa"),
-        ({"a": "error"}, "aa"),
-        ({"a": "pending"}, ""),
-        ({}, ""),
-    ],
-)
-def test_tasks_go_to_the_workers_that_have_the_code(tmp_path: Path, copies: dict[str, str], tasks: str) -> None:
-    """If none of them could take it, their tasks end with its error: a run without a task would wait for ever."""
-    pool, given = _Pool(tmp_path, saved=False), ""
-    pool._threads = dict.fromkeys(copies, 1)
-    pool._copies = {worker: SimpleNamespace(status=status) for worker, status in copies.items()}  # type: ignore[misc]
-    while (worker := pool._next_worker()) is not None:
-        pool._loads[worker] += 1
-        given += worker
-    assert given == tasks
 
 
 def test_a_checkpoint_that_comes_slowly_is_waited_for_as_long_as_it_comes(
