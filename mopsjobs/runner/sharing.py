@@ -139,7 +139,7 @@ def count_to_offer(waiting: int, offered: int, taken: int, free: int, workers: i
         seconds: how long a task takes, about.
     """
     left = waiting + offered
-    kept = math.ceil(min(left, LATENCY_SECONDS * workers / seconds)) if seconds > 0 else left
+    kept = round(min(left, LATENCY_SECONDS * workers / seconds)) if seconds > 0 else left
     spare, idle = left - kept, max(0, free - taken)
     shared = min(spare, idle + max(0, spare - idle) * free // max(1, free + workers))
     return max(0, min(shared, MAX_OFFERED) - offered)
@@ -436,10 +436,10 @@ class SharedFeed:
         self._at_work: set[int] = set()
         self._sent: set[int] = set()
         """Those of others that have succeeded here. Their outputs may be on their way."""
-        self._seconds, self._n, self._longest = 0.0, 0, 0.0
-        """How long its attempts took in all, how many ended, and the longest."""
+        self._seconds, self._n = 0.0, 0
+        """How long its attempts took in all, and how many ended."""
         self._last_at = clock()
-        """When a task ended last, or began while none was at work."""
+        """When one of its tasks ended last, here or elsewhere, or began while none was at work."""
         self._active_at = self._packed_at = self._offers_at = clock()
         self._is_looking = True  # an earlier run may have left a document
         self._is_over = self._is_closing = False
@@ -476,7 +476,7 @@ class SharedFeed:
             except StopIteration:
                 self._end_own()
         if following is not None:
-            if not self._at_work:
+            if not (self._at_work or self._given):
                 self._last_at = self._clock()
             self._at_work.add(following[1].number)
         elif self.is_done and not self._may_follow():
@@ -499,7 +499,6 @@ class SharedFeed:
             has_failed: whether the attempt failed, also by what it left.
         """
         number, seconds = result.task.number, result.usage.seconds or 0.0
-        self._longest = max(self._longest, seconds)
         if not result.is_final:
             return
         self._at_work.discard(number)
@@ -587,6 +586,7 @@ class SharedFeed:
         with self._lock:
             ended, self._ended = self._ended, []
         self.helped += len(ended)
+        self._last_at = self._clock() if ended else self._last_at
         return ended
 
     def _is_sending(self) -> bool:
@@ -621,7 +621,7 @@ class SharedFeed:
     def _task_seconds(self) -> float:
         """Return how long a task takes, about. Those at work take at least as long as the last end is past."""
         mean = self._seconds / self._n if self._n else 0.0
-        return max(mean, self._clock() - self._last_at) if self._at_work else mean
+        return max(mean, self._clock() - self._last_at) if self._at_work or self._given else mean
 
     @property
     def _pace(self) -> float:
@@ -639,8 +639,7 @@ class SharedFeed:
         state = self._reporter.state
         if self._reporter.ended.is_set() or self._is_closing:
             return False
-        patience = max(IDLE_SECONDS, self._longest, self._pace + LOST_SECONDS)
-        has_waited = self._clock() - self._active_at >= patience
+        has_waited = self._clock() - self._active_at >= max(IDLE_SECONDS, self._pace + LOST_SECONDS)
         if not self._is_told and self.has_stored_own():
             self._is_told = True
             self._reporter.note_done()

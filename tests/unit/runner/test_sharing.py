@@ -348,6 +348,21 @@ def test_a_helper_waits_while_the_tasks_of_an_owner_are_at_work(jobs: Any) -> No
     assert helper.is_over
 
 
+def test_a_helper_waits_while_another_one_is_at_work(jobs: Any) -> None:
+    """The next look of the set may need many workers, when its last task has ended."""
+    job = jobs(adaptive_study([{"sd": 50.0}], n_replicates={**REPLICATES, "min": 3}), 3)
+    owner, busy, idle = job.shards
+    _pass(owner, busy, idle)
+    owner.end()
+    idle.end()
+    _pass(owner, busy, idle)
+    assert [len(shard.hand) for shard in job.shards] == [0, 1, 0]
+    assert not idle.is_over
+    busy.end()
+    _pass(owner, busy, idle)
+    assert idle.hand or busy.hand
+
+
 def test_a_shard_without_tasks_waits_longer_for_others_to_begin(jobs: Any) -> None:
     job = jobs(adaptive_study([{"sd": 50.0}]), 2)
     job.begun = {1}
@@ -372,9 +387,10 @@ def test_a_shard_tells_how_many_tasks_it_may_give(jobs: Any) -> None:
     [
         pytest.param(25, 0, 0, 0, 4, 60.0, 0, id="no worker is free"),
         pytest.param(25, 0, 0, 12, 4, 60.0, 12 + 12 * 12 // 16, id="idle workers first, the rest by workers"),
-        pytest.param(3, 0, 0, 12, 4, 60.0, 2, id="one is kept, which begins soon"),
+        pytest.param(3, 0, 0, 12, 4, 60.0, 3, id="none of long tasks is kept"),
+        pytest.param(3, 0, 0, 12, 4, 6.0, 2, id="one is kept, which begins soon"),
         pytest.param(25, 0, 0, 12, 4, 0.01, 0, id="short tasks are done before others could begin"),
-        pytest.param(25, 18, 0, 12, 4, 60.0, 16, id="what is offered counts"),
+        pytest.param(25, 18, 0, 12, 4, 60.0, 17, id="what is offered counts"),
         pytest.param(25, 0, 12, 12, 4, 60.0, 24 * 12 // 16, id="helpers are busy"),
         pytest.param(9999, 0, 0, 12, 4, 60.0, MAX_OFFERED, id="the document is bounded"),
         pytest.param(25, 0, 0, 12, 4, 0.0, 0, id="no task has begun"),
