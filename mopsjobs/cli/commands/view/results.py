@@ -14,10 +14,10 @@ from mopsjobs.app.jobs.find_outputs import JobWithOutputs, download_outputs, fin
 from mopsjobs.app.jobs.job_tasks import JobTasks
 from mopsjobs.app.run.app import App
 from mopsjobs.app.run.freshness import FreshnessPolicy, rows_document
-from mopsjobs.app.tasks import journals
 from mopsjobs.app.tasks.contrasts import MAX_VALUE, find_contrast, parse_contrast, value_text
 from mopsjobs.app.tasks.explain import explain_scalar
 from mopsjobs.app.tasks.journals import (
+    OBJECTIVE,
     FoundCalibration,
     best_columns,
     best_sets,
@@ -89,7 +89,7 @@ SHOWN = 50
 SHOWN_RESULTS = 4
 """Results in the table for people. Other forms have all."""
 
-OBJECTIVE = ""
+UNNAMED = ""
 """In place of the result of --best and --explain: the objective of a calibration."""
 
 OF_SETS = ("best", "worst", "sort", "limit")
@@ -156,7 +156,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--best",
         metavar="RESULT",
         nargs="?",
-        const=OBJECTIVE,
+        const=UNNAMED,
         help="print the parameter sets with the lowest mean of a result; =-RESULT: highest; without RESULT, or with"
         " objective: those of a calibration",
     )
@@ -175,7 +175,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--explain",
         metavar="RESULT",
         nargs="?",
-        const=OBJECTIVE,
+        const=UNNAMED,
         help="print which parameters separate the lowest twentieth of a result from the rest; =-RESULT: highest;"
         " without RESULT, or with objective: that of a calibration",
     )
@@ -228,16 +228,16 @@ def run(args: argparse.Namespace, app: App) -> Result:
 def _find_calibration(args: argparse.Namespace, app: App) -> FoundCalibration | None:
     """Return the calibration whose objective --best or --explain names; None if they name a result of tasks."""
     named = args.explain if args.best is None else args.best
-    if named not in (OBJECTIVE, journals.OBJECTIVE):
+    if named not in (UNNAMED, OBJECTIVE):
         return None
     is_other = len(args.jobs) != 1 or args.table is not None or args.by == "task"
-    if named == OBJECTIVE and is_other:
+    if named == UNNAMED and is_other:
         flag = "--explain" if args.best is None else "--best"
         raise UsageError(f"{flag} without RESULT takes one calibration, --limit, --json, --tsv, --csv and --offline.")
     try:
         return None if is_other else find_calibration(args.jobs[0], app, offline=args.offline)
     except UsageError:  # another job may have a result of this name
-        if named == OBJECTIVE:
+        if named == UNNAMED:
             raise
         return None
 
