@@ -123,7 +123,7 @@ def fill_cache(path: Path, registry: str, made: int | Iterable[JobState]) -> Non
 def with_past(count: int, total: int, now: datetime) -> Iterator[JobState]:
     """Yield that many jobs, and further ones up to a total that ended long ago and have other ids and labels."""
     yield from states(count, now)
-    past = (state for state in states(total, now - timedelta(days=60)) if state.is_terminal)
+    past = (state for state in states(total + count, now - timedelta(days=60)) if state.is_terminal)  # some are active
     for number, state in enumerate(itertools.islice(past, total - count)):
         labels = {"exp": f"past-{state.labels['exp']}"}
         yield replace(state, job_id=f"past-{number:07}", labels=labels)

@@ -174,16 +174,15 @@ def _first_page(server: Server, cache: str) -> tuple[list[float], list[float]]:
 
 def _statements(cache: str) -> list[str]:
     """Return the SQL of the first page, as SQLite gets it."""
-    from mopsjobs.app.run import cache_access
     from mopsjobs.app.run.app import open_app
     from mopsjobs.console.printer import Printer
     from mopsjobs.web.server.pages import make_app
     from mopsjobs.web.server.security import own_names
+    from mopsjobs.web.site import site
     from mopsjobs.web.site.background import ChangeSignal
-    from mopsjobs.web.site.site import Site
 
     seen: list[str] = []
-    open_to_read = cache_access.open_to_read
+    open_to_read = site.open_to_read
 
     def open_traced(file: str, registry: str) -> sqlite3.Connection | None:
         if (connection := open_to_read(file, registry)) is not None:
@@ -191,11 +190,14 @@ def _statements(cache: str) -> list[str]:
         return connection
 
     app = open_app({"registry": REGISTRY, "cache": cache}, {"HOME": os.path.dirname(cache)}, Printer(None, None, {}))
-    with mock.patch.object(cache_access, "open_to_read", open_traced):
-        client = make_app(Site(app, ChangeSignal()), own_names("localhost", ())).test_client()
+    with mock.patch.object(site, "open_to_read", open_traced):
+        client = make_app(site.Site(app, ChangeSignal()), own_names("localhost", ())).test_client()
         if client.get("/jobs").status_code != 200:
             raise RuntimeError("The first page is not answered.")
-    return [statement for statement in seen if not statement.startswith(("BEGIN", "ROLLBACK", "PRAGMA", "--"))]
+    statements = [text for text in seen if not text.startswith(("BEGIN", "ROLLBACK", "PRAGMA", "--"))]
+    if not statements:
+        raise RuntimeError("The first page reads the cache by another way than this benchmark traces.")
+    return statements
 
 
 def _watched(server: Server, cache: str) -> tuple[float, int, float]:
