@@ -98,7 +98,7 @@ class JobRegistry:
             observe: takes each record that a method for one job reads or writes, to update a mirror.
 
         Raises:
-            InvalidKeyError: if a record below the prefix could have a key that no store takes.
+            StoreError: if a record below the prefix could have a key that no store takes.
         """
         self.store = store
         self.prefix = prefix
